@@ -1,0 +1,294 @@
+"""Tables on disk as FITS, Parquet, CSV, VOTable or ECSV, complete or not there at all."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stargap.catalogue.schema import MEASURED, Column, conform
+from stargap.errors import UsageError
+
+__all__ = ["write_table"]
+
+_Arrays = Mapping[str, NDArray[Any]]
+_Provenance = Mapping[str, str]
+
+_FITS_CODES = {"int64": "K", "int32": "J", "float64": "D", "float32": "E", "bool": "L"}
+_FITS_UNSAFE = re.compile(r"[^ -\[\]-~]|[ &]$")
+_VOTABLE_TYPES = {"int64": "long", "int32": "int", "float64": "double", "float32": "float", "bool": "boolean"}
+_VOTABLE_UNITS = {"Angstrom": "0.1nm"}
+_ROWS_PER_BLOCK = 10_000
+
+
+def write_table(
+    columns: Mapping[str, ArrayLike],
+    path: str | Path,
+    *,
+    schema: Sequence[Column] = MEASURED,
+    provenance: _Provenance,
+) -> None:
+    r"""Write a table in the format that the file's suffix names, replacing a file of that name.
+
+    The bytes go to a hidden file in the same folder, which takes the final name once it is complete and on
+    the disk; on any error nothing is left behind. Equal tables give equal bytes. Values outside the valid
+    range are written as they are: ask :func:`stargap.catalogue.schema.validate`.
+
+    ============================  ==========================================================================
+    ``.fits``, ``.fits.gz``       binary table; TUNIT, TUCD, TCOMM, TNULL, TLMIN and TLMAX of each column,
+                                  CHECKSUM and DATASUM; provenance as cards ``PROV1 = 'name = value'``
+    ``.parquet``                  unit, ucd and description in the metadata of each field, provenance in that
+                                  of the schema, beside an IVOA VOParquet header; integer nulls are nulls
+    ``.csv``                      a header line and rows only; nulls are empty; no provenance
+    ``.vot``, ``.xml``            VOTable 1.4, TABLEDATA; provenance as INFO
+    ``.ecsv``                     astropy's CSV with units, descriptions, and provenance in ``meta``
+    ============================  ==========================================================================
+
+    FITS text is ASCII: any other character, a backslash, and a space or ``&`` at the end are written as
+    Python escapes, which ``text.encode().decode("unicode_escape")`` undoes. VOTable spells the Angstrom
+    ``0.1nm``, as its standard asks.
+
+    Args:
+        columns: one array ``(row,)`` a column, as :func:`stargap.catalogue.schema.conform` takes them.
+        path: file to write, in a folder that exists.
+        provenance: names and values kept with the table, such as version, settings and model hash.
+
+    Raises:
+        UsageError: the suffix is unknown, the folder does not exist, or the columns do not fit the schema.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> schema = (Column("obsid", "int64", "", "meta.id"), Column("rv", "float32", "km/s"))
+        >>> temporary = tempfile.TemporaryDirectory()
+        >>> folder = Path(temporary.name)
+        >>> table = {"obsid": [101, None], "rv": [-12.5, None]}
+        >>> write_table(table, folder / "labels.csv", schema=schema, provenance={"version": "0.1.0"})
+        >>> print((folder / "labels.csv").read_text())
+        obsid,rv
+        101,-12.5
+        ,
+        >>> write_table(table, folder / "labels.xls", schema=schema, provenance={})
+        Traceback (most recent call last):
+        stargap.errors.UsageError: cannot write 'labels.xls': its name must end in .fits, .fits.gz, ...
+        >>> temporary.cleanup()
+    """
+    path = Path(path)
+    suffix = next((suffix for suffix in _WRITERS if path.name.lower().endswith(suffix)), None)
+    if suffix is None:
+        message = f"cannot write {path.name!r}: its name must end in {', '.join(_WRITERS)}"
+        raise UsageError(message)
+    if not path.parent.is_dir():
+        message = f"cannot write {path}: the folder {path.parent} does not exist; create it first"
+        raise UsageError(message)
+    if path.is_dir():
+        message = f"cannot write {path}: it is a folder; name a file"
+        raise UsageError(message)
+    arrays = conform(columns, schema=schema)
+    with _complete_or_absent(path) as file:
+        _WRITERS[suffix](arrays, schema, provenance, file)
+
+
+@contextmanager
+def _complete_or_absent(path: Path) -> Iterator[BinaryIO]:
+    temporary = path.with_name(f".stargap-{secrets.token_hex(8)}.part")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_fits(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:
+    from astropy.io import fits
+
+    columns = []
+    for column in schema:
+        values = _ascii(arrays[column.name]) if column.dtype == "str" else arrays[column.name]
+        code = _FITS_CODES.get(column.dtype) or f"{values.dtype.itemsize}A"
+        null = column.null if column.dtype.startswith("int") else None
+        columns.append(fits.Column(column.name, code, unit=column.unit or None, null=null, array=values))
+    table = fits.BinTableHDU.from_columns(columns, name="STARGAP")
+    del columns
+    for number, column in enumerate(schema, start=1):
+        low, high = column.valid_range or (-math.inf, math.inf)
+        whole = column.dtype.startswith("int")
+        limits = {"TLMAX": high, "TLMIN": low}
+        cards: dict[str, Any] = {
+            name: int(limit) if whole else float(limit)
+            for name, limit in limits.items()
+            if math.isfinite(limit)
+        }
+        cards |= {"TCOMM": column.description, "TUCD": column.ucd}
+        for name, value in cards.items():
+            table.header.set(f"{name}{number}", value, after=f"TFORM{number}")
+    for number, (name, value) in enumerate(provenance.items(), start=1):
+        table.header[f"PROV{number}"] = _escape(f"{name} = {value}")
+    hdus = fits.HDUList([fits.PrimaryHDU(), table])
+    for hdu in hdus:
+        hdu.add_checksum(when="checksum")
+    hdus.writeto(file)
+
+
+def _write_fits_gz(
+    arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO
+) -> None:
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+        _write_fits(arrays, schema, provenance, packed)  # type: ignore[arg-type]
+
+
+def _ascii(values: NDArray[Any]) -> NDArray[np.bytes_]:
+    cells = values.tolist()
+    if _FITS_UNSAFE.search("".join(cells)) or any(cell.endswith((" ", "&")) for cell in cells):
+        values = np.array([_escape(cell) for cell in cells], dtype=object)
+    return values.astype("S") if cells else np.empty(0, dtype="S1")
+
+
+def _escape(text: str) -> str:
+    if not _FITS_UNSAFE.search(text):
+        return text
+    kept = text.rstrip(" &")
+    tail = "".join(f"\\x{ord(character):02x}" for character in text[len(kept) :])
+    return kept.encode("unicode_escape").decode("ascii") + tail
+
+
+def _arrow(arrays: _Arrays, schema: Sequence[Column], *, all_nulls: bool) -> Any:
+    import pyarrow as pa
+
+    columns, fields = [], []
+    for column in schema:
+        values = arrays[column.name]
+        null = column.is_null(values) if all_nulls or column.dtype.startswith("int") else None
+        kind = pa.type_for_alias("string" if column.dtype == "str" else column.dtype)
+        columns.append(pa.chunked_array([pa.array(values, type=kind, mask=null)], type=kind))
+        about = {"unit": column.unit, "ucd": column.ucd, "description": column.description}
+        fields.append(
+            pa.field(column.name, kind, metadata={key: text for key, text in about.items() if text})
+        )
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _write_parquet(
+    arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO
+) -> None:
+    import pyarrow.parquet as pq
+
+    header = {
+        "IVOA.VOTable-Parquet.version": "1.0",
+        "IVOA.VOTable-Parquet.content": _votable_header(schema, provenance),
+    }
+    table = _arrow(arrays, schema, all_nulls=False).replace_schema_metadata({**header, **provenance})
+    pq.write_table(table, file, compression="zstd")
+
+
+def _write_csv(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:
+    _write_rows(_arrow(arrays, schema, all_nulls=True), file)
+
+
+def _write_rows(table: Any, file: BinaryIO) -> None:
+    import pyarrow.csv
+
+    file.write((",".join(table.column_names) + "\n").encode())
+    options = pyarrow.csv.WriteOptions(include_header=False, batch_size=_ROWS_PER_BLOCK)
+    pyarrow.csv.write_csv(table, file, options)
+
+
+def _write_ecsv(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from astropy import table
+
+    empty = table.Table(meta=dict(provenance))
+    for column in schema:
+        values = np.empty(0, dtype="U1" if column.dtype == "str" else column.dtype)
+        about = {"unit": column.unit or None, "description": column.description, "meta": {"ucd": column.ucd}}
+        empty[column.name] = table.Column(values, **about)
+    header = io.StringIO()
+    empty.write(header, format="ascii.ecsv", delimiter=",")
+    comments = [line for line in header.getvalue().splitlines() if line.startswith("#")]
+    file.write(("\n".join(comments) + "\n").encode())
+    rows = _arrow(arrays, schema, all_nulls=True)
+    for place, column in enumerate(schema):
+        if column.dtype == "bool":
+            words = pc.utf8_capitalize(pc.cast(rows[column.name], pa.string()))
+            rows = rows.set_column(place, column.name, words)
+    _write_rows(rows, file)
+
+
+def _write_votable(
+    arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO
+) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    head, tail = _votable_header(schema, provenance).split("</TABLE>")
+    table = _arrow(arrays, schema, all_nulls=True)
+    file.write(f"{head} <DATA>\n    <TABLEDATA>\n".encode())
+    for start in range(0, table.num_rows, _ROWS_PER_BLOCK):
+        cells = []
+        for column, values in zip(schema, table.slice(start, _ROWS_PER_BLOCK).columns, strict=True):
+            text = pc.cast(values, pa.string()).fill_null(_VOTABLE_NULLS.get(column.dtype, ""))
+            replaced = (
+                (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")) if column.dtype == "str" else (("inf", "Inf"),)
+            )
+            for old, new in replaced:
+                text = pc.replace_substring(text, old, new)
+            cells.append(text)
+        rows = pc.binary_join_element_wise(*cells, "</TD><TD>").to_pylist()
+        file.write("".join(f"     <TR><TD>{row}</TD></TR>\n" for row in rows).encode())
+    file.write(f"    </TABLEDATA>\n   </DATA>\n  </TABLE>{tail}".encode())
+
+
+_VOTABLE_NULLS = {"int64": "-9999", "int32": "-9999", "float64": "NaN", "float32": "NaN"}
+
+
+def _votable_header(schema: Sequence[Column], provenance: _Provenance) -> str:
+    from astropy.io.votable import tree
+
+    document = tree.VOTableFile(version="1.4")
+    resource = tree.Resource()
+    table = tree.TableElement(document, name="stargap")
+    for number, (name, value) in enumerate(provenance.items(), start=1):
+        resource.infos.append(tree.Info(ID=f"provenance_{number}", name=name, value=_escape(value)))
+    for column in schema:
+        text = {"datatype": "unicodeChar", "arraysize": "*"}
+        kind = text if column.dtype == "str" else {"datatype": _VOTABLE_TYPES[column.dtype]}
+        unit = _VOTABLE_UNITS.get(column.unit, column.unit) or None
+        field = tree.Field(document, name=column.name, unit=unit, ucd=column.ucd or None, **kind)
+        field.description = column.description
+        if column.dtype.startswith("int"):
+            field.values.null = column.null
+        low, high = column.valid_range or (-math.inf, math.inf)
+        field.values.min = low if math.isfinite(low) else None
+        field.values.max = high if math.isfinite(high) else None
+        table.fields.append(field)
+    resource.tables.append(table)
+    document.resources.append(resource)
+    file = io.BytesIO()
+    document.to_xml(file)
+    return file.getvalue().decode()
+
+
+_WRITERS: dict[str, Callable[[_Arrays, Sequence[Column], _Provenance, BinaryIO], None]] = {
+    ".fits": _write_fits,
+    ".fits.gz": _write_fits_gz,
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+    ".vot": _write_votable,
+    ".xml": _write_votable,
+    ".ecsv": _write_ecsv,
+}

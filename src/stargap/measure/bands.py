@@ -1,0 +1,54 @@
+"""Mean fluxes of wavelength bands on native pixels, with errors and missing fractions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stargap.pixels import LATTICE, SPEED_OF_LIGHT
+from stargap.spectra.prepare import NativeBatch
+
+__all__ = ["Band", "band_mean"]
+
+MOST_MISSING = 0.2
+
+
+@dataclass(frozen=True)
+class Band:
+    """Mean flux of a band for each star: ``mean, variance (star,)`` float64, NaN where over 20 % of it is missing."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def band_mean(native: NativeBatch, rv: Tensor, low: float, high: float) -> Band:
+    """Average the flux over a band of the rest frame; pixels at its edges count by their fraction inside.
+
+    Args:
+        native: spectra on the lattice.
+        rv: velocities (km/s), ``(star,)``.
+        low: start of the band (A, vacuum, rest frame).
+        high: its end.
+
+    Example:
+        >>> flat = NativeBatch(torch.full((1, 1891), 2.0), torch.ones(1, 1891), torch.ones(1), torch.zeros(1))
+        >>> band_mean(flat, torch.zeros(1), 7000.0, 7010.0).mean
+        tensor([2.], dtype=torch.float64)
+    """
+    doppler = 1.0 + rv.double()[:, None] / SPEED_OF_LIGHT
+    wave = LATTICE.wavelength
+    near = slice(int((wave < 0.995 * low).sum()), int((wave < 1.005 * high).sum()))
+    centre = torch.as_tensor(wave[near])
+    left = torch.maximum(centre / LATTICE.ratio, low * doppler)
+    right = torch.minimum(centre * LATTICE.ratio, high * doppler)
+    inside = (right - left).clamp_min(0.0)
+    ivar = native.ivar[:, near].double()
+    used = torch.where(ivar > 0, inside, 0.0)
+    total = used.sum(dim=1)
+    enough = total >= (1 - MOST_MISSING) * (high - low) * doppler[:, 0]
+    share = used / total.clamp_min(1e-9)[:, None]
+    mean = (share * native.flux[:, near].double()).sum(dim=1)
+    variance = torch.where(ivar > 0, share.square() / ivar.clamp_min(1e-10), 0.0).sum(dim=1)
+    return Band(torch.where(enough, mean, torch.nan), torch.where(enough, variance, torch.nan))

@@ -1,0 +1,259 @@
+"""Many spectra, from paths or arrays to a table: chunks, worker processes, pictures."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from stargap import __version__
+from stargap.catalogue.schema import MEASURED
+from stargap.catalogue.write import write_table
+from stargap.errors import SpectrumError, UsageError
+from stargap.measure.star import BATCH, Columns, Fitted, measure_batch
+from stargap.pixels import grid_for
+from stargap.settings import MeasureSettings
+from stargap.spectra.read import read_spectrum
+from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.theory.payne import Emulator, shipped_emulator
+
+__all__ = ["Measurements", "find_spectra", "measure"]
+
+SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz")
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What `measure` returns: ``columns``, arrays ``(row,)`` by the names of the schema, and their provenance."""
+
+    columns: Columns
+    provenance: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.columns["spectrum_id"])
+
+    def __getitem__(self, name: str) -> Any:
+        return self.columns[name]
+
+    def write(self, path: str | Path) -> None:
+        """Write the table: ``.fits``, ``.parquet``, ``.csv``, ``.vot`` or ``.ecsv`` by its suffix.
+
+        Raises:
+            UsageError: another suffix.
+        """
+        write_table(self.columns, path, provenance=self.provenance)
+
+    def failures(self) -> dict[str, int]:
+        """Return how many files could not be read, by reason, most frequent first."""
+        reasons, counts = np.unique(self.columns["failure"].astype(str), return_counts=True)
+        found = {str(r): int(c) for r, c in zip(reasons, counts, strict=True) if r}
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def find_spectra(inputs: Sequence[str | Path]) -> list[Path]:
+    """Expand files, folders, globs and ``@list.txt`` into paths, in the order given; folders are searched for FITS.
+
+    A path that does not exist is kept, so that it gets its row.
+
+    Raises:
+        UsageError: nothing was given, a list that cannot be read, a folder or glob without a FITS file.
+
+    Example:
+        >>> folder = getfixture("tmp_path")
+        >>> _ = (folder / "a.fits").write_bytes(b"")
+        >>> [path.name for path in find_spectra([folder, folder / "missing.fits"])]
+        ['a.fits', 'missing.fits']
+    """
+    found: list[Path] = []
+    for given in inputs:
+        text, path = str(given), Path(given)
+        if text.startswith("@") and not path.exists():
+            try:
+                lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                message = f"{text}: the list cannot be read ({error})"
+                raise UsageError(message) from None
+            found += [Path(line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        elif path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES) and not p.is_dir())
+            if not inside:
+                message = f"{text}: no FITS file in this folder (looked for {', '.join(SUFFIXES)})"
+                raise UsageError(message)
+            found += inside
+        elif any(mark in text for mark in "*?[") and not path.exists():
+            matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor) if path.anchor else path)))
+            if not matches:
+                message = f"{text}: no file matches"
+                raise UsageError(message)
+            found += matches
+        else:
+            found.append(path)
+    if not found:
+        message = "no spectra given: name files, folders, globs or @list.txt"
+        raise UsageError(message)
+    return found
+
+
+def measure(
+    spectra: Sequence[str | Path | Spectrum] | ArrayLike,
+    *,
+    wavelength: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
+    settings: MeasureSettings | None = None,
+    model: str | Path | None = None,
+    workers: int = 1,
+    plot: str | Path | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> Measurements:
+    """Measure RV, Teff, log g, [M/H], subtype and H-alpha of spectra, with errors and flags; one row each, in order.
+
+    Args:
+        spectra: paths, `Spectrum` objects, or, with `wavelength`, an array of fluxes ``(pixel,)`` or ``(star, pixel)``.
+        wavelength: A, vacuum, heliocentric, ``(pixel,)``.
+        ivar: inverse variances of the fluxes, the same shape, 0 at bad pixels; needed with `wavelength`.
+        settings: see `MeasureSettings`.
+        model: folder with ``emulator.safetensors`` and its card, instead of the model inside the package.
+        workers: processes; results are the same for any number.
+        plot: folder for a picture of each fit.
+        progress: called with the number of rows done since the last call.
+
+    Raises:
+        UsageError: arrays whose shapes do not agree.
+        ModelError: a model that cannot be used.
+
+    Example:
+        >>> import stargap
+        >>> wave = 10.0 ** (1e-4 * np.arange(37600, 39590))
+        >>> table = stargap.measure(np.ones_like(wave), wavelength=wave, ivar=np.zeros_like(wave))
+        >>> len(table), table["teff"].tolist(), table["flag_text"][0]
+        (1, [nan], 'too few good pixels to measure anything; ...')
+    """
+    settings = MeasureSettings() if settings is None else settings
+    items = _items(spectra, wavelength, ivar)
+    emulator = _emulator(None if model is None else str(model))
+    folder = None if plot is None else Path(plot)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    job = _Job(settings, None if model is None else str(model), None if folder is None else str(folder))
+    chunks = [(first, items[first : first + BATCH]) for first in range(0, len(items), BATCH)]
+    parts: list[Columns] = []
+    for part in _run(job, chunks, max(1, min(workers, len(chunks)))):
+        parts.append(part)
+        if progress is not None:
+            progress(len(part["spectrum_id"]))
+    if not parts:
+        parts = [_measure_chunk(job, 0, [])]
+    columns = {column.name: np.concatenate([part[column.name] for part in parts]) for column in MEASURED}
+    provenance = {
+        "creator": f"stargap {__version__}",
+        "settings": settings.model_dump_json(),
+        "model": f"{emulator.card.kind} v{emulator.card.version} {emulator.card.sha256}",
+        "model_training_data": emulator.card.training_data,
+        "model_seed": str(emulator.card.seed),
+        "pixel_grid": grid_for(settings.preset).digest,
+    }
+    return Measurements(columns, provenance)
+
+
+@dataclass(frozen=True)
+class _Job:
+    settings: MeasureSettings
+    model: str | None
+    plot: str | None
+
+
+@cache
+def _emulator(folder: str | None) -> Emulator:
+    return shipped_emulator() if folder is None else Emulator.load(Path(folder) / "emulator.safetensors")
+
+
+def _items(spectra: Any, wavelength: ArrayLike | None, ivar: ArrayLike | None) -> list[str | Path | Spectrum]:
+    if wavelength is None:
+        return [spectra] if isinstance(spectra, (str, Path, Spectrum)) else list(spectra)
+    wave, flux = np.asarray(wavelength, dtype=float), np.atleast_2d(np.asarray(spectra, dtype=float))
+    if ivar is None:
+        message = "ivar is needed with wavelength: the inverse variance of each flux, 0 at bad pixels"
+        raise UsageError(message)
+    weight = np.atleast_2d(np.asarray(ivar, dtype=float))
+    if wave.ndim != 1 or flux.shape != weight.shape or flux.shape[1] != wave.size:
+        message = f"shapes do not agree: wavelength {wave.shape}, flux {flux.shape}, ivar {weight.shape}"
+        raise UsageError(message)
+    if not (np.isfinite(wave).all() and (np.diff(wave) > 0).all()):
+        message = "wavelength must be finite and strictly increasing"
+        raise UsageError(message)
+    good = np.isfinite(flux) & np.isfinite(weight) & (weight > 0)
+    flux, weight = np.where(good, flux, 0.0), np.where(good, weight, 0.0)
+    return [Spectrum(wave, f, w, Facts(layout="arrays")) for f, w in zip(flux, weight, strict=True)]
+
+
+def _measure_chunk(job: _Job, first: int, items: Sequence[str | Path | Spectrum]) -> Columns:
+    read: list[Spectrum | SpectrumError] = []
+    for item in items:
+        if isinstance(item, Spectrum):
+            read.append(item)
+            continue
+        try:
+            read.append(read_spectrum(item))
+        except SpectrumError as error:
+            read.append(error)
+    with _one_thread():
+        columns, fitted = measure_batch(read, job.settings, _emulator(job.model), first_id=first)
+    if job.plot is not None:
+        _draw(columns, fitted, Path(job.plot))
+    return columns
+
+
+def _draw(columns: Columns, fitted: Fitted, folder: Path) -> None:
+    from stargap.validation.figures.fit import fit_figure
+
+    for row in np.flatnonzero(np.isfinite(columns["teff"])):
+        name = Path(str(columns["path"][row])).name.split(".fit")[0] or "spectrum"
+        figure = fit_figure(columns, fitted, int(row))
+        figure.savefig(folder / f"{int(columns['spectrum_id'][row]):06d}-{name}.png", dpi=120)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(job: _Job, chunks: list[tuple[int, list[Any]]], workers: int) -> Iterator[Columns]:
+    if workers == 1:
+        for first, items in chunks:
+            yield _measure_chunk(job, first, items)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        todo = iter(chunks)
+        waiting = [_submit(pool, job, chunk) for chunk in islice(todo, 2 * workers)]
+        try:
+            while waiting:
+                (first, items), future = waiting.pop(0)
+                try:
+                    part = future.result()
+                except (OSError, RuntimeError):
+                    part = _measure_chunk(job, first, items)
+                waiting += [_submit(pool, job, chunk) for chunk in islice(todo, 1)]
+                yield part
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _submit(pool: Executor, job: _Job, chunk: tuple[int, list[Any]]) -> tuple[tuple[int, list[Any]], Future[Columns]]:
+    return chunk, pool.submit(_measure_chunk, job, *chunk)

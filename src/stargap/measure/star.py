@@ -1,0 +1,184 @@
+"""Everything measured of a batch of spectra, as the columns of the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stargap.catalogue.schema import INT_NULL, MEASURED
+from stargap.errors import SpectrumError
+from stargap.flags import Flag, flag_text
+from stargap.labels import LABELS
+from stargap.measure.halpha import measure_halpha
+from stargap.measure.labels import EmulatorModel, LabelFit, Parameters, fit_labels
+from stargap.measure.subtype import measure_indices
+from stargap.measure.velocity import emulator_templates, measure_velocity
+from stargap.pixels import grid_for
+from stargap.settings import MeasureSettings
+from stargap.spectra.content import snr_by_band
+from stargap.spectra.prepare import NativeBatch, Prepared, prepare, to_lattice
+from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.theory.payne import Emulator
+
+__all__ = ["BATCH", "Columns", "Fitted", "measure_batch", "parameters_for"]
+
+BATCH = 128
+"""Spectra in a micro-batch; shorter ones are padded, so that results do not depend on how many there are."""
+
+Columns = dict[str, NDArray[np.generic]]
+
+FACTS = {
+    "path": "path", "obsid": "obsid", "designation": "designation", "ra": "ra", "dec": "dec",
+    "snr_r": "snr_r", "snr_i": "snr_i", "subclass": "subclass", "snr_source": "snr_source", "layout": "layout",
+    "release": "release", "plan_id": "plan_id", "lmjd": "lmjd", "spectrograph": "spectrograph", "fiber": "fiber",
+    "date_obs": "date_obs", "exposure": "exposure",
+}  # fmt: skip
+EMPTY = Spectrum(np.array([6000.0, 8900.0]), np.zeros(2), np.zeros(2))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a picture of a fit needs, row by row with the columns."""
+
+    native: NativeBatch
+    prepared: Prepared
+    fit: LabelFit
+
+
+def parameters_for(settings: MeasureSettings, emulator: Emulator) -> Parameters:
+    """Return the fit's free, fixed and tied labels, with bounds inside the emulator's training range."""
+    lower, upper = list(emulator.card.lower), list(emulator.card.upper)
+    for name, (low, high) in settings.bounds.items():
+        place = LABELS.index(name)
+        lower[place], upper[place] = max(lower[place], low), min(upper[place], high)
+    return Parameters(tuple(lower), tuple(upper), dict(settings.fixed), settings.free_alpha)
+
+
+def measure_batch(
+    items: Sequence[Spectrum | SpectrumError], settings: MeasureSettings, emulator: Emulator, *, first_id: int = 0
+) -> tuple[Columns, Fitted]:
+    """Measure at most ``BATCH`` spectra: velocity, labels, subtype and H-alpha with errors and flags.
+
+    Args:
+        items: spectra, or the errors of files that could not be read; each gives one row, in order.
+        settings: see `MeasureSettings`.
+        emulator: the synthetic spectra.
+        first_id: ``spectrum_id`` of the first row.
+
+    Returns:
+        the columns of ``MEASURED``, arrays ``(row,)``, and what was fitted (padded to ``BATCH`` rows).
+
+    Raises:
+        ValueError: more than ``BATCH`` items.
+
+    Example:
+        >>> from stargap.theory.payne import shipped_emulator
+        >>> columns, _ = measure_batch([SpectrumError("a.fits", "the file is empty")], MeasureSettings(), shipped_emulator())
+        >>> columns["failure"].tolist(), columns["teff"].tolist(), columns["flag_text"].tolist()
+        (['the file is empty'], [nan], ['the file could not be read'])
+    """
+    count = len(items)
+    if count > BATCH:
+        message = f"{count} spectra in a batch of {BATCH}"
+        raise ValueError(message)
+    flags = np.zeros(count, dtype=np.int64)
+    failure = [""] * count
+    usable: list[Spectrum] = []
+    for row, item in enumerate(items):
+        if isinstance(item, SpectrumError):
+            failure[row] = item.reason
+            flags[row] |= Flag.UNREADABLE
+            usable.append(EMPTY)
+        else:
+            usable.append(item)
+    native = _to_lattice(usable + [EMPTY] * (BATCH - count), flags, failure)
+    facts = [
+        Facts(path=item.path) if isinstance(item, SpectrumError) else _with_snr(item) for item in items
+    ]
+
+    velocity = measure_velocity(native, emulator_templates(emulator))
+    prepared = prepare(native, velocity.rv, grid_for(settings.preset))
+    fit = fit_labels(
+        prepared, EmulatorModel(emulator, prepared), emulator, parameters_for(settings, emulator),
+        error_floor=settings.floor, starts=settings.starts, max_iterations=settings.max_iterations,
+    )
+    lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
+    factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
+    padded = torch.as_tensor(np.pad(factor, (0, BATCH - count), constant_values=1.0))
+    indices = measure_indices(native, velocity.rv, noise_factor=padded)
+    halpha = measure_halpha(native, velocity.rv, noise_factor=padded)
+
+    columns: Columns = {"spectrum_id": first_id + np.arange(count)}
+    for name, attribute in FACTS.items():
+        columns[name] = _fact_column(name, [getattr(fact, attribute) for fact in facts])
+    columns["rv"] = velocity.rv.numpy()[:count]
+    floor = np.where(lamost, settings.lamost_rv_floor, 0.0)
+    columns["e_rv"] = np.hypot(velocity.error.numpy()[:count] * factor, floor)
+    labels, errors = fit.labels.numpy()[:count], fit.errors.numpy()[:count] * factor[:, None]
+    labels[np.isnan(columns["rv"])] = np.nan
+    errors[np.isnan(labels)] = np.nan
+    for place, name in enumerate(LABELS):
+        columns[name], columns[f"e_{name}"] = labels[:, place], errors[:, place]
+    columns["chi2"] = np.where(np.isnan(labels[:, 0]), np.nan, fit.chi2.numpy()[:count])
+    for name, values in indices._asdict().items():
+        columns[name] = values.numpy()[:count]
+    columns["halpha_ew"], columns["e_halpha_ew"] = halpha.width.numpy()[:count], halpha.error.numpy()[:count]
+    for name, values in (("activity", halpha.active), ("activity_3sigma", halpha.active_3sigma)):
+        columns[name] = np.where(values.numpy()[:count] < 0, INT_NULL, values.numpy()[:count])
+    columns["bad_fraction"] = prepared.bad_fraction.numpy()[:count]
+
+    read = ~(flags & Flag.UNREADABLE).astype(bool)
+    measured = (velocity.flags | fit.flags).numpy()[:count]
+    flags[read] |= measured[read]
+
+    def mark(flag: Flag, where: NDArray[np.bool_]) -> None:
+        flags[read & where] |= flag
+
+    mark(Flag.MANY_BAD_PIXELS, columns["bad_fraction"] > 0.2)
+    mark(Flag.BAD_CONTINUUM, prepared.bad_continuum.numpy()[:count])
+    low = [min(f.snr_r if f.snr_r is not None else 0.0, f.snr_i if f.snr_i is not None else 0.0) for f in facts]
+    mark(Flag.LOW_SN, np.array(low) < settings.least_snr)
+    mark(Flag.SN_FROM_IVAR, columns["snr_source"] == "ivar")
+    mark(Flag.NO_SUBTYPE, np.isnan(columns["spt"]))
+    mark(Flag.NO_HALPHA, np.isnan(columns["halpha_ew"]))
+    mark(Flag.ACTIVE, columns["activity_3sigma"] == 1)
+    mark(Flag.SPIKES_REMOVED, native.spikes.numpy()[:count] > 0)
+    columns["flags"] = flags
+    columns["flag_text"] = np.array([flag_text(bits) for bits in flags.tolist()], dtype=object)
+    columns["failure"] = np.array(failure, dtype=object)
+    columns["bad_fraction"] = np.where(read, columns["bad_fraction"], np.nan)
+    return {column.name: columns[column.name] for column in MEASURED}, Fitted(native, prepared, fit)
+
+
+def _to_lattice(spectra: list[Spectrum], flags: NDArray[np.int64], failure: list[str]) -> NativeBatch:
+    kept = []
+    for row, spectrum in enumerate(spectra):
+        try:
+            to_lattice([spectrum])
+            kept.append(spectrum)
+        except SpectrumError as error:
+            flags[row] |= Flag.UNREADABLE
+            failure[row] = error.reason
+            kept.append(EMPTY)
+    return to_lattice(kept)
+
+
+def _with_snr(spectrum: Spectrum) -> Facts:
+    facts = spectrum.facts
+    if facts.snr_source is not None:
+        return facts
+    snr = snr_by_band(spectrum.wavelength, spectrum.flux, spectrum.ivar)
+    return Facts(**{**facts.__dict__, **snr, "snr_source": "ivar"})
+
+
+def _fact_column(name: str, values: list[object]) -> NDArray[np.generic]:
+    dtype = next(column.dtype for column in MEASURED if column.name == name)
+    if dtype == "str":
+        return np.array(["" if value is None else value for value in values], dtype=object)
+    if dtype.startswith("int"):
+        return np.array([INT_NULL if value is None else value for value in values], dtype=np.int64)
+    return np.array([np.nan if value is None else value for value in values], dtype=float)

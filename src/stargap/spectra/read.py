@@ -1,0 +1,60 @@
+"""One entrance for spectrum files: opens, tells the survey by structure, and returns a checked Spectrum."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from stargap.errors import SpectrumError
+from stargap.spectra.fitsfile import open_fits
+from stargap.spectra.hdu import Hdu
+from stargap.spectra.lamost import is_medium_resolution, parse_lamost
+from stargap.spectra.sdss import parse_sdss
+from stargap.spectra.spectrum import Spectrum
+
+__all__ = ["read_spectrum"]
+
+_DAMAGE = (OSError, EOFError, zlib.error, LookupError, ValueError, TypeError, ArithmeticError, MemoryError)
+_LAMOST_COLUMNS = {"FLUX", "IVAR", "WAVELENGTH"}
+
+
+def read_spectrum(path: str | Path) -> Spectrum:
+    """Read one spectrum file: LAMOST LRS of any release or SDSS ``spec``, plain or gzip.
+
+    Layout and compression are told by content, never by the name. The arrays are ``(pixel,)`` copies in
+    native float64: wavelength in A (vacuum, heliocentric, strictly increasing), flux in the file's units
+    (finite), ivar in 1/flux^2 (0 at every pixel that must not be used). No file stays open.
+
+    Raises:
+        SpectrumError: the file cannot be used, and why; nothing else is raised whatever the file holds.
+
+    Example:
+        >>> from stargap.errors import SpectrumError
+        >>> try:
+        ...     read_spectrum("no-such-file.fits")
+        ... except SpectrumError as error:
+        ...     print(error)
+        no-such-file.fits: the file does not exist
+    """
+    try:
+        return _parse(open_fits(path), path)
+    except _DAMAGE as error:
+        raise SpectrumError(path, f"damaged content ({type(error).__name__})") from error
+
+
+def _parse(hdul: Sequence[Hdu], path: str | Path) -> Spectrum:
+    if is_medium_resolution(hdul, path):
+        reason = "a medium-resolution (MRS) file: stargap reads low-resolution spectra"
+        raise SpectrumError(path, reason)
+    tables = [set(hdu.columns) for hdu in hdul if hdu.is_table]
+    if any("LOGLAM" in columns and columns & _LAMOST_COLUMNS for columns in tables):
+        return parse_sdss(hdul, path)
+    if len(hdul[0].shape) == 2 or any(len(columns & _LAMOST_COLUMNS) > 1 for columns in tables):
+        return parse_lamost(hdul, path)
+    raise SpectrumError(path, f"no LAMOST or SDSS spectrum in it ({_describe(hdul)})")
+
+
+def _describe(hdul: Sequence[Hdu]) -> str:
+    kinds = ["a table" if hdu.is_table else f"{len(hdu.shape)}-D data" for hdu in hdul[:4]]
+    return "HDUs hold " + ", ".join(kinds) + (" ..." if len(hdul) > 4 else "")

@@ -1,0 +1,61 @@
+"""One observed spectrum as a reader returns it, with the facts of its header."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Facts", "Spectrum"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a file says about its spectrum; None where it does not say or holds a sentinel such as -9999."""
+
+    path: str = ""
+    layout: str = ""
+    """Structure of the file: ``lamost-dr1``, ``lamost-image``, ``lamost-table``, ``sdss`` or ``arrays``."""
+    release: str | None = None
+    obsid: int | None = None
+    designation: str | None = None
+    ra: float | None = None
+    dec: float | None = None
+    """Position (deg, FK5/ICRS)."""
+    snr_u: float | None = None
+    snr_g: float | None = None
+    snr_r: float | None = None
+    snr_i: float | None = None
+    snr_z: float | None = None
+    """Median S/N per pixel in each band."""
+    snr_source: str | None = None
+    """``header`` or ``ivar``: where the S/N comes from."""
+    subclass: str | None = None
+    object_class: str | None = None
+    plan_id: str | None = None
+    lmjd: int | None = None
+    spectrograph: int | None = None
+    fiber: int | None = None
+    date_obs: str | None = None
+    exposure: float | None = None
+    """Exposure time (s)."""
+    fiber_mask: int | None = None
+    pipeline_z: float | None = None
+    """The pipeline's redshift: kept for the record, never used as a velocity."""
+    helio_rv: float | None = None
+    """Heliocentric correction already applied by the pipeline (km/s)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Vacuum, heliocentric wavelengths (A, strictly increasing), flux and inverse variance; all ``(pixel,)`` float64.
+
+    ``ivar`` is 0 at every pixel that must not be used: masks, non-finite values and negative variances are
+    already folded in, and flux is finite everywhere.
+    """
+
+    wavelength: NDArray[np.float64]
+    flux: NDArray[np.float64]
+    ivar: NDArray[np.float64]
+    facts: Facts = field(default_factory=Facts)
