@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,9 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from stargap.atomic import replacing
 from stargap.errors import ModelError
 
-__all__ = ["Card", "load_model", "save_model", "write_atomically"]
+__all__ = ["Card", "load_model", "save_model"]
 
 LARGEST_CARD = 1_000_000
 
@@ -38,28 +38,6 @@ class Card(BaseModel):
 AnyCard = TypeVar("AnyCard", bound=Card)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to a temporary name in the same folder, flush it to disk, and rename it to `path`.
-
-    Example:
-        >>> target = getfixture("tmp_path") / "a.txt"
-        >>> write_atomically(target, b"done")
-        >>> target.read_bytes()
-        b'done'
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def save_model(path: str | Path, card: Card, tensors: Mapping[str, Tensor]) -> None:
     """Write ``path`` (``*.safetensors``) and its card (``*.json``).
 
@@ -71,11 +49,16 @@ def save_model(path: str | Path, card: Card, tensors: Mapping[str, Tensor]) -> N
     path = Path(path)
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     complete = card.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
-    write_atomically(path, content)
-    write_atomically(path.with_suffix(".json"), (complete.model_dump_json(indent=2) + "\n").encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(content)
+    with replacing(path.with_suffix(".json")) as file:
+        file.write((complete.model_dump_json(indent=2) + "\n").encode())
 
 
-def load_model(path: str | Path, card_type: type[AnyCard], kind: str, version: int) -> tuple[AnyCard, dict[str, Tensor]]:
+def load_model(
+    path: str | Path, card_type: type[AnyCard], kind: str, version: int
+) -> tuple[AnyCard, dict[str, Tensor]]:
     """Read a model written by `save_model`, checking card and digest before any tensor is trusted.
 
     Args:
@@ -91,28 +74,39 @@ def load_model(path: str | Path, card_type: type[AnyCard], kind: str, version: i
     card_path = path.with_suffix(".json")
     try:
         if card_path.stat().st_size > LARGEST_CARD:
-            raise ModelError(f"{card_path}: the card is larger than {LARGEST_CARD} bytes")
+            msg = f"{card_path}: the card is larger than {LARGEST_CARD} bytes"
+            raise ModelError(msg)
         raw: Any = json.loads(card_path.read_bytes())
         content = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{error.filename}: cannot be read ({error.strerror}); a model is two files, "
-                         f"{path.name} and {card_path.name}") from None
+        msg = (
+            f"{error.filename}: cannot be read ({error.strerror}); a model is two files, "
+            f"{path.name} and {card_path.name}"
+        )
+        raise ModelError(msg) from None
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{card_path}: the card is not JSON ({error})") from None
+        msg = f"{card_path}: the card is not JSON ({error})"
+        raise ModelError(msg) from None
     found = (raw.get("kind"), raw.get("version")) if isinstance(raw, dict) else (None, None)
     if found != (kind, version):
-        raise ModelError(f"{path}: this is {found[0]!r} version {found[1]!r}, wanted {kind!r} version {version}")
+        msg = f"{path}: this is {found[0]!r} version {found[1]!r}, wanted {kind!r} version {version}"
+        raise ModelError(msg)
     try:
         card = card_type.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"{card_path}: {error.error_count()} bad fields in the card, first {place}: {first['msg']}") from None
+        msg = f"{card_path}: {error.error_count()} bad fields in the card, first {place}: {first['msg']}"
+        raise ModelError(msg) from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != card.sha256:
-        raise ModelError(f"{path}: the file does not match its card (sha256 {digest[:12]}..., card {card.sha256[:12]}...): "
-                         "it is damaged, cut short, or of another model")
+        msg = (
+            f"{path}: the file does not match its card (sha256 {digest[:12]}..., card {card.sha256[:12]}...): "
+            "it is damaged, cut short, or of another model"
+        )
+        raise ModelError(msg)
     try:
         return card, load(content)
     except (SafetensorError, ValueError) as error:
-        raise ModelError(f"{path}: not a safetensors file ({error})") from None
+        msg = f"{path}: not a safetensors file ({error})"
+        raise ModelError(msg) from None

@@ -11,8 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "LATTICE", "PAPER", "STARGAP", "WINDOWS", "Lattice", "PixelGrid", "Preset", "Window",
-    "air_to_vacuum", "grid_for", "SPEED_OF_LIGHT",
+    "LATTICE",
+    "PAPER",
+    "STARGAP",
+    "WINDOWS",
+    "Lattice",
+    "PixelGrid",
+    "Preset",
+    "Window",
+    "air_to_vacuum",
+    "grid_for",
+    "SPEED_OF_LIGHT",
 ]
 
 SPEED_OF_LIGHT = 299792.458
@@ -59,7 +68,7 @@ class Lattice:
     @property
     def wavelength(self) -> NDArray[np.float64]:
         """Vacuum wavelengths of the pixel centres (A), shape ``(native,)``."""
-        return 10.0 ** (self.step * (self.first + np.arange(self.count)))
+        return np.power(10.0, self.step * (self.first + np.arange(self.count)), dtype=np.float64)
 
     @property
     def ratio(self) -> float:
@@ -126,7 +135,7 @@ class PixelGrid:
 
     def _range(self, margin: float) -> NDArray[np.float64]:
         count = round((self.stop - self.start + 2 * margin) / self.step) + 1
-        return self.start - margin + self.step * np.arange(count)
+        return np.asarray(self.start - margin + self.step * np.arange(count), dtype=np.float64)
 
     def window_mask(self, wavelength: NDArray[np.float64], frame: Literal["rest", "observed"]) -> NDArray[np.bool_]:
         """True inside the windows that stand still in `frame`; same shape as `wavelength` (A)."""

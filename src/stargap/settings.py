@@ -63,7 +63,7 @@ class MeasureSettings(BaseModel):
             if not low < high:
                 message = f"bounds of {name}: {low:g} is not below {high:g}"
                 raise ValueError(message)
-        if set(LABELS) == set(self.fixed) or set(LABELS) - {"a_m"} <= set(self.fixed) and not self.free_alpha:
+        if set(LABELS) == set(self.fixed) or (set(LABELS) - {"a_m"} <= set(self.fixed) and not self.free_alpha):
             message = "every label is fixed: leave at least one free"
             raise ValueError(message)
         return self

@@ -46,12 +46,16 @@ def test_values_agree_with_astropy_on_odd_cards():
         "NUMBER3 =                  007",
         "LOGICAL =                    F / no",
         "FREE    = 12 / free format",
+        "FREE    = 13 / astropy takes the first of two, too",
+        "NOT_END = 'END     ' / END     ",
+        "COMMENT END     ",
     ]
     cards = ["SIMPLE  =                    T", "BITPIX  = 8", "NAXIS   = 0", *cards, "END"]
     raw = "".join(card.ljust(80) for card in cards).ljust(2880).encode()
     (hdu,) = split_hdus(raw)
     assert differing_cards(hdu, fits.Header.fromstring(raw)) == []
     assert hdu.value("TEXT") == "O'Neill / not a comment"
+    assert hdu.value("NOT_END") == "END"
 
 
 def test_scaled_and_unsigned_columns_agree_with_astropy():

@@ -1,0 +1,1 @@
+"""From measurements to a catalogue: schema, writers, tables on the terminal."""

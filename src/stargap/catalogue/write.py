@@ -5,21 +5,19 @@ from __future__ import annotations
 import gzip
 import io
 import math
-import os
 import re
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stargap.atomic import replacing
 from stargap.catalogue.schema import MEASURED, Column, conform
 from stargap.errors import UsageError
 
-__all__ = ["write_table"]
+__all__ = ["check_output", "write_table"]
 
 _Arrays = Mapping[str, NDArray[Any]]
 _Provenance = Mapping[str, str]
@@ -29,6 +27,30 @@ _FITS_UNSAFE = re.compile(r"[^ -\[\]-~]|[ &]$")
 _VOTABLE_TYPES = {"int64": "long", "int32": "int", "float64": "double", "float32": "float", "bool": "boolean"}
 _VOTABLE_UNITS = {"Angstrom": "0.1nm"}
 _ROWS_PER_BLOCK = 10_000
+
+
+def check_output(path: str | Path) -> str:
+    """Return the suffix that names the format of `path`, or refuse it before any work is done.
+
+    Raises:
+        UsageError: the suffix is unknown, the folder does not exist, or `path` is a folder.
+
+    Example:
+        >>> check_output("labels.parquet")
+        '.parquet'
+    """
+    path = Path(path)
+    suffix = next((suffix for suffix in _WRITERS if path.name.lower().endswith(suffix)), None)
+    if suffix is None:
+        message = f"cannot write {path.name!r}: its name must end in {', '.join(_WRITERS)}"
+        raise UsageError(message)
+    if not path.parent.is_dir():
+        message = f"cannot write {path}: the folder {path.parent} does not exist; create it first"
+        raise UsageError(message)
+    if path.is_dir():
+        message = f"cannot write {path}: it is a folder; name a file"
+        raise UsageError(message)
+    return suffix
 
 
 def write_table(
@@ -83,34 +105,10 @@ def write_table(
         stargap.errors.UsageError: cannot write 'labels.xls': its name must end in .fits, .fits.gz, ...
         >>> temporary.cleanup()
     """
-    path = Path(path)
-    suffix = next((suffix for suffix in _WRITERS if path.name.lower().endswith(suffix)), None)
-    if suffix is None:
-        message = f"cannot write {path.name!r}: its name must end in {', '.join(_WRITERS)}"
-        raise UsageError(message)
-    if not path.parent.is_dir():
-        message = f"cannot write {path}: the folder {path.parent} does not exist; create it first"
-        raise UsageError(message)
-    if path.is_dir():
-        message = f"cannot write {path}: it is a folder; name a file"
-        raise UsageError(message)
+    suffix = check_output(path)
     arrays = conform(columns, schema=schema)
-    with _complete_or_absent(path) as file:
+    with replacing(path) as file:
         _WRITERS[suffix](arrays, schema, provenance, file)
-
-
-@contextmanager
-def _complete_or_absent(path: Path) -> Iterator[BinaryIO]:
-    temporary = path.with_name(f".stargap-{secrets.token_hex(8)}.part")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _write_fits(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class _Room(ModuleType):
-    def __call__(self, *args: Any, **options: Any) -> Any:  # noqa: D102
+    def __call__(self, *args: Any, **options: Any) -> Any:
         from stargap.measure.files import measure
 
         return measure(*args, **options)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from stargap.spectra.read import read_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.payne import Emulator, shipped_emulator
 
-__all__ = ["Measurements", "find_spectra", "measure"]
+__all__ = ["Measurements", "find_spectra", "measure", "read_zero_points"]
 
 SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz")
 
@@ -113,6 +114,7 @@ def measure(
     model: str | Path | None = None,
     workers: int = 1,
     plot: str | Path | None = None,
+    zero_points: Mapping[tuple[str, int], float] | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Measurements:
     """Measure RV, Teff, log g, [M/H], subtype and H-alpha of spectra, with errors and flags; one row each, in order.
@@ -125,6 +127,8 @@ def measure(
         model: folder with ``emulator.safetensors`` and its card, instead of the model inside the package.
         workers: processes; results are the same for any number.
         plot: folder for a picture of each fit.
+        zero_points: velocity of each plate and spectrograph (km/s) by ``(plan_id, spectrograph)``, subtracted from
+            ``rv``; see `read_zero_points`.
         progress: called with the number of rows done since the last call.
 
     Raises:
@@ -154,6 +158,8 @@ def measure(
     if not parts:
         parts = [_measure_chunk(job, 0, [])]
     columns = {column.name: np.concatenate([part[column.name] for part in parts]) for column in MEASURED}
+    for (plan_id, spectrograph), offset in (zero_points or {}).items():
+        columns["rv"][(columns["plan_id"] == plan_id) & (columns["spectrograph"] == spectrograph)] -= offset
     provenance = {
         "creator": f"stargap {__version__}",
         "settings": settings.model_dump_json(),
@@ -161,8 +167,34 @@ def measure(
         "model_training_data": emulator.card.training_data,
         "model_seed": str(emulator.card.seed),
         "pixel_grid": grid_for(settings.preset).digest,
+        "zero_points": str(len(zero_points or {})),
     }
     return Measurements(columns, provenance)
+
+
+def read_zero_points(path: str | Path) -> dict[tuple[str, int], float]:
+    """Read velocities of plates and spectrographs from a CSV with the columns plan_id, spectrograph and rv (km/s).
+
+    Raises:
+        UsageError: the file cannot be read, a column is missing, or a line holds no number.
+
+    Example:
+        >>> table = getfixture("tmp_path") / "zero.csv"
+        >>> _ = table.write_text("plan_id,spectrograph,rv\\nGAC126S04V2,7,-4.5\\n")
+        >>> read_zero_points(table)
+        {('GAC126S04V2', 7): -4.5}
+    """
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {(row["plan_id"].strip(), int(row["spectrograph"])): float(row["rv"]) for row in rows}
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror})"
+    except KeyError as error:
+        message = f"{path}: no column {error}; needed are plan_id, spectrograph, rv"
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        message = f"{path}: {error}"
+    raise UsageError(message)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,9 @@ __all__ = ["EmulatorModel", "ForwardModel", "LabelFit", "Parameters", "fit_label
 START_STEP = {"teff": 100.0, "logg": 0.5, "m_h": 0.5, "a_m": 0.2}
 FAR_START = {"teff": 300.0, "logg": 0.9, "m_h": 0.9, "a_m": 0.5}
 ROUNDING = 0.05
-AT_BOUND = dict(zip(LABELS, (Flag.TEFF_AT_BOUND, Flag.LOGG_AT_BOUND, Flag.M_H_AT_BOUND, Flag.A_M_AT_BOUND), strict=True))
+AT_BOUND = dict(
+    zip(LABELS, (Flag.TEFF_AT_BOUND, Flag.LOGG_AT_BOUND, Flag.M_H_AT_BOUND, Flag.A_M_AT_BOUND), strict=True)
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Parameters:
         >>> box.free
         ('teff', 'm_h')
         >>> labels, directions = box.expand(torch.tensor([[3500.0, -0.5]]).double())
-        >>> labels.tolist(), directions[0, 1].tolist()
+        >>> labels.numpy().round(3).tolist(), directions[0, 1].numpy().round(3).tolist()
         ([[3500.0, 4.8, -0.5, 0.2]], [0.0, 0.0, 1.0, -0.4])
     """
 
@@ -118,7 +120,10 @@ class EmulatorModel:
         stack = blur(stack, star.blur[rows][:, None])
         inner = stack[:, :, star.grid.inner]
         weighted = (stack * star.weight[rows][:, None]).flatten(0, 1)
-        smooth = self.smoother(weighted)[:, star.grid.inner].unflatten(0, stack.shape[:2]) * star.inverse_kernel[rows][:, None]
+        smooth = (
+            self.smoother(weighted)[:, star.grid.inner].unflatten(0, stack.shape[:2])
+            * star.inverse_kernel[rows][:, None]
+        )
         continuum = smooth[:, :1].clamp_min(1e-30)
         normal = inner[:, :1] / continuum
         return normal[:, 0], (inner[:, 1:] - normal * smooth[:, 1:]) / continuum
@@ -150,6 +155,7 @@ def fit_labels(
     *,
     error_floor: float = 0.01,
     starts: int = 2,
+    start: Tensor | None = None,
     slots: int = 64,
     max_iterations: int = 40,
     least_pixels: int = 200,
@@ -168,6 +174,7 @@ def fit_labels(
         parameters: free, fixed and tied labels, bounds.
         error_floor: added in quadrature to the normalised errors, for what the model cannot reproduce.
         starts: 1 or 2.
+        start: labels ``(star, 4)`` to start from instead of the table; then there is no second start.
         slots: see `levenberg_marquardt`.
         max_iterations: the same.
         least_pixels: rows with fewer good pixels are flagged and not fitted.
@@ -179,32 +186,35 @@ def fit_labels(
     pixels = prepared.good.sum(dim=1)
     fitted = torch.nonzero(pixels >= least_pixels)[:, 0]
 
-    nodes, spectra = _start_table(emulator, parameters, prepared.grid)
-    constant = (weight * prepared.flux.square()).sum(dim=1, keepdim=True)[fitted]
-    cross = (weight * prepared.flux)[fitted] @ spectra.T
-    table = (constant - 2 * cross + weight[fitted] @ spectra.square().T).double()
-    best_chi2, best = table.min(dim=1)
-
     def evaluate(theta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         labels, directions = parameters.expand(theta)
         return model(labels, directions, rows)
 
-    def fit(rows: Tensor, start: Tensor) -> LeastSquares:
+    def fit(rows: Tensor, begin: Tensor) -> LeastSquares:
         return levenberg_marquardt(
-            evaluate, prepared.flux, weight, start,
-            lower=lower, upper=upper, rows=rows, slots=slots, max_iterations=max_iterations,
+            evaluate,
+            prepared.flux,
+            weight,
+            begin,
+            lower=lower,
+            upper=upper,
+            rows=rows,
+            slots=slots,
+            max_iterations=max_iterations,
         )
 
-    result = fit(fitted, nodes[best])
-    far = torch.zeros_like(table, dtype=torch.bool)
-    for k, name in enumerate(parameters.free):
-        far |= (nodes[:, k] - nodes[best, k][:, None]).abs() >= FAR_START[name]
-    far_chi2, far_node = torch.where(far, table, torch.inf).min(dim=1)
-    noise = (result.chi2 / (pixels[fitted] - size)).clamp_min(1.0)
-    rival = far_chi2 - result.chi2 < 2 * (best_chi2 - result.chi2) + 9 * noise
-    again = torch.nonzero(rival)[:, 0] if starts == 2 else torch.zeros(0, dtype=torch.long)
-    second = fit(fitted[again], nodes[far_node[again]])
-    disagree = _merge(result, second, again, noise)
+    disagree = torch.zeros(0, dtype=torch.long)
+    if start is None:
+        near, far = _starts(prepared, weight, emulator, parameters)
+        result = fit(fitted, near.theta[fitted])
+        if starts == 2:
+            noise = (result.chi2 / (pixels[fitted] - size)).clamp_min(1.0)
+            above, far_above = near.chi2[fitted] - result.chi2, far.chi2[fitted] - result.chi2
+            again = torch.nonzero(far_above < 2 * above + 9 * noise)[:, 0]
+            disagree = _merge(result, fit(fitted[again], far.theta[fitted[again]]), again, noise)
+    else:
+        places = [LABELS.index(name) for name in parameters.free]
+        result = fit(fitted, torch.nan_to_num(start[fitted][:, places]).clamp(lower, upper))
 
     flags = torch.zeros(stars, dtype=torch.long)
     flags[pixels < least_pixels] |= int(Flag.TOO_FEW_PIXELS)
@@ -262,6 +272,25 @@ def _merge(first: LeastSquares, second: LeastSquares, rows: Tensor, noise: Tenso
     return disagree
 
 
+class _Start(NamedTuple):
+    theta: Tensor
+    chi2: Tensor
+
+
+def _starts(prepared: Prepared, weight: Tensor, emulator: Emulator, parameters: Parameters) -> tuple[_Start, _Start]:
+    """Return the best node of the table for each star, and the best one far from it."""
+    nodes, spectra = _start_table(emulator, parameters, prepared.grid)
+    constant = (weight * prepared.flux.square()).sum(dim=1, keepdim=True)
+    cross = (weight * prepared.flux) @ spectra.T
+    table = (constant - 2 * cross + weight @ spectra.square().T).double()
+    chi2, best = table.min(dim=1)
+    far = torch.zeros_like(table, dtype=torch.bool)
+    for k, name in enumerate(parameters.free):
+        far |= (nodes[:, k] - nodes[best, k][:, None]).abs() >= FAR_START[name]
+    far_chi2, far_best = torch.where(far, table, torch.inf).min(dim=1)
+    return _Start(nodes[best], chi2), _Start(nodes[far_best], far_chi2)
+
+
 def _start_table(emulator: Emulator, parameters: Parameters, grid: PixelGrid) -> tuple[Tensor, Tensor]:
     fixed = tuple((parameters.fixed or {}).items())
     return _cached_table(emulator, parameters.lower, parameters.upper, fixed, parameters.free_alpha, grid)
@@ -269,8 +298,12 @@ def _start_table(emulator: Emulator, parameters: Parameters, grid: PixelGrid) ->
 
 @cache
 def _cached_table(
-    emulator: Emulator, lower: tuple[float, ...], upper: tuple[float, ...],
-    fixed: tuple[tuple[str, float], ...], free_alpha: bool, grid: PixelGrid,
+    emulator: Emulator,
+    lower: tuple[float, ...],
+    upper: tuple[float, ...],
+    fixed: tuple[tuple[str, float], ...],
+    free_alpha: bool,
+    grid: PixelGrid,
 ) -> tuple[Tensor, Tensor]:
     parameters = Parameters(lower, upper, dict(fixed), free_alpha)
     low, high = parameters.bounds()

@@ -158,7 +158,11 @@ def levenberg_marquardt(
         new_chi2 = (weighted * residual).sum(dim=1, dtype=torch.float64)
         new_gradient = (jacobian @ weighted[:, :, None])[:, :, 0].double()
         new_hessian = ((jacobian * w[:, None]) @ jacobian.transpose(1, 2)).double()
-        finite = torch.isfinite(new_chi2) & torch.isfinite(new_hessian).all(dim=(1, 2)) & torch.isfinite(new_gradient).all(dim=1)
+        finite = (
+            torch.isfinite(new_chi2)
+            & torch.isfinite(new_hessian).all(dim=(1, 2))
+            & torch.isfinite(new_gradient).all(dim=1)
+        )
         used += 1
 
         before = chi2
@@ -208,5 +212,11 @@ def levenberg_marquardt(
                 problem[slot] = waiting
                 waiting += 1
                 trial[slot] = point[slot] = result.parameters[problem[slot]].clamp(lower, upper)
-                chi2[slot], damping[slot], growth[slot], promised[slot], used[slot] = torch.inf, 1e-3, 2.0, 1.0, 0
+                chi2[slot], damping[slot], growth[slot], promised[slot], used[slot] = (
+                    torch.inf,
+                    1e-3,
+                    2.0,
+                    1.0,
+                    0,
+                )
     return result

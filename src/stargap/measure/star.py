@@ -16,7 +16,7 @@ from stargap.labels import LABELS
 from stargap.measure.halpha import measure_halpha
 from stargap.measure.labels import EmulatorModel, LabelFit, Parameters, fit_labels
 from stargap.measure.subtype import measure_indices
-from stargap.measure.velocity import emulator_templates, measure_velocity
+from stargap.measure.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
 from stargap.pixels import grid_for
 from stargap.settings import MeasureSettings
 from stargap.spectra.content import snr_by_band
@@ -32,11 +32,24 @@ BATCH = 128
 Columns = dict[str, NDArray[np.generic]]
 
 FACTS = {
-    "path": "path", "obsid": "obsid", "designation": "designation", "ra": "ra", "dec": "dec",
-    "snr_r": "snr_r", "snr_i": "snr_i", "subclass": "subclass", "snr_source": "snr_source", "layout": "layout",
-    "release": "release", "plan_id": "plan_id", "lmjd": "lmjd", "spectrograph": "spectrograph", "fiber": "fiber",
-    "date_obs": "date_obs", "exposure": "exposure",
-}  # fmt: skip
+    "path": "path",
+    "obsid": "obsid",
+    "designation": "designation",
+    "ra": "ra",
+    "dec": "dec",
+    "snr_r": "snr_r",
+    "snr_i": "snr_i",
+    "subclass": "subclass",
+    "snr_source": "snr_source",
+    "layout": "layout",
+    "release": "release",
+    "plan_id": "plan_id",
+    "lmjd": "lmjd",
+    "spectrograph": "spectrograph",
+    "fiber": "fiber",
+    "date_obs": "date_obs",
+    "exposure": "exposure",
+}
 EMPTY = Spectrum(np.array([6000.0, 8900.0]), np.zeros(2), np.zeros(2))
 
 
@@ -55,11 +68,17 @@ def parameters_for(settings: MeasureSettings, emulator: Emulator) -> Parameters:
     for name, (low, high) in settings.bounds.items():
         place = LABELS.index(name)
         lower[place], upper[place] = max(lower[place], low), min(upper[place], high)
-    return Parameters(tuple(lower), tuple(upper), dict(settings.fixed), settings.free_alpha)
+    return Parameters(
+        tuple(lower), tuple(upper), {str(name): value for name, value in settings.fixed.items()}, settings.free_alpha
+    )
 
 
 def measure_batch(
-    items: Sequence[Spectrum | SpectrumError], settings: MeasureSettings, emulator: Emulator, *, first_id: int = 0
+    items: Sequence[Spectrum | SpectrumError],
+    settings: MeasureSettings,
+    emulator: Emulator,
+    *,
+    first_id: int = 0,
 ) -> tuple[Columns, Fitted]:
     """Measure at most ``BATCH`` spectra: velocity, labels, subtype and H-alpha with errors and flags.
 
@@ -77,7 +96,8 @@ def measure_batch(
 
     Example:
         >>> from stargap.theory.payne import shipped_emulator
-        >>> columns, _ = measure_batch([SpectrumError("a.fits", "the file is empty")], MeasureSettings(), shipped_emulator())
+        >>> unread = SpectrumError("a.fits", "the file is empty")
+        >>> columns, _ = measure_batch([unread], MeasureSettings(), shipped_emulator())
         >>> columns["failure"].tolist(), columns["teff"].tolist(), columns["flag_text"].tolist()
         (['the file is empty'], [nan], ['the file could not be read'])
     """
@@ -96,15 +116,32 @@ def measure_batch(
         else:
             usable.append(item)
     native = _to_lattice(usable + [EMPTY] * (BATCH - count), flags, failure)
-    facts = [
-        Facts(path=item.path) if isinstance(item, SpectrumError) else _with_snr(item) for item in items
-    ]
+    facts = [Facts(path=item.path) if isinstance(item, SpectrumError) else _with_snr(item) for item in items]
+
+    grid, parameters = grid_for(settings.preset), parameters_for(settings, emulator)
+    floor, iterations = settings.floor, settings.max_iterations
 
     velocity = measure_velocity(native, emulator_templates(emulator))
-    prepared = prepare(native, velocity.rv, grid_for(settings.preset))
+    prepared = prepare(native, velocity.rv, grid)
+    coarse = fit_labels(
+        prepared,
+        EmulatorModel(emulator, prepared),
+        emulator,
+        parameters,
+        starts=settings.starts,
+        error_floor=floor,
+        max_iterations=iterations,
+    )
+    velocity = refine_velocity(native, velocity, templates_at(emulator, coarse.labels))
+    prepared = prepare(native, velocity.rv, grid)
     fit = fit_labels(
-        prepared, EmulatorModel(emulator, prepared), emulator, parameters_for(settings, emulator),
-        error_floor=settings.floor, starts=settings.starts, max_iterations=settings.max_iterations,
+        prepared,
+        EmulatorModel(emulator, prepared),
+        emulator,
+        parameters,
+        start=coarse.labels,
+        error_floor=floor,
+        max_iterations=iterations,
     )
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
@@ -116,8 +153,8 @@ def measure_batch(
     for name, attribute in FACTS.items():
         columns[name] = _fact_column(name, [getattr(fact, attribute) for fact in facts])
     columns["rv"] = velocity.rv.numpy()[:count]
-    floor = np.where(lamost, settings.lamost_rv_floor, 0.0)
-    columns["e_rv"] = np.hypot(velocity.error.numpy()[:count] * factor, floor)
+    rv_floor = np.where(lamost, settings.lamost_rv_floor, 0.0)
+    columns["e_rv"] = np.hypot(velocity.error.numpy()[:count] * factor, rv_floor)
     labels, errors = fit.labels.numpy()[:count], fit.errors.numpy()[:count] * factor[:, None]
     labels[np.isnan(columns["rv"])] = np.nan
     errors[np.isnan(labels)] = np.nan
@@ -132,13 +169,14 @@ def measure_batch(
     columns["bad_fraction"] = prepared.bad_fraction.numpy()[:count]
 
     read = ~(flags & Flag.UNREADABLE).astype(bool)
-    measured = (velocity.flags | fit.flags).numpy()[:count]
+    disagree = coarse.flags & int(Flag.STARTS_DISAGREE)
+    measured = (velocity.flags | fit.flags | disagree).numpy()[:count]
     flags[read] |= measured[read]
 
     def mark(flag: Flag, where: NDArray[np.bool_]) -> None:
         flags[read & where] |= flag
 
-    mark(Flag.MANY_BAD_PIXELS, columns["bad_fraction"] > 0.2)
+    mark(Flag.MANY_BAD_PIXELS, prepared.bad_fraction.numpy()[:count] > 0.2)
     mark(Flag.BAD_CONTINUUM, prepared.bad_continuum.numpy()[:count])
     low = [min(f.snr_r if f.snr_r is not None else 0.0, f.snr_i if f.snr_i is not None else 0.0) for f in facts]
     mark(Flag.LOW_SN, np.array(low) < settings.least_snr)

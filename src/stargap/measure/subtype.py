@@ -83,8 +83,16 @@ def measure_indices(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | f
         return variance.clamp_min(0).sqrt() * noise_factor
 
     return Indices(
-        tio5, sigma(v_tio5), cah2, sigma(v_cah2), cah3, sigma(v_cah3), zeta, sigma(v_zeta),
-        SUBTYPE[0] + SUBTYPE[1] * tio5, abs(SUBTYPE[1]) * sigma(v_tio5),
+        tio5,
+        sigma(v_tio5),
+        cah2,
+        sigma(v_cah2),
+        cah3,
+        sigma(v_cah3),
+        zeta,
+        sigma(v_zeta),
+        SUBTYPE[0] + SUBTYPE[1] * tio5,
+        abs(SUBTYPE[1]) * sigma(v_tio5),
     )
 
 

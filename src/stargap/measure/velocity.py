@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,16 +18,25 @@ from stargap.spectra.prepare import NativeBatch, Smoother
 from stargap.theory.payne import Emulator
 from stargap.theory.sampling import cubic
 
-__all__ = ["Templates", "Velocities", "emulator_templates", "measure_velocity"]
+__all__ = [
+    "Templates",
+    "Velocities",
+    "emulator_templates",
+    "measure_velocity",
+    "refine_velocity",
+    "templates_at",
+]
 
 RANGE = 1000.0
 LAG = 0.5
 """Step of the search in native pixels (35 km/s)."""
-COVERED = (6600.0, 8970.0)
-"""Wavelengths used (A): TiO band heads of the models bluer than this are off by several km/s."""
-SMOOTHING = 10.0
+COVERED = (5930.0, 8970.0)
+"""Wavelengths used (A)."""
+SMOOTHING = 15.0
 """Width of the running mean that is divided out (A): narrower than for labels, to leave lines rather than bands."""
-ERROR_FLOOR = 0.02
+ERROR_FLOOR = (0.02, 0.10, 6600.0)
+"""What models cannot reproduce, a fraction of the flux: redward and blueward of a wavelength (A). TiO band heads of the
+models bluer than 6600 A are off by several km/s; at low S/N those pixels still help."""
 FINE = 4
 """Template pixels per native pixel."""
 
@@ -79,17 +88,22 @@ class Velocities:
     flags: Tensor
 
 
-@cache
-def emulator_templates(emulator: Emulator) -> Templates:
-    """Return templates of an emulator: every 200 K, [M/H] -1, -0.5, 0 and 0.4, log g 4.8, [a/M] of the prior."""
-    teff = np.arange(emulator.card.lower[0], emulator.card.upper[0] + 1, 200.0)
-    nodes = np.array([(t, 4.8, m, float(alpha_relation(m))) for t in teff for m in (-1.0, -0.5, 0.0, 0.4)])
-    flux = emulator.flux(torch.as_tensor(nodes))
+def templates_at(emulator: Emulator, labels: Tensor) -> Templates:
+    """Return an emulator's spectra at `labels` ``(template, 4)`` as templates."""
+    flux = emulator.flux(labels)
     flux = flux / flux.mean(dim=1, keepdim=True)
     support, step = STARGAP.support, LATTICE.step / FINE
     first = float(np.log10(support[0]))
     fine = 10.0 ** (first + step * np.arange(int((np.log10(support[-1]) - first) / step)))
     return Templates(cubic(flux, torch.as_tensor((fine - support[0]) / STARGAP.step)), first, step)
+
+
+@cache
+def emulator_templates(emulator: Emulator) -> Templates:
+    """Return the search templates: every 200 K, [M/H] -1, -0.5, 0 and 0.4, log g 4.8, [a/M] of the prior."""
+    teff = np.arange(emulator.card.lower[0], emulator.card.upper[0] + 1, 200.0)
+    nodes = np.array([(t, 4.8, m, float(alpha_relation(m))) for t in teff for m in (-1.0, -0.5, 0.0, 0.4)])
+    return templates_at(emulator, torch.as_tensor(nodes))
 
 
 @cache
@@ -119,7 +133,6 @@ def measure_velocity(
     templates: Templates,
     *,
     only: Tensor | None = None,
-    zero_point: Callable[[int], float] | None = None,
     slots: int = 64,
     least_pixels: int = 100,
 ) -> Velocities:
@@ -134,80 +147,148 @@ def measure_velocity(
         native: spectra on the lattice.
         templates: what to compare with.
         only: restrict each star to one template, ``(star,)``.
-        zero_point: hook for a correction by plate or spectrograph: row number to km/s, subtracted from the velocity.
         slots: see `levenberg_marquardt`.
         least_pixels: rows with fewer good pixels get no velocity.
     """
     stars = len(native)
-    wave = LATTICE.wavelength
-    usable = (wave > COVERED[0]) & (wave < COVERED[1]) & ~STARGAP.window_mask(wave, "observed")
-    weight = ((native.ivar > 0) & torch.as_tensor(usable)).float()
-    smooth = _native_smoother()
-    normal, ivar = _normalised(native, weight, smooth)
-    pixels = (ivar > 0).sum(dim=1)
-    flags = torch.zeros(stars, dtype=torch.long)
-    flags[pixels < least_pixels] |= int(Flag.TOO_FEW_PIXELS)
-
+    weight = _weights(native)
+    normal, ivar = _normalised(native, weight)
+    alive = (ivar > 0).sum(dim=1) >= least_pixels
     velocity, first, second, two, choice = _search(normal, ivar, templates, only)
-    alive = pixels >= least_pixels
+
     rows = torch.arange(2 * stars) % max(stars, 1)
     lag = torch.cat([first, second])
-    which, begin = choice[rows, lag], velocity[lag]
-
-    in_rest = wave / (1 + begin[:, None].numpy() / SPEED_OF_LIGHT)
-    outside = torch.as_tensor(~STARGAP.window_mask(in_rest, "rest")).float()
-    problem_weight = weight[rows] * outside
-    held = smooth(problem_weight).clamp_min(STARGAP.least_kernel_weight)
-    problem_normal, problem_ivar = _normalised(native[rows], problem_weight, smooth)
     wanted = torch.nonzero(torch.cat([alive, alive & two]))[:, 0]
+    fit = _fit(native, weight, templates, rows, choice[rows, lag], velocity[lag], wanted, slots)
+
+    pair = fit.chi2.view(2, stars)
+    winner = pair.argmin(dim=0)
+    at = torch.arange(stars)
+    problem, rival = at + winner * stars, at + (1 - winner) * stars
+    noise = fit.reduced[problem].clamp_min(1.0)
+    flags = torch.where(alive, fit.flags[problem], int(Flag.TOO_FEW_PIXELS))
+    close = pair[1 - winner, at] - pair[winner, at] < 25.0 * noise
+    apart = (fit.rv[rival] - fit.rv[problem]).abs() > 100.0
+    flags[alive & close & apart] |= int(Flag.RV_AMBIGUOUS)
+    return Velocities(fit.rv[problem], fit.error[problem], choice[at, lag[problem]], fit.reduced[problem], flags)
+
+
+def refine_velocity(
+    native: NativeBatch, velocities: Velocities, templates: Templates, *, slots: int = 64
+) -> Velocities:
+    """Measure again from known velocities, each star against the template of its own row.
+
+    A template at the star's own labels halves what the mismatch of a coarse set costs. Rows whose fit does not end
+    within 200 km/s of its start keep what they had.
+
+    Args:
+        native: spectra on the lattice.
+        velocities: from `measure_velocity`.
+        templates: one a star, ``(star, fine)``; rows that are not finite are left alone.
+        slots: see `levenberg_marquardt`.
+    """
+    stars = torch.arange(len(native))
+    usable = torch.isfinite(velocities.rv) & torch.isfinite(templates.flux).all(dim=1)
+    sound = Templates(torch.where(usable[:, None], templates.flux, 1.0), templates.first, templates.step)
+    begin = torch.where(usable, velocities.rv, 0.0)
+    fit = _fit(native, _weights(native), sound, stars, stars, begin, torch.nonzero(usable)[:, 0], slots)
+    better = usable & ((fit.rv - velocities.rv).abs() < 200.0)
+    return Velocities(
+        torch.where(better, fit.rv, velocities.rv),
+        torch.where(better, fit.error, velocities.error),
+        velocities.template,
+        torch.where(better, fit.reduced, velocities.chi2),
+        torch.where(better, fit.flags | (velocities.flags & int(Flag.RV_AMBIGUOUS)), velocities.flags),
+    )
+
+
+class _Fit(NamedTuple):
+    rv: Tensor
+    error: Tensor
+    chi2: Tensor
+    reduced: Tensor
+    flags: Tensor
+
+
+def _weights(native: NativeBatch) -> Tensor:
+    wave = LATTICE.wavelength
+    usable = (wave > COVERED[0]) & (wave < COVERED[1]) & ~STARGAP.window_mask(wave, "observed")
+    return ((native.ivar > 0) & torch.as_tensor(usable)).float()
+
+
+def _fit(
+    native: NativeBatch,
+    weight: Tensor,
+    templates: Templates,
+    rows: Tensor,
+    which: Tensor,
+    begin: Tensor,
+    wanted: Tensor,
+    slots: int,
+) -> _Fit:
+    """Fit velocity and amplitude of problems; problem p compares row ``rows[p]`` with template ``which[p]``."""
+    smooth = _native_smoother()
+    in_rest = LATTICE.wavelength / (1 + begin[:, None].numpy() / SPEED_OF_LIGHT)
+    mask = weight[rows] * torch.as_tensor(~STARGAP.window_mask(in_rest, "rest")).float()
+    held = smooth(mask).clamp_min(STARGAP.least_kernel_weight)
+    normal, ivar = _normalised(native[rows], mask)
 
     def evaluate(theta: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
         flux, slope = templates.at(which[problem], theta[:, 0])
-        mask, kernel = problem_weight[problem], held[problem]
-        level = (smooth(flux * mask) / kernel).clamp_min(1e-30)
+        use, kernel = mask[problem], held[problem]
+        level = (smooth(flux * use) / kernel).clamp_min(1e-30)
         shape = flux / level - 1
-        moved = (slope - (shape + 1) * (smooth(slope * mask) / kernel)) / level
+        moved = (slope - (shape + 1) * (smooth(slope * use) / kernel)) / level
         amplitude = theta[:, 1:].float()
         return 1 + amplitude * shape, torch.stack([amplitude * moved, shape], dim=1)
 
     start = torch.stack([begin.clamp(-RANGE, RANGE), torch.ones_like(begin)], dim=1)
-    fit = levenberg_marquardt(
-        evaluate, problem_normal, problem_ivar, start[wanted],
-        lower=torch.tensor([-RANGE, 0.0]), upper=torch.tensor([RANGE, 3.0]), rows=wanted, slots=slots,
+    result = levenberg_marquardt(
+        evaluate,
+        normal,
+        ivar,
+        start[wanted],
+        lower=torch.tensor([-RANGE, 0.0]),
+        upper=torch.tensor([RANGE, 3.0]),
+        rows=wanted,
+        slots=slots,
     )
-    done = torch.full((2 * stars,), -1)
-    done[wanted] = torch.arange(len(wanted))
-    measured = torch.nonzero(alive)[:, 0]
-    attempt = done.view(2, stars)[:, measured]
-    attempt_chi2 = torch.where(attempt >= 0, fit.chi2[attempt], torch.inf)
-    winner = attempt_chi2.argmin(dim=0)
-    at = torch.arange(len(measured))
-    fitted = attempt[winner, at]
-    problem = measured + winner * stars
-    rival, rival_rv = attempt_chi2[1 - winner, at], fit.parameters[attempt[1 - winner, at], 0]
 
-    best, best_chi2 = fit.parameters[fitted], fit.chi2[fitted]
-    good = (problem_ivar[problem] > 0).sum(dim=1)
-    reduced = best_chi2 / (good - 2).clamp_min(1)
-    rv, error, chi2 = (torch.full((stars,), torch.nan, dtype=torch.float64) for _ in range(3))
-    template = torch.zeros(stars, dtype=torch.long)
-    rv[measured], chi2[measured], template[measured] = best[:, 0], reduced, which[problem]
-    error[measured] = _errors(evaluate, best, problem, problem_ivar, native, rows, problem_weight, smooth, slots) * (
-        reduced.clamp_min(1.0).sqrt()
-    )
-    drop = (problem_ivar[problem] * (problem_normal[problem] - 1).square()).sum(dim=1).double() - best_chi2
+    spread = torch.zeros(len(wanted), dtype=torch.float64)
+    for first in range(0, len(wanted), slots):
+        chunk = torch.arange(first, first + slots).clamp_max(len(wanted) - 1)
+        p = wanted[chunk]
+        _, jacobian = evaluate(result.parameters[chunk], p)
+        weighted = jacobian * ivar[p][:, None]
+        inverse = torch.linalg.pinv((weighted @ jacobian.transpose(1, 2)).double(), hermitian=True)
+        star = native[rows[p]]
+        level = (smooth(star.flux * mask[p]) / held[p]).clamp_min(1e-30)
+        noise = torch.where(ivar[p] > 0, star.ivar.clamp_min(1e-10).rsqrt() / level, 0.0)
+        scaled = (weighted * noise[:, None]).double()
+        spread[chunk] = (inverse @ (scaled @ scaled.transpose(1, 2)) @ inverse)[:, 0, 0].clamp_min(0).sqrt()
 
-    def mark(flag: Flag, where: Tensor) -> None:
-        flags[measured[where]] |= int(flag)
-
+    good = (ivar[wanted] > 0).sum(dim=1)
+    reduced = result.chi2 / (good - 2).clamp_min(1)
     noise = reduced.clamp_min(1.0)
-    edge = best[:, 0].abs() > RANGE - 2 * LATTICE.velocity_step * LAG
-    mark(Flag.RV_EDGE, edge)
-    mark(Flag.RV_WEAK, (drop < 25.0 * noise) | (best[:, 1] <= 0) | (fit.status[fitted] == int(Status.NOT_FINITE)))
-    mark(Flag.RV_AMBIGUOUS, (rival - best_chi2 < 25.0 * noise) & ((rival_rv - best[:, 0]).abs() > 100.0))
-    if zero_point is not None:
-        rv -= torch.tensor([zero_point(row) for row in range(stars)], dtype=torch.float64)
-    return Velocities(rv, error, template, chi2, flags)
+    signal = (ivar[wanted] * (normal[wanted] - 1).square()).sum(dim=1).double() - result.chi2
+    rv, amplitude = result.parameters[:, 0], result.parameters[:, 1]
+    weak = (signal < 25.0 * noise) | (amplitude <= 0) | (result.status == int(Status.NOT_FINITE))
+    edge = rv.abs() > RANGE - 2 * LATTICE.velocity_step * LAG
+    flags = torch.where(weak, int(Flag.RV_WEAK), 0) | torch.where(edge, int(Flag.RV_EDGE), 0)
+
+    def spread_out(values: Tensor, empty: float) -> Tensor:
+        whole = torch.full((len(rows),), empty, dtype=values.dtype)
+        whole[wanted] = values
+        return whole
+
+    nan = torch.nan
+    return _Fit(
+        spread_out(rv, nan),
+        spread_out(spread * noise.sqrt(), nan),
+        spread_out(result.chi2, torch.inf),
+        spread_out(reduced, nan),
+        spread_out(flags, 0),
+    )
 
 
 def _search(
@@ -236,31 +317,13 @@ def _search(
     return velocity, first, second, two, choice
 
 
-def _normalised(native: NativeBatch, weight: Tensor, smooth: Smoother) -> tuple[Tensor, Tensor]:
+def _normalised(native: NativeBatch, weight: Tensor) -> tuple[Tensor, Tensor]:
+    smooth = _native_smoother()
     held = smooth(weight)
     level = smooth(native.flux * weight) / held.clamp_min(STARGAP.least_kernel_weight)
     usable = (weight > 0) & (held >= STARGAP.least_kernel_weight) & (level > 0)
     level = torch.where(usable, level, 1.0)
     normal = torch.where(usable, native.flux / level, 1.0)
-    variance = 1.0 / (native.ivar.clamp_min(1e-10) * level.square()) + ERROR_FLOOR**2
+    floor = torch.where(torch.as_tensor(LATTICE.wavelength) > ERROR_FLOOR[2], ERROR_FLOOR[0], ERROR_FLOOR[1]).float()
+    variance = 1.0 / (native.ivar.clamp_min(1e-10) * level.square()) + floor.square()
     return normal, torch.where(usable, 1.0 / variance, 0.0)
-
-
-def _errors(
-    evaluate: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], best: Tensor, problem: Tensor, weight: Tensor,
-    native: NativeBatch, rows: Tensor, mask: Tensor, smooth: Smoother, slots: int,
-) -> Tensor:
-    spread = torch.zeros(len(problem), dtype=torch.float64)
-    for first in range(0, len(problem), slots):
-        chunk = torch.arange(first, first + slots).clamp_max(len(problem) - 1)
-        p = problem[chunk]
-        _, jacobian = evaluate(best[chunk], p)
-        weighted = jacobian * weight[p][:, None]
-        inverse = torch.linalg.pinv((weighted @ jacobian.transpose(1, 2)).double(), hermitian=True)
-        star = native[rows[p]]
-        held = smooth(mask[p]).clamp_min(STARGAP.least_kernel_weight)
-        level = (smooth(star.flux * mask[p]) / held).clamp_min(1e-30)
-        noise = torch.where(weight[p] > 0, star.ivar.clamp_min(1e-10).rsqrt() / level, 0.0)
-        scaled = (weighted * noise[:, None]).double()
-        spread[chunk] = (inverse @ (scaled @ scaled.transpose(1, 2)) @ inverse)[:, 0, 0].clamp_min(0).sqrt()
-    return spread

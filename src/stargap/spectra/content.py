@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import SpectrumError
-from stargap.spectra.hdu import Value
+from stargap.spectra.fitsfile import Value
 from stargap.spectra.spectrum import Facts, Spectrum
 
 __all__ = [

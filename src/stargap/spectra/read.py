@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from astropy.io import fits
+
 from stargap.errors import SpectrumError
-from stargap.spectra.fitsfile import open_fits
-from stargap.spectra.hdu import Hdu
+from stargap.spectra.fitsfile import DAMAGE, column_names, open_fits
 from stargap.spectra.lamost import is_medium_resolution, parse_lamost
 from stargap.spectra.sdss import parse_sdss
 from stargap.spectra.spectrum import Spectrum
 
 __all__ = ["read_spectrum"]
 
-_DAMAGE = (OSError, EOFError, zlib.error, LookupError, ValueError, TypeError, ArithmeticError, MemoryError)
 _LAMOST_COLUMNS = {"FLUX", "IVAR", "WAVELENGTH"}
 
 
@@ -38,23 +37,26 @@ def read_spectrum(path: str | Path) -> Spectrum:
         no-such-file.fits: the file does not exist
     """
     try:
-        return _parse(open_fits(path), path)
-    except _DAMAGE as error:
+        with np.errstate(all="ignore"), open_fits(path) as hdul:
+            return _parse(hdul, path)
+    except DAMAGE as error:
         raise SpectrumError(path, f"damaged content ({type(error).__name__})") from error
 
 
-def _parse(hdul: Sequence[Hdu], path: str | Path) -> Spectrum:
+def _parse(hdul: fits.HDUList, path: str | Path) -> Spectrum:
     if is_medium_resolution(hdul, path):
         reason = "a medium-resolution (MRS) file: stargap reads low-resolution spectra"
         raise SpectrumError(path, reason)
-    tables = [set(hdu.columns) for hdu in hdul if hdu.is_table]
+    tables = [column_names(hdu) for hdu in hdul]
     if any("LOGLAM" in columns and columns & _LAMOST_COLUMNS for columns in tables):
         return parse_sdss(hdul, path)
-    if len(hdul[0].shape) == 2 or any(len(columns & _LAMOST_COLUMNS) > 1 for columns in tables):
+    if hdul[0].header["NAXIS"] == 2 or any(len(columns & _LAMOST_COLUMNS) > 1 for columns in tables):
         return parse_lamost(hdul, path)
     raise SpectrumError(path, f"no LAMOST or SDSS spectrum in it ({_describe(hdul)})")
 
 
-def _describe(hdul: Sequence[Hdu]) -> str:
-    kinds = ["a table" if hdu.is_table else f"{len(hdu.shape)}-D data" for hdu in hdul[:4]]
+def _describe(hdul: fits.HDUList) -> str:
+    kinds = [
+        "a table" if isinstance(hdu, fits.BinTableHDU) else f"{hdu.header['NAXIS']}-D data" for hdu in hdul[:4]
+    ]
     return "HDUs hold " + ", ".join(kinds) + (" ..." if len(hdul) > 4 else "")

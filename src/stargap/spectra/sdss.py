@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 
 from stargap.errors import SpectrumError
 from stargap.spectra.content import check_spectrum, fact_angle, fact_int, fact_number, fact_text, snr_by_band
-from stargap.spectra.hdu import Hdu, Value
+from stargap.spectra.fitsfile import Value, card, column_names
 from stargap.spectra.spectrum import Facts, Spectrum
 
 __all__ = ["KILLING_BITS", "parse_sdss"]
@@ -25,7 +25,7 @@ _PIPELINE_COLUMNS = (
 )
 
 
-def parse_sdss(hdul: Sequence[Hdu], path: str | Path) -> Spectrum:
+def parse_sdss(hdul: fits.HDUList, path: str | Path) -> Spectrum:
     """Read a ``spec`` file: the table with ``loglam`` (HDU 1, COADD), facts from HDU 0 and the table SPALL.
 
     Wavelengths are ``10**loglam``: vacuum, heliocentric. Column names may be upper or lower case.
@@ -40,21 +40,21 @@ def parse_sdss(hdul: Sequence[Hdu], path: str | Path) -> Spectrum:
     ``lmjd`` is SDSS's MJD, ``plan_id`` the plate (or field), ``designation`` ``spec-PLATE-MJD-FIBER``.
 
     Args:
-        hdul: HDUs as ``fitsfile.open_fits`` returns them.
+        hdul: HDUs as ``fitsfile.open_fits`` gives them.
         path: of the file, for facts and errors.
 
     Raises:
         SpectrumError: columns are missing, or the content does not pass ``content.check_spectrum``.
     """
-    table = next(hdu for hdu in hdul if hdu.is_table and "LOGLAM" in hdu.columns)
+    table = next(hdu for hdu in hdul if "LOGLAM" in column_names(hdu))
+    columns = column_names(table)
     for name in ("FLUX", "IVAR"):
-        if name not in table.columns:
+        if name not in columns:
             raise SpectrumError(path, f"no {name} column")
-    flux, ivar, loglam = (table.column(name) for name in ("FLUX", "IVAR", "LOGLAM"))
-    bits = table.column("AND_MASK") if "AND_MASK" in table.columns else np.zeros(flux.shape)
-    with np.errstate(over="ignore", invalid="ignore"):
-        wavelength = 10.0 ** loglam.astype(np.float64)
-        killed = (bits.astype(np.int64) & sum(1 << bit for bit in KILLING_BITS)) != 0
+    flux, ivar, loglam = (table.data[name] for name in ("FLUX", "IVAR", "LOGLAM"))
+    bits = table.data["AND_MASK"] if "AND_MASK" in columns else np.zeros(flux.shape)
+    wavelength = 10.0 ** loglam.astype(np.float64)
+    killed = (bits.astype(np.int64) & sum(1 << bit for bit in KILLING_BITS)) != 0
     facts = _facts(hdul, path)
     spectrum = check_spectrum(path, wavelength, flux, ivar, killed, facts)
     if facts.snr_source == "header":
@@ -63,11 +63,11 @@ def parse_sdss(hdul: Sequence[Hdu], path: str | Path) -> Spectrum:
     return replace(spectrum, facts=replace(facts, snr_source="ivar", **snr))
 
 
-def _facts(hdul: Sequence[Hdu], path: str | Path) -> Facts:
+def _facts(hdul: fits.HDUList, path: str | Path) -> Facts:
     row, snr = _pipeline_row(hdul)
 
     def first(*keys: str) -> Value:
-        values = (value for key in keys for value in (hdul[0].value(key), row.get(key)))
+        values = (value for key in keys for value in (card(hdul[0].header, key), row.get(key)))
         return next((value for value in values if fact_text(value) is not None), None)
 
     plate = first("PLATE", "PLATEID", "FIELD", "FIELDID")
@@ -95,16 +95,17 @@ def _facts(hdul: Sequence[Hdu], path: str | Path) -> Facts:
     )
 
 
-def _pipeline_row(hdul: Sequence[Hdu]) -> tuple[dict[str, Value], dict[str, Any]]:
-    table = next((hdu for hdu in hdul if hdu.is_table and {"CLASS", "Z"} <= hdu.columns.keys()), None)
-    if table is None or table.shape[0] != 1:
+def _pipeline_row(hdul: fits.HDUList) -> tuple[dict[str, Value], dict[str, Any]]:
+    table = next((hdu for hdu in hdul if {"CLASS", "Z"} <= column_names(hdu)), None)
+    if table is None or len(table.data) != 1:
         return {}, {}
+    columns = column_names(table)
     row: dict[str, Value] = {}
     for name in _PIPELINE_COLUMNS:
-        if name in table.columns:
-            item = table.column(name)[0, 0].item()
-            row[name] = item.decode("ascii", "replace").strip("\0 ") if isinstance(item, bytes) else item
-    medians = table.column("SN_MEDIAN")[0].tolist() if "SN_MEDIAN" in table.columns else []
+        if name in columns:
+            item = np.asarray(table.data[name]).flat[0].item()
+            row[name] = item.decode("ascii", "replace") if isinstance(item, bytes) else item
+    medians = table.data["SN_MEDIAN"].ravel().tolist() if "SN_MEDIAN" in columns else []
     if len(medians) != len("ugriz"):
         return row, {}
     return row, {f"snr_{band}": fact_number(value) for band, value in zip("ugriz", medians, strict=True)}

@@ -1,0 +1,1 @@
+"""Synthetic spectra: grid readers, broadening, the emulator."""

@@ -24,7 +24,15 @@ from stargap.theory.broadening import broaden_constant_resolution
 from stargap.theory.grids import Grid
 from stargap.theory.sampling import cubic
 
-__all__ = ["Emulator", "EmulatorCard", "Training", "emulator_error", "fit_emulator", "shipped_emulator", "targets"]
+__all__ = [
+    "Emulator",
+    "EmulatorCard",
+    "Training",
+    "emulator_error",
+    "fit_emulator",
+    "shipped_emulator",
+    "targets",
+]
 
 KIND, VERSION = "payne", 1
 
@@ -51,10 +59,10 @@ class EmulatorCard(Card):
 
 
 class Emulator(nn.Module):
-    """Labels to the natural logarithm of the surface flux, broadened to ``card.resolution``, on ``STARGAP.support``.
+    """Labels to ln surface flux, broadened to ``card.resolution``, on ``STARGAP.support``.
 
-    A perceptron with two hidden layers gives the coefficients of a fixed linear basis: log f = level + mean + basis c(y).
-    Labels are teff (K), logg, m_h, a_m (dex); inside, 5040/teff and the rest are scaled to -1..1.
+    A perceptron with two hidden layers gives the coefficients of a fixed linear basis: log f = level + mean +
+    basis c(y). Labels are teff (K), logg, m_h, a_m (dex); inside, 5040/teff and the rest are scaled to -1..1.
 
     Example:
         >>> emulator = shipped_emulator()
@@ -148,20 +156,25 @@ class Emulator(nn.Module):
         wanted = {"pixel_grid": _support_digest(), "labels": LABELS}
         for name, value in wanted.items():
             if getattr(card, name) != value:
-                raise ModelError(f"{path}: {name} of the model is {getattr(card, name)!r}, this version needs {value!r}")
+                msg = f"{path}: {name} of the model is {getattr(card, name)!r}, this version needs {value!r}"
+                raise ModelError(msg)
         sizes = (len(card.lower), len(card.upper), len(card.labels))
         if not (len(set(sizes)) == 1 and 0 < card.hidden <= 4096 and 0 < card.basis <= 4096):
-            raise ModelError(f"{path}: sizes in the card are impossible (bounds {sizes}, hidden {card.hidden}, basis {card.basis})")
+            msg = f"{path}: sizes in the card are impossible (bounds {sizes}, hidden {card.hidden}, basis {card.basis})"
+            raise ModelError(msg)
         if card.wavelength != _support_range():
-            raise ModelError(f"{path}: the model covers {card.wavelength}, this version needs {_support_range()}")
+            msg = f"{path}: the model covers {card.wavelength}, this version needs {_support_range()}"
+            raise ModelError(msg)
         emulator = cls(card)
         expected = {name: tuple(tensor.shape) for name, tensor in emulator.state_dict().items()}
         present = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if expected != present:
             odd = sorted({*expected.items()} ^ {*present.items()})
-            raise ModelError(f"{path}: tensors do not match the architecture: {odd[:4]}")
+            msg = f"{path}: tensors do not match the architecture: {odd[:4]}"
+            raise ModelError(msg)
         if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-            raise ModelError(f"{path}: the model holds values that are not finite")
+            msg = f"{path}: the model holds values that are not finite"
+            raise ModelError(msg)
         emulator.load_state_dict(tensors)
         return emulator.eval().requires_grad_(False)
 
@@ -184,19 +197,23 @@ def shipped_emulator() -> Emulator:
 
 
 def targets(grid: Grid, resolution: float) -> Tensor:
-    """Return ln flux of a synthetic grid broadened to `resolution` on ``STARGAP.support``, ``(spectrum, support)`` float64.
+    """Return ln flux of a grid broadened to `resolution` on ``STARGAP.support``, ``(spectrum, support)`` float64.
 
     Raises:
         UsageError: the grid does not cover the support.
     """
     support = STARGAP.support
     if grid.wavelength[0] > support[0] or grid.wavelength[-1] < support[-1]:
-        raise UsageError(f"the grid {grid.name} covers {grid.wavelength[0]:.0f}-{grid.wavelength[-1]:.0f} A; "
-                         f"{support[0]:.0f}-{support[-1]:.0f} A are needed")
+        msg = (
+            f"the grid {grid.name} covers {grid.wavelength[0]:.0f}-{grid.wavelength[-1]:.0f} A; "
+            f"{support[0]:.0f}-{support[-1]:.0f} A are needed"
+        )
+        raise UsageError(msg)
     step = np.log(grid.wavelength[-1] / grid.wavelength[0]) / (grid.wavelength.size - 1)
     uniform = grid.wavelength[0] * np.exp(step * np.arange(grid.wavelength.size))
     if not np.allclose(uniform, grid.wavelength, rtol=1e-7, atol=0):
-        raise UsageError(f"the grid {grid.name} is not uniform in log wavelength: read it with stargap.theory.grids.read_grid")
+        msg = f"the grid {grid.name} is not uniform in log wavelength: read it with stargap.theory.grids.read_grid"
+        raise UsageError(msg)
     flux = broaden_constant_resolution(
         grid.wavelength, grid.flux, resolution, source_resolution=grid.resolution or np.inf
     )
@@ -222,7 +239,7 @@ class Training:
 
 def fit_emulator(
     grid: Grid,
-    settings: Training = Training(),  # noqa: B008
+    settings: Training = Training(),
     *,
     progress: Callable[[int, int, float], Any] | None = None,
 ) -> tuple[Emulator, NDArray[np.int64]]:
@@ -248,7 +265,9 @@ def fit_emulator(
     log_flux = targets(grid, settings.resolution)
     smooth = smoother_for(STARGAP)
     flux = (log_flux - log_flux.mean(dim=1, keepdim=True)).exp().float()
-    log_continuum = (smooth(flux) / smooth(torch.ones_like(flux[:1]))).double().log() + log_flux.mean(dim=1, keepdim=True)
+    log_continuum = (smooth(flux) / smooth(torch.ones_like(flux[:1]))).double().log() + log_flux.mean(
+        dim=1, keepdim=True
+    )
     joint = torch.cat([log_flux - log_continuum, 0.1 * log_continuum], dim=1)
     mean = joint[train].mean(dim=0)
     vectors = torch.linalg.svd(joint[train] - mean, full_matrices=False).Vh[: settings.basis]
@@ -260,11 +279,22 @@ def fit_emulator(
     low, high = inputs.amin(dim=0), inputs.amax(dim=0)
     spread = wanted[train].square().mean(dim=0).sqrt()
     card = EmulatorCard(
-        kind=KIND, version=VERSION, stargap=__version__, pixel_grid=_support_digest(), wavelength=_support_range(),
-        resolution=settings.resolution, labels=LABELS,
-        lower=tuple(labels.amin(dim=0).tolist()), upper=tuple(labels.amax(dim=0).tolist()),
-        hidden=settings.hidden, basis=settings.basis, training_data=grid.name, citation=grid.citation,
-        seed=settings.seed, spectra=(len(train), len(validation)), validation={},
+        kind=KIND,
+        version=VERSION,
+        stargap=__version__,
+        pixel_grid=_support_digest(),
+        wavelength=_support_range(),
+        resolution=settings.resolution,
+        labels=LABELS,
+        lower=tuple(labels.amin(dim=0).tolist()),
+        upper=tuple(labels.amax(dim=0).tolist()),
+        hidden=settings.hidden,
+        basis=settings.basis,
+        training_data=grid.name,
+        citation=grid.citation,
+        seed=settings.seed,
+        spectra=(len(train), len(validation)),
+        validation={},
     )
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -273,9 +303,7 @@ def fit_emulator(
     emulator.scale.copy_(2 / (high - low).clamp_min(1e-6))
     gain = (spread / spread[0]).sqrt()
     goal = (wanted / spread[0]).float()
-    optimiser = torch.optim.AdamW(
-        emulator.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimiser = torch.optim.AdamW(emulator.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
     )
@@ -308,15 +336,25 @@ def fit_emulator(
     emulator.mean.copy_(mean_log_flux - mean_log_flux.mean())
     emulator.basis.copy_(vectors[:, :half] + 10.0 * vectors[:, half:])
     errors = emulator_error(emulator, grid, rows=validation)
-    emulator.card = card.model_copy(update={"validation": {
-        "median": float(np.median(errors)), "percentile_99": float(np.quantile(errors, 0.99)),
-        "largest": float(errors.max()), "fraction_within_1_percent": float((errors <= 0.01).mean()),
-    }})
+    emulator.card = card.model_copy(
+        update={
+            "validation": {
+                "median": float(np.median(errors)),
+                "percentile_99": float(np.quantile(errors, 0.99)),
+                "largest": float(errors.max()),
+                "fraction_within_1_percent": float((errors <= 0.01).mean()),
+            }
+        }
+    )
     return emulator, validation
 
 
 def emulator_error(
-    emulator: Emulator, grid: Grid, *, rows: Sequence[int] | NDArray[np.int64] | None = None, pixels: PixelGrid = STARGAP
+    emulator: Emulator,
+    grid: Grid,
+    *,
+    rows: Sequence[int] | NDArray[np.int64] | None = None,
+    pixels: PixelGrid = STARGAP,
 ) -> NDArray[np.float64]:
     """Return eq. 1 of the paper for each spectrum: the mean over pixels of ``|F_model - F_recon| / F_model``.
 

@@ -27,7 +27,12 @@ def cubic(values: Tensor, place: Tensor) -> Tensor:
     place = place.expand(values.shape[0], -1).clamp(0, last)
     left = place.floor().long().clamp(1, last - 2)
     t = (place - left).to(values.dtype)
-    weights = (-t * (t - 1) * (t - 2) / 6, (t + 1) * (t - 1) * (t - 2) / 2, -(t + 1) * t * (t - 2) / 2, (t + 1) * t * (t - 1) / 6)
+    weights = (
+        -t * (t - 1) * (t - 2) / 6,
+        (t + 1) * (t - 1) * (t - 2) / 2,
+        -(t + 1) * t * (t - 2) / 2,
+        (t + 1) * t * (t - 1) / 6,
+    )
     return sum(
         (weight * values.gather(1, left + offset) for weight, offset in zip(weights, (-1, 0, 1, 2), strict=True)),
         start=torch.zeros_like(t),

@@ -1,0 +1,1 @@
+"""Comparison with other work, figures and reports."""

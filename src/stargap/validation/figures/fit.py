@@ -41,7 +41,7 @@ def fit_figure(columns: Columns, fitted: Fitted, row: int) -> Figure:
     native = np.where(good, fitted.native.flux[row].numpy(), np.nan)
     used = star.good[row].numpy()
     flux, sigma = star.flux[row].numpy(), star.sigma[row].numpy()
-    model = fitted.fit.model[row].numpy()
+    model = np.where(star.continuum[row].numpy() > 0, fitted.fit.model[row].numpy(), np.nan)
     continuum = np.where(star.continuum[row].numpy() > 0, star.continuum[row].numpy(), np.nan)
 
     figure = Figure(figsize=(10, 6.6), layout="constrained")
@@ -56,7 +56,7 @@ def fit_figure(columns: Columns, fitted: Fitted, row: int) -> Figure:
 
     middle.plot(wave, np.where(used, flux, np.nan), color=DATA, lw=0.7, label="normalised data")
     middle.plot(wave, model, color=MODEL, lw=0.8, alpha=0.9, label="model")
-    spread = np.concatenate([flux[used], model[np.isfinite(model)]])
+    spread = np.concatenate([flux[used], model[used]])
     if spread.size:
         low, high = np.percentile(spread, [0.3, 99.7])
         middle.set_ylim(low - 0.15 * (high - low), high + 0.3 * (high - low))
@@ -73,7 +73,15 @@ def fit_figure(columns: Columns, fitted: Fitted, row: int) -> Figure:
     bottom.set_xlim(wave[0], wave[-1])
     for axis in (top, middle, bottom):
         axis.fill_between(
-            wave, 0, 1, where=~used, transform=axis.get_xaxis_transform(), color=SHADE, alpha=0.12, lw=0, step="mid"
+            wave,
+            0,
+            1,
+            where=~used,
+            transform=axis.get_xaxis_transform(),
+            color=SHADE,
+            alpha=0.12,
+            lw=0,
+            step="mid",
         )
         axis.tick_params(direction="in", top=True, right=True)
     figure.suptitle(_title(columns, row), fontsize=9)

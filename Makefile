@@ -1,0 +1,49 @@
+# Everything a new machine needs is Python 3.11 or later, make and git.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA ?= ../shared/data
+
+.PHONY: help demo test lint benchmarks emulator results-real-stars lock clean
+
+help:
+	@echo "make demo                simulate a few hundred LAMOST files, measure them, compare with the truth"
+	@echo "make test                style, types, tests and doctests"
+	@echo "make benchmarks          speeds, as a table with ratios against scipy and numpy"
+	@echo "make results-real-stars  docs/results/real-stars.md, from the spectra in $(DATA)/lamost"
+	@echo "make emulator            train the shipped emulator again, from $(DATA)/grid/marcs_ts_base.h5"
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "stargap needs Python 3.11 or later; set PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(READY)
+	$(BIN)/stargap demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmarks: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+emulator: $(READY)
+	$(BIN)/stargap emulator $(DATA)/grid/marcs_ts_base.h5 --output src/stargap/models
+
+results-real-stars: $(READY)
+	$(BIN)/python docs/results/make_real_stars.py --data $(DATA)
+
+lock: $(READY)
+	@{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \
+	| sed 's/ @ .*//; s/+cpu//'; } > requirements.lock.new && mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf $(VENV) stargap-demo

@@ -1,0 +1,196 @@
+"""Speeds of stargap beside scipy and numpy in the same run: ``make benchmarks``; ``--write`` makes docs/results/speed.md.
+
+Everything runs on simulated stars (seed 1), made and written by stargap.mock. A figure is the median of repeated runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from astropy.io import fits
+from rich.console import Console
+from rich.table import Table
+from scipy.ndimage import gaussian_filter1d
+from scipy.optimize import least_squares
+
+import stargap
+from stargap.measure.files import measure
+from stargap.measure.labels import EmulatorModel, Parameters, fit_labels
+from stargap.measure.velocity import emulator_templates, measure_velocity
+from stargap.mock.demo import write_mock_survey
+from stargap.mock.spectra import mock_stars
+from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP
+from stargap.spectra.prepare import normalise, prepare, to_lattice
+from stargap.spectra.read import read_spectrum
+from stargap.spectra.spectrum import Spectrum
+from stargap.theory.payne import shipped_emulator
+
+STARS = 1024
+BASELINE_STARS = 24
+
+
+def timed(work, repeats=5):
+    """Median seconds of `work()`, after one run that is not counted."""
+    work()
+    spent = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent)
+
+
+def gaussian_continuum_numpy(flux, weight, wave):
+    """The double sum of METHOD section 2 as one dense matrix product a star."""
+    kernel = np.exp(-0.5 * ((wave[:, None] - wave) / 30.0) ** 2)
+    return [flux[i] / ((kernel @ (flux[i] * weight[i])) / (kernel @ weight[i])) for i in range(len(flux))]
+
+
+def velocity_numpy(wave, normal, ivar, template_wave, templates):
+    """Chi-square at every 5 km/s for each template, one star at a time, then a parabola."""
+    velocity = np.arange(-1000.0, 1001.0, 5.0)
+    shifted = wave / (1 + velocity[:, None] / SPEED_OF_LIGHT)
+    best = []
+    for d, w in zip(normal, ivar, strict=True):
+        curves = []
+        for template in templates:
+            model = np.interp(shifted, template_wave, template)
+            curves.append(((d - model) ** 2 * w).sum(axis=1))
+        curve = np.min(curves, axis=0)
+        k = int(np.clip(curve.argmin(), 1, len(velocity) - 2))
+        a, b, c = curve[k - 1 : k + 2]
+        best.append(velocity[k] + 2.5 * (a - c) / (a - 2 * b + c))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="also write docs/results/speed.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    emulator = shipped_emulator()
+    stars = mock_stars(emulator, STARS, seed=1, survey_noise=True)
+    spectra = [Spectrum(stars.wavelength, f, i) for f, i in zip(stars.flux, stars.ivar, strict=True)]
+    rows = []
+
+    def row(what, unit, ours, goal, baseline=None, name=""):
+        ratio = "" if baseline is None else f"{baseline / ours:.1f}x"
+        rows.append((what, f"{1e3 * ours:.2f} ms", f"{1 / ours:.0f}/s", goal, unit, name,
+                     "" if baseline is None else f"{1e3 * baseline:.2f} ms", ratio))  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as temporary:
+        paths = write_mock_survey(Path(temporary) / "spectra", stars)
+        packed = paths[::2][:200]
+
+        def read_astropy():
+            for path in packed:
+                with fits.open(path, memmap=False) as hdul:
+                    data = hdul[0].data if len(hdul) == 1 else [hdul[1].data[name][0] for name in hdul[1].columns.names]
+                    [np.array(values, dtype=float) for values in data]
+
+        ours = timed(lambda: [read_spectrum(path) for path in packed], 3) / len(packed)
+        base = timed(read_astropy, 3) / len(packed)
+        row("read a .fits.gz file", "1 core", ours, "<= 4 ms", base, "astropy, no checks")
+
+        native = to_lattice(spectra)
+        rv = torch.as_tensor(stars.rv)
+        support = torch.rand(STARS, STARGAP.support.size) + 1
+        weight = (torch.rand_like(support) > 0.02).float()
+        ours = timed(lambda: normalise(support, weight)) / STARS
+        few = slice(0, BASELINE_STARS)
+        f, w = support[few].double().numpy(), weight[few].double().numpy()
+        base = timed(lambda: gaussian_continuum_numpy(f, w, STARGAP.support), 3) / BASELINE_STARS
+        row("pseudo-continuum, ivar-weighted", "2 threads", ours, "<= 0.3 ms", base, "numpy matrix product")
+        base = timed(
+            lambda: [x / (gaussian_filter1d(x * g, 30) / gaussian_filter1d(g, 30)) for x, g in zip(f, w, strict=True)]
+        )
+        row("  the same", "2 threads", ours, "", base / BASELINE_STARS, "scipy Gaussian filter")
+        ours = timed(lambda: prepare(native, rv)) / STARS
+        row("prepare: resample, normalise, mask", "2 threads", ours, "", None)
+
+        templates = emulator_templates(emulator)
+        ours = timed(lambda: measure_velocity(native, templates), 3) / STARS
+        wave = LATTICE.wavelength
+        use = (wave > 5930) & (wave < 8970)
+        fine = 10.0 ** (templates.first + templates.step * np.arange(templates.flux.shape[1]))
+        normal = (native.flux / native.flux.mean(dim=1, keepdim=True)).numpy()[few][:4, use].astype(float)
+        ivar = native.ivar.numpy()[few][:4, use].astype(float)
+        some = templates.flux.double().numpy()
+        base = timed(lambda: velocity_numpy(wave[use], normal, ivar, fine, some), 1) / 4
+        row("velocity, +-1000 km/s, 36 templates", "2 threads", ours, "<= 3 ms", base, "numpy, one star at a time")
+
+        prepared = prepare(native, rv)
+        model = EmulatorModel(emulator, prepared)
+        box = Parameters(emulator.card.lower, emulator.card.upper)
+        ours = timed(lambda: fit_labels(prepared, model, emulator, box), 3) / STARS
+        low, high = (side.numpy() for side in box.bounds())
+
+        def fit_scipy():
+            for star in range(BASELINE_STARS):
+                good = prepared.good[star].numpy()
+                if good.sum() < 200:
+                    continue
+                d, s = prepared.flux[star].numpy()[good], np.hypot(prepared.sigma[star].numpy()[good], 0.01)
+
+                def residual(x, star=star, good=good, d=d, s=s):
+                    theta = torch.as_tensor(np.array([x[0] * 1000, x[1], x[2]]))[None]
+                    labels, directions = box.expand(theta)
+                    return (model(labels, directions[:, :0], torch.tensor([star]))[0][0].numpy()[good] - d) / s
+
+                scale = np.array([1e-3, 1, 1])
+                least_squares(residual, np.array([3.5, 4.8, -0.1]), bounds=(low * scale, high * scale), diff_step=1e-3)
+
+        base = timed(fit_scipy, 1) / BASELINE_STARS
+        row("label fit, 3 labels, 2901 pixels", "2 threads", ours, ">= 400/s", base, "scipy least_squares, same model")
+
+        ours = timed(lambda: measure(paths, workers=2), 3) / STARS
+        row("files to rows, in Python", "2 workers", ours, ">= 80/s", None)
+        command = [sys.executable, "-m", "stargap", "measure", str(Path(temporary) / "spectra"), "--workers", "2",
+                   "-o", str(Path(temporary) / "labels.fits")]  # fmt: skip
+        ours = timed(lambda: subprocess.run(command, check=True, capture_output=True), 3) / STARS
+        row("files to rows, stargap measure, start included", "2 workers", ours, ">= 80/s", None)
+        help_time = timed(
+            lambda: subprocess.run([sys.executable, "-m", "stargap", "--help"], check=True, capture_output=True)
+        )
+        row("stargap --help", "", help_time, "<= 0.3 s", None)
+
+    titles = ("task", "a spectrum", "rate", "goal", "on", "baseline", "its time", "ratio")
+    table = Table(title=f"stargap {stargap.__version__}, {STARS} simulated stars")
+    for title in titles:
+        table.add_column(title, justify="left" if title in ("task", "baseline", "on") else "right")
+    for cells in rows:
+        table.add_row(*cells)
+    Console(width=160).print(table)
+    if arguments.write:
+        lines = ["| " + " | ".join(cells) + " |" for cells in [titles, ["---"] * len(titles), *rows]]
+        text = f"""# Speed
+
+Made by `python benchmarks/run.py --write` (`make benchmarks` prints the same table): {STARS} simulated stars, seed 1,
+medians of 3 to 5 runs, baselines in the same run. Measured on {machine()}; read it as +-30 %.
+
+{chr(10).join(lines)}
+
+"a spectrum" is wall time over spectra. The first label fit of a star takes two starts where they can disagree; a whole
+measurement fits twice (docs/decisions/003-velocity.md). The scipy baseline starts at one point, with numerical derivatives.
+"""
+        (Path(__file__).parents[1] / "docs/results/speed.md").write_text(text, encoding="utf-8")
+
+
+def machine() -> str:
+    """Cores and processor family of this machine."""
+    import os
+
+    return f"{os.cpu_count()} cores, {platform.machine()}, no GPU, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m stargap`` is the command line."""
+
+from stargap.cli import main
+
+main()

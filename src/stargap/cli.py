@@ -1,0 +1,269 @@
+"""The command line: parses, calls the Python functions of the same name, prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from stargap import __version__
+from stargap.errors import StargapError, UsageError
+
+__all__ = ["app", "main"]
+
+app = App(
+    name="stargap",
+    help="Velocities, labels, subtypes and activity of M dwarfs from low-resolution survey spectra.",
+    version=__version__,
+    suppress_keyboard_interrupt=False,
+)
+
+
+@app.command
+def measure(
+    paths: list[str],
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    plot: Path | None = None,
+    model: Path | None = None,
+    workers: int | None = None,
+    preset: Literal["stargap", "paper"] | None = None,
+    settings: Path | None = None,
+    zero_points: Path | None = None,
+    rows: int = 40,
+) -> None:
+    """Measure RV, Teff, log g, [M/H], subtype and H-alpha of spectra, one row each.
+
+    Reads LAMOST low-resolution files of every release and SDSS spec files, plain or gzip. A file that cannot be read
+    keeps its row and says why. Exits with 0 when every file has its row, with 2 when the request itself is wrong.
+
+    Parameters
+    ----------
+    paths
+        Files, folders, globs, or @list.txt with one path a line.
+    output
+        Table to write: .fits, .parquet, .csv, .vot or .ecsv.
+    plot
+        Folder for a picture of each fit.
+    model
+        Folder with another emulator (emulator.safetensors and its card).
+    workers
+        Processes; all cores by default. Results are the same for any number.
+    preset
+        How spectra are prepared: our way, or the paper's choice by choice.
+    settings
+        TOML file with the fit's settings.
+    zero_points
+        CSV with plan_id, spectrograph, rv (km/s): velocities to subtract, by plate and spectrograph.
+    rows
+        How many rows of the table to print.
+    """
+    from stargap.catalogue.show import print_table
+    from stargap.catalogue.write import check_output
+    from stargap.measure.files import find_spectra, read_zero_points
+    from stargap.measure.files import measure as run
+    from stargap.settings import MeasureSettings, read_settings
+
+    chosen = MeasureSettings() if settings is None else read_settings(settings)
+    if preset is not None:
+        chosen = chosen.model_copy(update={"preset": preset})
+    if output is not None:
+        check_output(output)
+    if workers is not None and workers < 1:
+        message = f"--workers is {workers}; it must be 1 or more"
+        raise UsageError(message)
+    offsets = None if zero_points is None else read_zero_points(zero_points)
+    found = find_spectra(paths)
+    with _bar("measuring", len(found)) as advance:
+        table = run(
+            found,
+            settings=chosen,
+            model=model,
+            workers=workers or os.cpu_count() or 1,
+            plot=plot,
+            zero_points=offsets,
+            progress=advance,
+        )
+    print_table(table.columns, max_rows=rows, console=_console())
+    for reason, count in table.failures().items():
+        print(f"not read: {count} x {reason}")
+    if plot is not None:
+        print(f"pictures in {plot}")
+    if output is not None:
+        table.write(output)
+        print(f"wrote {output}: {len(table)} rows")
+
+
+@app.command
+def demo(
+    *,
+    stars: int = 300,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("stargap-demo"),
+    seed: int = 1,
+    workers: int | None = None,
+) -> None:
+    """Simulate LAMOST files with known truth, measure them, and print recovered minus true.
+
+    Parameters
+    ----------
+    stars
+        How many stars to simulate.
+    output
+        Folder for the spectra, the table and the pictures.
+    seed
+        Seed of the simulation.
+    workers
+        Processes; all cores by default.
+    """
+    from stargap.catalogue.show import print_table
+    from stargap.mock.demo import run_demo
+
+    if stars < 1:
+        message = f"--stars is {stars}; it must be 1 or more"
+        raise UsageError(message)
+    with _bars() as tell:
+        result = run_demo(output, stars=stars, seed=seed, workers=workers or os.cpu_count() or 1, progress=tell)
+    console = _console()
+    print_table(result.table.columns, max_rows=10, console=console)
+    console.print(_recovery_table(result.recovery))
+    print("Simulated stars, measured with the emulator that made them: this tests the machinery and its errors,")
+    print("and says nothing of accuracy on real stars (docs/results/real-stars.md).")
+    print(f"table     {result.folder / 'labels.fits'}")
+    print(f"pictures  {result.folder / 'pictures'}")
+    print(f"overview  {result.folder / 'recovery.png'}")
+
+
+@app.command
+def emulator(
+    grid: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    resolution: float = 1800.0,
+    seed: int = 0,
+) -> None:
+    """Train The Payne on a grid of synthetic spectra; `stargap measure --model FOLDER` then uses it.
+
+    Parameters
+    ----------
+    grid
+        HDF5 grid, or a folder of BT-Settl (.spec.7, .spec.fits) or PHOENIX-ACES HiRes files.
+    output
+        Folder for emulator.safetensors and its card.
+    resolution
+        Resolving power of the survey's spectra.
+    seed
+        Seed of the 8:2 split and the first weights.
+    """
+    from stargap.theory.grids import read_grid, read_hdf5_grid
+    from stargap.theory.payne import Training, fit_emulator
+
+    settings = Training(resolution=resolution, seed=seed)
+    spectra = read_hdf5_grid(grid) if grid.is_file() else read_grid(grid, resolution=4 * resolution)
+    with _bar("training", settings.steps) as advance:
+        trained, _ = fit_emulator(spectra, settings, progress=lambda step, total, loss: advance(200))
+    output.mkdir(parents=True, exist_ok=True)
+    trained.save(output / "emulator.safetensors")
+    errors = trained.card.validation
+    print(
+        f"validation error (eq. 1): median {100 * errors['median']:.3f} %, 99 % below "
+        f"{100 * errors['percentile_99']:.2f} %, largest {100 * errors['largest']:.2f} %"
+    )
+    print(f"wrote {output / 'emulator.safetensors'}")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    class PipeConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return PipeConsole()
+
+
+def _recovery_table(rows: list[Any]) -> Any:
+    from rich.table import Table
+
+    units = {
+        "rv": "RV (km/s)",
+        "teff": "Teff (K)",
+        "logg": "log g (dex)",
+        "m_h": "[M/H] (dex)",
+        "halpha_ew": "EW Ha (A)",
+    }
+    digits = {"rv": 1, "teff": 0}
+    table = Table(title="recovered minus true (simulated)", title_justify="left")
+    for title in ("quantity", "S/N", "stars", "median", "1.4826 MAD", "pulls"):
+        table.add_column(title, justify="left" if title == "quantity" else "right")
+    for row in rows:
+        d = digits.get(row.name, 2)
+        table.add_row(
+            units[row.name].replace("[", r"\["),
+            f"{row.low:.0f}-{row.high:.0f}",
+            str(row.count),
+            f"{row.median:+.{d}f}",
+            f"{row.scatter:.{d}f}",
+            f"{row.pull:.2f}",
+            end_section=row.high > 200,
+        )
+    return table
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done)
+
+        yield tell
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    with _bars() as tell:
+        tell(what, 0, total)
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            tell(what, done, total)
+
+        yield advance
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors of use print one line and exit with 2, Ctrl-C with 130, a broken pipe with 141."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except (StargapError, CycloptsError) as error:
+        text = " ".join(str(error).split())
+        print(f"stargap: {text}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stargap: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

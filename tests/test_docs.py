@@ -1,0 +1,21 @@
+"""The documents that are made from code are up to date."""
+
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_columns_page_is_what_the_schema_says():
+    page = runpy.run_path(str(ROOT / "docs/make_columns.py"))["page"]()
+    assert (ROOT / "docs/columns.md").read_text(encoding="utf-8") == page, "run: python docs/make_columns.py"
+
+
+def test_every_command_is_in_the_readme():
+    from stargap.cli import app
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [name for name in app if not name.startswith("-")]
+    assert set(commands) == {"measure", "demo", "emulator"}
+    for command in commands:
+        assert f"stargap {command}" in readme or f"make {command}" in readme

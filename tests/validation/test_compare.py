@@ -1,0 +1,135 @@
+"""Statistics of comparisons are scipy's, errors those of theory, and baselines leave their own star out."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from stargap.errors import UsageError
+from stargap.validation.compare import (
+    clip,
+    compare,
+    leave_one_out_constant,
+    leave_one_out_line,
+    ranks,
+    robust_scatter,
+    statistics,
+)
+
+NUMBERS = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
+
+
+def labels(count, seed=1, scatter=70.0):
+    random = np.random.default_rng(seed)
+    reference = random.uniform(3000, 4000, count)
+    return 500 + 0.9 * reference + random.normal(0, scatter, count), reference
+
+
+@given(NUMBERS)
+def test_ranks_with_ties_are_scipys(values):
+    np.testing.assert_array_equal(ranks(values), stats.rankdata(values))
+
+
+@given(NUMBERS)
+def test_clip_keeps_what_scipy_keeps(values):
+    array = np.array([*values, 1000.0])
+    np.testing.assert_array_equal(np.sort(array[clip(array)]), np.sort(stats.sigmaclip(array, 3, 3).clipped))
+
+
+def test_clip_converges_to_the_core():
+    random = np.random.default_rng(0)
+    values = np.concatenate([random.normal(0, 1, 500), [20.0, 25.0, -400.0]])
+    kept = clip(values)
+    assert not kept[500:].any()
+    assert kept[:500].mean() > 0.98
+
+
+def test_statistics_against_scipy():
+    ours, reference = labels(80)
+    ours[3] = reference[3] + 3000
+    result = compare(ours, reference, resamples=2).values
+    delta = ours - reference
+    assert result.median == np.median(delta)
+    assert result.scatter == pytest.approx(stats.median_abs_deviation(delta) * 1.4826)
+    assert result.clipped == pytest.approx(np.std(stats.sigmaclip(delta, 3, 3).clipped, ddof=1))
+    assert result.slope == pytest.approx(stats.linregress(reference, ours).slope)
+    assert result.rank == pytest.approx(stats.spearmanr(ours, reference).statistic)
+
+
+def test_rank_with_ties_against_scipy():
+    ours, reference = (np.round(values / 200) for values in labels(60))
+    assert statistics(ours, reference).rank == pytest.approx(stats.spearmanr(ours, reference).statistic)
+
+
+def test_bootstrap_errors_against_theory():
+    count, scatter = 4000, 70.0
+    ours, reference = labels(count, scatter=scatter)
+    ours += 0.1 * reference
+    errors = compare(ours, reference, resamples=400).errors
+    assert errors.median == pytest.approx(1.2533 * scatter / count**0.5, rel=0.3)
+    assert errors.clipped == pytest.approx(scatter / (2 * count) ** 0.5, rel=0.3)
+    assert errors.slope == pytest.approx(stats.linregress(reference, ours).stderr, rel=0.2)
+
+
+def test_seed_decides_the_errors():
+    ours, reference = labels(20)
+    assert compare(ours, reference, seed=4) == compare(ours, reference, seed=4)
+    assert compare(ours, reference, seed=4).errors != compare(ours, reference, seed=5).errors
+
+
+def test_stars_without_numbers_are_counted_not_compared():
+    ours, reference = labels(20)
+    full = compare(ours, reference)
+    more = compare([np.nan, *ours, 3500.0], [3500.0, *reference, np.inf])
+    assert (more.n, more.dropped) == (20, 2)
+    assert more.values == full.values
+    assert more.errors == full.errors
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_few_stars_give_null_errors(count):
+    ours, reference = labels(count)
+    result = compare(ours, reference)
+    assert result.n == count
+    assert np.isnan(result.errors).all()
+    assert np.isnan(result.values.median) == (count == 0)
+
+
+def test_no_spread_gives_null_slope_and_rank():
+    result = compare([1.0, 2.0, 3.0], [5.0, 5.0, 5.0])
+    assert np.isnan([result.values.slope, result.values.rank, result.errors.slope]).all()
+
+
+def test_robust_scatter_is_sigma_of_a_gaussian():
+    assert robust_scatter(np.random.default_rng(0).normal(7, 2.5, 100_000)) == pytest.approx(2.5, rel=0.02)
+    assert np.isnan(robust_scatter([]))
+
+
+def test_line_leaves_its_own_star_out():
+    y, x = labels(15)
+    predicted = leave_one_out_line(x, y)
+    for star in range(15):
+        others = np.arange(15) != star
+        line = stats.linregress(x[others], y[others])
+        assert predicted[star] == pytest.approx(line.intercept + line.slope * x[star])
+
+
+def test_line_without_enough_stars_is_null():
+    assert np.isnan(leave_one_out_line([1.0, 2.0], [1.0, 2.0])).all()
+    assert np.isnan(leave_one_out_line([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])).all()
+    predicted = leave_one_out_line([1.0, 1.0, 1.0, 2.0, np.nan], [1.0, 2.0, 3.0, 4.0, 5.0])
+    np.testing.assert_array_equal(np.isnan(predicted), [False, False, False, True, True])
+
+
+def test_constant_leaves_its_own_star_out():
+    y = np.array([0.1, -0.2, np.nan, 0.4])
+    np.testing.assert_allclose(leave_one_out_constant(y), [0.1, 0.25, np.nan, -0.05])
+    assert np.isnan(leave_one_out_constant([1.0])).all()
+
+
+def test_shapes_must_agree():
+    with pytest.raises(UsageError, match=r"\(2,\) and \(3,\)"):
+        compare([1.0, 2.0], [1.0, 2.0, 3.0])
+    with pytest.raises(UsageError, match=r"one number a star"):
+        leave_one_out_line([[1.0]], [[1.0]])
