@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stargap import __version__
 from stargap.errors import SpectrumError
 from stargap.flags import FLAG_TEXT, Flag
-from stargap.labels import LABELS, LOGG
+from stargap.labels import LABELS, LOGG, M_H
 from stargap.measure.labels import EmulatorModel, LabelFit, fit_labels
 from stargap.measure.star import Columns, Fitted, measure_batch, parameters_for
 from stargap.measure.velocity import COVERED, SMOOTHING, Templates, measure_velocity
@@ -41,6 +41,8 @@ from stargap.validation.figures.fit import fit_figure
 Array = NDArray[np.float64]
 
 SEED, RESAMPLES, SPLITS = 0, 1000, 200
+CORNER = 0.05
+"""How near [M/H] = -1 counts as at the corner of the [a/M] relation (dex)."""
 SETTINGS = MeasureSettings()
 BAR = 10.0
 """Largest robust scatter of velocities that is accepted (km/s)."""
@@ -62,15 +64,14 @@ CLEAN_RANGES = (
     (8700, 8890),
 )  # fmt: skip
 """Observed wavelengths (A) outside every excluded window, H-alpha and the calcium triplet."""
-TRAPS: tuple[tuple[str, PixelGrid], ...] = (
-    ("(a) `native_errors=False`: errors interpolated like fluxes", replace(STARGAP, native_errors=False)),
-    ("(b) `windows_follow_star=True`: all windows shifted with the star", replace(STARGAP, windows_follow_star=True)),
-    ("(c) `windows_in_smoother=True`: windows count in the pseudo-continuum", replace(STARGAP, windows_in_smoother=True)),
-    ("(d) `margin=0`: one-sided ends", replace(STARGAP, margin=0.0)),
-    ("(e) `model_sees_weights=False`: model normalised without the star's weights", replace(STARGAP, model_sees_weights=False)),
-    ("(c) and (e) together", replace(STARGAP, windows_in_smoother=True, model_sees_weights=False)),
-    ("all five (`PAPER` grid)", PAPER),
-)  # fmt: skip
+TRAPS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("(a) `native_errors=False`: errors interpolated like fluxes", {"native_errors": False}),
+    ("(b) `windows_follow_star=True`: all windows shifted with the star", {"windows_follow_star": True}),
+    ("(c) `windows_in_smoother=True`: windows count in the pseudo-continuum", {"windows_in_smoother": True}),
+    ("(d) `margin=0`: one-sided ends", {"margin": 0.0}),
+    ("(e) `model_sees_weights=False`: model normalised without the star's weights", {"model_sees_weights": False}),
+    ("(c) and (e) together", {"windows_in_smoother": True, "model_sees_weights": False}),
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ class Cool:
     def ours(self, name: str) -> Array:
         """Return a measured column as float64."""
         return np.asarray(self.columns[name], dtype=float)
+
+    def flagged(self, flag: Flag) -> NDArray[np.bool_]:
+        """Return which rows carry any of these flags."""
+        return (np.asarray(self.columns["flags"], dtype=np.int64) & int(flag)) > 0
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
@@ -197,26 +202,35 @@ def bins(values: Array, edges: Sequence[tuple[float, float]]) -> list[tuple[str,
 def introduction(cool: Cool) -> str:
     """Return what was measured, with what, and what was tuned on it."""
     card = shipped_emulator().card
-    labelled, clean = cool.labelled, cool.clean
-    edge = (cool.columns["flags"] & Flag.LOGG_AT_BOUND).astype(bool)
-    together = {
-        name: compare_set(cool, name, cool.known(column), labelled & clean) for name, column in LABEL_COLUMNS.items()
-    }
+    labelled, clean, both = cool.labelled, cool.clean, cool.labelled & cool.clean
+    edge = cool.flagged(Flag.LOGG_AT_BOUND)
+    together = {name: compare_set(cool, name, cool.known(column), both) for name, column in LABEL_COLUMNS.items()}
     lines = []
     for name, (result, baseline) in together.items():
-        how = "a constant" if name == "m_h" else "a line in TiO5"
+        how = "A constant" if name == "m_h" else "A line in TiO5"
         scatter, simple, unit = result.values.scatter, baseline.values.scatter, UNITS[name]
-        error = float(np.nanmedian(cool.ours(f"e_{name}")[labelled & clean]))
+        error = float(np.nanmedian(cool.ours(f"e_{name}")[both]))
         lines.append(
             f"* **{NAMES[name]}**: median {number(result.values.median, DIGITS[name], sign=True)} {unit}, "
             f"scatter {number(scatter, DIGITS[name])} {unit}, slope {number(result.values.slope, 2)}, "
-            f"rank correlation {number(result.values.rank, 2)}. {how[0].upper() + how[1:]}, which knows no physics, "
+            f"rank correlation {number(result.values.rank, 2)}. {how}, which knows no physics, "
             f"leaves a scatter of {number(simple, DIGITS[name])} {unit}: ours is {worse_or_better(scatter, simple)}. "
-            f"The median quoted error is {number(error, DIGITS[name])} {unit}; it is photon noise only, without the gap."
+            f"The median quoted error, photon noise without the gap, is {number(error, DIGITS[name])} {unit}."
         )
-    known_rv = cool.known("rv_lines_kms")[labelled & clean]
-    rv = compare(cool.ours("rv")[labelled & clean], known_rv, resamples=0)
+    rv = compare(cool.ours("rv")[both], cool.known("rv_lines_kms")[both], resamples=0)
     doubtful = sum(row["note"].startswith("TiO5 disagrees") for row in cool.index)
+    piled = int((cool.clean & (np.abs(cool.ours("m_h") + 1) < CORNER)).sum())
+    span = zip(LABELS, card.lower, card.upper, (0, 1, 1, 1), strict=True)
+    facts = [
+        ["stargap", __version__],
+        ["model", f"{card.kind} v{card.version}, {card.training_data}, R = {card.resolution:.0f}"],
+        ["model sha256", card.sha256[:16]],
+        ["model range", "; ".join(f"{n} {number(low, k)} to {number(high, k)}" for n, low, high, k in span)],
+        ["pixel grid", grid_for(SETTINGS.preset).digest],
+        ["error floor", f"{SETTINGS.floor:g} of the pseudo-continuum"],
+        ["noise factor, RV floor", f"{SETTINGS.lamost_noise_factor:g}, {SETTINGS.lamost_rv_floor:g} km/s"],
+        ["seed, bootstrap samples", f"{SEED}, {RESAMPLES}"],
+    ]
     lines.append(
         f"* **RV**: median {number(rv.values.median, 1, sign=True)} km/s, scatter {number(rv.values.scatter, 1)} km/s; "
         f"the bar of {BAR:.0f} km/s is {'met' if rv.values.scatter <= BAR else 'not met'}."
@@ -230,46 +244,25 @@ They show the synthetic gap.
 
 ## In short
 
-The {int((labelled & clean).sum())} clean labelled stars, delta = ours − literature, scatter = 1.4826 MAD:
+The {int(both.sum())} clean labelled stars, delta = ours − literature, scatter = 1.4826 MAD:
 
 {chr(10).join(lines)}
 
-log g sits at the lower edge of the model ({card.lower[LOGG]:.1f}) in {int((edge & labelled & clean).sum())} of these
-stars, and in {int((edge & clean).sum())} of all {int(clean.sum())} clean spectra: it is not usable.
+log g is at the edge of the model ({card.lower[LOGG]:.1f} or {card.upper[LOGG]:.1f}) in {int((edge & both).sum())} of
+these stars, and in {int((edge & clean).sum())} of all {int(clean.sum())} clean spectra: there it is not a measurement.
+{piled} of those {int(clean.sum())} have [M/H] within {CORNER:g} of −1, which is an artefact (see [M/H] below).
 
 ## What was measured
 
 {len(cool.index)} LAMOST spectra of `lamost/cool`, K7 to M4, with `stargap.measure` and default settings.
-{int(labelled.sum())} have literature labels; "clean" are the {int((labelled & clean).sum())} of them for which the
-index notes no defect (saturation, a wrong object, no signal). "All" includes the others. {
-        doubtful
-    } labelled stars count
-as defective because their TiO5 contradicts the literature label, which flatters the TiO5 line on the clean ones.
+{int(labelled.sum())} have literature labels; "clean" are the {int(both.sum())} of them for which the index notes no
+defect (saturation, a wrong object, no signal). "All" includes the others. {doubtful} labelled stars count as
+defective because their TiO5 contradicts the literature label, which flatters the TiO5 line on the clean ones.
 
-{
-        table(
-            ["what", "value"],
-            [
-                ["stargap", __version__],
-                ["model", f"{card.kind} v{card.version}, {card.training_data}, R = {card.resolution:.0f}"],
-                ["model sha256", card.sha256[:16]],
-                [
-                    "model range",
-                    "; ".join(
-                        f"{n} {number(a, k)} to {number(b, k)}"
-                        for n, a, b, k in zip(LABELS, card.lower, card.upper, (0, 1, 1, 1), strict=True)
-                    ),
-                ],
-                ["pixel grid", grid_for(SETTINGS.preset).digest],
-                ["error floor", f"{SETTINGS.floor:g} of the pseudo-continuum"],
-                ["noise factor, RV floor", f"{SETTINGS.lamost_noise_factor:g}, {SETTINGS.lamost_rv_floor:g} km/s"],
-                ["seed, bootstrap samples", f"{SEED}, {RESAMPLES}"],
-            ],
-        )
-    }
+{table(["what", "value"], facts)}
 
 What was tuned on these stars: the velocity settings (running mean of {SMOOTHING:.0f} Å,
-{COVERED[0]:.0f}–{COVERED[1]:.0f} Å) were chosen among about 20 combinations on the clean labelled stars, so their RV
+{COVERED[0]:.0f}–{COVERED[1]:.0f} Å) were chosen among about 40 combinations on the clean labelled stars, so their RV
 scatter is somewhat optimistic. The error floor of the label fit was chosen by reduced chi-square, blind to labels. No
 literature label was used to choose anything in the label fit."""
 
@@ -349,11 +342,70 @@ ours is not: compare scatters. For the same reason they know the star sample, an
             )
             scatter, deviation = comparison_cells(recalibrated, digits)[2:4]
             parts.append(
-                f"Our Teff orders these stars well but compresses their range. A leave-one-out line in our own Teff, in place "
-                f"of TiO5, predicts the clean labels with a scatter of {scatter} K ({deviation} K clipped)."
+                f"A leave-one-out line in our own Teff, in place of TiO5, predicts the clean labels with a scatter of "
+                f"{scatter} K ({deviation} K clipped): what remains once offset and slope are taken out."
+            )
+        if name == "m_h":
+            parts.append(alpha_tie(cool))
+            same = known[refs["arXiv:2010.14867"] & cool.clean]
+            often = max(int((same == value).sum()) for value in same)
+            parts.append(
+                f"{often} of the {len(same)} clean [M/H] of Maldonado 2020 are the same number: they test nothing here."
             )
     parts.append("![ours against the literature](real-stars/scatter.png)")
     return "\n\n".join(parts)
+
+
+def alpha_tie(cool: Cool) -> str:
+    """Fit again with [a/M] free and held at 0, velocities kept, and tell what the tie to [M/H] does."""
+    both, clean = cool.labelled & cool.clean, cool.clean
+    rows = []
+    for name, options in (
+        ("tied to [M/H]", {}), ("free", {"free_alpha": True}), ("held at 0", {"fixed": {"a_m": 0.0}})
+    ):  # fmt: skip
+        fit = Refit(cool, np.arange(len(cool.index)), SETTINGS.model_copy(update=options)).fit(STARGAP)
+        labels = fit.labels.numpy()
+        cells = []
+        for place, (label, column) in enumerate(LABEL_COLUMNS.items()):
+            known = cool.known(column)[both]
+            result = compare(labels[both, place], known, resamples=0).values
+            digits = DIGITS[label]
+            cells.append(f"{number(result.median, digits, sign=True)} ({number(result.scatter, digits)})")
+        corner = int((np.abs(labels[clean, M_H] + 1) < CORNER).sum())
+        edge = int((fit.flags.numpy()[clean] & int(Flag.LOGG_AT_BOUND) > 0).sum())
+        chi2 = number(float(np.nanmedian(fit.chi2.numpy()[clean])), 3)
+        rows.append([name, *cells, str(corner), str(edge), chi2])
+    head = ["[a/M]", "ΔTeff (K)", "Δlog g (dex)", "Δ[M/H] (dex)"]
+    head += [f"[M/H] within {CORNER:g} of −1", "log g at the edge", "reduced χ²"]
+    return f"""The fit ties [a/M] to [M/H]; the relation ends at [M/H] = −1, and fits gather in that corner. The same
+velocities fitted with other choices: median (scatter) of ours − literature on the clean labelled stars, then counts and
+the median reduced χ² of the {int(clean.sum())} clean spectra.
+
+{table(head, rows)}"""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Fits some rows again at the velocities that they have."""
+
+    cool: Cool
+    rows: NDArray[np.int64]
+    settings: MeasureSettings = SETTINGS
+
+    def fit(self, grid: PixelGrid, floor: float = SETTINGS.floor) -> LabelFit:
+        """Prepare on `grid` and fit the labels."""
+        emulator = shipped_emulator()
+        native = self.cool.fitted.native[torch.as_tensor(self.rows)]
+        prepared = prepare(native, torch.as_tensor(self.cool.ours("rv")[self.rows]), grid)
+        return fit_labels(
+            prepared,
+            EmulatorModel(emulator, prepared),
+            emulator,
+            parameters_for(self.settings, emulator),
+            error_floor=floor,
+            starts=SETTINGS.starts,
+            max_iterations=SETTINGS.max_iterations,
+        )
 
 
 def velocities(cool: Cool) -> str:
@@ -408,7 +460,7 @@ def flags(cool: Cool) -> str:
     rows = [
         [text, str(int(has.sum())), str(int((has & cool.clean).sum())), str(int((has & both).sum()))]
         for flag, text in FLAG_TEXT.items()
-        if (has := (bits & flag).astype(bool)).any()
+        if (has := cool.flagged(flag)).any()
     ]
     none = bits == 0
     rows.append(["no flag", str(none.sum()), str((none & cool.clean).sum()), str((none & both).sum())])
@@ -475,27 +527,16 @@ def scatter_figure(cool: Cool) -> Any:
 
 def traps(cool: Cool) -> str:
     """Fit again with one choice of the preparation set back to the paper's, and tell what changes."""
-    low = (cool.columns["flags"] & (Flag.LOW_SN | Flag.RV_WEAK)).astype(bool)
-    rows = np.flatnonzero(cool.clean & ~low & np.isfinite(cool.ours("teff")))
-    native = cool.fitted.native[torch.as_tensor(rows)]
-    rv = torch.as_tensor(cool.ours("rv")[rows])
-    emulator = shipped_emulator()
-    parameters = parameters_for(SETTINGS, emulator)
-
-    def fit(grid: PixelGrid, floor: float = SETTINGS.floor) -> LabelFit:
-        prepared = prepare(native, rv, grid)
-        model = EmulatorModel(emulator, prepared)
-        return fit_labels(
-            prepared, model, emulator, parameters,
-            error_floor=floor, starts=SETTINGS.starts, max_iterations=SETTINGS.max_iterations,
-        )  # fmt: skip
+    rows = np.flatnonzero(cool.clean & ~cool.flagged(Flag.LOW_SN | Flag.RV_WEAK) & np.isfinite(cool.ours("teff")))
+    fit = Refit(cool, rows).fit
 
     def ratios(new: LabelFit, old: LabelFit) -> list[float]:
         ratio = torch.where(old.errors > 0, new.errors / old.errors, torch.nan)
         return torch.nanmedian(ratio, dim=0).values.tolist()
 
     ours = fit(STARGAP)
-    tested = [(name, fit(grid)) for name, grid in TRAPS]
+    tested = [(name, fit(replace(STARGAP, **changes))) for name, changes in TRAPS]
+    tested.append(("all five (`PAPER` grid)", fit(PAPER)))
     paper = MeasureSettings(preset="paper")
     tested.append((f"`paper` preset: the same with error floor {paper.floor:g}", fit(PAPER, paper.floor)))
     cells = []
@@ -517,8 +558,9 @@ def traps(cool: Cool) -> str:
 
 The {len(rows)} clean stars (with or without literature labels; S/N of 5 and more) fitted again with one choice of the
 preparation set back to the paper's; velocities stay. Δ = changed − default, as median (1.4826 MAD). The last columns
-are the median ratio of errors (changed / default) and the median change of reduced χ². These are changes, not improvements: no
-truth is involved. log g is at the edge of the model in {at_edge} of these stars, where it cannot move further.
+are the median ratio of errors (changed / default) and the median change of reduced χ². These are changes, not
+improvements: no truth is involved. log g is at the edge of the model in {at_edge} of these stars, where it cannot move
+further.
 
 {table(head, cells)}
 
@@ -657,21 +699,15 @@ class Repeats:
              number(float(np.nanmedian(total[:, k])), 2)]
             for k, (low, high) in enumerate(CLEAN_RANGES)
         ]  # fmt: skip
-        by_range = [np.nanmedian(values, axis=0) for values in (rms, lag, total)]
-        head = [
-            "pairs",
-            "n",
-            "scatter of differences",
-            "median error",
-            "pulls: std",
-            "pulls: clipped",
-            "pulls: scatter",
-        ]
+        head = ["pairs", "n", "scatter of differences", "median error"]
+        head += ["pulls: std", "pulls: clipped", "pulls: scatter"]
+        middle = [float(np.median(np.nanmedian(values, axis=0))) for values in (rms, lag, total)]
+        largest = float(np.nanmedian(total, axis=0).max())
         return f"""## Repeats: are the velocity errors right?
 
 `lamost/repeats` holds {len(self.star)} spectra of {int(self.star.max()) + 1} F, G and K stars with 2 to
-{int(np.bincount(self.star).max())} epochs (position within 3 arcsec). The emulator has no such stars, so each star's own
-co-add (inverse-variance weighted flux) is its template. {len(apart)} pairs of successive epochs; the error of a
+{int(np.bincount(self.star).max())} epochs (position within 3 arcsec). The emulator has no such stars, so each star's
+own co-add (inverse-variance weighted flux) is its template. {len(apart)} pairs of successive epochs; the error of a
 difference is the root of the summed squares of the epochs' `e_rv` = hypot({factor:g} × photon error, {floor:g} km/s);
 pull = difference / error. S/N in r is the lower of the pair. Differences and errors in km/s; pulls have no unit and a
 scatter of 1 where errors are right, more where they are too small. ± are bootstrap standard deviations over pairs.
@@ -685,23 +721,22 @@ independent test. Three things to know about it:
   measured in the same way, give pulls (photon errors only) with a clipped deviation of
   {number(clipped(fake_pull), 2)} and a scatter of {number(robust_scatter(fake_pull), 2)} instead of 1. The part of the
   table's pulls that is noise is too low by as much.
-* Against the co-add of the best-exposed *other* star of the same letter class, which holds none of their noise, the real
-  pairs differ by {number(robust_scatter(other), 1)} km/s, and their pulls have a clipped deviation of
+* Against the co-add of the best-exposed *other* star of the same letter class, which holds none of their noise, the
+  real pairs differ by {number(robust_scatter(other), 1)} km/s, and their pulls have a clipped deviation of
   {number(clipped(other_pull), 2)} and a scatter of {number(robust_scatter(other_pull), 2)}. Here templates that do not
   match add their part.
-* Binaries and changes of the stars count as errors here.
+* These are not M dwarfs, and their binaries and pulsations count as errors.
 
 ### Where the factor comes from
 
-Differences of two epochs, each divided by its running mean (Gaussian of 100 Å), in units of the quoted error: 1.4826 MAD
-over pixels, and the correlation of neighbouring pixels, as medians over pairs. A sum over many pixels then has
+Differences of two epochs, each divided by its running mean (Gaussian of 100 Å), in units of the quoted error: 1.4826
+MAD over pixels, and the correlation of neighbouring pixels, as medians over pairs. A sum over many pixels then has
 rms × √(1 + 2 lag-1) times the quoted error.
 
 {table(["range (Å)", "robust rms", "lag-1 correlation", "factor"], ranges)}
 
-Medians over the ranges: {number(float(np.median(by_range[0])), 2)}, {number(float(np.median(by_range[1])), 2)} and
-{number(float(np.median(by_range[2])), 2)}; the largest factor is {number(float(by_range[2].max()), 2)}. The setting is {factor:g}.
-Velocity differences of the epochs leave traces of lines, which count here too.
+Medians over the ranges: {" / ".join(number(value, 2) for value in middle)}; the largest factor is {number(largest, 2)}.
+The setting is {factor:g}. Velocity differences of the epochs leave traces of lines, which count here too.
 
 {self.split_half(apart, photon, total)}"""
 
@@ -727,15 +762,16 @@ Velocity differences of the epochs leave traces of lines, which count here too.
 
         factor = float(np.median(np.nanmedian(total, axis=0)))
         rows = [
-            ["chosen on one half", range_of(chosen, 0, 2), range_of(chosen, 1, 1), *(range_of(tested, k, 2) for k in (0, 1))],
-            ["the settings", number(SETTINGS.lamost_noise_factor, 2), number(SETTINGS.lamost_rv_floor, 1),
-             *(range_of(fixed, k, 2) for k in (0, 1))],
-        ]  # fmt: skip
+            ["chosen on one half", range_of(chosen, 0, 2), range_of(chosen, 1, 1)],
+            ["the settings", number(SETTINGS.lamost_noise_factor, 2), number(SETTINGS.lamost_rv_floor, 1)],
+        ]
+        for row, values in zip(rows, (tested, fixed), strict=True):
+            row += [range_of(values, 0, 2), range_of(values, 1, 2)]
         return f"""### Split-half check
 
-{SPLITS} times the stars are split at random. On one half the factor is taken from flux differences as above (median over
-ranges) and the floor is the one that makes the scatter (1.4826 MAD) of pulls 1; both are then tested on the other half.
-Median and 16th to 84th percentile over the splits.
+{SPLITS} times the stars are split at random. On one half the factor is taken from flux differences as above (median
+over ranges) and the floor is the one that makes the scatter (1.4826 MAD) of pulls 1; both are then tested on the other
+half. Median and 16th to 84th percentile over the splits.
 
 {table(["errors", "factor", "floor (km/s)", "pulls of the other half: scatter", "clipped"], rows)}
 

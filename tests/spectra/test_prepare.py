@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -30,16 +31,14 @@ from stargap.theory.payne import shipped_emulator
 
 WAVE = LATTICE.wavelength
 GAP = np.diff(WAVE)
-GRIDS = pytest.mark.parametrize("grid", (STARGAP, PAPER), ids=lambda grid: grid.name)
+GRIDS = pytest.mark.parametrize("grid", [STARGAP, PAPER], ids=lambda grid: grid.name)
 few = settings(max_examples=25, derandomize=True, deadline=None, database=None)
-many = settings(max_examples=100, derandomize=True, deadline=None, database=None)
+many = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 
 UNIT = 2.0**-24
 """Rounding of one float32 operation."""
 ROUNDING = 4 * np.sqrt(272) * UNIT
 """Relative error of a sum of 272 positive products (a block and its nodes), which grows like a random walk; 4 sigma."""
-NODES = 2e-8
-"""Error of the nodes in units of the kernel's peak: their aliases are 2 exp(-2 pi^2) = 5e-9 of it."""
 KERNEL = 30 * np.sqrt(2 * np.pi)
 """Area of the kernel: how many pixels of 1 A it holds."""
 
@@ -47,6 +46,33 @@ KERNEL = 30 * np.sqrt(2 * np.pi)
 def gaussian(wavelength, sigma, at=None):
     at = wavelength if at is None else at
     return np.exp(-0.5 * ((np.asarray(at)[:, None] - wavelength) / sigma) ** 2)
+
+
+@cache
+def kernel_matrix(grid):
+    """The kernel of each pixel over the support, and its largest sum."""
+    kernel = gaussian(grid.support, grid.smoothing, grid.wavelength)
+    return kernel, gaussian(grid.support, grid.smoothing, grid.support[grid.support.size // 2][None]).sum()
+
+
+def lost_in_nodes(distance):
+    """Largest error of the smoother's kernel at a distance (sigma), in units of its peak.
+
+    Between two pixels the nodes carry a Gaussian of sigma / 2 about their middle. Nodes every sigma / 2 have aliases
+    of 2 exp(-2 pi^2), once for the kernel and once for its scale; nodes beyond 5.5 sigma / sqrt(2) of an outermost
+    pixel are missing on either side.
+    """
+    middle = 5.5 / np.sqrt(2) - np.abs(distance)[..., None] / 2 + 0.5 * np.arange(20)
+    missing = np.exp(-2 * np.clip(middle, 0, None) ** 2).sum(axis=-1) / np.sqrt(2 * np.pi)
+    return np.exp(-0.5 * distance**2) * (4 * np.exp(-2 * np.pi**2) + np.minimum(2 * missing, 1))
+
+
+LOST = lost_in_nodes(np.arange(-300.0, 301.0) / 30.0).sum()
+"""The same for a sum over pixels of 1 A with sigma = 30 A and weights up to 1."""
+
+
+def between(wavelength, low, high):
+    return (wavelength >= low) & (wavelength <= high)
 
 
 def f32(array):
@@ -65,7 +91,7 @@ def on_lattice(flux, ivar=None):
     ivar = np.full(flux.shape, 1e4) if ivar is None else np.broadcast_to(ivar, flux.shape)
     rows = flux.shape[0]
     empty = torch.zeros(rows, dtype=torch.long)
-    return NativeBatch(f32(flux), f32(ivar), torch.ones(rows, dtype=torch.float64), empty)
+    return NativeBatch(f32(flux), f32(ivar.copy()), torch.ones(rows, dtype=torch.float64), empty)
 
 
 def at(*velocities):
@@ -125,16 +151,12 @@ def check_prepared(star, grid):
 @pytest.fixture(scope="module")
 def m_dwarfs():
     """Six simulated stars without activity or defects, at S/N 30."""
-    return mock_stars(
-        shipped_emulator(), 6, seed=4, snr=np.full(6, 30.0), active_fraction=0.0, bad_pixels=False
-    )
+    return mock_stars(shipped_emulator(), 6, seed=4, snr=np.full(6, 30.0), active_fraction=0.0, bad_pixels=False)
 
 
 @pytest.fixture(scope="module")
 def prepared_dwarfs(m_dwarfs):
-    spectra = [
-        Spectrum(m_dwarfs.wavelength, *arrays) for arrays in zip(m_dwarfs.flux, m_dwarfs.ivar, strict=True)
-    ]
+    spectra = [Spectrum(m_dwarfs.wavelength, *arrays) for arrays in zip(m_dwarfs.flux, m_dwarfs.ivar, strict=True)]
     return spectra, prepare(to_lattice(spectra), torch.as_tensor(m_dwarfs.rv))
 
 
@@ -143,22 +165,25 @@ def prepared_dwarfs(m_dwarfs):
 
 @pytest.mark.parametrize(
     ("wavelength", "sigma"),
-    (
+    [
         (STARGAP.support, 30.0),
         (PAPER.support, 30.0),
         (WAVE, 30.0),
         (WAVE, 12.0),
         (np.arange(6000.0, 6100.0), 30.0),
         (np.arange(6000.0, 7001.0), 7.0),
-    ),
+    ],
     ids=("stargap", "paper", "native", "native-12", "one-block", "padded"),
 )
 def test_the_kernel_is_the_gaussian(wavelength, sigma):
     smooth = Smoother(wavelength, sigma)
-    kernel = smooth(torch.eye(wavelength.size)).double().numpy()
-    peak = np.median(kernel.diagonal())
-    wanted = gaussian(wavelength, sigma)
-    assert (np.abs(kernel / peak - wanted) <= ROUNDING * wanted + NODES).all()
+    sources = np.linspace(0, wavelength.size - 1, 97).astype(int)
+    kernel = smooth(torch.eye(wavelength.size)[sources]).double().numpy()
+    peak = np.median(kernel.max(axis=1))
+    wanted = gaussian(wavelength, sigma, wavelength[sources])
+    distance = (wavelength - wavelength[sources, None]) / sigma
+    assert (np.abs(kernel / peak - wanted) <= ROUNDING * wanted + lost_in_nodes(distance)).all()
+    assert lost_in_nodes(np.linspace(0, 9, 1000)).max() < 3e-7
     assert float(smooth(torch.ones(1, wavelength.size)).max()) == pytest.approx(1.0, abs=ROUNDING)
 
 
@@ -169,14 +194,12 @@ def test_normalise_is_the_double_sum(grid):
     weight = f32(rng.random(flux.shape) < [[1.0], [0.9], [0.5], [0.25], [0.7]])
     weight[4] *= f32(rng.random(grid.support.size))
     normal, continuum, held = normalise(flux, weight, grid)
-    kernel = gaussian(grid.support, grid.smoothing, grid.wavelength)
+    kernel, whole = kernel_matrix(grid)
     f, g = flux.double().numpy(), weight.double().numpy()
     below = g @ kernel.T
     wanted = (g * f) @ kernel.T / below
-    whole = gaussian(grid.support, grid.smoothing).sum(axis=1).max()
     assert (below / whole > grid.least_kernel_weight).all()
-    # Both sums lose NODES for each of the 15.6 sigma that they reach over, and are at least `below`.
-    tolerance = 2 * ROUNDING + 3.0 * NODES * 15.6 * 30 / below
+    tolerance = 2 * ROUNDING + (g.max() * f.max() / wanted + 1) * LOST / below
     assert (np.abs(continuum.numpy() / wanted - 1) <= tolerance).all()
     assert (np.abs(normal.numpy() / (f[:, grid.inner] / wanted) - 1) <= tolerance + UNIT).all()
     assert (np.abs(held.numpy() - below / whole) <= ROUNDING).all()
@@ -191,7 +214,7 @@ def test_the_double_sum_on_native_pixels():
     kernel, g = gaussian(WAVE, 30.0), weight.double().numpy()
     below = g @ kernel.T
     wanted = (g * values.double().numpy()) @ kernel.T / below
-    assert (np.abs(ours / wanted - 1) <= 2 * ROUNDING + 3.0 * NODES * 15.6 * 30 / below).all()
+    assert (np.abs(ours / wanted - 1) <= 2 * ROUNDING + (2 / wanted + 1) * LOST / below).all()
 
 
 @GRIDS
@@ -207,22 +230,29 @@ def test_a_constant_becomes_one_whatever_the_weights(grid, level, seed, share):
     assert (continuum[~enough] == 0).all()
 
 
-@GRIDS
-def test_the_continuum_of_a_straight_line_is_the_line_but_for_the_ends(grid):
-    slope, s = 1e-3, grid.smoothing
-    line = slope * (grid.support - 5000.0)
-    _, continuum, held = normalise(
-        f32(line)[None], torch.ones(1, line.size), grid
-    )
+def ends(grid):
+    """Share of the kernel that lies on the support, and how far its mean is shifted (A), at each pixel.
+
+    The support reaches half a pixel beyond its last ones. The midpoint rule misses 1/24 A^2 of the first moment at
+    an end, of a kernel that holds at least half its area: 0.0011 A.
+    """
+    s = grid.smoothing
     low = (grid.support[0] - 0.5 - grid.wavelength) / s
     high = (grid.support[-1] + 0.5 - grid.wavelength) / s
     inside = norm.cdf(high) - norm.cdf(low)
-    shift = s * (norm.pdf(low) - norm.pdf(high)) / inside
+    return inside, s * (norm.pdf(low) - norm.pdf(high)) / inside, 1 / 24 / (KERNEL / 2)
+
+
+@GRIDS
+def test_the_continuum_of_a_straight_line_is_the_line_but_for_the_ends(grid):
+    slope = 1e-3
+    line = slope * (grid.support - 5000.0)
+    _, continuum, held = normalise(f32(line)[None], torch.ones(1, line.size), grid)
+    inside, shift, error = ends(grid)
     wanted = slope * (grid.wavelength + shift - 5000.0)
-    # The midpoint rule misses 1/24 A^2 of the first moment at an end, of a kernel that holds at least half its area.
-    tolerance = slope / 24 / (KERNEL / 2) + 2 * ROUNDING * wanted
-    assert (np.abs(continuum[0].numpy() - wanted) <= tolerance).all()
-    assert (np.abs(held[0].numpy() - inside) <= 1e-4).all()
+    assert (np.abs(continuum[0].numpy() - wanted) <= slope * error + 2 * ROUNDING * wanted).all()
+    # The midpoint rule for the area: 1/24 A of the slope at the end, exp(-1/2) / 30 at most.
+    assert (np.abs(held[0].numpy() - inside) <= 1 / 24 * np.exp(-0.5) / 30 / KERNEL * 2 + ROUNDING).all()
 
 
 @GRIDS
@@ -236,7 +266,7 @@ def test_the_value_of_a_bad_pixel_changes_nothing(grid, data):
     bad = torch.nonzero(weight[1] == 0)[:, 0]
     pixel = int(bad[data.draw(st.integers(0, len(bad) - 1))])
     changed = flux.clone()
-    changed[1, pixel] = data.draw(st.floats(-1e30, 1e30, width=32))
+    changed[1, pixel] = data.draw(st.floats(-1e30, 1e30))
     before, after = normalise(flux, weight, grid), normalise(changed, weight, grid)
     others = torch.arange(size)[grid.inner] != pixel
     assert torch.equal(before[0][:, others], after[0][:, others])
@@ -318,20 +348,16 @@ def test_one_row_at_a_time_is_the_batch(grid):
     weight = f32(rng.random(flux.shape) < 0.8)
     whole = normalise(flux, weight, grid)
     for size in (1, 2, 3, 4):
-        parts = [
-            normalise(flux[i : i + size], weight[i : i + size], grid) for i in range(0, len(flux), size)
-        ]
-        for name, one, pieces in zip(
-            ("flux", "continuum", "kernel"), whole, zip(*parts, strict=True), strict=True
-        ):
+        parts = [normalise(flux[i : i + size], weight[i : i + size], grid) for i in range(0, len(flux), size)]
+        for name, one, pieces in zip(("flux", "continuum", "kernel"), whole, zip(*parts, strict=True), strict=True):
             assert torch.equal(one, torch.cat(pieces)), f"{name} in batches of {size}"
 
 
 # ---- onto the lattice
 
 
-@pytest.mark.parametrize("dtype", (np.float64, np.float32))
-@pytest.mark.parametrize(("first", "count"), ((0, 3909), (7, 3820), (2100, 1500)))
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("first", "count"), [(0, 3909), (7, 3820), (2100, 1500)])
 def test_lamost_pixels_are_kept_exactly(dtype, first, count):
     wave = mock_wavelength()[first : first + count].astype(dtype).astype(float)
     rng = np.random.default_rng(8)
@@ -367,7 +393,7 @@ def test_other_wavelengths_are_interpolated_with_their_variance(step, start, see
     batch = to_lattice([observed(flux, np.where(bad, 0, sigma**-2), wave)])
     scale = float(batch.scale)
     right = np.searchsorted(wave, WAVE, side="right")
-    inside = (WAVE >= wave[0]) & (WAVE <= wave[-1])
+    inside = between(WAVE, wave[0], wave[-1])
     right = right.clip(1, wave.size - 1)
     good = inside & ~bad[right] & ~bad[right - 1]
     assert torch.equal(batch.ivar[0] > 0, torch.as_tensor(good))
@@ -375,10 +401,10 @@ def test_other_wavelengths_are_interpolated_with_their_variance(step, start, see
     left, right = right[good] - 1, right[good]
     assert float(batch.scale) == pytest.approx(np.median((1 - t) * flux[left] + t * flux[right]), rel=1e-12)
     np.testing.assert_allclose(
-        batch.flux[0].numpy()[good] * scale, np.interp(WAVE[good], wave, flux), rtol=2 * UNIT
+        batch.flux[0].double().numpy()[good] * scale, np.interp(WAVE[good], wave, flux), rtol=2 * UNIT
     )
     variance = ((1 - t) * sigma[left]) ** 2 + (t * sigma[right]) ** 2
-    np.testing.assert_allclose(scale**2 / batch.ivar[0].numpy()[good], variance, rtol=2 * UNIT)
+    np.testing.assert_allclose(scale**2 / batch.ivar[0].double().numpy()[good], variance, rtol=2 * UNIT)
 
 
 def test_interpolated_noise_has_the_variance_that_is_carried():
@@ -397,8 +423,8 @@ def test_interpolated_noise_has_the_variance_that_is_carried():
     assert abs(ratio.mean() - 1) < 5 * spread / np.sqrt(good.sum() / 2)
 
 
-@pytest.mark.parametrize("unit", (1e-17, 1e30, 2.0**-60))
-@pytest.mark.parametrize("wavelength", (WAVE, np.arange(5900.0, 9010.0, 1.3)), ids=("native", "other"))
+@pytest.mark.parametrize("unit", [1e-17, 1e30, 2.0**-60])
+@pytest.mark.parametrize("wavelength", [WAVE, np.arange(5900.0, 9010.0, 1.3)], ids=("native", "other"))
 def test_the_unit_of_the_flux_does_not_matter(unit, wavelength):
     rng = np.random.default_rng(11)
     flux = bands(wavelength) + 0.02 * rng.standard_normal(wavelength.size)
@@ -418,7 +444,7 @@ def test_the_unit_of_the_flux_does_not_matter(unit, wavelength):
 
 
 @pytest.mark.parametrize(
-    "wavelength", (np.arange(3700.0, 5990.0), np.arange(8901.0, 9100.0), np.array([7000.0]), np.array([]))
+    "wavelength", [np.arange(3700.0, 5990.0), np.arange(8901.0, 9100.0), np.array([7000.0]), np.array([])]
 )
 def test_wavelengths_elsewhere_are_refused(wavelength):
     spectrum = Spectrum(wavelength, 0 * wavelength, 0 * wavelength, Facts(path="blue.fits"))
@@ -441,7 +467,7 @@ def test_rows_can_be_picked_from_a_batch():
 
 
 @GRIDS
-@pytest.mark.parametrize("rv", (-450.0, 0.0, 123.4))
+@pytest.mark.parametrize("rv", [-450.0, 0.0, 123.4])
 def test_a_line_lands_at_its_rest_wavelength(grid, rv):
     rest = np.array([6120.0, 7050.0, 8662.14])
     flux = np.ones(WAVE.size)
@@ -457,10 +483,9 @@ def test_a_line_lands_at_its_rest_wavelength(grid, rv):
 
 
 def test_a_null_velocity_is_prepared_at_rest():
-    batch = on_lattice(np.stack([bands(WAVE)] * 2))
-    star = prepare(batch, at(np.nan, 0.0))
-    assert torch.equal(star.flux[0], star.flux[1])
-    assert torch.equal(star.good[0], star.good[1])
+    null, rest = (prepare(on_lattice(bands(WAVE)), at(rv)) for rv in (np.nan, 0.0))
+    for name in ("flux", "sigma", "good", "weight", "blur"):
+        assert torch.equal(getattr(null, name), getattr(rest, name)), name
 
 
 @GRIDS
@@ -480,12 +505,13 @@ def test_good_pixels_are_those_of_the_definition(grid, rv, seed, share):
     excluded = np.zeros(rest.size, dtype=bool)
     for window in grid.windows:
         if grid is PAPER or window.frame == "rest":
-            excluded |= (rest >= window.low) & (rest <= window.high)
+            excluded |= between(rest, window.low, window.high)
         else:
-            native = (WAVE >= window.low) & (WAVE <= window.high)
+            native = between(WAVE, window.low, window.high)
             excluded |= native[left] | native[left + 1]
     counts = exists if grid is PAPER else exists & ~excluded
-    held = counts @ gaussian(rest, 30.0, grid.wavelength).T / gaussian(rest, 30.0).sum(axis=1).max()
+    kernel, whole = kernel_matrix(grid)
+    held = kernel @ counts / whole
     clear = np.abs(held - grid.least_kernel_weight) > 1e-5
     wanted = (exists & ~excluded)[grid.inner] & (held >= grid.least_kernel_weight)
     assert np.array_equal(star.good[0].numpy()[clear], wanted[clear])
@@ -570,7 +596,7 @@ def test_trap_a_the_paper_s_errors_of_the_whole_range_are_low_by_1_3():
 # ---- trap (b): windows have a frame
 
 
-@pytest.mark.parametrize("rv", (-400.0, 0.0, 250.0))
+@pytest.mark.parametrize("rv", [-400.0, 0.0, 250.0])
 def test_trap_b_windows_stand_still_in_their_own_frame(rv):
     star = prepare(on_lattice(bands(WAVE)), at(rv), STARGAP)
     good = star.good[0].numpy()
@@ -578,9 +604,9 @@ def test_trap_b_windows_stand_still_in_their_own_frame(rv):
     explained = np.zeros(rest.size, dtype=bool)
     for window in STARGAP.windows:
         if window.frame == "rest":
-            sure = near = (rest >= window.low) & (rest <= window.high)
+            sure = near = between(rest, window.low, window.high)
         else:
-            sure = (seen >= window.low) & (seen <= window.high)
+            sure = between(seen, window.low, window.high)
             near = (seen > window.low - GAP.max()) & (seen < window.high + GAP.max())
         assert sure.any()
         assert not good[sure].any(), window
@@ -590,13 +616,13 @@ def test_trap_b_windows_stand_still_in_their_own_frame(rv):
     assert frames == {"telluric": "observed", "H-alpha": "rest", "Li": "rest"}
 
 
-@pytest.mark.parametrize("rv", (-400.0, 0.0, 250.0))
+@pytest.mark.parametrize("rv", [-400.0, 0.0, 250.0])
 def test_trap_b_the_paper_moves_every_window_with_the_star(rv):
     star = prepare(on_lattice(bands(WAVE)), at(rv), PAPER)
     rest = PAPER.wavelength
     inside = np.zeros(rest.size, dtype=bool)
     for window in PAPER.windows:
-        inside |= (rest >= window.low) & (rest <= window.high)
+        inside |= between(rest, window.low, window.high)
     assert np.array_equal(star.good[0].numpy(), ~inside)
 
 
@@ -605,7 +631,7 @@ def test_trap_b_the_paper_moves_every_window_with_the_star(rv):
 
 def with_junk(window, rv, factor=20.0):
     """The star, and the star with the pixels of one window multiplied by a factor."""
-    seen = (WAVE >= window.low) & (WAVE <= window.high)
+    seen = between(WAVE, window.low, window.high)
     if window.frame == "rest":
         # A native pixel at the very edge of a rest-frame window has a share in the resampled pixel beyond it.
         rest = WAVE / doppler(rv)
@@ -615,27 +641,28 @@ def with_junk(window, rv, factor=20.0):
 
 
 @pytest.mark.parametrize("window", STARGAP.windows, ids=lambda window: f"{window.low:.0f}")
-@pytest.mark.parametrize("rv", (-150.0, 60.0))
+@pytest.mark.parametrize("rv", [-150.0, 60.0])
 def test_trap_c_junk_in_a_window_stays_there(window, rv):
-    star = prepare(on_lattice(with_junk(window, rv)), at(rv, rv), STARGAP)
-    assert torch.equal(star.good[0], star.good[1])
-    good = star.good[0]
-    for name in ("flux", "continuum", "sigma"):
-        clean, junk = getattr(star, name)[:, good]
-        assert torch.equal(clean, junk), name
-    assert torch.equal(star.continuum[0], star.continuum[1])
+    clean, junk = (prepare(on_lattice(flux), at(rv), STARGAP) for flux in with_junk(window, rv))
+    assert not torch.equal(clean.native.flux, junk.native.flux)
+    assert torch.equal(clean.good, junk.good)
+    for name in ("flux", "sigma"):
+        assert torch.equal(getattr(clean, name)[clean.good], getattr(junk, name)[clean.good]), name
+    assert torch.equal(clean.continuum, junk.continuum)
 
 
 @pytest.mark.parametrize("window", PAPER.windows, ids=lambda window: f"{window.low:.0f}")
 def test_trap_c_junk_in_a_window_leaks_in_the_paper(window):
     star = prepare(on_lattice(with_junk(window, 0.0)), at(0.0, 0.0), PAPER)
     assert torch.equal(star.good[0], star.good[1])
-    beside = (PAPER.wavelength > window.high) & (PAPER.wavelength < window.high + 40)
-    beside &= star.good[0].numpy()
+    beside = (PAPER.wavelength > window.high + GAP.max()) & (PAPER.wavelength < window.high + 25)
     ratio = (star.flux[1] / star.flux[0]).numpy()
-    # The nearest 25 A of a window, 20 times too bright, hold a sixth or more of the kernel that is 30 A away.
-    assert ratio[beside].max() < 0.75
-    assert ratio[(np.abs(PAPER.wavelength - window.high) > 450) & star.good[0].numpy()].min() > 1 - ROUNDING
+    # 20 A or more of the window are 5 to 45 A away and hold 0.1 or more of the kernel: 20 times brighter, they raise
+    # the continuum by 19 * 0.1 of it or more, where bands of 0.4 leave at least half of that.
+    assert beside.sum() > 20
+    assert ratio[beside].max() < 1 / (1 + 0.5 * 19 * 0.1)
+    far = (PAPER.wavelength > window.high + 245) | (PAPER.wavelength < window.low - 245)
+    assert np.abs(ratio[far] - 1).max() <= 4 * ROUNDING
 
 
 # ---- trap (d): the ends
@@ -644,16 +671,17 @@ def test_trap_c_junk_in_a_window_leaks_in_the_paper(window):
 def test_trap_d_the_continuum_has_support_beyond_the_ends():
     slope = 1e-3
     line = on_lattice(slope * (WAVE - 5000.0))
-    one_sided = 30 * np.sqrt(2 / np.pi)
-    left_over = 30 * norm.pdf(3.0) / norm.cdf(3.0)
-    for grid, shift in ((STARGAP, left_over), (PAPER, one_sided)):
+    for grid, most, least in ((STARGAP, 0.15, 0.1), (PAPER, 24.0, 23.0)):
         star = prepare(line, at(0.0), grid)
-        for end, sign in ((0, 1), (-1, -1)):
+        _, shift, error = ends(grid)
+        for end in (0, -1):
+            assert least < abs(shift[end]) < most
             true = slope * (grid.wavelength[end] - 5000.0)
-            found = float(star.continuum[0, end])
-            # Half a pixel of the support belongs to the sum: it moves a one-sided mean by 0.5 (1 - 2 / pi) A at most.
-            assert found == pytest.approx(true + sign * slope * shift, abs=0.25 * slope + 3 * ROUNDING * true)
-            assert float(star.flux[0, end]) == pytest.approx(true / found, rel=ROUNDING)
+            found = true + slope * shift[end]
+            tolerance = slope * error / true + 3 * ROUNDING
+            assert bool(star.good[0, end])
+            assert float(star.continuum[0, end]) == pytest.approx(found, rel=tolerance)
+            assert float(star.flux[0, end]) == pytest.approx(true / found, rel=tolerance)
 
 
 # ---- trap (e): bad pixels take a part of the kernel
@@ -668,7 +696,7 @@ def planted_gaps(rv):
     return bad
 
 
-@pytest.mark.parametrize("rv", (-90.0, 140.0))
+@pytest.mark.parametrize("rv", [-90.0, 140.0])
 def test_trap_e_the_model_with_the_star_s_weights_is_the_star(rv):
     bad = planted_gaps(rv)
     flux = bands(WAVE / doppler(rv))
@@ -725,8 +753,8 @@ def test_blur_leaves_straight_lines_alone_and_keeps_the_flux_at_the_ends():
     assert torch.allclose(blur(ramp, torch.tensor(0.2)).sum(dim=1), ramp.sum(dim=1), rtol=1e-14)
 
 
-@pytest.mark.parametrize("distance", (1.38, 1.7, 2.05))
-@pytest.mark.parametrize("sigma", (2.5, 4.0))
+@pytest.mark.parametrize("distance", [1.38, 1.7, 2.05])
+@pytest.mark.parametrize("sigma", [2.5, 4.0])
 def test_blur_is_the_smearing_of_linear_interpolation(distance, sigma):
     pixels = np.arange(-60.0, 61.0)
 
@@ -812,7 +840,7 @@ def test_several_spikes_and_wide_ones_are_counted_row_by_row():
         assert torch.nonzero(batch.ivar[row] == 0)[:, 0].tolist() == pixels
 
 
-@pytest.mark.parametrize("pixel", (0, 1, WAVE.size - 1))
+@pytest.mark.parametrize("pixel", [0, 1, WAVE.size - 1])
 def test_a_spike_at_the_end_of_the_lattice(pixel):
     flux = bands(WAVE)
     flux[pixel] = 1e6
@@ -829,7 +857,7 @@ def test_a_spike_among_bad_pixels_is_judged_by_the_good_ones():
 
 @pytest.mark.parametrize(
     ("level", "sigma"),
-    ((2.5, 1e-3), (8.0, 0.5), (1.02, 1e-4)),
+    [(2.5, 1e-3), (8.0, 0.5), (1.02, 1e-4)],
     ids=("bright but not 3 times", "bright but not 20 sigma", "significant but faint"),
 )
 def test_a_pixel_must_be_both_bright_and_significant(level, sigma):
@@ -857,11 +885,9 @@ def test_h_alpha_emission_is_never_a_spike(width, height, rv, snr):
     assert (batch.ivar > 0).all()
 
 
-@pytest.mark.parametrize("snr", (0.1, 1.0, 30.0, 1e4))
+@pytest.mark.parametrize("snr", [0.1, 1.0, 30.0, 1e4])
 def test_case_19_no_star_has_spikes_at_any_noise(snr):
-    stars = mock_stars(
-        shipped_emulator(), 16, seed=18, snr=np.full(16, snr), active_fraction=1.0, bad_pixels=False
-    )
+    stars = mock_stars(shipped_emulator(), 16, seed=18, snr=np.full(16, snr), active_fraction=1.0, bad_pixels=False)
     spectra = [Spectrum(stars.wavelength, *arrays) for arrays in zip(stars.flux, stars.ivar, strict=True)]
     batch = to_lattice(spectra)
     assert killed(batch) == 0
@@ -912,8 +938,8 @@ SOME_BAD = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("checked", (True, False), ids=("as read", "as given"))
-@pytest.mark.parametrize("name", (*ALL_BAD, *SOME_BAD))
+@pytest.mark.parametrize("checked", [True, False], ids=("as read", "as given"))
+@pytest.mark.parametrize("name", [*ALL_BAD, *SOME_BAD])
 def test_cases_10_to_13_and_23_bad_pixels_have_weight_zero(name, checked):
     (flux, ivar), bad = broken(name)
     spectrum = observed(flux, ivar)
@@ -936,7 +962,7 @@ def test_cases_10_to_13_and_23_bad_pixels_have_weight_zero(name, checked):
 
 @GRIDS
 def test_case_14_zero_and_constant_flux(grid):
-    star = prepare(to_lattice([observed(0 * WAVE), observed(0 * WAVE + 7e5)]), at(0.0, 0.0), grid)
+    star = prepare(to_lattice([observed(0 * WAVE), observed(0 * WAVE + 7e5, 0 * WAVE + 1e-8)]), at(0.0, 0.0), grid)
     check_prepared(star, grid)
     assert not star.good[0].any()
     assert not star.flux[0].any()
@@ -960,7 +986,7 @@ def test_case_15_a_continuum_that_is_not_positive(grid):
 
 
 @GRIDS
-@pytest.mark.parametrize("level", (1.0, 1e-3, 1e-30))
+@pytest.mark.parametrize("level", [1.0, 1e-3, 1e-30])
 def test_a_continuum_of_next_to_nothing_gives_no_good_pixels_without_an_error(grid, level):
     flux = 0 * WAVE
     flux[800] = level
@@ -969,7 +995,7 @@ def test_a_continuum_of_next_to_nothing_gives_no_good_pixels_without_an_error(gr
 
 
 @GRIDS
-@pytest.mark.parametrize("pixels", ([900], [900, 901], [900, 902]))
+@pytest.mark.parametrize("pixels", [[900], [900, 901], [900, 902]])
 def test_case_16_one_good_pixel(grid, pixels):
     ivar = 0 * WAVE
     ivar[pixels] = 100.0
@@ -983,15 +1009,17 @@ def test_case_16_one_good_pixel(grid, pixels):
 
 
 @GRIDS
-@pytest.mark.parametrize("rv", (-250.0, 0.0, 250.0))
-@pytest.mark.parametrize(("low", "high"), ((7042.0, 7136.0), (6557.0, 6572.0), (8000.0, 8700.0)))
+@pytest.mark.parametrize("rv", [-250.0, 0.0, 250.0])
+@pytest.mark.parametrize(("low", "high"), [(7042.0, 7136.0), (6557.0, 6572.0), (8000.0, 8700.0)])
 def test_cases_17_and_22_a_range_that_is_fully_bad_after_the_shift(grid, rv, low, high):
     rest = WAVE / doppler(rv)
     gone = (rest > low) & (rest < high)
     clean = bands(rest)
     ivar = np.full((2, WAVE.size), 1e4)
     ivar[1, gone] = 0
-    star = prepare(to_lattice([observed(clean, ivar[0]), observed(np.where(gone, 1e9, clean), ivar[1])]), at(rv, rv), grid)
+    star = prepare(
+        to_lattice([observed(clean, ivar[0]), observed(np.where(gone, 1e9, clean), ivar[1])]), at(rv, rv), grid
+    )
     check_prepared(star, grid)
     assert killed(star.native) == 0
     inside = (grid.wavelength >= low) & (grid.wavelength <= high)
@@ -1003,7 +1031,7 @@ def test_cases_17_and_22_a_range_that_is_fully_bad_after_the_shift(grid, rv, low
 
 
 @GRIDS
-@pytest.mark.parametrize("unit", (1e-310, 1e-150, 1e-40, 1e40, 1e150, 1e160, 1e300))
+@pytest.mark.parametrize("unit", [1e-310, 1e-150, 1e-40, 1e40, 1e150, 1e160, 1e300])
 def test_case_23_any_size_of_flux(grid, unit):
     with np.errstate(over="ignore", under="ignore", divide="ignore"):
         ivar = np.float64(1e4) / np.float64(unit) ** 2
@@ -1028,16 +1056,17 @@ def test_case_23_a_spike_that_overflows_in_the_star_s_own_unit():
     check_prepared(prepare(batch, at(0.0)), STARGAP)
 
 
-WILD = st.sampled_from(
-    (0.0, -0.0, 1.0, -1.0, 5e-324, -5e-324, 1e-310, 1e-200, 1e-30, 1e12, 1e13, 1e30, -1e30, 1e200, 1.7e308, -1.7e308)
-    + (np.nan, np.inf, -np.inf)
-)
+SMALL = (0.0, -0.0, 5e-324, -5e-324, 1e-310, 1e-200, 1e-30)
+LARGE = (1e12, 1e13, 1e30, -1e30, 1e200, 1.7e308, -1.7e308)
+WILD = st.sampled_from((*SMALL, 1.0, -1.0, *LARGE, np.nan, np.inf, -np.inf))
 
 
 @GRIDS
 @many
 @given(
-    edits=st.lists(st.tuples(st.integers(0, WAVE.size - 1), st.integers(1, 400), WILD, WILD | st.just(100.0)), max_size=5),
+    edits=st.lists(
+        st.tuples(st.integers(0, WAVE.size - 1), st.integers(1, 400), WILD, WILD | st.just(100.0)), max_size=5
+    ),
     rv=st.sampled_from((0.0, 300.0, -1e4, 1e9, -299792.458, np.nan, np.inf, -np.inf)),
 )
 def test_whatever_the_pixels_hold_the_other_star_and_every_promise_stand(grid, edits, rv):
@@ -1063,9 +1092,7 @@ def test_case_26_a_batch_of_none(grid):
 
 @GRIDS
 def test_case_26_a_batch_of_one(m_dwarfs, grid):
-    spectra = [
-        Spectrum(m_dwarfs.wavelength, *arrays) for arrays in zip(m_dwarfs.flux, m_dwarfs.ivar, strict=True)
-    ]
+    spectra = [Spectrum(m_dwarfs.wavelength, *arrays) for arrays in zip(m_dwarfs.flux, m_dwarfs.ivar, strict=True)]
     rv = torch.as_tensor(m_dwarfs.rv)
     whole = prepare(to_lattice(spectra), rv, grid)
     for row, spectrum in enumerate(spectra):

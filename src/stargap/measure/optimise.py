@@ -109,7 +109,8 @@ def levenberg_marquardt(
         slots: problems evaluated together.
         max_iterations: model evaluations a problem may take.
         tolerance: a problem has converged when the Gauss-Newton step from it is this fraction of the standard error
-            (of the error scaled by the root of reduced chi-square where that is above 1).
+            (of the error scaled by the root of reduced chi-square where that is above 1), or five times that where
+            chi-square no longer changes beyond its rounding.
 
     Example:
         >>> x = torch.linspace(0, 1, 50)
@@ -182,9 +183,10 @@ def levenberg_marquardt(
         plain = bounded_step(hessian + eye * ridge[:, :, None], gradient, low, high)
         decrement = (plain * gradient).sum(dim=1)
         noise = (chi2 / (pixels[row] - size).clamp_min(1)).clamp_min(1.0)
-        converged = better & (decrement <= tolerance**2 * noise)
+        nearly = decrement <= 25 * tolerance**2 * noise
+        flat = better & ((before - new_chi2).abs() <= ROUNDING * new_chi2)
+        converged = better & ((decrement <= tolerance**2 * noise) | (flat & nearly))
         stalled = ~better & (damping > 1e7)
-        nearly = decrement <= 100 * tolerance**2 * noise
         hopeless = (used == 1) & ~finite
         ended = active & (converged | stalled | hopeless | (used >= max_iterations))
 

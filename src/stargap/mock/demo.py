@@ -88,13 +88,12 @@ def recovery(table: Measurements, truth: MockStars) -> list[Recovery]:
     wanted: dict[str, NDArray[np.float64]] = {"rv": truth.rv}
     wanted |= {name: truth.labels[:, LABELS.index(name)] for name in ("teff", "logg", "m_h")}
     wanted["halpha_ew"] = truth.halpha_ew
-    quiet = truth.halpha_ew == 0
     rows = []
     for name, values in wanted.items():
         delta = np.asarray(table[name], dtype=float) - values
         pull = delta / np.asarray(table[f"e_{name}"], dtype=float)
         for low, high in BINS:
-            use = (truth.snr >= low) & (truth.snr < high) & np.isfinite(pull) & (quiet == (name != "halpha_ew"))
+            use = (truth.snr >= low) & (truth.snr < high) & np.isfinite(pull) & (truth.active == (name == "halpha_ew"))
             some = use.any()
             rows.append(
                 Recovery(

@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from stargap.labels import A_M, LOGG, M_H, TEFF, alpha_relation
-from stargap.pixels import SPEED_OF_LIGHT, STARGAP, air_to_vacuum
+from stargap.measure.halpha import HALPHA, measure_halpha
+from stargap.pixels import SPEED_OF_LIGHT, STARGAP
+from stargap.spectra.prepare import to_lattice
+from stargap.spectra.spectrum import Spectrum
 from stargap.theory.payne import Emulator
 from stargap.theory.sampling import cubic
 
 __all__ = ["MockStars", "mock_labels", "mock_stars", "mock_wavelength"]
-
-HALPHA = air_to_vacuum(6562.801)
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class MockStars:
     """Simulated spectra and their truth; one row a star.
 
     ``wavelength (pixel,)`` A, ``flux, ivar (star, pixel)``, ``labels (star, 4)``, ``rv`` km/s, ``snr`` the S/N per
-    pixel in i, ``halpha_ew`` the added emission (A, positive).
+    pixel at 7500 A, ``active`` whether H-alpha emission was added, ``halpha_ew`` the equivalent width (A, emission
+    positive) of the spectrum without noise, by the definition of `measure_halpha`.
     """
 
     wavelength: NDArray[np.float64]
@@ -32,6 +34,7 @@ class MockStars:
     labels: NDArray[np.float64]
     rv: NDArray[np.float64]
     snr: NDArray[np.float64]
+    active: NDArray[np.bool_]
     halpha_ew: NDArray[np.float64]
 
 
@@ -108,12 +111,14 @@ def mock_stars(
         spectrum = cubic(model, torch.as_tensor((inside - support[0]) / STARGAP.step)).numpy()
         teff = labels[rows, TEFF, None]
         flux[rows] = spectrum * _planck(rest, teff) / _planck(inside, teff)
-    halpha = np.where(rng.random(count) < active_fraction, rng.uniform(1.0, 6.0, count), 0.0)
+    active = rng.random(count) < active_fraction
+    emission = np.where(active, rng.uniform(1.0, 6.0, count), 0.0)
     line = np.exp(-0.5 * ((wave / (1 + shift[:, None] / SPEED_OF_LIGHT) - HALPHA) / 1.6) ** 2) / (
         1.6 * np.sqrt(2 * np.pi)
     )
     near = np.abs(wave - HALPHA) < 30.0
-    flux += halpha[:, None] * line * np.median(flux[:, near], axis=1, keepdims=True)
+    flux += emission[:, None] * line * np.median(flux[:, near], axis=1, keepdims=True)
+    halpha = _halpha(wave, flux, shift)
 
     level = np.median(flux[:, np.abs(wave - 7500.0) < 100.0], axis=1, keepdims=True)
     scale = rng.lognormal(np.log(2000.0), 1.0, (count, 1))
@@ -133,7 +138,16 @@ def mock_stars(
         for row in np.flatnonzero(rng.random(count) < 0.01):
             ivar[row, wave > 5900.0] = 0.0
     flux[ivar == 0.0] *= rng.uniform(0.0, 3.0, int((ivar == 0.0).sum()))
-    return MockStars(wave, flux, ivar, labels, rv, snr, halpha)
+    return MockStars(wave, flux, ivar, labels, rv, snr, active, halpha)
+
+
+def _halpha(wave: NDArray[np.float64], flux: NDArray[np.float64], rv: NDArray[np.float64]) -> NDArray[np.float64]:
+    near = np.abs(wave - HALPHA) < 100.0
+    level = np.median(flux[:, near], axis=1)
+    native = to_lattice(
+        [Spectrum(wave, f, np.full(wave.size, (1e3 / s) ** 2)) for f, s in zip(flux, level, strict=True)]
+    )
+    return measure_halpha(native, torch.as_tensor(rv)).width.numpy()
 
 
 def _planck(wavelength: NDArray[np.float64], teff: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,12 +1,14 @@
 """Opens a FITS file safely: whole, unharmed and bounded, or one SpectrumError that says why not.
 
-``astropy.io.fits`` does the reading, but it passes lost gzip trailers, cut data and sizes beyond any memory in
-silence or with misleading errors. Everything a header promises is therefore checked before a unit is made.
+``astropy.io.fits`` does the reading, but it meets lost gzip trailers, cut files and impossible sizes in silence
+or with misleading errors, and reads on into what follows the last HDU. So files are unzipped and HDUs read one
+by one here, and what a header promises is checked before its data are touched.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import stat
 import warnings
 import zlib
@@ -17,7 +19,7 @@ from typing import TypeAlias
 
 from astropy.io import fits
 from astropy.io.fits.hdu import BITPIX2DTYPE
-from astropy.utils.exceptions import AstropyUserWarning
+from astropy.io.fits.hdu.base import ExtensionHDU
 
 from stargap.errors import SpectrumError
 
@@ -27,13 +29,16 @@ Value: TypeAlias = str | int | float | bool | None
 
 DAMAGE = (
     *(fits.VerifyError, OSError, LookupError, ValueError, TypeError),
-    *(AttributeError, ArithmeticError, MemoryError),
+    *(AttributeError, AssertionError, ArithmeticError, MemoryError),
 )
 """What astropy and numpy raise on damaged content."""
 
 _MAX_BYTES = 1 << 28
-_MAX_COUNT = 999
+_BLOCK = 2880
 _GZIP_MAGIC = b"\x1f\x8b"
+_CUT = "the file is cut short (less data than its header promises)"
+_DAMAGED = "a header is damaged"
+_ENDLESS = re.compile(rb"NAXIS *= *\+?0*[1-9]\d{3}")  # astropy makes a list of this length at once
 _PRINTABLE = bytes(byte if 0x20 <= byte < 0x7F else ord("?") for byte in range(256))
 
 
@@ -70,8 +75,15 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
         raise SpectrumError(path, "not a FITS file (starts with HTML)" if html else "not a FITS file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", "(Checksum|Datasum) verification failed", AstropyUserWarning)
-        yield _units(raw, path)
+        try:
+            hdul = _units(raw, path)
+        except OverflowError as error:  # more bytes than any file can have
+            raise SpectrumError(path, _CUT) from error
+        except OSError as error:
+            raise SpectrumError(path, "a header is cut short or damaged (no END card)") from error
+        except DAMAGE as error:
+            raise SpectrumError(path, _DAMAGED) from error
+        yield hdul
 
 
 def card(header: fits.Header, key: str) -> Value:
@@ -89,7 +101,7 @@ def card(header: fits.Header, key: str) -> Value:
     return value if isinstance(value, str | int | float) else None
 
 
-def column_names(hdu: fits.hdu.base.ExtensionHDU) -> set[str]:
+def column_names(hdu: fits.PrimaryHDU | ExtensionHDU) -> set[str]:
     """Return the names of the columns of a binary table, in upper case; nothing for another kind of HDU.
 
     Raises:
@@ -146,41 +158,37 @@ def _gunzip(raw: bytes, path: str | Path) -> bytes:
 
 
 def _units(raw: bytes, path: str | Path) -> fits.HDUList:
-    stream, units, start = io.BytesIO(raw), list[bytes](), 0
+    if _ENDLESS.search(raw.upper()):
+        raise SpectrumError(path, _DAMAGED)
+    stream, start, hdus = io.BytesIO(raw + bytes(-len(raw) % _BLOCK)), 0, []
     while start == 0 or raw.startswith(b"XTENSION", start):
+        hdu = _unit(stream, start)
+        place = hdu.fileinfo()
+        if place["datLoc"] + hdu.size > len(raw):
+            raise SpectrumError(path, _CUT)
+        sums = (("CHECKSUM", hdu.verify_checksum), ("DATASUM", hdu.verify_datasum))
+        if not all(verify() for key, verify in sums if card(hdu.header, key)):
+            raise SpectrumError(path, "a checksum does not fit: the file is damaged")
+        hdus.append(hdu)
+        start = place["datLoc"] + place["datSpan"]
+    return fits.HDUList(hdus)
+
+
+def _unit(stream: io.BytesIO, start: int) -> fits.PrimaryHDU | ExtensionHDU:
+    stream.seek(start)
+    hdu = (ExtensionHDU if start else fits.PrimaryHDU).readfrom(stream, uint=True)
+    stream.seek(start)
+    header = stream.read(hdu.fileinfo()["datLoc"] - start)
+    clean = header.translate(_PRINTABLE)
+    if header != clean:
         stream.seek(start)
-        try:
-            header = fits.Header.fromfile(stream, padding=False)
-            data, size = stream.tell(), _data_size(header)
-        except OSError as error:
-            raise SpectrumError(path, "a header is cut short or damaged (no END card)") from error
-        except DAMAGE as error:
-            raise SpectrumError(path, "a header is damaged") from error
-        if data + size > len(raw):
-            raise SpectrumError(path, "the file is cut short (less data than its header promises)")
-        end = data + header.data_size_padded
-        units.append(raw[start:data].translate(_PRINTABLE) + raw[data:end].ljust(end - data, b"\0"))
-        start = end
-    try:
-        hdul = fits.HDUList.fromstring(
-            b"".join(units), checksum=True, uint=True, disable_image_compression=True
-        )
-    except AstropyUserWarning as error:
-        raise SpectrumError(path, "a checksum does not fit: the file is damaged") from error
-    except DAMAGE as error:
-        raise SpectrumError(path, "a header is damaged") from error
-    if len(hdul) != len(units):
-        raise SpectrumError(path, "a header is damaged")
-    return hdul
-
-
-def _data_size(header: fits.Header) -> int:
-    few = [header["NAXIS"], header.get("TFIELDS", 0)]
-    if all(type(count) is int and 0 <= count <= _MAX_COUNT for count in few):
-        many = [header[f"NAXIS{axis}"] for axis in range(1, few[0] + 1)]
-        many += [header.get("PCOUNT", 0), header.get("GCOUNT", 1)]
-        counted = all(type(count) is int and count >= 0 for count in many)
-        if counted and header["BITPIX"] in BITPIX2DTYPE and header.get("SIMPLE", True) is True:
-            return header.data_size
-    message = "the structure of the data makes no sense"
-    raise ValueError(message)
+        stream.write(clean)
+        return _unit(stream, start)
+    cards = hdu.header
+    counts = [cards["NAXIS"], cards.get("PCOUNT", 0), cards.get("GCOUNT", 1)]
+    counts += [cards[f"NAXIS{axis}"] for axis in range(1, cards["NAXIS"] + 1)]
+    known = cards["BITPIX"] in BITPIX2DTYPE and cards.get("TFIELDS", 0) in range(1000)
+    if not known or not all(type(count) is int and count >= 0 for count in counts):
+        message = "the header describes no data that FITS knows"
+        raise ValueError(message)
+    return hdu
