@@ -36,7 +36,7 @@ benchmarks: $(READY)
 	$(BIN)/python benchmarks/run.py
 
 emulator: $(READY)
-	$(BIN)/stargap emulator $(DATA)/grid/marcs_ts_base.h5 --output src/stargap/models
+	$(BIN)/stargap emulator $(DATA)/grid/marcs_ts_base.h5 --output src/stargap/models --plot docs/images/emulator.png
 
 results-real-stars: $(READY)
 	$(BIN)/python docs/results/make_real_stars.py --data $(DATA)

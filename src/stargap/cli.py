@@ -145,6 +145,7 @@ def emulator(
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    plot: Path | None = None,
     resolution: float = 1800.0,
     seed: int = 0,
 ) -> None:
@@ -156,18 +157,21 @@ def emulator(
         HDF5 grid, or a folder of BT-Settl (.spec.7, .spec.fits) or PHOENIX-ACES HiRes files.
     output
         Folder for emulator.safetensors and its card.
+    plot
+        PNG of the validation errors over the parameter space.
     resolution
         Resolving power of the survey's spectra.
     seed
         Seed of the 8:2 split and the first weights.
     """
     from stargap.theory.grids import read_grid, read_hdf5_grid
-    from stargap.theory.payne import Training, fit_emulator
+    from stargap.theory.payne import Training, emulator_error, fit_emulator
+    from stargap.validation.figures.emulator import emulator_figure
 
     settings = Training(resolution=resolution, seed=seed)
     spectra = read_hdf5_grid(grid) if grid.is_file() else read_grid(grid, resolution=4 * resolution)
     with _bar("training", settings.steps) as advance:
-        trained, _ = fit_emulator(spectra, settings, progress=lambda step, total, loss: advance(200))
+        trained, held_out = fit_emulator(spectra, settings, progress=lambda step, total, loss: advance(200))
     output.mkdir(parents=True, exist_ok=True)
     trained.save(output / "emulator.safetensors")
     errors = trained.card.validation
@@ -176,6 +180,10 @@ def emulator(
         f"{100 * errors['percentile_99']:.2f} %, largest {100 * errors['largest']:.2f} %"
     )
     print(f"wrote {output / 'emulator.safetensors'}")
+    if plot is not None:
+        figure = emulator_figure(spectra.labels[held_out], emulator_error(trained, spectra, rows=held_out))
+        figure.savefig(plot, dpi=120)
+        print(f"picture {plot}")
 
 
 def _console() -> Any:

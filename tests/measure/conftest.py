@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,9 +68,23 @@ def settings() -> MeasureSettings:
 
 
 @pytest.fixture(scope="session")
-def batch(mixed, spectra, settings, emulator) -> tuple[Columns, Fitted]:
+def numbered(mixed, spectra) -> list[Spectrum]:
+    """The 128 mixed stars with facts that tell them apart."""
+    return [
+        replace(star, facts=Facts(layout="arrays", path=f"{row}.fits", obsid=1000 + row, designation=f"S{row}"))
+        for row, star in enumerate(spectra(mixed))
+    ]
+
+
+@pytest.fixture(scope="session")
+def batch(numbered, settings, emulator) -> tuple[Columns, Fitted]:
     """What is measured of the 128 mixed stars."""
-    return measure_batch(spectra(mixed), settings, emulator)
+    return measure_batch(numbered, settings, emulator)
+
+
+@pytest.fixture(scope="session")
+def whole(batch) -> Columns:
+    return batch[0]
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +81,7 @@ def test_snr_is_computed_from_ivar_or_left_out(arrays, tmp_path):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_compression_is_chosen_by_name_or_by_hand_and_bytes_are_reproducible(layout, arrays, tmp_path):
-    one, two = (
-        write_lamost(tmp_path / name / "a.fits.gz", *arrays, layout=layout) for name in folders(tmp_path)
-    )
+    one, two = (write_lamost(tmp_path / name / "a.fits.gz", *arrays, layout=layout) for name in folders(tmp_path))
     assert one.read_bytes() == two.read_bytes()
     assert one.read_bytes()[:2] == b"\x1f\x8b"
     assert one.read_bytes()[4:8] == bytes(4)
@@ -121,15 +120,15 @@ def test_dr1_third_row_and_table_normalization_are_about_one(arrays, tmp_path):
     assert np.isfinite(image).all()
 
 
-@pytest.mark.parametrize("step", ["write_bytes", "replace"])
-def test_a_failed_write_leaves_the_old_file_and_no_temporary(step, arrays, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("owner", "step"), [(os, "fsync"), (Path, "replace")])
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(owner, step, arrays, tmp_path, monkeypatch):
     path = write_lamost(tmp_path / "a.fits", *arrays, obsid=1)
     before = path.read_bytes()
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, step, fail)
+    monkeypatch.setattr(owner, step, fail)
     with pytest.raises(OSError, match="No space left"):
         write_lamost(path, *arrays, obsid=2)
     assert list(tmp_path.iterdir()) == [path]
@@ -145,9 +144,7 @@ def test_a_file_is_replaced_whole(arrays, tmp_path):
 
 def test_requests_that_cannot_be_met(arrays, tmp_path):
     wavelength, flux, ivar = arrays
-    with pytest.raises(
-        UsageError, match="'lamost-dr99' is not one of lamost-dr1, lamost-image, lamost-table"
-    ):
+    with pytest.raises(UsageError, match="'lamost-dr99' is not one of lamost-dr1, lamost-image, lamost-table"):
         write_lamost(tmp_path / "a.fits", *arrays, layout="lamost-dr99")
     with pytest.raises(UsageError, match="do not fit 3909 wavelengths"):
         write_lamost(tmp_path / "a.fits", wavelength, flux[:-1], ivar)
@@ -165,9 +162,7 @@ def test_requests_that_cannot_be_met(arrays, tmp_path):
         ("lamost-table", "formats/spec-55859-F5902_sp01-001__aec1394.fits.gz"),
     ],
 )
-def test_cards_are_those_of_a_real_file_with_values_of_the_same_type(
-    layout, real, arrays, tmp_path, shared_data
-):
+def test_cards_are_those_of_a_real_file_with_values_of_the_same_type(layout, real, arrays, tmp_path, shared_data):
     buffer = io.BytesIO(write_lamost(tmp_path / "a.fits", *arrays, layout=layout, **FACTS).read_bytes())
     with fits.open(buffer) as ours, fits.open(shared_data / "lamost" / real, memmap=False) as theirs:
         assert [hdu.name.upper() for hdu in ours] == [hdu.name.upper() for hdu in theirs]

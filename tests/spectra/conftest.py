@@ -87,7 +87,7 @@ def check_invariants() -> Callable[[Spectrum], None]:
         facts = spectrum.facts
         assert facts.layout in {"lamost-dr1", "lamost-image", "lamost-table", "sdss"}
         assert facts.snr_source in {"header", "ivar"}
-        assert facts.obsid is None or -(2**63) <= facts.obsid < 2**63
+        assert facts.obsid is None or 0 <= facts.obsid < 2**63
         assert facts.ra is None or 0 <= facts.ra <= 360
         assert facts.dec is None or -90 <= facts.dec <= 90
         for text in (facts.subclass, facts.designation, facts.plan_id, facts.date_obs, facts.release):

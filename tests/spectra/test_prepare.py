@@ -519,6 +519,21 @@ def test_good_pixels_are_those_of_the_definition(grid, rv, seed, share):
     assert not bool(star.bad_continuum)
 
 
+@GRIDS
+@pytest.mark.parametrize("rv", [-9000.0, 7500.0])
+def test_pixels_beyond_the_lattice_are_not_good(grid, rv):
+    star = prepare(on_lattice(bands(WAVE)), at(rv), grid)
+    check_prepared(star, grid)
+    seen = grid.wavelength * doppler(rv)
+    off = (seen < WAVE[0]) | (seen > WAVE[-1])
+    assert off.sum() > 20
+    assert not star.good[0].numpy()[off].any()
+    seen = grid.support * doppler(rv)
+    off = (seen < WAVE[0]) | (seen > WAVE[-1])
+    if grid is STARGAP:
+        assert not star.weight[0].numpy()[off].any()
+
+
 def test_native_noise_comes_out_with_the_sigma_that_is_given():
     rng, rows = np.random.default_rng(12), 1200
     sigma = np.geomspace(0.01, 0.05, WAVE.size) * np.where(np.arange(WAVE.size) % 3, 1.0, 2.0)
@@ -591,6 +606,15 @@ def test_trap_a_the_paper_s_errors_of_the_whole_range_are_low_by_1_3():
     native.scatter_add_(0, index, 1 - t).scatter_add_(0, index + 1, t)
     assert int((native > 0).sum()) == pytest.approx(1712, abs=2)
     assert float((native.square().sum() / 2901).sqrt()) == pytest.approx(1.3, abs=0.04)
+
+
+def test_trap_a_the_paper_interpolates_errors_like_fluxes():
+    rng = np.random.default_rng(20)
+    sigma = rng.uniform(0.01, 0.1, WAVE.size)
+    star = prepare(on_lattice(bands(WAVE), sigma**-2), at(80.0), PAPER)
+    seen = PAPER.wavelength * doppler(80.0)
+    stated = (star.sigma * star.continuum)[star.good].double().numpy()
+    np.testing.assert_allclose(stated, np.interp(seen, WAVE, sigma)[star.good[0].numpy()], rtol=16 * UNIT)
 
 
 # ---- trap (b): windows have a frame
@@ -724,6 +748,8 @@ def test_trap_e_the_paper_compares_with_a_fully_normalised_model():
     assert bool((star.blur == 0).all())
     model, _, _ = normalise(f32(bands(PAPER.support))[None], star.weight[:1], PAPER)
     smear = BANDS_2 * GAP.max() ** 2 / 8
+    whole = kernel_matrix(PAPER)[0].sum(axis=1) / kernel_matrix(PAPER)[1]
+    np.testing.assert_allclose(star.inverse_kernel, [1 / whole] * 2, rtol=2 * ROUNDING)
     off = ((model - star.flux) * star.good).abs().numpy()
     floor = float(star.continuum[star.good].min())
     tolerance = smear / floor * (1 + float(star.flux[star.good].max())) + 4 * ROUNDING
@@ -856,16 +882,22 @@ def test_a_spike_among_bad_pixels_is_judged_by_the_good_ones():
 
 
 @pytest.mark.parametrize(
-    ("level", "sigma"),
-    [(2.5, 1e-3), (8.0, 0.5), (1.02, 1e-4)],
-    ids=("bright but not 3 times", "bright but not 20 sigma", "significant but faint"),
+    ("level", "sigma", "found"),
+    [(3.9, 1e-3, 0), (4.1, 1e-3, 1), (8.0, 0.36, 0), (8.0, 0.34, 1), (-2.9, 1e-3, 0), (-3.1, 1e-3, 1), (1.02, 1e-4, 0)],
 )
-def test_a_pixel_must_be_both_bright_and_significant(level, sigma):
+def test_a_spike_is_3_times_the_level_and_20_sigma_away(level, sigma, found):
     flux = np.ones(WAVE.size)
     flux[900] = level
     batch = to_lattice([observed(flux, np.full(WAVE.size, sigma**-2))])
-    assert killed(batch) == 0
-    assert (batch.ivar > 0).all()
+    assert killed(batch) == found
+    assert int((batch.ivar == 0).sum()) == found
+
+
+def test_a_pixel_like_its_good_neighbours_is_no_spike_whatever_the_bad_ones_hold():
+    flux, ivar = bands(WAVE), np.full(WAVE.size, 1e4)
+    flux[795:806], ivar[795:806] = 0.0, 0.0
+    flux[[798, 799, 800, 801]], ivar[[798, 799, 800, 801]] = [10.0, 11.0, 20.0, 12.0], 1e4
+    assert killed(to_lattice([observed(flux, ivar)])) == 0
 
 
 @many

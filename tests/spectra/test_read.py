@@ -95,9 +95,7 @@ def test_case_1_every_flipped_bit_of_gzip_data_is_found(files, tmp_path):
         assert reason_of(bytes(damaged), tmp_path / "flip.fits.gz") == GZIP_REASON
 
 
-def test_case_1_flipped_bits_under_a_checksum_are_found(
-    files, summed, tmp_path, check_invariants, same_arrays
-):
+def test_case_1_flipped_bits_under_a_checksum_are_found(files, summed, tmp_path, check_invariants, same_arrays):
     whole = read_bytes(summed, tmp_path / "sum.fits")
     assert same_arrays(whole, read_bytes(files["lamost-table"], tmp_path / "plain.fits"))
     check_invariants(whole)

@@ -87,9 +87,7 @@ def test_facts_missing_from_the_header_come_from_spall(columns, tmp_path):
 
 def test_without_spall_snr_comes_from_ivar_and_ra_from_ra(columns, tmp_path):
     columns |= {"flux": np.full(205, 6.0), "ivar": np.full(205, 4.0)}
-    facts = read_spectrum(
-        write(tmp_path / "a.fits", columns, header={"RA": 1.5, "DEC": 2.5, "PLATEID": 266})
-    ).facts
+    facts = read_spectrum(write(tmp_path / "a.fits", columns, header={"RA": 1.5, "DEC": 2.5, "PLATEID": 266})).facts
     assert (facts.snr_source, facts.snr_r, facts.snr_g) == ("ivar", 12.0, None)
     assert (facts.ra, facts.dec, facts.plan_id, facts.designation) == (1.5, 2.5, "266", None)
     assert (facts.subclass, facts.object_class, facts.pipeline_z) == (None, None, None)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import stargap
 from stargap.errors import UsageError
 from stargap.labels import LABELS
-from stargap.pixels import PAPER, STARGAP
+from stargap.pixels import STARGAP
 from stargap.spectra.prepare import normalise
 from stargap.theory.grids import Grid, read_hdf5_grid
 from stargap.theory.payne import (
@@ -302,14 +302,6 @@ def test_the_error_is_of_normalised_fluxes_and_of_the_rows_asked_for():
     np.testing.assert_array_equal(emulator_error(bad_alpha, power_laws(ROWS), rows=[3, 0, 1, 2]), errors[[3, 0, 1, 2]])
 
 
-def test_the_error_can_be_taken_on_the_paper_s_pixels():
-    x = np.log(STARGAP.support / 7500)
-    perfect = handmade(0 * x, np.outer([1.0, -0.5, 0.3, 0.0], x))
-    errors = emulator_error(perfect, power_laws(ROWS), pixels=PAPER)
-    assert errors.shape == (4,)
-    assert errors.max() < 60 * UNIT
-
-
 # ---- targets
 
 
@@ -347,8 +339,6 @@ def test_targets_refuse_a_grid_that_does_not_cover(low, high):
     short = Grid(wavelength, np.ones((1, 3000)), ROWS[:1], "short")
     with pytest.raises(UsageError, match=f"short covers {low:.0f}-{high:.0f} A; 5910-8990 A are needed"):
         targets(short, 1800.0)
-    with pytest.raises(UsageError, match="are needed"):
-        fit_emulator(short)
 
 
 def test_targets_refuse_a_grid_that_is_not_even_in_log_wavelength():
@@ -468,6 +458,13 @@ def test_the_best_state_is_kept_when_training_goes_astray():
     assert long_steps[-1] == best + 800
     assert losses[-1] > 10 * min(losses)
     assert same_weights(short, long)
+
+
+def test_training_refuses_a_grid_that_does_not_cover():
+    grid = analytic_grid()
+    kept = grid.wavelength > 5950
+    with pytest.raises(UsageError, match="analytic covers 5950-9040 A"):
+        fit_emulator(replace(grid, wavelength=grid.wavelength[kept], flux=grid.flux[:, kept]), TINY)
 
 
 def test_too_few_spectra_are_refused_in_words():

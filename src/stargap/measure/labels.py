@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stargap.flags import Flag
 from stargap.labels import A_M, LABELS, M_H, alpha_relation
-from stargap.measure.optimise import LeastSquares, Status, levenberg_marquardt
+from stargap.measure.optimise import LeastSquares, Status, gram, levenberg_marquardt
 from stargap.pixels import LATTICE, STARGAP, PixelGrid
 from stargap.spectra.prepare import Prepared, blur, normalise, smoother_for
 from stargap.theory.payne import Emulator
@@ -322,7 +322,7 @@ def _cached_table(
 
 def _covariance(prepared: Prepared, model: Tensor, jacobian: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
     weighted = jacobian * weight[:, None]
-    inverse = torch.linalg.pinv((weighted @ jacobian.transpose(1, 2)).double(), hermitian=True)
+    inverse = torch.linalg.pinv(gram(weighted, jacobian).double(), hermitian=True)
     if not prepared.grid.native_errors:
         return inverse
     grid, smoother = prepared.grid, smoother_for(prepared.grid)
@@ -342,4 +342,4 @@ def _covariance(prepared: Prepared, model: Tensor, jacobian: Tensor, weight: Ten
     ivar = prepared.native.ivar[rows]
     noise = torch.where(ivar > 0, 1.0 / ivar.clamp_min(1e-10), 0.0).sqrt()
     native = (native * noise[:, None]).double()
-    return inverse @ (native @ native.transpose(1, 2)) @ inverse
+    return inverse @ gram(native, native) @ inverse

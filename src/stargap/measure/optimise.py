@@ -9,7 +9,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-__all__ = ["STATUS_TEXT", "LeastSquares", "Status", "bounded_step", "levenberg_marquardt"]
+__all__ = ["STATUS_TEXT", "LeastSquares", "Status", "bounded_step", "gram", "levenberg_marquardt"]
 
 
 ROUNDING = 2e-6
@@ -49,7 +49,7 @@ class LeastSquares:
 
 
 def bounded_step(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Minimise d^T H d / 2 - g^T d within ``low <= d <= high``, clamping one set of violators after another.
+    """Minimise d^T H d / 2 - g^T d within ``low <= d <= high`` (active sets, Nocedal & Wright 2006, section 16.5).
 
     Args:
         hessian: ``(row, k, k)``, positive definite.
@@ -66,18 +66,65 @@ def bounded_step(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor) -
     step = torch.zeros_like(gradient)
     held = ((low >= 0) & (gradient < 0)) | ((high <= 0) & (gradient > 0))
     eye = torch.eye(size, dtype=hessian.dtype)
-    for _ in range(size + 1):
+    unsettled = torch.ones(len(gradient), 1, dtype=torch.bool)
+    for _ in range(4 * size):
         free = (~held).to(hessian.dtype)
+        slope = gradient - _times(hessian, step)
         matrix = hessian * free[:, :, None] * free[:, None, :] + eye * (1 - free)[:, :, None]
-        fixed = step * (1 - free)
-        right = torch.where(held, fixed, gradient - (hessian @ fixed[:, :, None])[:, :, 0])
-        solution = torch.linalg.solve_ex(matrix, right[:, :, None])[0][:, :, 0]
-        violated = ~held & ((solution < low) | (solution > high))
-        step = torch.where(held, step, solution.clamp(low, high))
-        if not violated.any():
+        move = _solve(matrix, slope * free)
+        room = torch.where(move > 0, high - step, low - step) / move
+        part, first = torch.where(held | (move == 0), torch.inf, room).min(dim=1, keepdim=True)
+        blocked = part < 1.0
+        moved = torch.where(held, step, step + part.clamp(0.0, 1.0) * move)
+        at_first = torch.nn.functional.one_hot(first[:, 0], size).bool() & blocked
+        moved = torch.where(at_first, torch.where(move > 0, high, low), moved)
+        step = torch.where(unsettled, moved, step)
+        slope = gradient - _times(hessian, step)
+        inward = ((step <= low) & (slope > 0)) | ((step >= high) & (slope < 0))
+        released = held & inward & ~blocked & (low < high)
+        held = torch.where(unsettled, (held | at_first) & ~released, held)
+        unsettled = unsettled & (blocked | released.any(dim=1, keepdim=True))
+        if not unsettled.any():
             break
-        held |= violated
-    return step
+    return step.clamp(low, high)
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (matrix * vector[:, None, :]).sum(dim=2)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve small positive definite systems by elimination, elementwise over rows.
+
+    LAPACK's bits depend on where in memory a matrix stands; these do not.
+    """
+    matrix, solution = matrix.clone(), right.clone()
+    size = right.shape[1]
+    for i in range(size):
+        for j in range(i + 1, size):
+            factor = matrix[:, j, i] / matrix[:, i, i]
+            matrix[:, j] = matrix[:, j] - factor[:, None] * matrix[:, i]
+            solution[:, j] = solution[:, j] - factor * solution[:, i]
+    for i in reversed(range(size)):
+        for j in range(i + 1, size):
+            solution[:, i] = solution[:, i] - matrix[:, i, j] * solution[:, j]
+        solution[:, i] = solution[:, i] / matrix[:, i, i]
+    return solution
+
+
+def gram(left: Tensor, right: Tensor) -> Tensor:
+    """Return ``left @ right^T`` for ``(row, k, pixel)``, the same bits for equal rows wherever they stand.
+
+    Matrix products round differently with the alignment of their rows, so rows are padded to whole cache lines.
+
+    Example:
+        >>> gram(torch.ones(1, 2, 5), torch.ones(1, 2, 5))
+        tensor([[[5., 5.],
+                 [5., 5.]]])
+    """
+    padding = -left.shape[-1] % 16
+    left, right = (torch.nn.functional.pad(side, (0, padding)) for side in (left, right))
+    return left @ right.transpose(1, 2)
 
 
 def levenberg_marquardt(
@@ -148,7 +195,6 @@ def levenberg_marquardt(
     growth = torch.full_like(damping, 2.0)
     promised = torch.ones_like(damping)
     used = torch.zeros(slots, dtype=torch.long)
-    eye = torch.eye(size, dtype=torch.float64)
 
     while active.any():
         row = rows[problem]
@@ -157,8 +203,8 @@ def levenberg_marquardt(
         residual = data[row] - model
         weighted = w * residual
         new_chi2 = (weighted * residual).sum(dim=1, dtype=torch.float64)
-        new_gradient = (jacobian @ weighted[:, :, None])[:, :, 0].double()
-        new_hessian = ((jacobian * w[:, None]) @ jacobian.transpose(1, 2)).double()
+        new_gradient = gram(jacobian, weighted[:, None])[:, :, 0].double()
+        new_hessian = gram(jacobian * w[:, None], jacobian).double()
         finite = (
             torch.isfinite(new_chi2)
             & torch.isfinite(new_hessian).all(dim=(1, 2))
@@ -178,9 +224,9 @@ def levenberg_marquardt(
         growth = torch.where(better, 2.0, growth * 2.0)
 
         diagonal = hessian.diagonal(dim1=1, dim2=2)
-        ridge = 1e-12 * diagonal.amax(dim=1, keepdim=True) + 1e-300
+        ridge = 1e-12 * diagonal + 1e-300
         low, high = lower - point, upper - point
-        plain = bounded_step(hessian + eye * ridge[:, :, None], gradient, low, high)
+        plain = bounded_step(hessian + torch.diag_embed(ridge), gradient, low, high)
         decrement = (plain * gradient).sum(dim=1)
         noise = (chi2 / (pixels[row] - size).clamp_min(1)).clamp_min(1.0)
         nearly = decrement <= 25 * tolerance**2 * noise
@@ -202,9 +248,9 @@ def levenberg_marquardt(
             result.status[done] = code[ended]
             result.iterations[done] = used[ended]
 
-        damped = hessian + eye * (damping[:, None] * diagonal + ridge)[:, :, None]
+        damped = hessian + torch.diag_embed(damping[:, None] * diagonal + ridge)
         step = bounded_step(damped, gradient, low, high)
-        promised = (step * (2 * gradient - (hessian @ step[:, :, None])[:, :, 0])).sum(dim=1)
+        promised = (step * (2 * gradient - _times(hessian, step))).sum(dim=1)
         trial = point + step
         trial = torch.where(torch.isfinite(trial), trial, point).clamp(lower, upper)
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stargap.catalogue.schema import INT_NULL, MEASURED
-from stargap.errors import SpectrumError
+from stargap.errors import SpectrumError, UsageError
 from stargap.flags import Flag, flag_text
 from stargap.labels import LABELS
 from stargap.measure.halpha import measure_halpha
@@ -63,14 +63,25 @@ class Fitted:
 
 
 def parameters_for(settings: MeasureSettings, emulator: Emulator) -> Parameters:
-    """Return the fit's free, fixed and tied labels, with bounds inside the emulator's training range."""
+    """Return the fit's free, fixed and tied labels, with bounds inside the emulator's training range.
+
+    Raises:
+        UsageError: a label fixed, or bounded, outside what the emulator was trained on.
+    """
     lower, upper = list(emulator.card.lower), list(emulator.card.upper)
+    for name, value in settings.fixed.items():
+        place = LABELS.index(name)
+        if not lower[place] <= value <= upper[place]:
+            message = f"fixed {name} = {value:g} is outside the model's {lower[place]:g} to {upper[place]:g}"
+            raise UsageError(message)
     for name, (low, high) in settings.bounds.items():
         place = LABELS.index(name)
+        if high <= lower[place] or low >= upper[place]:
+            message = f"bounds of {name}, {low:g} to {high:g}, miss the model's {lower[place]:g} to {upper[place]:g}"
+            raise UsageError(message)
         lower[place], upper[place] = max(lower[place], low), min(upper[place], high)
-    return Parameters(
-        tuple(lower), tuple(upper), {str(name): value for name, value in settings.fixed.items()}, settings.free_alpha
-    )
+    fixed = {str(name): value for name, value in settings.fixed.items()}
+    return Parameters(tuple(lower), tuple(upper), fixed, settings.free_alpha)
 
 
 def measure_batch(

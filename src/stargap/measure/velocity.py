@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stargap.flags import Flag
 from stargap.labels import alpha_relation
-from stargap.measure.optimise import Status, levenberg_marquardt
+from stargap.measure.optimise import Status, gram, levenberg_marquardt
 from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.prepare import NativeBatch, Smoother
 from stargap.theory.payne import Emulator
@@ -260,12 +260,12 @@ def _fit(
         p = wanted[chunk]
         _, jacobian = evaluate(result.parameters[chunk], p)
         weighted = jacobian * ivar[p][:, None]
-        inverse = torch.linalg.pinv((weighted @ jacobian.transpose(1, 2)).double(), hermitian=True)
+        inverse = torch.linalg.pinv(gram(weighted, jacobian).double(), hermitian=True)
         star = native[rows[p]]
         level = (smooth(star.flux * mask[p]) / held[p]).clamp_min(1e-30)
         noise = torch.where(ivar[p] > 0, star.ivar.clamp_min(1e-10).rsqrt() / level, 0.0)
         scaled = (weighted * noise[:, None]).double()
-        spread[chunk] = (inverse @ (scaled @ scaled.transpose(1, 2)) @ inverse)[:, 0, 0].clamp_min(0).sqrt()
+        spread[chunk] = (inverse @ gram(scaled, scaled) @ inverse)[:, 0, 0].clamp_min(0).sqrt()
 
     good = (ivar[wanted] > 0).sum(dim=1)
     reduced = result.chi2 / (good - 2).clamp_min(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
+from stargap.atomic import replacing
 from stargap.errors import UsageError
 from stargap.spectra.content import snr_by_band
 from stargap.spectra.spectrum import Facts
@@ -23,7 +23,6 @@ __all__ = ["Layout", "write_lamost"]
 Layout = Literal["lamost-dr1", "lamost-image", "lamost-table"]
 _Card: TypeAlias = tuple[str, str | float | bool, str]
 
-_BLOCK = 2880
 _MISSING = -9999.0
 _MJD_ZERO = date(1858, 11, 17)
 _ROW_NAMES = {
@@ -140,8 +139,11 @@ def write_lamost(
         helio_rv=helio_rv,
     )
     cards = _cards(facts, snr, _dispersion(wave, layout))
-    content = _table(cards, rows) if layout == "lamost-table" else _image(cards, rows, layout)
-    _write(path, _gzip(content) if (path.suffix == ".gz" if compress is None else compress) else content)
+    content = io.BytesIO()
+    (_table(cards, rows) if layout == "lamost-table" else _image(cards, rows, layout)).writeto(content)
+    packed = path.suffix == ".gz" if compress is None else compress
+    with replacing(path) as file:
+        file.write(gzip.compress(content.getvalue(), 6, mtime=0) if packed else content.getvalue())
     return path
 
 
@@ -178,9 +180,7 @@ def _dispersion(wave: NDArray[np.float64], layout: Layout) -> tuple[float | None
     return (start, step) if np.isfinite(error) else (None, None)
 
 
-def _cards(
-    facts: Facts, snr: Mapping[str, float | None], dispersion: tuple[float | None, float | None]
-) -> list[_Card]:
+def _cards(facts: Facts, snr: Mapping[str, float | None], dispersion: tuple[float | None, float | None]) -> list[_Card]:
     dr1, table = facts.layout == "lamost-dr1", facts.layout == "lamost-table"
     start, step = dispersion
     cards: list[tuple[str, str | float | bool | None, str]] = [
@@ -228,51 +228,13 @@ def _cards(
     return [(key, value, comment) for key, value, comment in cards if value is not None]
 
 
-def _image(cards: list[_Card], rows: dict[str, NDArray[np.float32]], layout: Layout) -> bytes:
+def _image(cards: list[_Card], rows: dict[str, NDArray[np.float32]], layout: Layout) -> fits.HDUList:
     third = "NORMALIZATION" if layout == "lamost-dr1" else "WAVELENGTH"
     names = ("FLUX", "IVAR", third, "ANDMASK", "ORMASK")
-    return _unit(_start(-32, 2, rows) + cards, [rows[name] for name in names])
+    return fits.HDUList([fits.PrimaryHDU(np.stack([rows[name] for name in names]), fits.Header(cards))])
 
 
-def _start(bitpix: int, naxis: int, rows: dict[str, NDArray[np.float32]]) -> list[_Card]:
-    shape: list[_Card] = [("NAXIS1", rows["FLUX"].size, ""), ("NAXIS2", 5, "")]
-    return [("SIMPLE", True, ""), ("BITPIX", bitpix, ""), ("NAXIS", naxis, ""), *shape, ("EXTEND", True, "")]
-
-
-def _table(cards: list[_Card], rows: dict[str, NDArray[np.float32]]) -> bytes:
-    pixels = rows["FLUX"].size
-    table: list[_Card] = [
-        ("XTENSION", "BINTABLE", ""),
-        ("BITPIX", 8, ""),
-        ("NAXIS", 2, ""),
-        ("NAXIS1", 4 * pixels * len(_COLUMNS), "Number of bytes per row"),
-        ("NAXIS2", 1, "Number of rows"),
-        ("PCOUNT", 0, ""),
-        ("GCOUNT", 1, ""),
-        ("TFIELDS", len(_COLUMNS), "Number of columns in table"),
-        ("EXTNAME", "COADD", "The extension name"),
-        *((f"TTYPE{number}", name, "") for number, name in enumerate(_COLUMNS, 1)),
-        *((f"TFORM{number}", f"{pixels}E", "") for number, _ in enumerate(_COLUMNS, 1)),
-    ]
-    return _unit(_start(16, 0, rows) + cards, []) + _unit(table, [rows[name] for name in _COLUMNS])
-
-
-def _unit(cards: list[_Card], rows: list[NDArray[np.float32]]) -> bytes:
-    data = b"".join(row.astype(">f4").tobytes() for row in rows)
-    return fits.Header(cards).tostring().encode("ascii") + data + bytes(-len(data) % _BLOCK)
-
-
-def _gzip(content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as stream:
-        stream.write(content)
-    return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _table(cards: list[_Card], rows: dict[str, NDArray[np.float32]]) -> fits.HDUList:
+    columns = [fits.Column(name, f"{rows[name].size}E", array=rows[name][np.newaxis]) for name in _COLUMNS]
+    table = fits.BinTableHDU.from_columns(columns, name="COADD")
+    return fits.HDUList([fits.PrimaryHDU(header=fits.Header(cards)), table])

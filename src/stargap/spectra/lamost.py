@@ -110,7 +110,7 @@ def _facts(header: fits.Header, path: str | Path, layout: str) -> Facts:
     value = partial(card, header)
     prefix = next((p for p in ("SNR", "SN_") if any(p + band in header for band in "UGRIZ")), None)
     cards = {f"snr_{band.lower()}": f"{prefix}{band}" for band in "UGRIZ"} if prefix else {}
-    snr: dict[str, Any] = {name: fact_number(value(card)) for name, card in cards.items()}
+    snr: dict[str, Any] = {name: fact_number(value(key)) for name, key in cards.items()}
     designation = fact_text(value("DESIG"))
     return Facts(
         path=str(path),

@@ -110,14 +110,12 @@ class Smoother:
             near = nodes[self.first[i] : self.first[i] + width]
             band[i, : edge.size] = np.exp(-0.5 * ((edge[:, None] - near) / narrow) ** 2)
         self.gather = torch.as_tensor(band, dtype=torch.float32)
-        self.gather /= self._sum(torch.ones(1, self.pixels)).max().sqrt()
         self.spread = self.gather.transpose(1, 2).contiguous()
+        peak = self(torch.ones(1, self.pixels)).max()
+        self.gather, self.spread = self.gather / peak.sqrt(), self.spread / peak.sqrt()
 
     def __call__(self, values: Tensor) -> Tensor:
         """Return kernel-weighted sums ``(row, pixel)`` of `values` ``(row, pixel)``; for ones, at most 1."""
-        return self._sum(values)
-
-    def _sum(self, values: Tensor) -> Tensor:
         rows = values.shape[0]
         padding = self.blocks * self.block - self.pixels
         if padding:
@@ -127,8 +125,8 @@ class Smoother:
         for part, start in zip(parts, self.first, strict=True):
             nodes[:, start : start + self.width] += part
         near = torch.stack([nodes[:, start : start + self.width] for start in self.first])
-        spread = getattr(self, "spread", self.gather.transpose(1, 2))
-        return torch.bmm(near, spread).transpose(0, 1).reshape(rows, -1)[:, : self.pixels]
+        sums = torch.bmm(near, self.spread).transpose(0, 1)
+        return sums.reshape(rows, self.blocks * self.block)[:, : self.pixels]
 
 
 @cache

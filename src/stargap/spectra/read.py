@@ -8,7 +8,7 @@ import numpy as np
 from astropy.io import fits
 
 from stargap.errors import SpectrumError
-from stargap.spectra.fitsfile import DAMAGE, column_names, open_fits
+from stargap.spectra.fitsfile import column_names, open_fits
 from stargap.spectra.lamost import is_medium_resolution, parse_lamost
 from stargap.spectra.sdss import parse_sdss
 from stargap.spectra.spectrum import Spectrum
@@ -39,7 +39,9 @@ def read_spectrum(path: str | Path) -> Spectrum:
     try:
         with np.errstate(all="ignore"), open_fits(path) as hdul:
             return _parse(hdul, path)
-    except DAMAGE as error:
+    except SpectrumError:
+        raise
+    except Exception as error:
         raise SpectrumError(path, f"damaged content ({type(error).__name__})") from error
 
 
@@ -56,7 +58,5 @@ def _parse(hdul: fits.HDUList, path: str | Path) -> Spectrum:
 
 
 def _describe(hdul: fits.HDUList) -> str:
-    kinds = [
-        "a table" if isinstance(hdu, fits.BinTableHDU) else f"{hdu.header['NAXIS']}-D data" for hdu in hdul[:4]
-    ]
+    kinds = ["a table" if isinstance(hdu, fits.BinTableHDU) else f"{hdu.header['NAXIS']}-D data" for hdu in hdul[:4]]
     return "HDUs hold " + ", ".join(kinds) + (" ..." if len(hdul) > 4 else "")

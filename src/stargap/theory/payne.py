@@ -18,7 +18,7 @@ from stargap import __version__
 from stargap.errors import ModelError, UsageError
 from stargap.labels import LABELS
 from stargap.modelfile import Card, load_model, save_model
-from stargap.pixels import STARGAP, PixelGrid
+from stargap.pixels import STARGAP
 from stargap.spectra.prepare import normalise, smoother_for
 from stargap.theory.broadening import broaden_constant_resolution
 from stargap.theory.grids import Grid
@@ -350,11 +350,7 @@ def fit_emulator(
 
 
 def emulator_error(
-    emulator: Emulator,
-    grid: Grid,
-    *,
-    rows: Sequence[int] | NDArray[np.int64] | None = None,
-    pixels: PixelGrid = STARGAP,
+    emulator: Emulator, grid: Grid, *, rows: Sequence[int] | NDArray[np.int64] | None = None
 ) -> NDArray[np.float64]:
     """Return eq. 1 of the paper for each spectrum: the mean over pixels of ``|F_model - F_recon| / F_model``.
 
@@ -364,7 +360,6 @@ def emulator_error(
         emulator: the emulator.
         grid: synthetic spectra.
         rows: which of them; all by default.
-        pixels: the pixel grid of the comparison.
 
     Returns:
         ``(spectrum,)``.
@@ -373,5 +368,5 @@ def emulator_error(
     picked = Grid(**{**grid.__dict__, "flux": grid.flux[chosen], "labels": grid.labels[chosen]})
     truth = targets(picked, emulator.card.resolution).exp().float()
     guess = emulator.flux(torch.as_tensor(picked.labels))
-    sides = [normalise(flux, torch.ones_like(flux), pixels)[0].double() for flux in (truth, guess)]
+    sides = [normalise(flux, torch.ones_like(flux))[0].double() for flux in (truth, guess)]
     return ((sides[0] - sides[1]).abs() / sides[0]).mean(dim=1).numpy()

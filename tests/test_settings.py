@@ -1,0 +1,314 @@
+"""Settings: frozen, strict about keys and values, and every refusal is one line that says where (case 47)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from stargap.errors import StargapError, UsageError
+from stargap.labels import LABELS
+from stargap.settings import MeasureSettings, read_settings
+
+few = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+KEYS = tuple(MeasureSettings.model_fields)
+
+
+def refused(source, *parts):
+    """The message of the UsageError, which is one line and holds `parts`."""
+    with pytest.raises(UsageError) as caught:
+        read_settings(source)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    for part in parts:
+        assert str(part) in message, (part, message)
+    return message
+
+
+def attempt(source):
+    """Settings, or None and the message of the refusal."""
+    try:
+        return read_settings(source), ""
+    except UsageError as error:
+        return None, str(error)
+
+
+def toml(tmp_path, text):
+    path = tmp_path / "survey.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+FULL = """
+preset = "paper"
+free_alpha = true
+error_floor = 0.02
+starts = 1
+max_iterations = 10
+least_snr = 3
+lamost_noise_factor = 1.2
+lamost_rv_floor = 0
+
+[fixed]
+logg = 4.8
+
+[bounds]
+teff = [3000, 4000.5]
+m_h = [-1, 0.5]
+"""
+
+
+def test_the_defaults_are_the_stargap_preset():
+    chosen = read_settings({})
+    assert chosen == MeasureSettings()
+    assert chosen.preset == "stargap"
+    assert chosen.floor == 0.015
+    assert not chosen.free_alpha
+    assert (chosen.fixed, chosen.bounds) == ({}, {})
+
+
+def test_the_paper_s_preset_has_the_paper_s_floor():
+    assert read_settings({"preset": "paper"}).floor == 0.005
+
+
+@pytest.mark.parametrize("preset", ["stargap", "paper"])
+@pytest.mark.parametrize("floor", [0.0, 0.03, 1.0])
+def test_a_floor_that_is_given_holds_in_both_presets(preset, floor):
+    assert read_settings({"preset": preset, "error_floor": floor}).floor == floor
+
+
+def test_every_setting_can_be_read_from_a_file(tmp_path):
+    chosen = read_settings(toml(tmp_path, FULL))
+    assert chosen == read_settings(str(tmp_path / "survey.toml"))
+    assert chosen.model_dump() == {
+        "preset": "paper",
+        "fixed": {"logg": 4.8},
+        "free_alpha": True,
+        "bounds": {"teff": (3000.0, 4000.5), "m_h": (-1.0, 0.5)},
+        "error_floor": 0.02,
+        "starts": 1,
+        "max_iterations": 10,
+        "least_snr": 3.0,
+        "lamost_noise_factor": 1.2,
+        "lamost_rv_floor": 0.0,
+    }
+    assert set(chosen.model_dump()) == set(KEYS)
+    assert read_settings(chosen.model_dump()) == chosen
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    assert read_settings(toml(tmp_path, "# nothing yet\n")) == MeasureSettings()
+
+
+# ---- unknown keys
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("error_flor", "error_floor"),
+        ("errorfloor", "error_floor"),
+        ("Preset", "preset"),
+        ("presets", "preset"),
+        ("fix", "fixed"),
+        ("bound", "bounds"),
+        ("start", "starts"),
+        ("max_iteration", "max_iterations"),
+        ("snr", "least_snr"),
+        ("lamost_rv", "lamost_rv_floor"),
+        ("noise_factor", "lamost_noise_factor"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(key, near):
+    assert refused({key: 1}) == f"settings: unknown key {key!r}; did you mean {near!r}?"
+
+
+def test_an_unknown_key_of_a_file_names_the_file(tmp_path):
+    path = toml(tmp_path, 'preset = "paper"\n[bouns]\nteff = [3000, 4000]\n')
+    assert refused(path) == f"{path}: unknown key 'bouns'; did you mean 'bounds'?"
+
+
+@few
+@given(key=st.text(max_size=20).filter(lambda text: text not in KEYS))
+def test_any_other_key_is_refused_with_a_real_one(key):
+    message = refused({key: 1}, repr(key))
+    assert any(message.endswith(f"did you mean {known!r}?") for known in KEYS)
+
+
+# ---- bad values
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ({"preset": "Paper"}, ["preset", "stargap", "paper"]),
+        ({"preset": None}, ["preset"]),
+        ({"fixed": {"tef": 3500}}, ["fixed.tef", "'teff'", "'a_m'"]),
+        ({"fixed": {"teff": "hot"}}, ["fixed.teff", "number"]),
+        ({"fixed": 4.8}, ["fixed", "dictionary"]),
+        ({"free_alpha": "perhaps"}, ["free_alpha", "boolean"]),
+        ({"bounds": {"logg": [5.0, 4.0]}}, ["bounds of logg", "5 is not below 4"]),
+        ({"bounds": {"logg": [5.0, 5.0]}}, ["bounds of logg", "5 is not below 5"]),
+        ({"bounds": {"logg": [math.nan, 5.0]}}, ["bounds of logg"]),
+        ({"bounds": {"logg": [4.0]}}, ["bounds.logg"]),
+        ({"bounds": {"logg": [4.0, 5.0, 6.0]}}, ["bounds.logg"]),
+        ({"bounds": {"log_g": [4.0, 5.0]}}, ["bounds.log_g", "'logg'"]),
+        ({"error_floor": -0.01}, ["error_floor", "0"]),
+        ({"error_floor": 1.01}, ["error_floor", "1"]),
+        ({"error_floor": math.nan}, ["error_floor"]),
+        ({"starts": 0}, ["starts", "1 or 2"]),
+        ({"starts": 3}, ["starts", "1 or 2"]),
+        ({"max_iterations": 0}, ["max_iterations", "1"]),
+        ({"max_iterations": 1001}, ["max_iterations", "1000"]),
+        ({"max_iterations": 2.5}, ["max_iterations", "integer"]),
+        ({"least_snr": -1}, ["least_snr", "0"]),
+        ({"least_snr": math.nan}, ["least_snr"]),
+        ({"lamost_noise_factor": 0.9}, ["lamost_noise_factor", "1"]),
+        ({"lamost_noise_factor": 11}, ["lamost_noise_factor", "10"]),
+        ({"lamost_rv_floor": -1}, ["lamost_rv_floor", "0"]),
+    ],
+    ids=str,
+)
+def test_a_bad_value_names_its_place_and_what_is_allowed(content, parts):
+    assert refused(content, *parts).startswith("settings: ")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("label", LABELS)
+def test_a_label_cannot_be_held_at_no_number(label, value):
+    refused({"fixed": {label: value}}, f"fixed.{label}")
+
+
+def test_a_bound_may_be_open():
+    chosen = read_settings({"bounds": {"teff": [-math.inf, 4000.0], "m_h": [-1.0, math.inf]}})
+    assert chosen.bounds == {"teff": (-math.inf, 4000.0), "m_h": (-1.0, math.inf)}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "free_alpha"),
+    [
+        (("teff", "logg", "m_h"), False),
+        (("teff", "logg", "m_h", "a_m"), False),
+        (("teff", "logg", "m_h", "a_m"), True),
+    ],
+)
+def test_one_label_must_be_free(fixed, free_alpha):
+    refused({"fixed": dict.fromkeys(fixed, 1.0), "free_alpha": free_alpha}, "every label is fixed")
+
+
+@pytest.mark.parametrize(
+    ("fixed", "free_alpha"),
+    [(("teff", "logg", "m_h"), True), (("teff", "logg"), False), (("logg", "m_h", "a_m"), False), ((), True)],
+)
+def test_one_free_label_is_enough(fixed, free_alpha):
+    chosen = read_settings({"fixed": dict.fromkeys(fixed, 1.0), "free_alpha": free_alpha})
+    assert set(chosen.fixed) == set(fixed)
+
+
+# ---- files
+
+
+def test_a_missing_file(tmp_path):
+    path = tmp_path / "none.toml"
+    assert refused(path) == f"{path}: cannot be read (No such file or directory)"
+
+
+def test_a_folder(tmp_path):
+    refused(tmp_path, tmp_path, "cannot be read")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "preset = paper",
+        "preset = 'paper",
+        "{}",
+        '{"preset": "paper"}',
+        "starts: 2",
+        "starts = 1\nstarts = 2",
+        "<html>",
+        "\x00",
+        b"\xff\xfe\x00",
+        b'preset = "\xe9"',
+        "a = " + "[" * 20_000,
+        "starts = " + "9" * 5000,
+    ],
+    ids=lambda text: repr(text[:14]),
+)
+def test_not_toml(tmp_path, text):
+    path = toml(tmp_path, text)
+    refused(path, path, "not a TOML file")
+
+
+def test_a_bad_value_in_a_file_names_the_file(tmp_path):
+    path = toml(tmp_path, "[bounds]\nteff = [4000, 3000]\n")
+    refused(path, path, "4000 is not below 3000")
+
+
+@few
+@given(data=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_file_is_settings_or_a_usage_error(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(data)
+    chosen, message = attempt(path)
+    assert chosen == MeasureSettings() or message.startswith(f"{path}: ")
+
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*LABELS, "x"]), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@few
+@given(content=st.dictionaries(st.sampled_from(KEYS), VALUE, max_size=3))
+def test_any_values_are_settings_or_a_usage_error(content):
+    chosen, message = attempt(content)
+    if chosen is None:
+        assert message.startswith("settings: ")
+    else:
+        assert chosen.preset in ("stargap", "paper")
+        assert 0 <= chosen.floor <= 1
+        assert chosen.starts in (1, 2)
+        assert 1 <= chosen.max_iterations <= 1000
+        assert all(math.isfinite(value) for value in chosen.fixed.values())
+        assert all(low < high for low, high in chosen.bounds.values())
+
+
+# ---- frozen
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_settings_cannot_be_changed(name):
+    chosen = MeasureSettings()
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(chosen, name, getattr(chosen, name))
+    with pytest.raises(ValidationError, match="frozen"):
+        delattr(chosen, name)
+
+
+def test_settings_do_not_share_their_tables():
+    MeasureSettings().fixed["teff"] = 3000.0
+    MeasureSettings().bounds["teff"] = (1.0, 2.0)
+    assert MeasureSettings().fixed == {}
+    assert MeasureSettings().bounds == {}
+
+
+def test_settings_do_not_keep_the_table_they_were_read_from():
+    fixed = {"logg": 4.8}
+    chosen = read_settings({"fixed": fixed})
+    fixed["teff"] = 3500.0
+    assert chosen.fixed == {"logg": 4.8}
+
+
+def test_the_constructor_is_as_strict_about_keys():
+    with pytest.raises(ValidationError, match="error_flor"):
+        MeasureSettings(error_flor=0.01)
+
+
+def test_a_usage_error_is_an_error_of_stargap():
+    assert issubclass(UsageError, StargapError)
