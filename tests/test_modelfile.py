@@ -388,7 +388,7 @@ def test_a_missing_tensor(tmp_path, name):
 
 
 def test_an_extra_tensor(tmp_path):
-    refused(put(tmp_path, content=with_tensors(extra=torch.zeros(3))), "tensors do not match", "('extra', (3,))")
+    refused(put(tmp_path, content=with_tensors(extra=torch.zeros(3))), "tensors do not match", "extra", (3,))
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_an_extra_tensor(tmp_path):
 def test_a_tensor_of_another_shape(tmp_path, name, shape):
     right = tuple(shipped_emulator().state_dict()[name].shape)
     path = put(tmp_path, content=with_tensors(**{name: torch.zeros(shape)}))
-    refused(path, "tensors do not match", (name, shape), (name, right))
+    refused(path, "tensors do not match", name, shape, right)
 
 
 def test_every_tensor_of_another_shape(tmp_path):

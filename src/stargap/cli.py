@@ -75,9 +75,6 @@ def measure(
         chosen = chosen.model_copy(update={"preset": preset})
     if output is not None:
         check_output(output)
-    if workers is not None and workers < 1:
-        message = f"--workers is {workers}; it must be 1 or more"
-        raise UsageError(message)
     offsets = None if zero_points is None else read_zero_points(zero_points)
     found = find_spectra(paths)
     with _bar("measuring", len(found)) as advance:
@@ -85,7 +82,7 @@ def measure(
             found,
             settings=chosen,
             model=model,
-            workers=workers or os.cpu_count() or 1,
+            workers=_workers(workers),
             plot=plot,
             zero_points=offsets,
             progress=advance,
@@ -128,7 +125,7 @@ def demo(
         message = f"--stars is {stars}; it must be 1 or more"
         raise UsageError(message)
     with _bars() as tell:
-        result = run_demo(output, stars=stars, seed=seed, workers=workers or os.cpu_count() or 1, progress=tell)
+        result = run_demo(output, stars=stars, seed=seed, workers=_workers(workers), progress=tell)
     console = _console()
     print_table(result.table.columns, max_rows=10, console=console)
     console.print(_recovery_table(result.recovery))
@@ -164,6 +161,7 @@ def emulator(
     seed
         Seed of the 8:2 split and the first weights.
     """
+    from stargap.atomic import replacing
     from stargap.theory.grids import read_grid, read_hdf5_grid
     from stargap.theory.payne import Training, emulator_error, fit_emulator
     from stargap.validation.figures.emulator import emulator_figure
@@ -182,8 +180,16 @@ def emulator(
     print(f"wrote {output / 'emulator.safetensors'}")
     if plot is not None:
         figure = emulator_figure(spectra.labels[held_out], emulator_error(trained, spectra, rows=held_out))
-        figure.savefig(plot, dpi=120)
+        with replacing(plot) as file:
+            figure.savefig(file, format="png", dpi=120)
         print(f"picture {plot}")
+
+
+def _workers(asked: int | None) -> int:
+    if asked is not None and asked < 1:
+        message = f"--workers is {asked}; it must be 1 or more"
+        raise UsageError(message)
+    return asked or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def _console() -> Any:
@@ -198,6 +204,8 @@ def _console() -> Any:
 
 def _recovery_table(rows: list[Any]) -> Any:
     from rich.table import Table
+
+    from stargap.mock.demo import BINS
 
     units = {
         "rv": "RV (km/s)",
@@ -219,7 +227,7 @@ def _recovery_table(rows: list[Any]) -> Any:
             f"{row.median:+.{d}f}",
             f"{row.scatter:.{d}f}",
             f"{row.pull:.2f}",
-            end_section=row.high > 200,
+            end_section=row.high == BINS[-1][1],
         )
     return table
 
@@ -271,6 +279,9 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        print(f"stargap: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,12 @@ class Flag(IntFlag):
     NO_HALPHA = 1 << 17
     ACTIVE = 1 << 18
     SPIKES_REMOVED = 1 << 19
+    POOR_FIT = 1 << 20
 
 
 FLAG_TEXT: dict[Flag, str] = {
     Flag.UNREADABLE: "the file could not be read",
-    Flag.TOO_FEW_PIXELS: "too few good pixels to measure anything",
+    Flag.TOO_FEW_PIXELS: "too few good pixels for labels, or for velocity too where that is null",
     Flag.MANY_BAD_PIXELS: "more than 20 % of the fitted pixels are bad",
     Flag.BAD_CONTINUUM: "the pseudo-continuum is not positive in places",
     Flag.LOW_SN: "S/N below 5 in r or i",
@@ -49,14 +50,18 @@ FLAG_TEXT: dict[Flag, str] = {
     Flag.A_M_AT_BOUND: "[a/M] is at the edge of the model",
     Flag.STARTS_DISAGREE: "fits from different starts disagree and fit about equally well",
     Flag.BAD_FIT: "reduced chi-square above 50",
-    Flag.NO_SUBTYPE: "pixels of TiO5 are missing: no subtype",
-    Flag.NO_HALPHA: "pixels at H-alpha are missing: no equivalent width",
+    Flag.POOR_FIT: "reduced chi-square above 8: not an M dwarf that the model knows, or bad data",
+    Flag.NO_SUBTYPE: "pixels of TiO5 are missing, or its reference is below 3 sigma: no subtype",
+    Flag.NO_HALPHA: "pixels at H-alpha are missing, or its continuum is below 3 sigma: no equivalent width",
     Flag.SPIKES_REMOVED: "isolated pixels far from their surroundings were given weight zero",
     Flag.ACTIVE: "H-alpha in emission: labels are suspect",
 }
 
+USER_BITS = 24
+"""Bits from here to 31 are left to users."""
+
 NULL_LABELS = Flag.UNREADABLE | Flag.TOO_FEW_PIXELS
-"""Any of these bits means that velocity and labels are null."""
+"""Any of these bits means that the labels are null."""
 
 
 def flag_text(flags: int) -> str:
@@ -70,5 +75,6 @@ def flag_text(flags: int) -> str:
     """
     parts = [sentence for flag, sentence in FLAG_TEXT.items() if flags & flag]
     known = sum(FLAG_TEXT)
-    parts += [f"user bit {bit}" for bit in range(32) if (int(flags) >> bit) & 1 and not (known >> bit) & 1]
+    others = (bit for bit in range(32) if (int(flags) >> bit) & 1 and not (known >> bit) & 1)
+    parts += [f"{'user' if bit >= USER_BITS else 'unknown'} bit {bit}" for bit in others]
     return "; ".join(parts)

@@ -50,10 +50,9 @@ def save_model(path: str | Path, card: Card, tensors: Mapping[str, Tensor]) -> N
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     complete = card.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write(content)
-    with replacing(path.with_suffix(".json")) as file:
-        file.write((complete.model_dump_json(indent=2) + "\n").encode())
+    with replacing(path) as tensor_file, replacing(path.with_suffix(".json")) as card_file:
+        tensor_file.write(content)
+        card_file.write((complete.model_dump_json(indent=2) + "\n").encode())
 
 
 def load_model(
@@ -107,6 +106,6 @@ def load_model(
         raise ModelError(msg)
     try:
         return card, load(content)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:
         msg = f"{path}: not a safetensors file ({error})"
         raise ModelError(msg) from None

@@ -147,7 +147,7 @@ class PixelGrid:
 
     @property
     def digest(self) -> str:
-        """Short hash of everything above, stored in model cards and products."""
+        """Short hash of everything above, stored in every product."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 

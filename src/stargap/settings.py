@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from stargap.errors import UsageError
 from stargap.labels import LABELS
@@ -31,7 +31,7 @@ class MeasureSettings(BaseModel):
 
     preset: Literal["stargap", "paper"] = "stargap"
     """Preparation: our way, or the paper's choice by choice (section 2.4)."""
-    fixed: dict[Label, float] = {}
+    fixed: dict[Label, FiniteFloat] = {}
     """Labels held at a value: K for teff, dex for the others."""
     free_alpha: bool = False
     """Fit [a/M] instead of tying it to [M/H] by the label prior's relation (section 3.3.2)."""
@@ -63,6 +63,9 @@ class MeasureSettings(BaseModel):
             if not low < high:
                 message = f"bounds of {name}: {low:g} is not below {high:g}"
                 raise ValueError(message)
+        if self.free_alpha and "a_m" in self.fixed:
+            message = "a_m is fixed and free_alpha is true: choose one"
+            raise ValueError(message)
         if set(LABELS) == set(self.fixed) or (set(LABELS) - {"a_m"} <= set(self.fixed) and not self.free_alpha):
             message = "every label is fixed: leave at least one free"
             raise ValueError(message)
@@ -92,7 +95,7 @@ def read_settings(source: str | Path | dict[str, Any]) -> MeasureSettings:
         except OSError as error:
             message = f"{where}: cannot be read ({error.strerror})"
             raise UsageError(message) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             message = f"{where}: not a TOML file ({error})"
             raise UsageError(message) from None
     known = list(MeasureSettings.model_fields)

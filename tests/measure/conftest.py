@@ -48,8 +48,7 @@ def spectra() -> Callable[[MockStars], list[Spectrum]]:
     def make(stars: MockStars) -> list[Spectrum]:
         facts = Facts(layout="arrays")
         return [
-            Spectrum(stars.wavelength, flux, ivar, facts)
-            for flux, ivar in zip(stars.flux, stars.ivar, strict=True)
+            Spectrum(stars.wavelength, flux, ivar, facts) for flux, ivar in zip(stars.flux, stars.ivar, strict=True)
         ]
 
     return make
@@ -97,7 +96,7 @@ def differences() -> Callable[..., list[str]]:
         for name in one.keys() - {"spectrum_id"}:
             left, right = one[name][rows], other[name][other_rows]
             assert left.shape == right.shape
-            if not ((left == right) | ((left != left) & (right != right))).all():  # noqa: PLR0124
+            if not ((left == right) | ((left != left) & (right != right))).all():
                 odd.append(name)
         return sorted(odd)
 

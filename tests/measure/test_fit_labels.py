@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scipy.optimize import least_squares
 from stargap.errors import UsageError
 from stargap.flags import Flag
 from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF, alpha_relation
-from stargap.measure.labels import EmulatorModel, Parameters, fit_labels
+from stargap.measure.labels import EmulatorModel, fit_labels
 from stargap.measure.star import parameters_for
 from stargap.pixels import PAPER, STARGAP
 from stargap.settings import MeasureSettings
@@ -56,12 +57,19 @@ def fitted_ladder(ladder, fit):
 
 @pytest.fixture(scope="module")
 def many(simulate):
-    return simulate(512, seed=2)
+    return simulate(400, seed=2)
 
 
 @pytest.fixture(scope="module")
 def fitted_many(many, fit):
     return fit(many)
+
+
+@cache
+def kernel(grid):
+    """The Gaussian smoother as a matrix, cut where it is below 1e-12."""
+    apart = np.abs(grid.wavelength[:, None] - grid.support) / grid.smoothing
+    return sparse.csr_matrix(np.where(apart < 7.5, np.exp(-0.5 * apart**2), 0.0))
 
 
 class Reference:
@@ -71,10 +79,7 @@ class Reference:
         self.emulator = copy.deepcopy(emulator).double()
         self.prepared = prepared
         grid = prepared.grid
-        apart = np.abs(grid.wavelength[:, None] - grid.support)
-        reach = 7.5 * grid.smoothing
-        kernel = np.where(apart < reach, np.exp(-0.5 * (apart / grid.smoothing) ** 2), 0.0)
-        self.kernel = sparse.csr_matrix(kernel)
+        self.kernel = kernel(grid)
         self.cut = slice(round((STARGAP.margin - grid.margin) / grid.step), None)
 
     def __call__(self, labels, row):
@@ -190,8 +195,8 @@ def pulls(stars, result):
 @pytest.mark.parametrize("label", [TEFF, LOGG, M_H], ids=LABELS[:3])
 def test_truth_is_recovered_within_the_errors(label, many, fitted_many):
     values = pulls(many, fitted_many[1])[:, label]
-    assert len(values) > 490
-    # the median of 500 pulls scatters by 0.056, their robust spread by 0.052
+    assert len(values) > 380
+    # the median of 390 pulls scatters by 0.063, their robust spread by 0.059
     assert abs(np.median(values)) < 0.15
     assert 0.85 < spread(values) < 1.2
 
@@ -213,31 +218,28 @@ def test_errors_equal_the_scatter_of_repeats(simulate, fit):
     np.testing.assert_allclose(scatter, quoted, atol=0.12)
 
 
-def test_naive_errors_are_too_small(simulate, fit):
+@pytest.fixture(scope="module")
+def alike(simulate):
+    return simulate(300, seed=4, snr=30.0)
+
+
+def test_naive_errors_are_too_small(alike, fit):
     """2,901 resampled pixels hold 1,712 native ones, so errors that ignore it are low by up to 1.3."""
-    stars = simulate(512, seed=4, snr=30.0)
     naive = replace(STARGAP, native_errors=False)
-    (_, ours), (_, theirs) = (fit(stars, grid=grid, error_floor=0.0) for grid in (STARGAP, naive))
+    (_, ours), (_, theirs) = (fit(alike, grid=grid, error_floor=0.0) for grid in (STARGAP, naive))
     growth = (ours.errors / theirs.errors)[:, :3].nanmedian(dim=0).values
     assert (growth > 1.1).all()
     assert (growth < np.sqrt(2901 / 1712) + 0.05).all()
     for label in (TEFF, LOGG, M_H):
-        honest, low = (spread(pulls(stars, result)[:, label]) for result in (ours, theirs))
-        assert honest < 1.12 < low
+        honest, low = (spread(pulls(alike, result)[:, label]) for result in (ours, theirs))
+        assert honest == pytest.approx(1.0, abs=0.2)  # 300 stars: 0.068
+        assert low / honest == pytest.approx(growth[label].item(), abs=0.1)
 
 
-def test_errors_of_the_papers_preset_are_too_small(simulate, fit):
-    stars = simulate(512, seed=4, snr=30.0)
-    _, result = fit(stars, grid=PAPER, error_floor=0.005)
-    values = pulls(stars, result)
+def test_errors_of_the_papers_preset_are_too_small(alike, fit):
+    _, result = fit(alike, grid=PAPER, error_floor=0.005)
+    values = pulls(alike, result)
     assert (np.array([spread(values[:, label]) for label in (TEFF, LOGG, M_H)]) > 1.1).all()
-
-
-def test_labels_do_not_depend_on_the_floor_beyond_their_errors(many, fitted_many, fit):
-    _, other = fit(many, error_floor=0.005)
-    calm = (fitted_many[1].flags == 0) & (other.flags == 0)
-    shift = ((other.labels - fitted_many[1].labels) / fitted_many[1].errors)[calm][:, :3]
-    assert (shift.abs().median(dim=0).values < 0.5).all()
 
 
 # --- free, fixed and tied labels --------------------------------------------------------------------------------
@@ -276,16 +278,16 @@ def test_knowing_a_label_lowers_the_errors_of_the_others(ladder, fit, fitted_lad
 
 
 def test_free_alpha_is_fitted_and_recovered(simulate, fit, emulator):
-    stars = simulate(256, seed=8, snr=100.0)
+    stars = simulate(200, seed=8, snr=100.0)
     rng = np.random.default_rng(8)
     labels = stars.labels.copy()
-    labels[:, A_M] = rng.uniform(0.08, 0.32, 256)  # not what [M/H] would say
-    stars = simulate(256, seed=8, snr=100.0, labels=labels)
+    labels[:, A_M] = rng.uniform(0.08, 0.32, 200)  # not what [M/H] would say
+    stars = simulate(200, seed=8, snr=100.0, labels=labels)
     free = parameters_for(MeasureSettings(free_alpha=True), emulator)
     assert free.free == LABELS
     _, result = fit(stars, parameters=free)
     values = pulls(stars, result)
-    # 256 stars: the median scatters by 0.08, the spread by 0.07
+    # 200 stars: the median scatters by 0.09, the spread by 0.08
     assert (np.abs(np.median(values, axis=0)) < 0.25).all()
     assert (np.abs(np.array([spread(values[:, k]) for k in range(4)]) - 1) < 0.25).all()
 
@@ -373,7 +375,7 @@ def test_fits_that_do_not_converge_are_flagged(many, fit, fitted_many):
 
 
 def test_a_second_start_never_loses(simulate, fit):
-    stars = simulate(128, seed=6, snr=5.0)
+    stars = simulate(64, seed=6, snr=5.0)
     (_, one), (_, two) = (fit(stars, starts=starts) for starts in (1, 2))
     fitted = torch.isfinite(one.chi2)
     assert (two.chi2 <= one.chi2)[fitted].all()

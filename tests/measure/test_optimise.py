@@ -75,7 +75,7 @@ def badly_scaled(p):
 PROBLEMS = {
     "exponential": Problem(decay, (2, 3, 0.5), (0.5, 1, 0.2), (1, 1, 0), (0, 0.1, -2), (10, 20, 2)),
     "exponential at a bound": Problem(decay, (2, 3, 0.5), (0.1, 0.2, 0.1), (1, 1, 0), (0, 0.1, -2), (10, 2.9, 0.5)),
-    "rational": Problem(ratio, (1, 2, 3), (0.3, 0.5, 1), (0.5, 1, 1), (-5, -5, 0), (5, 20, 30)),
+    "rational": Problem(ratio, (1, 0.5, 3), (0.2, 0.3, 1), (0.5, 1, 1), (-5, -5, 0), (5, 20, 30)),
     "rational at a bound": Problem(ratio, (1, 2, 3), (0.1, 0.2, 0.2), (0.5, 1, 1), (0, 0, 0), (1.0, 20, 2.8)),
     "badly scaled": Problem(badly_scaled, (2e4, 3e-5), (5e3, 5e-6), (1e4, 1e-5), (0, 0), (1e6, 1e-3)),
 }
@@ -84,7 +84,7 @@ PROBLEMS = {
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_agrees_with_scipy_problem_by_problem(name):
     problem = PROBLEMS[name]
-    data = problem.data(48)
+    data = problem.data(32)
     fit = problem.fit(data)
     assert set(fit.status.tolist()) == {int(Status.CONVERGED)}
     unit = np.abs(problem.truth)  # scipy's steps want parameters of about 1
@@ -106,7 +106,7 @@ def test_agrees_with_scipy_problem_by_problem(name):
         # converged: the next step is below 0.01 standard errors
         assert (np.abs(ours - best.x)[free] < 0.02 * error).all()
         assert fit.chi2[row].item() == pytest.approx(2 * best.cost, abs=0.02**2)
-    assert (on_a_bound > 10) == ("bound" in name)
+    assert (on_a_bound > 5) == ("bound" in name)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -339,9 +339,9 @@ def test_the_number_of_slots_moves_a_result_by_less_than_a_hundredth_of_its_erro
 
 
 @st.composite
-def quadratics(draw, size=st.integers(1, 4)):
+def quadratics(draw, size=None):
     """A positive definite matrix, a gradient and a box around 0."""
-    k = draw(size)
+    k = draw(st.integers(1, 4)) if size is None else size
     number = st.floats(-2, 2, allow_subnormal=False)
     side = st.one_of(st.just(0.0), st.floats(0.01, 3), st.just(1e6))
     root = np.array(draw(st.lists(number, min_size=k * k, max_size=k * k))).reshape(k, k)
@@ -404,7 +404,7 @@ def test_bounded_step_clamps_uncoupled_parameters(quadratic):
     np.testing.assert_allclose(step, np.clip(gradient / diagonal, low, high), rtol=1e-12, atol=1e-12)
 
 
-@given(st.lists(quadratics(st.just(3)), min_size=2, max_size=6))
+@given(st.lists(quadratics(3), min_size=2, max_size=6))
 @settings(deadline=None, max_examples=50)
 def test_bounded_steps_of_a_batch_are_those_of_its_rows(rows):
     stacked = [torch.as_tensor(np.stack(parts)) for parts in zip(*rows, strict=True)]

@@ -350,7 +350,7 @@ def test_one_row_at_a_time_is_the_batch(grid):
     for size in (1, 2, 3, 4):
         parts = [normalise(flux[i : i + size], weight[i : i + size], grid) for i in range(0, len(flux), size)]
         for name, one, pieces in zip(("flux", "continuum", "kernel"), whole, zip(*parts, strict=True), strict=True):
-            assert torch.equal(one, torch.cat(pieces)), f"{name} in batches of {size}"
+            torch.testing.assert_close(one, torch.cat(pieces), rtol=2e-6, atol=2e-6, msg=f"{name} in batches of {size}")
 
 
 # ---- onto the lattice
@@ -837,12 +837,12 @@ def expect_spikes(flux, ivar, pixels):
     np.testing.assert_allclose(one.sigma, two.sigma, rtol=4 * ROUNDING)
 
 
-OUTSIDE_HALPHA = st.integers(3, WAVE.size - 4).filter(lambda i: not 6535 <= WAVE[i] <= 6600)
+NEAR_HALPHA = st.integers(int(np.searchsorted(WAVE, 6530.0)), int(np.searchsorted(WAVE, 6605.0)))
 
 
 @many
 @given(
-    pixel=OUTSIDE_HALPHA,
+    pixel=st.integers(3, WAVE.size - 4) | NEAR_HALPHA,
     sigmas=st.sampled_from((1e2, 1e3, 1e6, 1e9)),
     sign=st.sampled_from((-1, 1)),
     snr=st.sampled_from((5.0, 20.0, 300.0)),
@@ -902,12 +902,13 @@ def test_a_pixel_like_its_good_neighbours_is_no_spike_whatever_the_bad_ones_hold
 
 @many
 @given(
-    width=st.sampled_from((0.3, 0.8, 1.6, 4.0)),
+    width=st.sampled_from((1.2, 1.6, 4.0)),
     height=st.floats(3.0, 2000.0),
     rv=st.floats(-600.0, 600.0),
     snr=st.sampled_from((10.0, 100.0, 1000.0)),
 )
 def test_h_alpha_emission_is_never_a_spike(width, height, rv, snr):
+    # R = 1800 has a sigma of 1.55 A; 1.2 A is R = 2300, sharper than any fibre of either survey.
     rng = np.random.default_rng(17)
     line = 6564.61 * doppler(rv)
     flux = bands(WAVE) + height * np.exp(-0.5 * ((WAVE - line) / width) ** 2)
@@ -915,6 +916,18 @@ def test_h_alpha_emission_is_never_a_spike(width, height, rv, snr):
     batch = to_lattice([observed(flux, np.full(WAVE.size, snr**2))])
     assert killed(batch) == 0
     assert (batch.ivar > 0).all()
+
+
+@pytest.mark.parametrize("gone", [(-1,), (0,), (1,), (2,), (-1, 1), (0, 2)])
+@pytest.mark.parametrize("height", [4.0, 10.0, 100.0])
+def test_h_alpha_emission_beside_bad_pixels_is_no_spike_either(height, gone):
+    first = int(np.searchsorted(WAVE, 6564.61))
+    for phase in np.linspace(0, 1, 9):
+        line = WAVE[first] + phase * GAP[first]
+        flux = bands(WAVE) + height * np.exp(-0.5 * ((WAVE - line) / 1.55) ** 2)
+        ivar = np.full(WAVE.size, 1e4)
+        ivar[first + np.array(gone)] = 0.0
+        assert killed(to_lattice([observed(flux, ivar)])) == 0, phase
 
 
 @pytest.mark.parametrize("snr", [0.1, 1.0, 30.0, 1e4])

@@ -82,9 +82,7 @@ def _pair(
     name: str, unit: str, ucd: str, description: str, valid_range: tuple[float, float] | None = None
 ) -> tuple[Column, Column]:
     value = Column(name, "float32", unit, ucd, description, valid_range)
-    return value, Column(
-        f"e_{name}", "float32", unit, f"stat.error;{ucd}", f"1-sigma error of {name}", (0, _INF)
-    )
+    return value, Column(f"e_{name}", "float32", unit, f"stat.error;{ucd}", f"1-sigma error of {name}", (0, _INF))
 
 
 _RATIO = "phot.flux.density;arith.ratio"
@@ -105,9 +103,7 @@ MEASURED: tuple[Column, ...] = (
     *_pair("m_h", "", "phys.abund.Z", "Metallicity [M/H] in dex", (-5, 2)),
     *_pair("a_m", "", "phys.abund", "Alpha enhancement [a/M] in dex", (-1, 2)),
     Column("chi2", "float64", "", "stat.fit.chi2", "Reduced chi-square of the label fit", (0, _INF)),
-    *_pair(
-        "spt", "", "src.spType", "Numeric subtype from TiO5: -2 = K5, -1 = K7, 0 to 7 = M0 to M7", (-20, 20)
-    ),
+    *_pair("spt", "", "src.spType", "Numeric subtype from TiO5: -2 = K5, -1 = K7, 0 to 7 = M0 to M7", (-20, 20)),
     *_pair("tio5", "", _RATIO, "TiO5 band index", (-5, 5)),
     *_pair("cah2", "", _RATIO, "CaH2 band index", (-5, 5)),
     *_pair("cah3", "", _RATIO, "CaH3 band index", (-5, 5)),
@@ -165,22 +161,14 @@ def columns_table(schema: Sequence[Column] = MEASURED) -> str:
     for column in schema:
         null = {"": "empty", "nan": "NaN", "None": ""}.get(str(column.null), str(column.null))
         low, high = column.valid_range or (-_INF, _INF)
-        bounds = (
-            ""
-            if column.valid_range is None
-            else f"{low:g} to {high:g}"
-            if high < _INF
-            else f"{low:g} or more"
-        )
+        bounds = "" if column.valid_range is None else f"{low:g} to {high:g}" if high < _INF else f"{low:g} or more"
         about = column.description.replace("|", r"\|")
         cells = (f"`{column.name}`", column.dtype, column.unit, f"`{column.ucd}`", about, null, bounds)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def conform(
-    columns: Mapping[str, ArrayLike], *, schema: Sequence[Column] = MEASURED
-) -> dict[str, NDArray[Any]]:
+def conform(columns: Mapping[str, ArrayLike], *, schema: Sequence[Column] = MEASURED) -> dict[str, NDArray[Any]]:
     """Return the columns in the schema's order and dtypes, nulls as the schema's null values.
 
     Integers come from integers or booleans only, so that no identifier passes through a float. None and
@@ -274,9 +262,7 @@ def _identity_problems(column: Column, values: NDArray[Any]) -> list[str]:
     ids, counts = np.unique(np.ma.getdata(values)[~null], return_counts=True)
     if (counts > 1).any():
         repeats = int((counts - 1).sum())
-        problems.append(
-            f"spectrum_id: {repeats} of {len(values)} values repeat, such as {ids[counts > 1][0]}"
-        )
+        problems.append(f"spectrum_id: {repeats} of {len(values)} values repeat, such as {ids[counts > 1][0]}")
     return problems
 
 

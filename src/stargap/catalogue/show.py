@@ -36,9 +36,7 @@ _FLAG_WIDTH = 9
 _NAME_WIDTH = 12
 
 
-def print_table(
-    columns: Mapping[str, ArrayLike], *, console: Console | None = None, max_rows: int = 40
-) -> None:
+def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = None, max_rows: int = 40) -> None:
     """Print a measured table for people: file, S/N, RV, Teff, log g, [M/H], subtype, Hα and flags.
 
     Long file names lose their middle and long lists of flags their end, so that 80 columns are enough; the
@@ -117,8 +115,7 @@ def _widest(texts: list[str]) -> int:
 def _numbers(values: NDArray[Any], errors: NDArray[Any] | None, digits: int) -> list[str]:
     pairs = zip(values, errors if errors is not None else np.full(len(values), np.nan), strict=True)
     known = [
-        ("–" if np.isnan(v) else f"{v:.{digits}f}", "" if np.isnan(v + e) else f"±{e:.{digits}f}")
-        for v, e in pairs
+        ("–" if np.isnan(v) else f"{v:.{digits}f}", "" if np.isnan(v + e) else f"±{e:.{digits}f}") for v, e in pairs
     ]
     width = max((len(error) for _, error in known), default=0)
     return [value + error.ljust(width) for value, error in known]

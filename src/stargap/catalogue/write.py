@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,9 @@ def check_output(path: str | Path) -> str:
         raise UsageError(message)
     if not path.parent.is_dir():
         message = f"cannot write {path}: the folder {path.parent} does not exist; create it first"
+        raise UsageError(message)
+    if not os.access(path.parent, os.W_OK):
+        message = f"cannot write {path}: no permission to write in {path.parent}"
         raise UsageError(message)
     if path.is_dir():
         message = f"cannot write {path}: it is a folder; name a file"
@@ -127,9 +131,7 @@ def _write_fits(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenan
         whole = column.dtype.startswith("int")
         limits = {"TLMAX": high, "TLMIN": low}
         cards: dict[str, Any] = {
-            name: int(limit) if whole else float(limit)
-            for name, limit in limits.items()
-            if math.isfinite(limit)
+            name: int(limit) if whole else float(limit) for name, limit in limits.items() if math.isfinite(limit)
         }
         cards |= {"TCOMM": column.description, "TUCD": column.ucd}
         for name, value in cards.items():
@@ -142,9 +144,7 @@ def _write_fits(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenan
     hdus.writeto(file)
 
 
-def _write_fits_gz(
-    arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO
-) -> None:
+def _write_fits_gz(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:
     with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
         _write_fits(arrays, schema, provenance, packed)  # type: ignore[arg-type]
 
@@ -174,15 +174,11 @@ def _arrow(arrays: _Arrays, schema: Sequence[Column], *, all_nulls: bool) -> Any
         kind = pa.type_for_alias("string" if column.dtype == "str" else column.dtype)
         columns.append(pa.chunked_array([pa.array(values, type=kind, mask=null)], type=kind))
         about = {"unit": column.unit, "ucd": column.ucd, "description": column.description}
-        fields.append(
-            pa.field(column.name, kind, metadata={key: text for key, text in about.items() if text})
-        )
+        fields.append(pa.field(column.name, kind, metadata={key: text for key, text in about.items() if text}))
     return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
 
-def _write_parquet(
-    arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO
-) -> None:
+def _write_parquet(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:
     import pyarrow.parquet as pq
 
     header = {
@@ -227,9 +223,7 @@ def _write_ecsv(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenan
     _write_rows(rows, file)
 
 
-def _write_votable(
-    arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO
-) -> None:
+def _write_votable(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -240,9 +234,7 @@ def _write_votable(
         cells = []
         for column, values in zip(schema, table.slice(start, _ROWS_PER_BLOCK).columns, strict=True):
             text = pc.cast(values, pa.string()).fill_null(_VOTABLE_NULLS.get(column.dtype, ""))
-            replaced = (
-                (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")) if column.dtype == "str" else (("inf", "Inf"),)
-            )
+            replaced = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")) if column.dtype == "str" else (("inf", "Inf"),)
             for old, new in replaced:
                 text = pc.replace_substring(text, old, new)
             cells.append(text)

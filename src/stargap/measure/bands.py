@@ -17,13 +17,13 @@ MOST_MISSING = 0.2
 
 @dataclass(frozen=True)
 class Band:
-    """Mean flux of a band for each star: ``mean, variance (star,)`` float64, NaN where over 20 % of it is missing."""
+    """Mean flux of a band for each star: ``mean, variance (star,)`` float64, NaN where too much of it is missing."""
 
     mean: Tensor
     variance: Tensor
 
 
-def band_mean(native: NativeBatch, rv: Tensor, low: float, high: float) -> Band:
+def band_mean(native: NativeBatch, rv: Tensor, low: float, high: float, *, most_missing: float = MOST_MISSING) -> Band:
     """Average the flux over a band of the rest frame; pixels at its edges count by their fraction inside.
 
     Args:
@@ -31,6 +31,7 @@ def band_mean(native: NativeBatch, rv: Tensor, low: float, high: float) -> Band:
         rv: velocities (km/s), ``(star,)``.
         low: start of the band (A, vacuum, rest frame).
         high: its end.
+        most_missing: fraction of the band that may be missing.
 
     Example:
         >>> flat = NativeBatch(torch.full((1, 1891), 2.0), torch.ones(1, 1891), torch.ones(1), torch.zeros(1))
@@ -47,7 +48,7 @@ def band_mean(native: NativeBatch, rv: Tensor, low: float, high: float) -> Band:
     ivar = native.ivar[:, near].double()
     used = torch.where(ivar > 0, inside, 0.0)
     total = used.sum(dim=1)
-    enough = total >= (1 - MOST_MISSING) * (high - low) * doppler[:, 0]
+    enough = total >= (1 - most_missing) * (high - low) * doppler[:, 0]
     share = used / total.clamp_min(1e-9)[:, None]
     mean = (share * native.flux[:, near].double()).sum(dim=1)
     variance = torch.where(ivar > 0, share.square() / ivar.clamp_min(1e-10), 0.0).sum(dim=1)

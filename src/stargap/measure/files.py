@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+import os
+import re
+import signal
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from itertools import islice
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from stargap import __version__
+from stargap.atomic import replacing
 from stargap.catalogue.schema import MEASURED
 from stargap.catalogue.write import write_table
-from stargap.errors import SpectrumError, UsageError
+from stargap.errors import ModelError, SpectrumError, UsageError
 from stargap.measure.star import BATCH, Columns, Fitted, measure_batch
 from stargap.pixels import grid_for
 from stargap.settings import MeasureSettings
+from stargap.spectra.content import check_spectrum
 from stargap.spectra.read import read_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.payne import Emulator, shipped_emulator
@@ -64,7 +72,7 @@ class Measurements:
 def find_spectra(inputs: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders, globs and ``@list.txt`` into paths, in the order given; folders are searched for FITS.
 
-    A path that does not exist is kept, so that it gets its row.
+    A plain path that does not exist is kept, so that it gets its row.
 
     Raises:
         UsageError: nothing was given, a list that cannot be read, a folder or glob without a FITS file.
@@ -78,21 +86,22 @@ def find_spectra(inputs: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for given in inputs:
         text, path = str(given), Path(given)
-        if text.startswith("@") and not path.exists():
+        exists = _is(path.exists)
+        if text.startswith("@") and not exists:
             try:
-                lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
+                lines = Path(text[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            except (OSError, ValueError) as error:
                 message = f"{text}: the list cannot be read ({error})"
                 raise UsageError(message) from None
             found += [Path(line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
-        elif path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES) and not p.is_dir())
-            if not inside:
-                message = f"{text}: no FITS file in this folder (looked for {', '.join(SUFFIXES)})"
-                raise UsageError(message)
-            found += inside
-        elif any(mark in text for mark in "*?[") and not path.exists():
-            matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor) if path.anchor else path)))
+        elif _is(path.is_dir):
+            found += _inside(path)
+        elif any(mark in text for mark in "*?[") and not exists:
+            try:
+                matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+            except (ValueError, NotImplementedError) as error:
+                message = f"{text}: {error}"
+                raise UsageError(message) from None
             if not matches:
                 message = f"{text}: no file matches"
                 raise UsageError(message)
@@ -105,6 +114,32 @@ def find_spectra(inputs: Sequence[str | Path]) -> list[Path]:
     return found
 
 
+def _is(test: Callable[[], bool]) -> bool:
+    try:
+        return test()
+    except (OSError, ValueError):
+        return False  # the reader says why in the row
+
+
+def _inside(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> NoReturn:
+        message = f"{error.filename}: cannot be searched ({error.strerror})"
+        raise UsageError(message) from None
+
+    inside = sorted(
+        Path(top, name)
+        for top, _, names in os.walk(folder, onerror=refuse)
+        for name in names
+        if name.lower().endswith(SUFFIXES)
+    )
+    if not inside and folder.name.lower().endswith(SUFFIXES):
+        return [folder]
+    if not inside:
+        message = f"{folder}: no FITS file in this folder (looked for {', '.join(SUFFIXES)})"
+        raise UsageError(message)
+    return inside
+
+
 def measure(
     spectra: Sequence[str | Path | Spectrum] | ArrayLike,
     *,
@@ -114,6 +149,7 @@ def measure(
     model: str | Path | None = None,
     workers: int = 1,
     plot: str | Path | None = None,
+    plot_rows: Collection[int] | None = None,
     zero_points: Mapping[tuple[str, int], float] | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Measurements:
@@ -127,6 +163,7 @@ def measure(
         model: folder with ``emulator.safetensors`` and its card, instead of the model inside the package.
         workers: processes; results are the same for any number.
         plot: folder for a picture of each fit.
+        plot_rows: draw only these values of ``spectrum_id``.
         zero_points: velocity of each plate and spectrograph (km/s) by ``(plan_id, spectrograph)``, subtracted from
             ``rv``; see `read_zero_points`.
         progress: called with the number of rows done since the last call.
@@ -144,11 +181,12 @@ def measure(
     """
     settings = MeasureSettings() if settings is None else settings
     items = _items(spectra, wavelength, ivar)
-    emulator = _emulator(None if model is None else str(model))
+    emulator = _load(model)
     folder = None if plot is None else Path(plot)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    job = _Job(settings, None if model is None else str(model), None if folder is None else str(folder))
+    rows = None if plot_rows is None else frozenset(plot_rows)
+    job = _Job(settings, None if model is None else str(model), emulator.card.sha256, folder, rows)
     chunks = [(first, items[first : first + BATCH]) for first in range(0, len(items), BATCH)]
     parts: list[Columns] = []
     for part in _run(job, chunks, max(1, min(workers, len(chunks)))):
@@ -167,7 +205,7 @@ def measure(
         "model_training_data": emulator.card.training_data,
         "model_seed": str(emulator.card.seed),
         "pixel_grid": grid_for(settings.preset).digest,
-        "zero_points": str(len(zero_points or {})),
+        "zero_points": json.dumps([[plan, number, rv] for (plan, number), rv in sorted((zero_points or {}).items())]),
     }
     return Measurements(columns, provenance)
 
@@ -184,16 +222,26 @@ def read_zero_points(path: str | Path) -> dict[tuple[str, int], float]:
         >>> read_zero_points(table)
         {('GAC126S04V2', 7): -4.5}
     """
+    found: dict[tuple[str, int], float] = {}
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {(row["plan_id"].strip(), int(row["spectrograph"])): float(row["rv"]) for row in rows}
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                key, value = (row["plan_id"].strip(), int(row["spectrograph"])), float(row["rv"])
+                if key in found or not math.isfinite(value):
+                    message = (
+                        f"{path}: line {reader.line_num}: {key} {'is repeated' if key in found else 'is not finite'}"
+                    )
+                    raise UsageError(message)
+                found[key] = value
     except OSError as error:
         message = f"{path}: cannot be read ({error.strerror})"
     except KeyError as error:
         message = f"{path}: no column {error}; needed are plan_id, spectrograph, rv"
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
         message = f"{path}: {error}"
+    else:
+        return found
     raise UsageError(message)
 
 
@@ -201,57 +249,76 @@ def read_zero_points(path: str | Path) -> dict[tuple[str, int], float]:
 class _Job:
     settings: MeasureSettings
     model: str | None
-    plot: str | None
+    digest: str
+    plot: Path | None
+    plot_rows: frozenset[int] | None
 
 
-@cache
-def _emulator(folder: str | None) -> Emulator:
+@lru_cache(maxsize=2)
+def _emulator(folder: str | None, digest: str) -> Emulator:
+    emulator = _load(folder)
+    if emulator.card.sha256 != digest:
+        message = f"{folder}: the model was replaced while it was in use"
+        raise ModelError(message)
+    return emulator
+
+
+def _load(folder: str | Path | None) -> Emulator:
     return shipped_emulator() if folder is None else Emulator.load(Path(folder) / "emulator.safetensors")
 
 
 def _items(spectra: Any, wavelength: ArrayLike | None, ivar: ArrayLike | None) -> list[str | Path | Spectrum]:
     if wavelength is None:
+        if ivar is not None or isinstance(spectra, np.ndarray):
+            message = "arrays of fluxes need wavelength and ivar"
+            raise UsageError(message)
         return [spectra] if isinstance(spectra, (str, Path, Spectrum)) else list(spectra)
     wave, flux = np.asarray(wavelength, dtype=float), np.atleast_2d(np.asarray(spectra, dtype=float))
     if ivar is None:
         message = "ivar is needed with wavelength: the inverse variance of each flux, 0 at bad pixels"
         raise UsageError(message)
     weight = np.atleast_2d(np.asarray(ivar, dtype=float))
-    if wave.ndim != 1 or flux.shape != weight.shape or flux.shape[1] != wave.size:
+    if flux.ndim != 2 or wave.ndim != 1 or flux.shape != weight.shape or flux.shape[1] != wave.size:
         message = f"shapes do not agree: wavelength {wave.shape}, flux {flux.shape}, ivar {weight.shape}"
         raise UsageError(message)
-    if not (np.isfinite(wave).all() and (np.diff(wave) > 0).all()):
-        message = "wavelength must be finite and strictly increasing"
+    if not (np.isfinite(wave).all() and (wave > 0).all() and (np.diff(wave) > 0).all()):
+        message = "wavelength must be finite, positive and strictly increasing"
         raise UsageError(message)
     good = np.isfinite(flux) & np.isfinite(weight) & (weight > 0)
     flux, weight = np.where(good, flux, 0.0), np.where(good, weight, 0.0)
     return [Spectrum(wave, f, w, Facts(layout="arrays")) for f, w in zip(flux, weight, strict=True)]
 
 
+def _checked(given: Spectrum) -> Spectrum:
+    nothing = np.zeros(np.shape(given.flux), dtype=bool)
+    return check_spectrum(given.facts.path, given.wavelength, given.flux, given.ivar, nothing, given.facts)
+
+
 def _measure_chunk(job: _Job, first: int, items: Sequence[str | Path | Spectrum]) -> Columns:
     read: list[Spectrum | SpectrumError] = []
     for item in items:
-        if isinstance(item, Spectrum):
-            read.append(item)
-            continue
         try:
-            read.append(read_spectrum(item))
+            read.append(_checked(item) if isinstance(item, Spectrum) else read_spectrum(item))
         except SpectrumError as error:
             read.append(error)
     with _one_thread():
-        columns, fitted = measure_batch(read, job.settings, _emulator(job.model), first_id=first)
+        columns, fitted = measure_batch(read, job.settings, _emulator(job.model, job.digest), first_id=first)
     if job.plot is not None:
-        _draw(columns, fitted, Path(job.plot))
+        _draw(job.plot, job.plot_rows, columns, fitted)
     return columns
 
 
-def _draw(columns: Columns, fitted: Fitted, folder: Path) -> None:
+def _draw(folder: Path, wanted: frozenset[int] | None, columns: Columns, fitted: Fitted) -> None:
     from stargap.validation.figures.fit import fit_figure
 
     for row in np.flatnonzero(np.isfinite(columns["teff"])):
+        number = int(columns["spectrum_id"][row])
+        if wanted is not None and number not in wanted:
+            continue
         name = Path(str(columns["path"][row])).name.split(".fit")[0] or "spectrum"
-        figure = fit_figure(columns, fitted, int(row))
-        figure.savefig(folder / f"{int(columns['spectrum_id'][row]):06d}-{name}.png", dpi=120)
+        name = re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:120]
+        with replacing(folder / f"{number:06d}-{name}.png") as file:
+            fit_figure(columns, fitted, int(row)).savefig(file, format="png", dpi=120)
 
 
 @contextmanager
@@ -269,23 +336,64 @@ def _run(job: _Job, chunks: list[tuple[int, list[Any]]], workers: int) -> Iterat
         for first, items in chunks:
             yield _measure_chunk(job, first, items)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        todo = iter(chunks)
-        waiting = [_submit(pool, job, chunk) for chunk in islice(todo, 2 * workers)]
+    todo = deque(chunks)
+    while todo:
+        running: deque[Future[Columns]] = deque()
         try:
-            while waiting:
-                (first, items), future = waiting.pop(0)
-                try:
-                    part = future.result()
-                except (OSError, RuntimeError):
-                    part = _measure_chunk(job, first, items)
-                waiting += [_submit(pool, job, chunk) for chunk in islice(todo, 1)]
-                yield part
+            with _pool(min(workers, len(todo))) as pool:
+                while todo:
+                    while len(running) < min(2 * workers, len(todo)):
+                        running.append(_submit(pool, _measure_chunk, job, *todo[len(running)]))
+                    part = running[0].result()
+                    running.popleft()
+                    todo.popleft()
+                    yield part
+        except BrokenProcessPool:
+            yield from _one_by_one(job, *todo.popleft())
+
+
+def _one_by_one(job: _Job, first: int, items: list[Any]) -> Iterator[Columns]:
+    """Measure a chunk whose process died, item by item in new processes; an item that kills its process says so."""
+    todo = deque(enumerate(items, first))
+    while todo:
+        started = False
+        try:
+            with _pool(1) as pool:
+                _submit(pool, os.getpid).result()
+                started = True
+                while todo:
+                    place, item = todo[0]
+                    part = _submit(pool, _measure_chunk, job, place, [item]).result()
+                    todo.popleft()
+                    yield part
+        except BrokenProcessPool:
+            if not started:
+                message = 'processes cannot start: in a script, call measure under if __name__ == "__main__":'
+                raise UsageError(message) from None
+            place, item = todo.popleft()
+            path = item.facts.path if isinstance(item, Spectrum) else item
+            lost = SpectrumError(path, "the process that measured it died")
+            with _one_thread():
+                yield measure_batch([lost], job.settings, _emulator(job.model, job.digest), first_id=place)[0]
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield pool
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
             raise
 
 
-def _submit(pool: Executor, job: _Job, chunk: tuple[int, list[Any]]) -> tuple[tuple[int, list[Any]], Future[Columns]]:
-    return chunk, pool.submit(_measure_chunk, job, *chunk)
+def _submit(pool: ProcessPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Submit with SIGINT blocked: a process that starts here inherits that, so Ctrl-C is the parent's alone."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(function, *arguments)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -33,8 +33,9 @@ class Halpha(NamedTuple):
 def measure_halpha(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | float = 1.0) -> Halpha:
     """Measure EW = -int (1 - F / F_cont) dl over 14 A centred on H-alpha, all on native pixels.
 
-    F_cont is the straight line through the mean fluxes of two 10 A windows, one each side. ``active`` is the paper's
-    rule, EW > 0.75 A; ``active_3sigma`` asks for EW - 3 sigma > 0.75 A, since at S/N 5 sigma is about 0.9 A.
+    F_cont is the straight line through the mean fluxes of two 10 A windows, one each side; below 3 sigma it gives
+    nulls, and so does a missing pixel of the line. ``active`` is the paper's rule, EW > 0.75 A; ``active_3sigma`` asks for EW - 3 sigma > 0.75 A, since at
+    S/N 5 sigma is about 0.9 A.
 
     Args:
         native: spectra on the lattice.
@@ -47,11 +48,11 @@ def measure_halpha(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | fl
         >>> abs(line.width.item()) < 1e-9, int(line.active)
         (True, 0)
     """
-    line = band_mean(native, rv, HALPHA - HALF_WIDTH, HALPHA + HALF_WIDTH)
+    line = band_mean(native, rv, HALPHA - HALF_WIDTH, HALPHA + HALF_WIDTH, most_missing=0.02)
     blue = band_mean(native, rv, HALPHA - SIDE[1], HALPHA - SIDE[0])
     red = band_mean(native, rv, HALPHA + SIDE[0], HALPHA + SIDE[1])
     level = (blue.mean + red.mean) / 2
-    level = torch.where(level > 0, level, torch.nan)
+    level = torch.where(level > 3 * (blue.variance + red.variance).sqrt() / 2, level, torch.nan)
     ratio = line.mean / level
     width = 2 * HALF_WIDTH * (ratio - 1)
     variance = (line.variance + ratio.square() * (blue.variance + red.variance) / 4) / level.square()

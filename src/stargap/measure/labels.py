@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple, Protocol
 
@@ -255,6 +255,10 @@ def fit_labels(
     for k, name in enumerate(parameters.free):
         edge = (theta[:, k] <= lower[k] + margin[k]) | (theta[:, k] >= upper[k] - margin[k])
         flags[fitted[edge]] |= int(AT_BOUND[name])
+    if parameters.tied:
+        relation = torch.as_tensor(alpha_relation(full[:, M_H].numpy(), rounding=ROUNDING))
+        flags[fitted[(relation - full[:, A_M]).abs() > 0.01]] |= int(Flag.A_M_AT_BOUND)
+    flags[reduced > 8] |= int(Flag.POOR_FIT)
     flags[reduced > 50] |= int(Flag.BAD_FIT)
     return LabelFit(labels, errors, covariance, reduced, flags, best_model, iterations)
 
@@ -296,7 +300,7 @@ def _start_table(emulator: Emulator, parameters: Parameters, grid: PixelGrid) ->
     return _cached_table(emulator, parameters.lower, parameters.upper, fixed, parameters.free_alpha, grid)
 
 
-@cache
+@lru_cache(maxsize=8)
 def _cached_table(
     emulator: Emulator,
     lower: tuple[float, ...],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -31,25 +31,7 @@ BATCH = 128
 
 Columns = dict[str, NDArray[np.generic]]
 
-FACTS = {
-    "path": "path",
-    "obsid": "obsid",
-    "designation": "designation",
-    "ra": "ra",
-    "dec": "dec",
-    "snr_r": "snr_r",
-    "snr_i": "snr_i",
-    "subclass": "subclass",
-    "snr_source": "snr_source",
-    "layout": "layout",
-    "release": "release",
-    "plan_id": "plan_id",
-    "lmjd": "lmjd",
-    "spectrograph": "spectrograph",
-    "fiber": "fiber",
-    "date_obs": "date_obs",
-    "exposure": "exposure",
-}
+FACTS = tuple(column.name for column in MEASURED if column.name in Facts.__dataclass_fields__)
 EMPTY = Spectrum(np.array([6000.0, 8900.0]), np.zeros(2), np.zeros(2))
 
 
@@ -80,7 +62,8 @@ def parameters_for(settings: MeasureSettings, emulator: Emulator) -> Parameters:
             message = f"bounds of {name}, {low:g} to {high:g}, miss the model's {lower[place]:g} to {upper[place]:g}"
             raise UsageError(message)
         lower[place], upper[place] = max(lower[place], low), min(upper[place], high)
-    fixed = {str(name): value for name, value in settings.fixed.items()}
+    fixed = {name: low for name, low, high in zip(LABELS, lower, upper, strict=True) if low == high}
+    fixed |= {str(name): value for name, value in settings.fixed.items()}
     return Parameters(tuple(lower), tuple(upper), fixed, settings.free_alpha)
 
 
@@ -161,11 +144,12 @@ def measure_batch(
     halpha = measure_halpha(native, velocity.rv, noise_factor=padded)
 
     columns: Columns = {"spectrum_id": first_id + np.arange(count)}
-    for name, attribute in FACTS.items():
-        columns[name] = _fact_column(name, [getattr(fact, attribute) for fact in facts])
+    for name in FACTS:
+        columns[name] = _fact_column(name, [getattr(fact, name) for fact in facts])
     columns["rv"] = velocity.rv.numpy()[:count]
     rv_floor = np.where(lamost, settings.lamost_rv_floor, 0.0)
-    columns["e_rv"] = np.hypot(velocity.error.numpy()[:count] * factor, rv_floor)
+    counted = np.sqrt(velocity.chi2.numpy()[:count]).clip(min=1.0)  # the part of the factor that chi-square has seen
+    columns["e_rv"] = np.hypot(velocity.error.numpy()[:count] * np.maximum(factor / counted, 1.0), rv_floor)
     labels, errors = fit.labels.numpy()[:count], fit.errors.numpy()[:count] * factor[:, None]
     labels[np.isnan(columns["rv"])] = np.nan
     errors[np.isnan(labels)] = np.nan
@@ -204,24 +188,22 @@ def measure_batch(
 
 
 def _to_lattice(spectra: list[Spectrum], flags: NDArray[np.int64], failure: list[str]) -> NativeBatch:
-    kept = []
+    parts = []
     for row, spectrum in enumerate(spectra):
         try:
-            to_lattice([spectrum])
-            kept.append(spectrum)
+            parts.append(to_lattice([spectrum]))
         except SpectrumError as error:
             flags[row] |= Flag.UNREADABLE
             failure[row] = error.reason
-            kept.append(EMPTY)
-    return to_lattice(kept)
+            parts.append(to_lattice([EMPTY]))
+    return NativeBatch(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(NativeBatch)))
 
 
 def _with_snr(spectrum: Spectrum) -> Facts:
     facts = spectrum.facts
     if facts.snr_source is not None:
         return facts
-    snr = snr_by_band(spectrum.wavelength, spectrum.flux, spectrum.ivar)
-    return Facts(**{**facts.__dict__, **snr, "snr_source": "ivar"})
+    return replace(facts, snr_source="ivar", **snr_by_band(spectrum.wavelength, spectrum.flux, spectrum.ivar))  # type: ignore[arg-type]
 
 
 def _fact_column(name: str, values: list[object]) -> NDArray[np.generic]:

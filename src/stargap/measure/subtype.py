@@ -46,9 +46,10 @@ class Indices(NamedTuple):
 def measure_indices(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | float = 1.0) -> Indices:
     """Measure TiO5, CaH2, CaH3, zeta and the numeric subtype on flux, on native pixels.
 
-    An index is the mean flux of its band over that of 7042-7046 A. zeta = (1 - TiO5) / (1 - TiO5 of a dwarf of solar
-    metallicity with the same CaH2 + CaH3); it loses its meaning at early types, where both are near 0, and is null
-    where the denominator is below 0.05. Errors of the subtype are photon noise; the relation itself scatters by 0.5.
+    An index is the mean flux of its band over that of 7042-7046 A; where the latter is below 3 sigma it is null.
+    zeta = (1 - TiO5) / (1 - TiO5 of a dwarf of solar metallicity with the same CaH2 + CaH3); it loses its meaning at
+    early types, where both are near 0, and is null where the denominator is below 0.05. Errors of the subtype are
+    photon noise; the relation itself scatters by 0.5.
 
     Args:
         native: spectra on the lattice.
@@ -74,7 +75,7 @@ def measure_indices(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | f
     depth = torch.where(1 - solar > 0.05, 1 - solar, torch.nan)
     zeta = (1 - tio5) / depth
     by_tio5, by_cah = -1 / depth, zeta * slope / depth
-    share = torch.where(below.mean > 0, below.variance / below.mean.square(), torch.nan)
+    share = below.variance / below.mean.square()
     own = [v - r.square() * share for v, r in ((v_tio5, tio5), (v_cah2, cah2), (v_cah3, cah3))]
     common = by_tio5 * tio5 + by_cah * cah
     v_zeta = by_tio5.square() * own[0] + by_cah.square() * (own[1] + own[2]) + common.square() * share
@@ -97,6 +98,6 @@ def measure_indices(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | f
 
 
 def _ratio(band: Band, reference: Band) -> tuple[Tensor, Tensor]:
-    level = torch.where(reference.mean > 0, reference.mean, torch.nan)
+    level = torch.where(reference.mean > 3 * reference.variance.sqrt(), reference.mean, torch.nan)
     ratio = band.mean / level
     return ratio, (band.variance + ratio.square() * reference.variance) / level.square()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -103,7 +103,8 @@ def emulator_templates(emulator: Emulator) -> Templates:
     """Return the search templates: every 200 K, [M/H] -1, -0.5, 0 and 0.4, log g 4.8, [a/M] of the prior."""
     teff = np.arange(emulator.card.lower[0], emulator.card.upper[0] + 1, 200.0)
     nodes = np.array([(t, 4.8, m, float(alpha_relation(m))) for t in teff for m in (-1.0, -0.5, 0.0, 0.4)])
-    return templates_at(emulator, torch.as_tensor(nodes))
+    inside = np.unique(nodes.clip(emulator.card.lower, emulator.card.upper), axis=0)
+    return templates_at(emulator, torch.as_tensor(inside))
 
 
 @cache
@@ -111,7 +112,7 @@ def _native_smoother() -> Smoother:
     return Smoother(LATTICE.wavelength, SMOOTHING)
 
 
-@cache
+@lru_cache(maxsize=8)
 def _search_table(templates: Templates) -> tuple[Tensor, Tensor, Tensor]:
     lags = int(np.ceil(RANGE / (LATTICE.velocity_step * LAG)))
     velocity = SPEED_OF_LIGHT * (10.0 ** (LATTICE.step * LAG * torch.arange(-lags, lags + 1).double()) - 1)
@@ -141,7 +142,8 @@ def measure_velocity(
     Normalised spectra are cross-correlated with every template at every half pixel (the template's amplitude is free);
     the highest peak, and a second one at least 200 km/s away if it is half as high, start a fit of velocity and
     amplitude on native pixels, in which the template is normalised with the star's own weights. Errors are the
-    propagated noise, times the root of reduced chi-square where that is above 1.
+    propagated noise, times the root of reduced chi-square where that is above 1; NaN where the template's amplitude
+    comes out as 0.
 
     Args:
         native: spectra on the lattice.
@@ -284,7 +286,7 @@ def _fit(
     nan = torch.nan
     return _Fit(
         spread_out(rv, nan),
-        spread_out(spread * noise.sqrt(), nan),
+        spread_out(torch.where(amplitude > 0, spread * noise.sqrt(), nan), nan),
         spread_out(result.chi2, torch.inf),
         spread_out(reduced, nan),
         spread_out(flags, 0),

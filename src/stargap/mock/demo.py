@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stargap.atomic import replacing
 from stargap.labels import LABELS
 from stargap.measure.files import Measurements, measure
 from stargap.mock.files import Layout, write_lamost
 from stargap.mock.spectra import MockStars, mock_stars
 from stargap.theory.payne import shipped_emulator
+from stargap.validation.compare import robust_scatter
 from stargap.validation.figures.recovery import recovery_figure
 
 __all__ = ["BINS", "Demo", "Recovery", "recovery", "run_demo", "write_mock_survey"]
@@ -84,7 +86,8 @@ def write_mock_survey(folder: str | Path, stars: MockStars) -> list[Path]:
 
 
 def recovery(table: Measurements, truth: MockStars) -> list[Recovery]:
-    """Compare measured values with the truth in bins of S/N; rows with null values, and active stars, are left out."""
+    """Compare measured values with the truth in bins of S/N; rows with null values are left out, and so are active stars,
+    except for ``halpha_ew``, which uses only them."""
     wanted: dict[str, NDArray[np.float64]] = {"rv": truth.rv}
     wanted |= {name: truth.labels[:, LABELS.index(name)] for name in ("teff", "logg", "m_h")}
     wanted["halpha_ew"] = truth.halpha_ew
@@ -107,10 +110,6 @@ def recovery(table: Measurements, truth: MockStars) -> list[Recovery]:
                 )
             )
     return rows
-
-
-def _mad(values: NDArray[np.float64]) -> float:
-    return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
 def run_demo(
@@ -150,11 +149,9 @@ def run_demo(
         done += rows
         tell("measuring", done, stars)
 
-    table = measure(paths, workers=workers, progress=count)
+    chosen = {int(i) for i in np.linspace(0, stars - 1, min(PICTURES, stars))}
+    table = measure(paths, workers=workers, plot=folder / "pictures", plot_rows=chosen, progress=count)
     table.write(folder / "labels.fits")
-    tell("drawing", 0, PICTURES)
-    chosen = sorted({int(i) for i in np.linspace(0, stars - 1, min(PICTURES, stars))})
-    measure([paths[i] for i in chosen], plot=folder / "pictures")
-    recovery_figure(table.columns, truth.labels, truth.rv, truth.snr).savefig(folder / "recovery.png", dpi=120)
-    tell("drawing", PICTURES, PICTURES)
+    with replacing(folder / "recovery.png") as file:
+        recovery_figure(table.columns, truth.labels, truth.rv, truth.snr).savefig(file, format="png", dpi=120)
     return Demo(folder, table, truth, recovery(table, truth))

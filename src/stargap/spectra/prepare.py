@@ -28,7 +28,9 @@ __all__ = [
 
 SPIKE_SIGMA = 20.0
 SPIKE_FACTOR = 3.0
-HALPHA = (6535.0, 6600.0)
+NEAR_HALPHA = (6535.0, 6600.0)
+LEAST_CONTINUUM = 1e-6
+"""Of a star's typical flux: below this a pseudo-continuum divides nothing."""
 
 
 @dataclass(frozen=True)
@@ -186,9 +188,10 @@ def blur(flux: Tensor, amount: Tensor) -> Tensor:
 def to_lattice(spectra: Sequence[Spectrum]) -> NativeBatch:
     """Put spectra on the native lattice, one row each, scaled to a median of about 1.
 
-    LAMOST and SDSS pixels lie on the lattice and are copied; any other wavelengths are resampled linearly with the
+    LAMOST and SDSS pixels lie on the lattice (within 0.02 pixel, 1.4 km/s) and are copied; any other wavelengths are resampled linearly with the
     variance carried. Spikes are given weight zero: pixels more than 20 sigma AND more than 3 times the local level
-    away from the median of their 11 neighbours, H-alpha excepted; their number is kept. So are pixels whose S/N at the
+    away from the median of their 11 neighbours, and near H-alpha more than 3 times as far above it as the pixels beside
+    them (no line is narrower than the spectrograph makes it); their number is kept. So are pixels whose S/N at the
     typical flux is below 1e-5 or above 1e7, which float32 cannot hold.
 
     Raises:
@@ -204,15 +207,17 @@ def to_lattice(spectra: Sequence[Spectrum]) -> NativeBatch:
     ivar = np.zeros_like(flux)
     for row, spectrum in enumerate(spectra):
         flux[row], ivar[row] = _resample(spectrum)
-    good = ivar > 0
-    magnitude = np.where(good, np.abs(flux), np.nan)
+    good = (ivar > 0) & np.isfinite(ivar) & np.isfinite(flux)
     scale = np.ones(len(spectra))
-    some = good.any(axis=1)
-    scale[some] = np.nanmedian(magnitude[some], axis=1)
+    for row in np.flatnonzero(good.any(axis=1)).tolist():
+        scale[row] = np.median(np.abs(flux[row, good[row]]))
     scale[~(np.isfinite(scale) & (scale > 0))] = 1.0
-    flux /= scale[:, None]
-    ivar *= scale[:, None] ** 2
+    flux, ivar = np.where(good, flux, 0.0), np.where(good, ivar, 0.0)
+    with np.errstate(over="ignore", under="ignore"):
+        flux = flux / scale[:, None]
+        ivar = (np.sqrt(ivar) * scale[:, None]) ** 2
     good &= (np.abs(flux) < 1e12) & (ivar < 1e14) & (ivar > 1e-10)
+    flux, ivar = np.where(good, flux, 0.0), np.where(good, ivar, 0.0)
     spikes = _spikes(flux, ivar, good)
     good &= ~spikes
     return NativeBatch(
@@ -231,7 +236,7 @@ def _resample(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float
     place = np.log10(wave) / LATTICE.step - LATTICE.first
     nearest = np.rint(place).astype(int)
     inside = (nearest >= 0) & (nearest < LATTICE.count)
-    if np.abs(place - nearest)[inside].max(initial=0.0) < 0.05 and (np.diff(nearest) > 0).all():
+    if np.abs(place - nearest)[inside].max(initial=0.0) < 0.02 and (np.diff(nearest) > 0).all():
         flux[nearest[inside]], ivar[nearest[inside]] = spectrum.flux[inside], spectrum.ivar[inside]
         return flux, ivar
     target = LATTICE.wavelength
@@ -248,14 +253,19 @@ def _resample(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float
 def _spikes(flux: NDArray[np.float64], ivar: NDArray[np.float64], good: NDArray[np.bool_]) -> NDArray[np.bool_]:
     spikes = np.zeros_like(good)
     wave = LATTICE.wavelength
-    elsewhere = (wave < HALPHA[0]) | (wave > HALPHA[1])
-    level = np.nan_to_num(np.abs(flux), posinf=0.0)
-    suspect = good & elsewhere & (level > SPIKE_FACTOR) & (level * np.sqrt(ivar) > SPIKE_SIGMA)
+    halpha = (wave > NEAR_HALPHA[0]) & (wave < NEAR_HALPHA[1])
+    level = np.abs(flux)
+    suspect = good & (level > SPIKE_FACTOR) & (level * np.sqrt(ivar) > SPIKE_SIGMA)
     for row, pixel in np.argwhere(suspect):
-        near = slice(max(pixel - 5, 0), pixel + 6)
-        around = np.median(flux[row, near][good[row, near]])
-        away = abs(flux[row, pixel] - around)
-        spikes[row, pixel] = away > SPIKE_FACTOR * abs(around) and away * np.sqrt(ivar[row, pixel]) > SPIKE_SIGMA
+        near = np.arange(max(pixel - 5, 0), min(pixel + 6, wave.size))
+        near = near[good[row, near]]
+        around = np.median(flux[row, near])
+        away = np.abs(flux[row, near] - around)
+        own = away[near == pixel][0]
+        spikes[row, pixel] = own > SPIKE_FACTOR * abs(around) and own * np.sqrt(ivar[row, pixel]) > SPIKE_SIGMA
+        if halpha[pixel] and flux[row, pixel] > around:
+            beside = away[np.abs(near - pixel) == 1]
+            spikes[row, pixel] &= beside.size == 2 and own > SPIKE_FACTOR * beside.max()
     return spikes
 
 
@@ -299,7 +309,7 @@ def prepare(native: NativeBatch, rv: Tensor, grid: PixelGrid = STARGAP) -> Prepa
 
     inner = grid.inner
     normal, continuum, held = normalise(flux, weight, grid)
-    positive = continuum > 0
+    positive = continuum > LEAST_CONTINUUM
     possible = fit[:, inner] & (held >= grid.least_kernel_weight)
     usable = possible & positive
     windows = grid.window_mask(grid.wavelength, "rest") | grid.window_mask(grid.wavelength, "observed")

@@ -127,9 +127,7 @@ def _checked(wavelength: ArrayLike, flux: ArrayLike) -> tuple[NDArray[np.float64
         raise UsageError(msg)
     if not np.isfinite(wave).all() or (bad := np.flatnonzero(np.diff(wave) <= 0)).size:
         where = (
-            "one is not finite"
-            if not np.isfinite(wave).all()
-            else f"{bad.size} do not, first at pixel {bad[0] + 1}"
+            "one is not finite" if not np.isfinite(wave).all() else f"{bad.size} do not, first at pixel {bad[0] + 1}"
         )
         msg = f"wavelengths must increase: {where}"
         raise UsageError(msg)
@@ -167,9 +165,7 @@ def _broaden(
     rows = np.atleast_2d(spectra)
     result = np.empty((len(rows), x.size if target is None else target.size), dtype=spectra.dtype)
     for row, out in zip(rows, result, strict=True):
-        values = (
-            row.astype(np.float64) if even else np.diff(_integral(edges, x, row.astype(np.float64))) / step
-        )
+        values = row.astype(np.float64) if even else np.diff(_integral(edges, x, row.astype(np.float64))) / step
         smooth = _convolve(values, kernel) / weight
         out[:] = smooth if target is None else _interpolate(smooth, (target - start) / step)
     return result.reshape(*spectra.shape[:-1], result.shape[-1])
@@ -189,9 +185,7 @@ def _convolve(values: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArr
     return np.convolve(values, kernel)[reach : reach + len(values)]
 
 
-def _integral(
-    edges: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _integral(edges: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     """Integral from ``x[0]`` to each edge of the straight lines through ``(x, y)``."""
     width = np.diff(x)
     total = np.concatenate(([0.0], np.cumsum(0.5 * (y[1:] + y[:-1]) * width)))

@@ -185,9 +185,7 @@ def read_phoenix_aces(path: str | Path, *, wavelength_path: str | Path | None = 
         wavelength_path = found[0]
     wavelength, _ = _read_hdu(wavelength_path, 0)
     if image.ndim != 1 or wavelength.shape != image.shape:
-        msg = (
-            f"{path}: {image.shape} fluxes do not fit the {wavelength.shape} wavelengths of {wavelength_path}"
-        )
+        msg = f"{path}: {image.shape} fluxes do not fit the {wavelength.shape} wavelengths of {wavelength_path}"
         raise UsageError(msg)
     return _labels(path, header), *_ordered(path, wavelength, image.astype(np.float64) * flux_scale)
 
@@ -268,10 +266,7 @@ def _labels(path: str | Path, header: fits.Header) -> NDArray[np.float64]:
     for i, (value, name, tolerance) in enumerate(zip(stated, _named(path), LABEL_TOLERANCE, strict=True)):
         if value is None:
             continue
-        if (
-            not isinstance(value, int | float)
-            or not abs(value - (value if name is None else name)) <= tolerance
-        ):
+        if not isinstance(value, int | float) or not abs(value - (value if name is None else name)) <= tolerance:
             msg = f"{path}: {KEYWORDS[i]} = {value!r} in the header contradicts {name} in the name"
             raise UsageError(msg)
         labels[i] = value

@@ -112,13 +112,9 @@ def read_hdf5_grid(path: str | Path) -> Grid:
     try:
         with h5py.File(path, "r") as file:
             attributes = {key: _plain(value) for key, value in file.attrs.items()}
-            wavelength, labels = (
-                np.asarray(file[key][()], dtype=np.float64) for key in ("wavelength", "labels")
-            )
+            wavelength, labels = (np.asarray(file[key][()], dtype=np.float64) for key in ("wavelength", "labels"))
             flux = np.asarray(file["flux"][()])
-            notes = {
-                k: {a: _plain(v) for a, v in file[k].attrs.items()} for k in ("wavelength", "flux", "labels")
-            }
+            notes = {k: {a: _plain(v) for a, v in file[k].attrs.items()} for k in ("wavelength", "flux", "labels")}
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
         msg = f"{path}: is not a readable HDF5 grid ({reason})"

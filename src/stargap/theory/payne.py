@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stargap import __version__
 from stargap.errors import ModelError, UsageError
-from stargap.labels import LABELS
+from stargap.labels import LABELS, TEFF
 from stargap.modelfile import Card, load_model, save_model
 from stargap.pixels import STARGAP
 from stargap.spectra.prepare import normalise, smoother_for
@@ -41,7 +41,7 @@ class EmulatorCard(Card):
     """Card of an emulator: what it predicts, from which labels, and how well."""
 
     pixel_grid: str
-    """Digest of the support on which fluxes are predicted."""
+    """First and last wavelength (A) and number of the pixels on which fluxes are predicted."""
     wavelength: tuple[float, float, int]
     resolution: float
     labels: tuple[str, ...]
@@ -165,16 +165,27 @@ class Emulator(nn.Module):
         if card.wavelength != _support_range():
             msg = f"{path}: the model covers {card.wavelength}, this version needs {_support_range()}"
             raise ModelError(msg)
+        bounds = np.array([card.lower, card.upper])
+        if not (np.isfinite(bounds).all() and (bounds[0] <= bounds[1]).all() and 0 < bounds[0, TEFF] < bounds[1, TEFF]):
+            message = f"{path}: bounds in the card are impossible (lower {card.lower}, upper {card.upper})"
+            raise ModelError(message)
+        if not (np.isfinite(card.resolution) and card.resolution > 0):
+            message = f"{path}: resolution in the card is impossible ({card.resolution})"
+            raise ModelError(message)
         emulator = cls(card)
         expected = {name: tuple(tensor.shape) for name, tensor in emulator.state_dict().items()}
         present = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if expected != present:
             odd = sorted({*expected.items()} ^ {*present.items()})
-            msg = f"{path}: tensors do not match the architecture: {odd[:4]}"
-            raise ModelError(msg)
+            message = f"{path}: tensors do not match the architecture: {odd[:4]}"
+            raise ModelError(message)
+        others = sorted(f"{name} {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype != torch.float32)
+        if others:
+            message = f"{path}: tensors must be torch.float32, found {others[:4]}"
+            raise ModelError(message)
         if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-            msg = f"{path}: the model holds values that are not finite"
-            raise ModelError(msg)
+            message = f"{path}: the model holds values that are not finite"
+            raise ModelError(message)
         emulator.load_state_dict(tensors)
         return emulator.eval().requires_grad_(False)
 
@@ -256,11 +267,20 @@ def fit_emulator(
 
     Returns:
         the emulator (its card holds the validation errors) and the row numbers of the validation spectra.
+
+    Raises:
+        UsageError: fewer training spectra than basis vectors, no validation spectrum, or a grid that is too narrow.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     order = torch.randperm(len(grid.labels), generator=generator).numpy()
     held_out = round(settings.validation * len(order))
     validation, train = order[:held_out], order[held_out:]
+    if held_out == 0 or len(train) < settings.basis:
+        message = (
+            f"{len(order)} spectra in {grid.name} give {len(train)} for training and {held_out} for validation; "
+            f"a basis of {settings.basis} needs as many for training and one for validation"
+        )
+        raise UsageError(message)
 
     log_flux = targets(grid, settings.resolution)
     smooth = smoother_for(STARGAP)
@@ -300,7 +320,7 @@ def fit_emulator(
         torch.manual_seed(settings.seed)
         emulator = Emulator(card)
     emulator.offset.copy_((low + high) / 2)
-    emulator.scale.copy_(2 / (high - low).clamp_min(1e-6))
+    emulator.scale.copy_(torch.where(high > low, 2 / (high - low), 0.0))
     gain = (spread / spread[0]).sqrt()
     goal = (wanted / spread[0]).float()
     optimiser = torch.optim.AdamW(emulator.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)

@@ -84,7 +84,7 @@ def fit_figure(columns: Columns, fitted: Fitted, row: int) -> Figure:
             step="mid",
         )
         axis.tick_params(direction="in", top=True, right=True)
-    figure.suptitle(_title(columns, row), fontsize=9)
+    figure.suptitle(_title(columns, row), fontsize=9, parse_math=False)
     return figure
 
 
@@ -105,4 +105,5 @@ def _title(columns: Columns, row: int) -> str:
         f"SpT {value('spt', 1)}   EW Hα {value('halpha_ew', 2, ' Å')}",
     ]
     flags = flag_text(int(columns["flags"][row]))
-    return "\n".join(lines + ([f"flags: {flags}"] if flags else []))
+    text = "\n".join(lines + ([f"flags: {flags}"] if flags else []))
+    return text.encode("utf-8", "backslashreplace").decode()
