@@ -1,4 +1,6 @@
-"""Speeds of stargap beside scipy and numpy in the same run: ``make benchmarks``; ``--write`` makes docs/results/speed.md.
+"""Speeds of stargap beside scipy and numpy in the same run: ``make benchmarks``.
+
+``--write`` makes docs/results/speed.md.
 
 Everything runs on simulated stars (seed 1), made and written by stargap.mock. A figure is the median of repeated runs.
 """
@@ -35,7 +37,7 @@ from stargap.spectra.spectrum import Spectrum
 from stargap.theory.payne import shipped_emulator
 
 STARS = 1024
-BASELINE_STARS = 24
+BASELINE_STARS = 8
 
 
 def timed(work, repeats=5):
@@ -180,7 +182,8 @@ medians of 3 to 5 runs, baselines in the same run. Measured on {machine()}; read
 {chr(10).join(lines)}
 
 "a spectrum" is wall time over spectra. The first label fit of a star takes two starts where they can disagree; a whole
-measurement fits twice (docs/decisions/003-velocity.md). The scipy baseline starts at one point, with numerical derivatives.
+measurement fits twice (docs/decisions/003-velocity.md). The scipy baseline starts at one point, with numerical
+derivatives.
 """
         (Path(__file__).parents[1] / "docs/results/speed.md").write_text(text, encoding="utf-8")
 
@@ -189,7 +192,8 @@ def machine() -> str:
     """Cores and processor family of this machine."""
     import os
 
-    return f"{os.cpu_count()} cores, {platform.machine()}, no GPU, Python {platform.python_version()}, torch {torch.__version__}"
+    parts = f"{os.cpu_count()} cores, {platform.machine()}, no GPU"
+    return f"{parts}, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -365,7 +365,8 @@ def test_impossible_sizes(tmp_path, change):
         {"upper": [math.inf, 5.5, 0.5, 0.4]},
         {"lower": [-math.inf, 4.0, -2.0, 0.0]},
         {"lower": [4600.0, 4.0, -2.0, 0.0]},
-        {"upper": [4500.0, 4.0, 0.5, 0.4]},
+        {"upper": [2800.0, 5.5, 0.5, 0.4]},
+        {"upper": [4500.0, 3.9, 0.5, 0.4]},
         {"lower": [-2800.0, 4.0, -2.0, 0.0]},
         {"lower": [0.0, 4.0, -2.0, 0.0]},
         {"resolution": math.nan},
@@ -635,10 +636,10 @@ def test_content_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     save_model(path, TOY, TENSORS)
     sizes = [path.stat().st_size, path.with_suffix(".json").stat().st_size]
     assert order == [
-        ("fsync", sizes[0]),
-        ("toy.safetensors", sizes[0], True, False),
         ("fsync", sizes[1]),
         ("toy.json", sizes[1], True, False),
+        ("fsync", sizes[0]),
+        ("toy.safetensors", sizes[0], True, False),
     ]
 
 
@@ -653,18 +654,18 @@ def test_a_save_cut_between_its_two_files_is_noticed(toy, monkeypatch):
     other = {name: tensor + 1 for name, tensor in TENSORS.items()}
     replace = Path.replace
 
-    def fail_on_the_card(self, target):
-        if str(target).endswith(".json"):
+    def fail_on_the_tensors(self, target):
+        if str(target).endswith(".safetensors"):
             raise KeyboardInterrupt
         return replace(self, target)
 
-    monkeypatch.setattr(Path, "replace", fail_on_the_card)
+    monkeypatch.setattr(Path, "replace", fail_on_the_tensors)
     with pytest.raises(KeyboardInterrupt):
         save_model(toy, TOY, other)
     with pytest.raises(KeyboardInterrupt):
         save_model(toy.with_name("new.safetensors"), TOY, other)
     monkeypatch.undo()
     refused(toy, "does not match its card", loader=load_toy)
-    refused(toy.with_name("new.safetensors"), "new.json: cannot be read", loader=load_toy)
+    refused(toy.with_name("new.safetensors"), "new.safetensors: cannot be read", loader=load_toy)
     save_model(toy, TOY, other)
     assert torch.equal(load_toy(toy)[1]["bias"], other["bias"])

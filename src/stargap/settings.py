@@ -35,7 +35,7 @@ class MeasureSettings(BaseModel):
     """Labels held at a value: K for teff, dex for the others."""
     free_alpha: bool = False
     """Fit [a/M] instead of tying it to [M/H] by the label prior's relation (section 3.3.2)."""
-    bounds: dict[Label, tuple[float, float]] = {}
+    bounds: dict[Label, tuple[FiniteFloat, FiniteFloat]] = {}
     """Narrower bounds of labels; the emulator's training range by default."""
     error_floor: Annotated[float, Field(ge=0, le=1)] | None = None
     """Added in quadrature to normalised errors when weighting pixels, for what models cannot reproduce; by default
@@ -47,8 +47,9 @@ class MeasureSettings(BaseModel):
     least_snr: Annotated[float, Field(ge=0)] = 5.0
     """S/N in r and i below which a spectrum is flagged (section 2.1)."""
     lamost_noise_factor: Annotated[float, Field(ge=1, le=10)] = 1.5
-    """Noise of LAMOST co-adds over what their inverse variance says: repeats differ by 1.3 times their quoted errors
-    and neighbouring pixels correlate by 0.2. Multiplies every error of a LAMOST row."""
+    """Noise of LAMOST co-adds over what their inverse variance says: repeats differ by 1.2 to 1.3 times their quoted
+    errors and neighbouring pixels correlate by about 0.25 (docs/results/real-stars.md). Multiplies errors of LAMOST
+    rows; those of velocities only by the part that reduced chi-square has not seen."""
     lamost_rv_floor: Annotated[float, Field(ge=0)] = 5.0
     """Velocity scatter of LAMOST repeats that noise does not explain (km/s), added in quadrature to e_rv."""
 
@@ -63,11 +64,11 @@ class MeasureSettings(BaseModel):
             if not low < high:
                 message = f"bounds of {name}: {low:g} is not below {high:g}"
                 raise ValueError(message)
-        if self.free_alpha and "a_m" in self.fixed:
-            message = "a_m is fixed and free_alpha is true: choose one"
-            raise ValueError(message)
         if set(LABELS) == set(self.fixed) or (set(LABELS) - {"a_m"} <= set(self.fixed) and not self.free_alpha):
             message = "every label is fixed: leave at least one free"
+            raise ValueError(message)
+        if self.free_alpha and "a_m" in self.fixed:
+            message = "a_m is fixed and free_alpha is true: choose one"
             raise ValueError(message)
         return self
 

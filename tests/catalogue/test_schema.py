@@ -78,9 +78,7 @@ def test_table_of_the_schema_has_a_line_a_column():
     lines = columns_table().splitlines()
     assert len(lines) == len(MEASURED) + 2
     assert {line.count(" | ") for line in lines if not line.startswith("|---")} == {6}
-    assert (
-        "| `teff` | float32 | K | `phys.temperature.effective` | Effective temperature | NaN |" in lines[13]
-    )
+    assert "| `teff` | float32 | K | `phys.temperature.effective` | Effective temperature | NaN |" in lines[13]
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5])
@@ -131,10 +129,7 @@ def test_validate_lists_every_violation():
 def test_validate_reads_big_endian_and_masked_columns():
     schema = (Column("spectrum_id", "int64"), Column("fiber", "int32", valid_range=(1, 250)))
     fiber = np.ma.masked_equal(np.array([7, -1], dtype=">i4"), -1)
-    assert (
-        validate({"spectrum_id": np.array([GAIA, GAIA + 1], dtype=">i8"), "fiber": fiber}, schema=schema)
-        == []
-    )
+    assert validate({"spectrum_id": np.array([GAIA, GAIA + 1], dtype=">i8"), "fiber": fiber}, schema=schema) == []
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,7 @@ def assert_astropy_equal(read, expected, *, escaped=False):
         if column.dtype == "str":
             cells = strings(values)
             kept = expected[column.name].tolist()
-            assert (unescaped(cells) if escaped else cells) == (
-                kept if escaped else [c.rstrip() for c in kept]
-            )
+            assert (unescaped(cells) if escaped else cells) == (kept if escaped else [c.rstrip() for c in kept])
         else:
             assert values.dtype.newbyteorder("=") == np.dtype(column.dtype)
             filled = values.filled(column.null) if hasattr(values, "filled") else values
@@ -130,9 +128,7 @@ def test_parquet(tmp_path, table):
         assert str(field.type) == kinds.get(column.dtype, column.dtype)
         kept = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
         about = {"unit": column.unit, "ucd": column.ucd, "description": column.description}
-        assert {key: kept[key] for key in about if about[key]} == {
-            key: text for key, text in about.items() if text
-        }
+        assert {key: kept[key] for key in about if about[key]} == {key: text for key, text in about.items() if text}
         values, null = read[column.name], column.is_null(expected[column.name])
         if column.dtype.startswith("int"):
             assert values.null_count == null.sum()
@@ -213,9 +209,7 @@ def test_ecsv(tmp_path, table):
 def test_bool_columns_and_infinities(tmp_path, suffix):
     schema = (Column("good", "bool", "", "meta.code"), Column("x", "float32", "km/s", "phys.veloc"))
     path = tmp_path / f"t{suffix}"
-    write_table(
-        {"good": [True, False, True], "x": [np.inf, -np.inf, 1e-7]}, path, schema=schema, provenance={}
-    )
+    write_table({"good": [True, False, True], "x": [np.inf, -np.inf, 1e-7]}, path, schema=schema, provenance={})
     if suffix == ".parquet":
         read = pq.read_table(path).to_pydict()
     elif suffix == ".csv":
@@ -224,9 +218,7 @@ def test_bool_columns_and_infinities(tmp_path, suffix):
         read = Table.read(path)
         assert read["good"].dtype == bool
     assert list(read["good"]) == [True, False, True]
-    np.testing.assert_array_equal(
-        np.asarray(read["x"], dtype=np.float32), np.float32([np.inf, -np.inf, 1e-7])
-    )
+    np.testing.assert_array_equal(np.asarray(read["x"], dtype=np.float32), np.float32([np.inf, -np.inf, 1e-7]))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -235,9 +227,7 @@ def test_text_comes_as_lists_or_arrays_of_any_kind(tmp_path, suffix):
     texts = ["a.fits", "", "bc.fits"]
     written = set()
     for path in (texts, np.array(texts), np.array(texts, dtype=object), np.array(texts, dtype="S")):
-        write_table(
-            {"spectrum_id": [1, 2, 3], "path": path}, tmp_path / f"t{suffix}", schema=schema, provenance={}
-        )
+        write_table({"spectrum_id": [1, 2, 3], "path": path}, tmp_path / f"t{suffix}", schema=schema, provenance={})
         written.add((tmp_path / f"t{suffix}").read_bytes())
     assert len(written) == 1
 

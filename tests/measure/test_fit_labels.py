@@ -223,6 +223,28 @@ def alike(simulate):
     return simulate(300, seed=4, snr=30.0)
 
 
+def test_covariance_carries_the_noise_of_every_native_pixel(ladder, fitted_ladder, spectra, emulator, box):
+    """Against the derivative of the prepared fluxes by the native ones, taken backwards through `prepare`."""
+    prepared, result = fitted_ladder
+    native = to_lattice(spectra(ladder))
+    flux = native.flux.clone().requires_grad_(True)
+    again = prepare(replace(native, flux=flux), torch.as_tensor(ladder.rv))
+    rows = torch.arange(len(SNR))
+    theta = result.labels[:, :3]
+    _, jacobian = EmulatorModel(emulator, prepared)(*box.expand(theta), rows)
+    weighted = jacobian * torch.where(prepared.good, 1 / (prepared.sigma.square() + FLOOR**2), 0.0)[:, None]
+    noise = torch.where(native.ivar > 0, native.ivar.clamp_min(1e-10).rsqrt(), 0.0)
+    sums = (weighted * again.flux[:, None]).sum(dim=(0, 2))
+    pulled = [torch.autograd.grad(total, flux, retain_graph=True)[0] * noise for total in sums]
+    score = torch.stack(pulled, dim=1).double()
+    inverse = torch.linalg.inv((weighted @ jacobian.transpose(1, 2)).double())
+    expected = inverse @ score @ score.transpose(1, 2) @ inverse
+    scale = expected.diagonal(dim1=1, dim2=2).sqrt()
+    # the inverse loses what the float32 products under it have lost: a correlation of 0.99 costs a factor of 50
+    off = (result.covariance - expected) / (scale[:, :, None] * scale[:, None, :])
+    assert off.abs().max() < 1e-3
+
+
 def test_naive_errors_are_too_small(alike, fit):
     """2,901 resampled pixels hold 1,712 native ones, so errors that ignore it are low by up to 1.3."""
     naive = replace(STARGAP, native_errors=False)

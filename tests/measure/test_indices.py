@@ -264,10 +264,16 @@ def dead(*places):
 
 
 def test_one_dead_pixel_in_a_wide_band_counts_for_nothing():
-    batch = dead(air_to_vacuum(6830.0), air_to_vacuum(6980.0), HALPHA + 3.0, HALPHA - 15.0)
+    batch = dead(air_to_vacuum(6830.0), air_to_vacuum(6980.0), HALPHA - 15.0)
     found, line = measure_indices(batch, no_velocity(batch)), measure_halpha(batch, no_velocity(batch))
     np.testing.assert_allclose([found.tio5.item(), found.cah2.item(), found.cah3.item()], 1.0, atol=1e-6)
     assert line.width.item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_one_dead_pixel_in_the_line_gives_null():
+    """A dead core would bias the width of an emission line by a quarter."""
+    batch = dead(HALPHA + 3.0)
+    assert torch.isnan(measure_halpha(batch, no_velocity(batch)).width).all()
 
 
 @pytest.mark.parametrize("places", [(7128.0, 7130.0, 7132.0), (7044.0,)], ids=["band", "reference"])

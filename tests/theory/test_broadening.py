@@ -14,9 +14,7 @@ FWHM = np.sqrt(8 * np.log(2))
 LOG = 6000 * np.exp(4e-5 * np.arange(4001))
 SEVENTH = np.arange(4001) == 7
 LINEAR = np.linspace(6000.0, 6400.0, 4001)
-UNEVEN = np.sort(
-    np.concatenate([np.linspace(6000, 6200, 1500), 6000 + 900 * np.random.default_rng(3).random(5000)])
-)
+UNEVEN = np.sort(np.concatenate([np.linspace(6000, 6200, 1500), 6000 + 900 * np.random.default_rng(3).random(5000)]))
 
 
 def gaussian(x, centre, sigma):
@@ -95,9 +93,7 @@ def test_result_at_other_wavelengths_follows_the_line():
 @pytest.mark.parametrize("wave", [LOG, LINEAR, UNEVEN], ids=["log", "linear", "uneven"])
 @pytest.mark.parametrize("resolution", [20.0, 2000.0, 50_000.0])
 def test_constant_stays_constant_to_the_ends(wave, resolution):
-    np.testing.assert_allclose(
-        broaden_constant_resolution(wave, np.full(wave.size, 3e6), resolution), 3e6, rtol=1e-9
-    )
+    np.testing.assert_allclose(broaden_constant_resolution(wave, np.full(wave.size, 3e6), resolution), 3e6, rtol=1e-9)
 
 
 @pytest.mark.parametrize("wave", [LOG, LINEAR, UNEVEN], ids=["log", "linear", "uneven"])

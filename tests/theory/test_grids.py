@@ -37,16 +37,12 @@ def fortran(value, digits=8, letter="D"):
 
 def write_ascii(path, wavelength, flux, pack=bytes):
     log = np.log10(flux) + 8
-    lines = [
-        f"{w:13.4f}{fortran(v):>17}{fortran(v):>17}  0.0 1 Fe\n" for w, v in zip(wavelength, log, strict=True)
-    ]
+    lines = [f"{w:13.4f}{fortran(v):>17}{fortran(v):>17}  0.0 1 Fe\n" for w, v in zip(wavelength, log, strict=True)]
     path.write_bytes(pack("".join(lines).encode()))
     return path
 
 
-def write_bt_fits(
-    path, wavelength, flux, header=(), units=("um", "W / (m2 um)"), names=("Wavelength", "Flux")
-):
+def write_bt_fits(path, wavelength, flux, header=(), units=("um", "W / (m2 um)"), names=("Wavelength", "Flux")):
     columns = [
         fits.Column(names[0], "D", unit=units[0], array=wavelength / 1e4),
         fits.Column(names[1], "D", unit=units[1], array=flux * 10),
@@ -56,17 +52,13 @@ def write_bt_fits(
 
 
 def write_aces(path, wavelength, flux, header=(), wave_folder=None):
-    fits.PrimaryHDU(
-        (flux * 1e8).astype(np.float32), fits.Header([*header, ("BUNIT", "erg/s/cm^2/cm")])
-    ).writeto(path)
+    fits.PrimaryHDU((flux * 1e8).astype(np.float32), fits.Header([*header, ("BUNIT", "erg/s/cm^2/cm")])).writeto(path)
     if wave_folder is not None:
         fits.PrimaryHDU(wavelength).writeto(wave_folder / WAVE, overwrite=True)
     return path
 
 
-def write_hdf5(
-    path, labels, wavelength, flux, names=("teff", "logg", "mh", "am"), resolution=10_000.0, **attrs
-):
+def write_hdf5(path, labels, wavelength, flux, names=("teff", "logg", "mh", "am"), resolution=10_000.0, **attrs):
     with h5py.File(path, "w") as file:
         file["wavelength"], file["flux"], file["labels"] = wavelength, flux, labels
         file["labels"].attrs["names"] = names
@@ -99,9 +91,7 @@ def test_labels_of_names(name, labels):
     assert not np.signbit(found[found == 0]).any()
 
 
-@pytest.mark.parametrize(
-    "name", ["spectrum.7", "lte30-5.0-0.0.BT-Settl.spec.7", "lte030-5.0.BT-Settl.7", WAVE]
-)
+@pytest.mark.parametrize("name", ["spectrum.7", "lte30-5.0-0.0.BT-Settl.spec.7", "lte030-5.0.BT-Settl.7", WAVE])
 def test_names_without_labels(name):
     with pytest.raises(UsageError, match=re.escape(name)):
         labels_from_name(name)
@@ -141,9 +131,7 @@ def test_compression_goes_by_content(tmp_path, pack, suffix):
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(
     rows=st.lists(
-        st.tuples(
-            st.integers(1, 10**10), st.floats(-300, 24), st.booleans(), st.sampled_from("DdEe"), st.booleans()
-        ),
+        st.tuples(st.integers(1, 10**10), st.floats(-300, 24), st.booleans(), st.sampled_from("DdEe"), st.booleans()),
         min_size=2,
         max_size=20,
         unique_by=lambda row: row[0],
@@ -223,9 +211,7 @@ def test_fits_obeys_stated_units_and_order(tmp_path):
         fits.Column("wavelength", "D", unit="nm", array=[602.0, 600.0, 602.0, 601.0]),
     ]
     path = tmp_path / "model.fits"
-    fits.HDUList(
-        [fits.PrimaryHDU(header=fits.Header(header)), fits.BinTableHDU.from_columns(columns)]
-    ).writeto(path)
+    fits.HDUList([fits.PrimaryHDU(header=fits.Header(header)), fits.BinTableHDU.from_columns(columns)]).writeto(path)
     labels, wavelength, flux = read_bt_settl_fits(path)
     assert labels.tolist() == LABELS
     np.testing.assert_allclose(wavelength, [6000, 6010, 6020])
@@ -292,9 +278,7 @@ def test_aces_without_wavelengths_says_where_it_looked(tmp_path):
     path = write_aces(folder / ACES, np.arange(3.0), np.ones(3))
     with pytest.raises(UsageError, match=WAVE) as caught:
         read_phoenix_aces(path)
-    assert all(
-        str(place) in str(caught.value).split("looked in")[1] for place in (folder, tmp_path / "a", tmp_path)
-    )
+    assert all(str(place) in str(caught.value).split("looked in")[1] for place in (folder, tmp_path / "a", tmp_path))
     (tmp_path / "elsewhere").mkdir()
     fits.PrimaryHDU(np.arange(3.0) + 6000).writeto(waves := tmp_path / "elsewhere" / "w.fits")
     assert read_phoenix_aces(path, wavelength_path=waves)[1].tolist() == [6000.0, 6001.0, 6002.0]
@@ -307,9 +291,7 @@ def test_aces_without_an_image(tmp_path):
 
 
 def test_fits_without_units_is_taken_as_documented(tmp_path):
-    path = write_bt_fits(
-        tmp_path / FITS, np.array([6000.0, 6001.0]), np.array([1e5, 2e5]), units=(None, None)
-    )
+    path = write_bt_fits(tmp_path / FITS, np.array([6000.0, 6001.0]), np.array([1e5, 2e5]), units=(None, None))
     _, wavelength, flux = read_bt_settl_fits(path)
     np.testing.assert_allclose(wavelength, [6000, 6001])
     np.testing.assert_allclose(flux, [1e5, 2e5])
@@ -400,9 +382,7 @@ def folder(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b" / "Z-0.0").mkdir(parents=True)
     shuffled = np.random.default_rng(3).permutation(wave.size)
-    write_ascii(
-        tmp_path / "a" / "lte028-5.0-0.0.BT-Settl.spec.7.xz", wave[shuffled], flux[shuffled], gzip.compress
-    )
+    write_ascii(tmp_path / "a" / "lte028-5.0-0.0.BT-Settl.spec.7.xz", wave[shuffled], flux[shuffled], gzip.compress)
     write_bt_fits(tmp_path / "a" / "lte029.0-5.0-0.0a+0.0.BT-Settl.spec.fits.gz", wave, 2 * flux)
     name = "lte03000-5.00-0.0.PHOENIX-ACES-AGSS-COND-2011-HiRes.fits"
     write_aces(tmp_path / "b" / "Z-0.0" / name, wave, 3 * flux, wave_folder=tmp_path / "b")
@@ -509,9 +489,7 @@ def test_nothing_to_read(tmp_path):
         read_grid(tmp_path, resolution=2000)
 
 
-@pytest.mark.parametrize(
-    ("resolution", "ends"), [(0, (1, 2)), (np.nan, (1, 2)), (100, (2, 1)), (100, (0, 1))]
-)
+@pytest.mark.parametrize(("resolution", "ends"), [(0, (1, 2)), (np.nan, (1, 2)), (100, (2, 1)), (100, (0, 1))])
 def test_senseless_requests(tmp_path, resolution, ends):
     with pytest.raises(UsageError, match="a grid cannot have"):
         read_grid(tmp_path, resolution=resolution, wavelength_range=ends)

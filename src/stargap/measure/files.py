@@ -177,7 +177,7 @@ def measure(
         >>> wave = 10.0 ** (1e-4 * np.arange(37600, 39590))
         >>> table = stargap.measure(np.ones_like(wave), wavelength=wave, ivar=np.zeros_like(wave))
         >>> len(table), table["teff"].tolist(), table["flag_text"][0]
-        (1, [nan], 'too few good pixels to measure anything; ...')
+        (1, [nan], 'too few good pixels for labels, ...')
     """
     settings = MeasureSettings() if settings is None else settings
     items = _items(spectra, wavelength, ivar)
@@ -272,7 +272,12 @@ def _items(spectra: Any, wavelength: ArrayLike | None, ivar: ArrayLike | None) -
         if ivar is not None or isinstance(spectra, np.ndarray):
             message = "arrays of fluxes need wavelength and ivar"
             raise UsageError(message)
-        return [spectra] if isinstance(spectra, (str, Path, Spectrum)) else list(spectra)
+        items = [spectra] if isinstance(spectra, (str, Path, Spectrum)) else list(spectra)
+        for item in items:
+            if not isinstance(item, (str, Path, Spectrum)):
+                message = f"a spectrum is a path or a Spectrum, not a {type(item).__name__}"
+                raise UsageError(message)
+        return items
     wave, flux = np.asarray(wavelength, dtype=float), np.atleast_2d(np.asarray(spectra, dtype=float))
     if ivar is None:
         message = "ivar is needed with wavelength: the inverse variance of each flux, 0 at bad pixels"

@@ -34,8 +34,8 @@ def measure_halpha(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | fl
     """Measure EW = -int (1 - F / F_cont) dl over 14 A centred on H-alpha, all on native pixels.
 
     F_cont is the straight line through the mean fluxes of two 10 A windows, one each side; below 3 sigma it gives
-    nulls, and so does a missing pixel of the line. ``active`` is the paper's rule, EW > 0.75 A; ``active_3sigma`` asks for EW - 3 sigma > 0.75 A, since at
-    S/N 5 sigma is about 0.9 A.
+    nulls, and so does a missing pixel of the line. ``active`` is the paper's rule, EW > 0.75 A; ``active_3sigma`` asks
+    for EW - 3 sigma > 0.75 A, since at S/N 5 sigma is about 0.9 A.
 
     Args:
         native: spectra on the lattice.

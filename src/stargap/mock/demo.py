@@ -86,8 +86,9 @@ def write_mock_survey(folder: str | Path, stars: MockStars) -> list[Path]:
 
 
 def recovery(table: Measurements, truth: MockStars) -> list[Recovery]:
-    """Compare measured values with the truth in bins of S/N; rows with null values are left out, and so are active stars,
-    except for ``halpha_ew``, which uses only them."""
+    """Compare measured values with the truth in bins of S/N.
+
+    Rows with null values are left out, and so are active stars, except for ``halpha_ew``, which uses only them."""
     wanted: dict[str, NDArray[np.float64]] = {"rv": truth.rv}
     wanted |= {name: truth.labels[:, LABELS.index(name)] for name in ("teff", "logg", "m_h")}
     wanted["halpha_ew"] = truth.halpha_ew
@@ -105,8 +106,8 @@ def recovery(table: Measurements, truth: MockStars) -> list[Recovery]:
                     high,
                     int(use.sum()),
                     float(np.median(delta[use])) if some else np.nan,
-                    _mad(delta[use]) if some else np.nan,
-                    _mad(pull[use]) if some else np.nan,
+                    robust_scatter(delta[use]) if some else np.nan,
+                    robust_scatter(pull[use]) if some else np.nan,
                 )
             )
     return rows

@@ -82,8 +82,8 @@ class Smoother:
     """Gaussian running sum over pixels, as two narrow banded matrix products through coarse nodes.
 
     A Gaussian of standard deviation s is two Gaussians of s / sqrt(2), and between the two it is so smooth that nodes
-    every s / 2 carry it to 1e-8. Both factors are positive, so float32 keeps its relative accuracy and a bad value
-    reaches no further than the kernel does. The band is cut into blocks of pixels, each with the nodes it can reach.
+    every s / 2 carry it to 1e-7 of its peak. Both factors are positive, so float32 keeps its relative accuracy and a
+    bad value reaches no further than the kernel does. The band is cut into blocks of pixels, each with the nodes it can reach.
 
     Args:
         wavelength: pixels (A), shape ``(pixel,)``, increasing.
@@ -118,17 +118,16 @@ class Smoother:
 
     def __call__(self, values: Tensor) -> Tensor:
         """Return kernel-weighted sums ``(row, pixel)`` of `values` ``(row, pixel)``; for ones, at most 1."""
-        rows = values.shape[0]
-        padding = self.blocks * self.block - self.pixels
-        if padding:
-            values = torch.nn.functional.pad(values, (0, padding))
+        given = values.shape[0]
+        rows = max(given, 8)  # products of fewer rows round differently
+        values = torch.nn.functional.pad(values, (0, self.blocks * self.block - self.pixels, 0, rows - given))
         parts = torch.bmm(values.view(rows, self.blocks, self.block).transpose(0, 1), self.gather)
         nodes = values.new_zeros(rows, self.nodes)
         for part, start in zip(parts, self.first, strict=True):
             nodes[:, start : start + self.width] += part
         near = torch.stack([nodes[:, start : start + self.width] for start in self.first])
         sums = torch.bmm(near, self.spread).transpose(0, 1)
-        return sums.reshape(rows, self.blocks * self.block)[:, : self.pixels]
+        return sums.reshape(rows, self.blocks * self.block)[:given, : self.pixels]
 
 
 @cache
@@ -188,11 +187,11 @@ def blur(flux: Tensor, amount: Tensor) -> Tensor:
 def to_lattice(spectra: Sequence[Spectrum]) -> NativeBatch:
     """Put spectra on the native lattice, one row each, scaled to a median of about 1.
 
-    LAMOST and SDSS pixels lie on the lattice (within 0.02 pixel, 1.4 km/s) and are copied; any other wavelengths are resampled linearly with the
-    variance carried. Spikes are given weight zero: pixels more than 20 sigma AND more than 3 times the local level
-    away from the median of their 11 neighbours, and near H-alpha more than 3 times as far above it as the pixels beside
-    them (no line is narrower than the spectrograph makes it); their number is kept. So are pixels whose S/N at the
-    typical flux is below 1e-5 or above 1e7, which float32 cannot hold.
+    LAMOST and SDSS pixels lie on the lattice (within 0.02 pixel, 1.4 km/s) and are copied; any other wavelengths are
+    resampled linearly with the variance carried. Spikes are given weight zero: pixels more than 20 sigma AND more than
+    3 times the local level away from the median of their 11 neighbours, and near H-alpha more than 3 times as far above
+    it as the pixels beside them (no line is narrower than the spectrograph makes it); their number is kept. Weight zero
+    goes also to pixels whose S/N at the typical flux is below 1e-5 or above 1e7, which float32 cannot hold.
 
     Raises:
         SpectrumError: wavelengths that do not overlap 6000-8900 A.
@@ -297,8 +296,8 @@ def prepare(native: NativeBatch, rv: Tensor, grid: PixelGrid = STARGAP) -> Prepa
     outside = ~torch.as_tensor(grid.window_mask(LATTICE.wavelength, "observed"))
     flux = _between(native.flux, index, t)
     good = kept.gather(1, index) & kept.gather(1, index + 1) & covered
-    fit = good & outside[index] & outside[index + 1]
-    fit &= ~torch.as_tensor(grid.window_mask(grid.support, "rest"))
+    wanted = outside[index] & outside[index + 1] & ~torch.as_tensor(grid.window_mask(grid.support, "rest"))
+    fit = good & wanted
     weight = (good if grid.windows_in_smoother else fit).float()
 
     variance = torch.where(kept, 1.0 / native.ivar.clamp_min(1e-10), 0.0)
@@ -312,8 +311,6 @@ def prepare(native: NativeBatch, rv: Tensor, grid: PixelGrid = STARGAP) -> Prepa
     positive = continuum > LEAST_CONTINUUM
     possible = fit[:, inner] & (held >= grid.least_kernel_weight)
     usable = possible & positive
-    windows = grid.window_mask(grid.wavelength, "rest") | grid.window_mask(grid.wavelength, "observed")
-    wanted = torch.as_tensor(~windows)
     see = grid.model_sees_weights
     kernel = held if see else smoother_for(grid)(torch.ones_like(weight))[:, inner]
     return Prepared(
@@ -328,7 +325,7 @@ def prepare(native: NativeBatch, rv: Tensor, grid: PixelGrid = STARGAP) -> Prepa
         blur=((t * (1 - t)) * (gap.float() / grid.step) ** 2 / 2) if see else torch.zeros_like(t),
         index=index,
         fraction=t,
-        bad_fraction=1.0 - (usable & wanted).sum(dim=1) / wanted.sum(),
+        bad_fraction=1.0 - usable.sum(dim=1) / wanted[:, inner].sum(dim=1),
         bad_continuum=(possible & ~positive).any(dim=1),
     )
 
