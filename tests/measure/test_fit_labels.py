@@ -109,7 +109,7 @@ def test_agrees_with_scipy_star_by_star(snr, ladder, fitted_ladder, emulator, bo
         labels, _ = box.expand(torch.as_tensor(theta)[None])
         return root * (flux - model(labels[0], row)[used])
 
-    tight = {"x_scale": [100, 0.1, 0.1], "xtol": 1e-10, "ftol": 1e-12, "gtol": 1e-10}
+    tight = {"x_scale": [100, 0.1, 0.1], "xtol": 1e-8, "ftol": 1e-10, "gtol": 1e-8}
     bounds = tuple(side.numpy() for side in box.bounds())
     mine, theirs = (
         least_squares(residual, start, bounds=bounds, **tight)
@@ -397,7 +397,7 @@ def test_fits_that_do_not_converge_are_flagged(many, fit, fitted_many):
 
 
 def test_a_second_start_never_loses(simulate, fit):
-    stars = simulate(64, seed=6, snr=5.0)
+    stars = simulate(40, seed=6, snr=5.0)
     (_, one), (_, two) = (fit(stars, starts=starts) for starts in (1, 2))
     fitted = torch.isfinite(one.chi2)
     assert (two.chi2 <= one.chi2)[fitted].all()

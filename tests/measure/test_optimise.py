@@ -84,7 +84,7 @@ PROBLEMS = {
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_agrees_with_scipy_problem_by_problem(name):
     problem = PROBLEMS[name]
-    data = problem.data(32)
+    data = problem.data(20)
     fit = problem.fit(data)
     assert set(fit.status.tolist()) == {int(Status.CONVERGED)}
     unit = np.abs(problem.truth)  # scipy's steps want parameters of about 1
@@ -106,7 +106,7 @@ def test_agrees_with_scipy_problem_by_problem(name):
         # converged: the next step is below 0.01 standard errors
         assert (np.abs(ours - best.x)[free] < 0.02 * error).all()
         assert fit.chi2[row].item() == pytest.approx(2 * best.cost, abs=0.02**2)
-    assert (on_a_bound > 5) == ("bound" in name)
+    assert (on_a_bound > 3) == ("bound" in name)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -360,7 +360,7 @@ def height(hessian, gradient, step):
 
 
 @given(quadratics())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_bounded_step_is_the_best_of_the_box(quadratic):
     hessian, gradient, low, high = quadratic
     step = one_step(*quadratic)
@@ -377,7 +377,7 @@ def test_bounded_step_is_the_best_of_the_box(quadratic):
 
 
 @given(quadratics())
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_bounded_step_never_points_uphill(quadratic):
     hessian, gradient, _, _ = quadratic
     step = one_step(*quadratic)
@@ -387,7 +387,7 @@ def test_bounded_step_never_points_uphill(quadratic):
 
 
 @given(quadratics())
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_bounded_step_is_newtons_where_there_is_room(quadratic):
     hessian, gradient, _, _ = quadratic
     newton = np.linalg.solve(hessian, gradient)
@@ -396,7 +396,7 @@ def test_bounded_step_is_newtons_where_there_is_room(quadratic):
 
 
 @given(quadratics())
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_bounded_step_clamps_uncoupled_parameters(quadratic):
     hessian, gradient, low, high = quadratic
     diagonal = np.diag(hessian)
@@ -405,7 +405,7 @@ def test_bounded_step_clamps_uncoupled_parameters(quadratic):
 
 
 @given(st.lists(quadratics(3), min_size=2, max_size=6))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_bounded_steps_of_a_batch_are_those_of_its_rows(rows):
     stacked = [torch.as_tensor(np.stack(parts)) for parts in zip(*rows, strict=True)]
     together = bounded_step(*stacked)

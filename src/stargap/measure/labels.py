@@ -156,7 +156,7 @@ def fit_labels(
     error_floor: float = 0.01,
     starts: int = 2,
     start: Tensor | None = None,
-    slots: int = 64,
+    slots: int = 32,
     max_iterations: int = 40,
     least_pixels: int = 200,
 ) -> LabelFit:

@@ -136,7 +136,7 @@ def levenberg_marquardt(
     lower: Tensor,
     upper: Tensor,
     rows: Tensor | None = None,
-    slots: int = 64,
+    slots: int = 32,
     max_iterations: int = 40,
     tolerance: float = 0.01,
 ) -> LeastSquares:

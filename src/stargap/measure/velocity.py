@@ -134,7 +134,7 @@ def measure_velocity(
     templates: Templates,
     *,
     only: Tensor | None = None,
-    slots: int = 64,
+    slots: int = 32,
     least_pixels: int = 100,
 ) -> Velocities:
     """Measure velocities within +-1000 km/s; the header's redshift is never used.
@@ -176,7 +176,7 @@ def measure_velocity(
 
 
 def refine_velocity(
-    native: NativeBatch, velocities: Velocities, templates: Templates, *, slots: int = 64
+    native: NativeBatch, velocities: Velocities, templates: Templates, *, slots: int = 32
 ) -> Velocities:
     """Measure again from known velocities, each star against the template of its own row.
 

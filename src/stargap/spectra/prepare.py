@@ -83,7 +83,8 @@ class Smoother:
 
     A Gaussian of standard deviation s is two Gaussians of s / sqrt(2), and between the two it is so smooth that nodes
     every s / 2 carry it to 1e-7 of its peak. Both factors are positive, so float32 keeps its relative accuracy and a
-    bad value reaches no further than the kernel does. The band is cut into blocks of pixels, each with the nodes it can reach.
+    bad value reaches no further than the kernel does. The band is cut into blocks of pixels, each with the nodes it
+    can reach.
 
     Args:
         wavelength: pixels (A), shape ``(pixel,)``, increasing.
