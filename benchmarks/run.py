@@ -177,7 +177,8 @@ def main() -> None:
         text = f"""# Speed
 
 Made by `python benchmarks/run.py --write` (`make benchmarks` prints the same table): {STARS} simulated stars, seed 1,
-medians of 3 to 5 runs, baselines in the same run. Measured on {machine()}; read it as +-30 %.
+medians of 3 to 5 runs, baselines in the same run. Measured on {machine()};
+read it as +-30 %.
 
 {chr(10).join(lines)}
 

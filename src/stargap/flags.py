@@ -43,7 +43,7 @@ FLAG_TEXT: dict[Flag, str] = {
     Flag.RV_EDGE: "the velocity is at the edge of the search",
     Flag.RV_AMBIGUOUS: "another velocity fits nearly as well",
     Flag.RV_WEAK: "no significant velocity signal",
-    Flag.NOT_CONVERGED: "the label fit did not converge",
+    Flag.NOT_CONVERGED: "the fit of velocity or labels did not converge",
     Flag.TEFF_AT_BOUND: "Teff is at the edge of the model",
     Flag.LOGG_AT_BOUND: "log g is at the edge of the model",
     Flag.M_H_AT_BOUND: "[M/H] is at the edge of the model",

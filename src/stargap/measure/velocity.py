@@ -276,7 +276,9 @@ def _fit(
     rv, amplitude = result.parameters[:, 0], result.parameters[:, 1]
     weak = (signal < 25.0 * noise) | (amplitude <= 0) | (result.status == int(Status.NOT_FINITE))
     edge = rv.abs() > RANGE - 2 * LATTICE.velocity_step * LAG
+    moving = (result.status != int(Status.CONVERGED)) & ~weak
     flags = torch.where(weak, int(Flag.RV_WEAK), 0) | torch.where(edge, int(Flag.RV_EDGE), 0)
+    flags |= torch.where(moving, int(Flag.NOT_CONVERGED), 0)
 
     def spread_out(values: Tensor, empty: float) -> Tensor:
         whole = torch.full((len(rows),), empty, dtype=values.dtype)
