@@ -1,5 +1,6 @@
 """The documents that are made from code are up to date."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -19,3 +20,10 @@ def test_every_command_is_in_the_readme():
     assert set(commands) == {"measure", "demo", "emulator"}
     for command in commands:
         assert f"stargap {command}" in readme or f"make {command}" in readme
+
+
+def test_every_relative_link_leads_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} -> {target}"
