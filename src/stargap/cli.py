@@ -66,8 +66,8 @@ def measure(
     """
     from stargap.catalogue.show import print_table
     from stargap.catalogue.write import check_output
-    from stargap.measure.files import find_spectra, read_zero_points
     from stargap.measure.files import measure as run
+    from stargap.measure.inputs import find_spectra, read_zero_points
     from stargap.settings import MeasureSettings, read_settings
 
     chosen = MeasureSettings() if settings is None else read_settings(settings)

@@ -12,7 +12,8 @@ import stargap
 from stargap.catalogue.schema import INT_NULL, MEASURED, conform, validate
 from stargap.errors import ModelError, UsageError
 from stargap.flags import Flag
-from stargap.measure.files import Measurements, find_spectra, measure, read_zero_points
+from stargap.measure.files import Measurements, measure
+from stargap.measure.inputs import find_spectra, read_zero_points
 from stargap.mock.files import write_lamost
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
