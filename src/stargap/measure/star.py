@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stargap.catalogue.schema import INT_NULL, MEASURED
 from stargap.errors import SpectrumError, UsageError
@@ -113,30 +114,24 @@ def measure_batch(
     facts = [Facts(path=item.path) if isinstance(item, SpectrumError) else _with_snr(item) for item in items]
 
     grid, parameters = grid_for(settings.preset), parameters_for(settings, emulator)
-    floor, iterations = settings.floor, settings.max_iterations
+
+    def fit_at(rv: Tensor, start: Tensor | None = None) -> tuple[Prepared, LabelFit]:
+        star = prepare(native, rv, grid)
+        return star, fit_labels(
+            star,
+            EmulatorModel(emulator, star),
+            emulator,
+            parameters,
+            start=start,
+            starts=settings.starts,
+            error_floor=settings.floor,
+            max_iterations=settings.max_iterations,
+        )
 
     velocity = measure_velocity(native, emulator_templates(emulator))
-    prepared = prepare(native, velocity.rv, grid)
-    coarse = fit_labels(
-        prepared,
-        EmulatorModel(emulator, prepared),
-        emulator,
-        parameters,
-        starts=settings.starts,
-        error_floor=floor,
-        max_iterations=iterations,
-    )
+    _, coarse = fit_at(velocity.rv)
     velocity = refine_velocity(native, velocity, templates_at(emulator, coarse.labels))
-    prepared = prepare(native, velocity.rv, grid)
-    fit = fit_labels(
-        prepared,
-        EmulatorModel(emulator, prepared),
-        emulator,
-        parameters,
-        start=coarse.labels,
-        error_floor=floor,
-        max_iterations=iterations,
-    )
+    prepared, fit = fit_at(velocity.rv, coarse.labels)
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
     padded = torch.as_tensor(np.pad(factor, (0, BATCH - count), constant_values=1.0))
@@ -161,7 +156,6 @@ def measure_batch(
     columns["halpha_ew"], columns["e_halpha_ew"] = halpha.width.numpy()[:count], halpha.error.numpy()[:count]
     for name, values in (("activity", halpha.active), ("activity_3sigma", halpha.active_3sigma)):
         columns[name] = np.where(values.numpy()[:count] < 0, INT_NULL, values.numpy()[:count])
-    columns["bad_fraction"] = prepared.bad_fraction.numpy()[:count]
 
     read = ~(flags & Flag.UNREADABLE).astype(bool)
     disagree = coarse.flags & int(Flag.STARTS_DISAGREE)
@@ -171,7 +165,9 @@ def measure_batch(
     def mark(flag: Flag, where: NDArray[np.bool_]) -> None:
         flags[read & where] |= flag
 
-    mark(Flag.MANY_BAD_PIXELS, prepared.bad_fraction.numpy()[:count] > 0.2)
+    bad_fraction = prepared.bad_fraction.numpy()[:count]
+    columns["bad_fraction"] = np.where(read, bad_fraction, np.nan)
+    mark(Flag.MANY_BAD_PIXELS, bad_fraction > 0.2)
     mark(Flag.BAD_CONTINUUM, prepared.bad_continuum.numpy()[:count])
     low = [min(f.snr_r if f.snr_r is not None else 0.0, f.snr_i if f.snr_i is not None else 0.0) for f in facts]
     mark(Flag.LOW_SN, np.array(low) < settings.least_snr)
@@ -183,7 +179,6 @@ def measure_batch(
     columns["flags"] = flags
     columns["flag_text"] = np.array([flag_text(bits) for bits in flags.tolist()], dtype=object)
     columns["failure"] = np.array(failure, dtype=object)
-    columns["bad_fraction"] = np.where(read, columns["bad_fraction"], np.nan)
     return {column.name: columns[column.name] for column in MEASURED}, Fitted(native, prepared, fit)
 
 

@@ -55,8 +55,6 @@ def write_mock_survey(folder: str | Path, stars: MockStars) -> list[Path]:
     Returns:
         the paths, in the order of the stars.
     """
-    from stargap.spectra.content import snr_by_band
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     layouts: tuple[Layout, ...] = ("lamost-image", "lamost-table", "lamost-dr1")
@@ -65,7 +63,6 @@ def write_mock_survey(folder: str | Path, stars: MockStars) -> list[Path]:
         layout = layouts[row % 3]
         packed = row % 2 == 0
         path = folder / f"spec-58000-SIM_sp{1 + row // 250:02d}-{1 + row % 250:03d}.fits{'.gz' if packed else ''}"
-        snr = {name.removeprefix("snr_"): v for name, v in snr_by_band(stars.wavelength, flux, ivar).items()}
         write_lamost(
             path,
             stars.wavelength,
@@ -74,7 +71,6 @@ def write_mock_survey(folder: str | Path, stars: MockStars) -> list[Path]:
             layout=layout,
             andmask=(ivar == 0).astype(int),
             obsid=None if layout == "lamost-dr1" else 900_000_000 + row,
-            snr=snr,
             ra=float((row * 137.508) % 360),
             dec=float(-10 + 60 * ((row * 0.618) % 1)),
             spectrograph=1 + row // 250 % 16,
@@ -88,7 +84,8 @@ def write_mock_survey(folder: str | Path, stars: MockStars) -> list[Path]:
 def recovery(table: Measurements, truth: MockStars) -> list[Recovery]:
     """Compare measured values with the truth in bins of S/N.
 
-    Rows with null values are left out, and so are active stars, except for ``halpha_ew``, which uses only them."""
+    Rows with null values are left out, and so are active stars, except for ``halpha_ew``, which uses only them.
+    """
     wanted: dict[str, NDArray[np.float64]] = {"rv": truth.rv}
     wanted |= {name: truth.labels[:, LABELS.index(name)] for name in ("teff", "logg", "m_h")}
     wanted["halpha_ew"] = truth.halpha_ew
