@@ -1,0 +1,1 @@
+"""Cycle-StarNet: from the synthetic domain to the observed one and back."""

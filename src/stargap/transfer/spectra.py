@@ -1,0 +1,96 @@
+"""Prepared spectra as plain arrays: what a transfer is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stargap.atomic import replacing
+from stargap.errors import UsageError
+from stargap.pixels import STARGAP
+from stargap.spectra.prepare import Prepared
+
+__all__ = ["TrainingSpectra"]
+
+
+@dataclass(frozen=True)
+class TrainingSpectra:
+    """Normalised rest-frame spectra of one domain, one row each, in memory or mapped from disk.
+
+    ``flux, sigma`` are float32 and ``good`` bool, ``(star, pixel)`` on ``STARGAP.wavelength``; ``weight`` is bool,
+    ``(star, support)``: which pixels the star's pseudo-continuum was made of. Pixels that are not good hold any finite
+    flux and must not be used.
+    """
+
+    flux: NDArray[np.float32]
+    sigma: NDArray[np.float32]
+    good: NDArray[np.bool_]
+    weight: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.flux)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> TrainingSpectra:
+        return TrainingSpectra(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def tensors(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return copies of some rows as tensors: flux, sigma, good, weight (float32)."""
+        flux, sigma, good, weight = (torch.from_numpy(np.array(getattr(self, f.name)[rows])) for f in fields(self))
+        return flux, sigma, good, weight.float()
+
+    @classmethod
+    def from_prepared(cls, prepared: Prepared) -> TrainingSpectra:
+        """Keep what training needs of a prepared batch."""
+        return cls(
+            prepared.flux.numpy(), prepared.sigma.numpy(), prepared.good.numpy(), (prepared.weight > 0.5).numpy()
+        )
+
+    @classmethod
+    def empty(cls, count: int) -> TrainingSpectra:
+        """Return zeroed arrays of `count` rows, to be filled batch by batch."""
+        shape, support = (count, STARGAP.wavelength.size), (count, STARGAP.support.size)
+        return cls(
+            np.zeros(shape, dtype=np.float32),
+            np.ones(shape, dtype=np.float32),
+            np.zeros(shape, dtype=bool),
+            np.zeros(support, dtype=bool),
+        )
+
+    def put(self, first: int, part: TrainingSpectra) -> None:
+        """Copy `part` to the rows from `first` on."""
+        for field in fields(self):
+            getattr(self, field.name)[first : first + len(part)] = getattr(part, field.name)
+
+    def save(self, folder: str | Path) -> None:
+        """Write one ``.npy`` file an array into `folder`."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for field in fields(self):
+            with replacing(Path(folder) / f"{field.name}.npy") as file:
+                np.save(file, getattr(self, field.name))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TrainingSpectra:
+        """Map the arrays written by `save` from disk.
+
+        Raises:
+            UsageError: a file is missing or damaged, or shapes do not fit together.
+        """
+        arrays = []
+        for field in fields(cls):
+            path = Path(folder) / f"{field.name}.npy"
+            try:
+                arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
+            except (OSError, ValueError) as error:
+                message = f"{path}: not an array of training spectra ({error})"
+                raise UsageError(message) from None
+        shapes = [array.shape for array in arrays]
+        count, pixels, support = len(arrays[0]), STARGAP.wavelength.size, STARGAP.support.size
+        if shapes != [(count, pixels)] * 3 + [(count, support)]:
+            message = f"{folder}: arrays have shapes {shapes}, where {pixels} and {support} pixels are needed"
+            raise UsageError(message)
+        return cls(*arrays)
