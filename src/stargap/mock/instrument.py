@@ -1,0 +1,240 @@
+"""A survey telescope: what fibres, sky and detectors make of simulated stars, on native pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stargap.labels import TEFF
+from stargap.measure.halpha import HALPHA
+from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP, WINDOWS
+from stargap.spectra.prepare import NativeBatch, Prepared, blur, prepare, to_lattice
+from stargap.spectra.spectrum import Spectrum
+from stargap.theory.payne import Emulator
+from stargap.theory.sampling import cubic
+from stargap.transfer.spectra import TrainingSpectra
+
+__all__ = ["Truth", "observe", "prepared_stars", "simulate", "training_spectra"]
+
+SPECTROGRAPHS, FIBRES = 16, 250
+CHUNK = 256
+"""Stars simulated together; part of the definition, since each chunk has its own random numbers."""
+SIGMA_PER_FWHM = 1.0 / np.sqrt(8.0 * np.log(2.0))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of simulated stars, one row each.
+
+    ``labels (star, 4)``, ``active (star,)``, ``rv`` (km/s), ``rv_used`` the velocity that a spectrum is prepared at,
+    ``snr_r, snr_i`` median S/N per native pixel, ``spectrograph`` 1-16, ``fibre`` 1-250, ``resolution`` at 7500 A.
+    """
+
+    labels: NDArray[np.float64]
+    active: NDArray[np.bool_]
+    rv: NDArray[np.float64]
+    rv_used: NDArray[np.float64]
+    snr_r: NDArray[np.float64]
+    snr_i: NDArray[np.float64]
+    spectrograph: NDArray[np.int64]
+    fibre: NDArray[np.int64]
+    resolution: NDArray[np.float64]
+
+
+def _draw_truth(labels: NDArray[np.float64], active: NDArray[np.bool_], seed: int) -> Truth:
+    rng = np.random.default_rng([seed, 2])
+    count = len(labels)
+    snr_r = np.empty(0)
+    while snr_r.size < count:
+        draws = np.exp(rng.normal(np.log(13.0), 0.95, 2 * count))
+        snr_r = np.concatenate([snr_r, draws[(draws >= 5.0) & (draws < 300.0)]])
+    snr_r = snr_r[:count]
+    rv = np.where(rng.random(count) < 0.9, rng.normal(-5.0, 35.0, count), rng.normal(-20.0, 90.0, count))
+    rv = np.clip(rv, -250.0, 250.0)
+    snr_i = snr_r * np.exp(rng.normal(0.45, 0.12, count) + 0.25 * (3600.0 - labels[:, TEFF]) / 600.0)
+    spectrograph, fibre = rng.integers(1, SPECTROGRAPHS + 1, count), rng.integers(1, FIBRES + 1, count)
+    return Truth(
+        labels=labels,
+        active=active,
+        rv=rv,
+        rv_used=rv + rng.normal(0.0, 1.0, count) * np.hypot(3.0, 60.0 / snr_i),
+        snr_r=snr_r,
+        snr_i=snr_i,
+        spectrograph=spectrograph,
+        fibre=fibre,
+        resolution=_resolution(spectrograph, fibre, np.array(7500.0)),
+    )
+
+
+def _resolution(
+    spectrograph: NDArray[np.int64], fibre: NDArray[np.int64], wavelength: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Resolving power of a fibre: about 1800, better in the middle of the slit, with each spectrograph's own slope."""
+    own = np.random.default_rng(20).normal(0.0, 1.0, (SPECTROGRAPHS, 2))[spectrograph - 1]
+    across = (fibre - 125.5) / 124.5
+    x = (wavelength - 7500.0) / 1500.0
+    shape = np.broadcast_shapes(own[:, 0].shape + (1,) * wavelength.ndim, wavelength.shape)
+    level, tilt, bend = (
+        value.reshape(-1, *(1,) * wavelength.ndim)
+        for value in (1800.0 + 70.0 * own[:, 0], 60.0 * own[:, 1], 120.0 * (0.33 - across**2))
+    )
+    return np.broadcast_to(level + bend + (120.0 + tilt) * x, shape).clip(1500.0, 2150.0)
+
+
+def observe(
+    nature: Emulator, truth: Truth, wavelength: NDArray[np.float64], *, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Observe some stars: line spread, Doppler shift, flux calibration, tellurics, sky, noise and defects.
+
+    The line spread varies with fibre and wavelength between R = 1500 and 2150; the flux calibration is off by 6 %
+    (smooth, each spectrograph its own) and 3 % (each fibre); telluric bands are corrected to within 4 % of their
+    depth, and reach 5 A beyond the excluded windows; sky lines leave residuals that the inverse variance does not know
+    at full size; one cosmic hit is left in three spectra; 0.2 % of the pixels are dead; a block of pixels is saturated
+    in one spectrum of ten above S/N 80 in r and in one of a hundred below.
+
+    Args:
+        nature: emulator of nature, of a resolution above 2200.
+        truth: the stars.
+        wavelength: native wavelengths (A), ``(native,)``, at 69 km/s a pixel.
+        seed: of noise and defects.
+
+    Returns:
+        flux, inverse variance (0 at dead and saturated pixels) and the flux without noise, sky residuals, cosmic hits
+        and defects, ``(star, native)`` each, in units of the star's flux at 7500 A.
+    """
+    rng = np.random.default_rng([seed, 3])
+    count = len(truth.rv)
+    support = STARGAP.support
+    flux = nature.flux(torch.as_tensor(truth.labels))
+    flux = flux / flux[:, [round(7500.0 - support[0])]]
+    wanted = _resolution(truth.spectrograph, truth.fibre, support)
+    variance = (SIGMA_PER_FWHM * support) ** 2 * (wanted**-2 - nature.card.resolution**-2)
+    steps = 6
+    amount = torch.as_tensor(variance / (2 * steps), dtype=torch.float32)
+    for _ in range(steps):
+        flux = blur(flux, amount)
+    if truth.active.any():
+        rows = np.flatnonzero(truth.active)
+        width = np.clip(rng.lognormal(np.log(2.5), 0.6, rows.size), 0.8, 12.0)
+        sigma = SIGMA_PER_FWHM * HALPHA / truth.resolution[rows]
+        line = np.exp(-0.5 * ((support - HALPHA) / sigma[:, None]) ** 2) / (sigma * np.sqrt(2 * np.pi))[:, None]
+        near = np.abs(support - HALPHA) < 30.0
+        flux[rows] += flux[rows][:, near].median(dim=1, keepdim=True).values * torch.as_tensor(
+            width[:, None] * line, dtype=torch.float32
+        )
+
+    rest = wavelength / (1 + truth.rv[:, None] / SPEED_OF_LIGHT)
+    inside = rest.clip(support[0], support[-1])
+    observed = cubic(flux, torch.as_tensor((inside - support[0]) / STARGAP.step)).numpy()
+    if (rest != inside).any():
+        observed = observed * _planck_ratio(rest, inside, truth.labels[:, TEFF, None])
+    observed = observed * _calibration(rng, truth.spectrograph, wavelength) * _tellurics(rng, count, wavelength)
+
+    sky = _sky(wavelength)
+    shape = np.sqrt((0.5 * observed.clip(0.02) + 0.5) * (1.0 + 3.0 * sky) * (4800.0 / wavelength).clip(1.0, 3.0))
+    in_r = (wavelength > 5900.0) & (wavelength < 6900.0)
+    in_i = (wavelength > 7000.0) & (wavelength < 8200.0)
+    ratio_r = np.median(observed[:, in_r] / shape[:, in_r], axis=1) / truth.snr_r
+    ratio_i = np.median(observed[:, in_i] / shape[:, in_i], axis=1) / truth.snr_i
+    ramp = ((wavelength - 6300.0) / 1200.0).clip(0.0, 1.0)
+    sigma = shape * np.exp((1 - ramp) * np.log(ratio_r)[:, None] + ramp * np.log(ratio_i)[:, None])
+
+    noisy = observed + sigma * rng.standard_normal(observed.shape, dtype=np.float32)
+    noisy += sigma * sky * 0.8 * rng.standard_normal((count, 1)) * np.sign(np.sin(wavelength / 3.0))
+    ivar = 1.0 / sigma**2
+    hits = np.flatnonzero(rng.random(count) < 0.33)
+    noisy[hits, rng.integers(0, wavelength.size, hits.size)] += rng.uniform(0.1, 3.0, hits.size)
+    ivar[rng.random(ivar.shape, dtype=np.float32) < 0.002] = 0.0
+    for row in np.flatnonzero(rng.random(count) < np.where(truth.snr_r > 80.0, 0.1, 0.01)):
+        start = rng.integers(wavelength.size - 300)
+        ivar[row, start : start + rng.integers(50, 300)] = 0.0
+    noisy[ivar == 0.0] = rng.uniform(0.0, 3.0, int((ivar == 0.0).sum()))
+    return noisy.astype(np.float32), ivar.astype(np.float32), observed.astype(np.float32)
+
+
+def _calibration(
+    rng: np.random.Generator, spectrograph: NDArray[np.int64], wavelength: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    x = np.pi * (wavelength - 5800.0) / 3300.0
+    waves = np.cos(np.arange(1, 6)[:, None] * x) / np.sqrt(np.arange(1, 6))[:, None]
+    common = np.random.default_rng(21).normal(0.0, 0.06, (SPECTROGRAPHS, 5))[spectrograph - 1]
+    return np.exp((common + rng.normal(0.0, 0.03, common.shape)) @ waves)
+
+
+def _tellurics(rng: np.random.Generator, count: int, wavelength: NDArray[np.float64]) -> NDArray[np.float64]:
+    depth = np.zeros_like(wavelength)
+    for window in WINDOWS:
+        if window.frame == "observed":
+            middle, half = (window.low + window.high) / 2, (window.high - window.low) / 2 + 5.0
+            place = np.abs(wavelength - middle) / half
+            depth += np.where(place < 1.0, np.cos(np.pi / 2 * np.minimum(place, 1.0)) ** 0.5, 0.0)
+    strength = rng.normal(0.0, 0.04, (count, 1))
+    ripple = 1.0 + 0.5 * np.sin(wavelength / 2.0 + rng.uniform(0.0, 6.0, (count, 1)))
+    return 1.0 - strength * depth * ripple
+
+
+def _sky(wavelength: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Strength of the sky lines, 0 to 1: two at 6300 and 6364 A, bands of OH beyond 7200 A."""
+    rng = np.random.default_rng(22)
+    lines = np.concatenate([[6302.0, 6365.5], rng.uniform(7250.0, 9080.0, 90)])
+    height = np.concatenate([[1.0, 0.4], rng.uniform(0.05, 1.0, 90)])
+    near = np.exp(-0.5 * ((wavelength[:, None] - lines) / 1.9) ** 2)
+    return np.asarray((near * height).sum(axis=1).clip(max=1.0))
+
+
+def _planck_ratio(rest: NDArray[np.float64], inside: NDArray[np.float64], teff: NDArray[np.float64]) -> Any:
+    hot = 1.4387769e8 / teff
+    return (inside / rest) ** 5 * np.expm1(hot / inside) / np.expm1(hot / rest)
+
+
+def _part(truth: Truth, rows: slice) -> Truth:
+    return Truth(**{name: getattr(truth, name)[rows] for name in Truth.__dataclass_fields__})
+
+
+def simulate(
+    labels: NDArray[np.float64], active: NDArray[np.bool_], nature: Emulator, *, seed: int
+) -> Iterator[tuple[Truth, NativeBatch, NDArray[np.float32]]]:
+    """Yield chunks of simulated stars on the native lattice, with their truth and noiseless spectra.
+
+    Args:
+        labels: ``(star, 4)`` within nature's range.
+        active: ``(star,)``: stars with H-alpha in emission.
+        nature: emulator of nature.
+        seed: of everything random but the labels.
+    """
+    truth = _draw_truth(labels, active, seed)
+    for chunk, first in enumerate(range(0, len(labels), CHUNK)):
+        part = _part(truth, slice(first, first + CHUNK))
+        flux, ivar, clean = observe(nature, part, LATTICE.wavelength, seed=seed * 100_000 + chunk)
+        spectra = [Spectrum(LATTICE.wavelength, f, i) for f, i in zip(flux, ivar, strict=True)]
+        yield part, to_lattice(spectra), clean
+
+
+def prepared_stars(
+    labels: NDArray[np.float64], active: NDArray[np.bool_], nature: Emulator, *, seed: int
+) -> Iterator[tuple[Truth, Prepared, Tensor]]:
+    """Yield chunks prepared at ``rv_used``, with the noiseless spectra prepared in the same way, ``(star, pixel)``."""
+    for truth, native, clean in simulate(labels, active, nature, seed=seed):
+        rv = torch.as_tensor(truth.rv_used)
+        star = prepare(native, rv)
+        scaled = torch.as_tensor(clean) / native.scale[:, None].float()
+        noiseless = prepare(NativeBatch(scaled, native.ivar, native.scale, native.spikes), rv)
+        yield truth, star, noiseless.flux
+
+
+def training_spectra(
+    labels: NDArray[np.float64], active: NDArray[np.bool_], nature: Emulator, *, seed: int
+) -> tuple[TrainingSpectra, Truth]:
+    """Return prepared spectra as arrays, and their truth."""
+    spectra = TrainingSpectra.empty(len(labels))
+    first = 0
+    for truth, native, _ in simulate(labels, active, nature, seed=seed):
+        spectra.put(first, TrainingSpectra.from_prepared(prepare(native, torch.as_tensor(truth.rv_used))))
+        first += len(truth.rv)
+    return spectra, _draw_truth(labels, active, seed)

@@ -1,0 +1,1 @@
+"""Tables of the label prior: isochrones and the reference distribution."""
