@@ -31,6 +31,8 @@ class Flag(IntFlag):
     ACTIVE = 1 << 18
     SPIKES_REMOVED = 1 << 19
     POOR_FIT = 1 << 20
+    DOMAINS_DISAGREE = 1 << 21
+    OUTSIDE_TRAINING = 1 << 22
 
 
 FLAG_TEXT: dict[Flag, str] = {
@@ -55,6 +57,8 @@ FLAG_TEXT: dict[Flag, str] = {
     Flag.NO_HALPHA: "pixels at H-alpha are missing, or its continuum is below 3 sigma: no equivalent width",
     Flag.SPIKES_REMOVED: "isolated pixels far from their surroundings were given weight zero",
     Flag.ACTIVE: "H-alpha in emission: labels are suspect",
+    Flag.DOMAINS_DISAGREE: "labels of the synthetic and the observed domain differ by more than a transfer explains",
+    Flag.OUTSIDE_TRAINING: "labels beyond those of the stars that the transfer was trained on",
 }
 
 USER_BITS = 24

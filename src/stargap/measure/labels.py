@@ -153,7 +153,7 @@ def fit_labels(
     emulator: Emulator,
     parameters: Parameters,
     *,
-    error_floor: float = 0.01,
+    error_floor: float | Tensor = 0.01,
     starts: int = 2,
     start: Tensor | None = None,
     slots: int = 32,
@@ -172,7 +172,8 @@ def fit_labels(
         model: forward model of the same stars.
         emulator: the synthetic spectra behind the table of starts.
         parameters: free, fixed and tied labels, bounds.
-        error_floor: added in quadrature to the normalised errors, for what the model cannot reproduce.
+        error_floor: added in quadrature to the normalised errors, for what the model cannot reproduce; a number, or
+            one a pixel.
         starts: 1 or 2.
         start: labels ``(star, 4)`` to start from instead of the table; then there is no second start.
         slots: see `levenberg_marquardt`.
@@ -239,7 +240,7 @@ def fit_labels(
         chunk = torch.arange(first, first + slots).clamp_max(len(fitted) - 1)
         rows = fitted[chunk]
         spectrum, jacobian = evaluate(theta[chunk], rows)
-        cov = _covariance(prepared, spectrum, jacobian, weight[rows], rows)
+        _, cov = linear_covariance(prepared, jacobian, weight[rows], rows)
         spread = cov.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
         _, directions = parameters.expand(theta[chunk])
         covariance[rows] = cov
@@ -324,11 +325,26 @@ def _cached_table(
     return nodes, normalise(flux, weight, grid)[0]
 
 
-def _covariance(prepared: Prepared, model: Tensor, jacobian: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
+def linear_covariance(
+    prepared: Prepared, jacobian: Tensor, weight: Tensor, rows: Tensor, precision: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the inverse Hessian and the covariance of a weighted linear fit, ``(row, k, k)`` float64 each.
+
+    The covariance propagates the noise of native pixels through resampling, normalisation and fit; for a grid without
+    `native_errors` it is the inverse Hessian.
+
+    Args:
+        prepared: the stars.
+        jacobian: derivatives of the normalised spectrum, ``(row, k, pixel)``.
+        weight: of the pixels in the fit, ``(row, pixel)``.
+        rows: which stars, ``(row,)``.
+        precision: inverse prior variances of the parameters, ``(k,)``; none by default.
+    """
     weighted = jacobian * weight[:, None]
-    inverse = torch.linalg.pinv(gram(weighted, jacobian).double(), hermitian=True)
+    prior = torch.zeros(jacobian.shape[1], dtype=torch.float64) if precision is None else precision.double()
+    inverse = torch.linalg.pinv(gram(weighted, jacobian).double() + torch.diag(prior), hermitian=True)
     if not prepared.grid.native_errors:
-        return inverse
+        return inverse, inverse
     grid, smoother = prepared.grid, smoother_for(prepared.grid)
     continuum = prepared.continuum[rows]
     over = torch.where(prepared.good[rows], 1.0 / torch.where(continuum > 0, continuum, 1.0), 0.0)
@@ -346,4 +362,4 @@ def _covariance(prepared: Prepared, model: Tensor, jacobian: Tensor, weight: Ten
     ivar = prepared.native.ivar[rows]
     noise = torch.where(ivar > 0, 1.0 / ivar.clamp_min(1e-10), 0.0).sqrt()
     native = (native * noise[:, None]).double()
-    return inverse @ gram(native, native) @ inverse
+    return inverse, inverse @ (gram(native, native) + torch.diag(prior)) @ inverse

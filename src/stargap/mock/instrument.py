@@ -235,6 +235,7 @@ def training_spectra(
     spectra = TrainingSpectra.empty(len(labels))
     first = 0
     for truth, native, _ in simulate(labels, active, nature, seed=seed):
-        spectra.put(first, TrainingSpectra.from_prepared(prepare(native, torch.as_tensor(truth.rv_used))))
+        star = prepare(native, torch.as_tensor(truth.rv_used))
+        spectra.put(first, TrainingSpectra.from_prepared(star, truth.rv_used))
         first += len(truth.rv)
     return spectra, _draw_truth(labels, active, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import numpy as np
@@ -22,6 +22,8 @@ __all__ = [
     "blur",
     "normalise",
     "prepare",
+    "restore",
+    "smear",
     "smoother_for",
     "to_lattice",
 ]
@@ -284,14 +286,7 @@ def prepare(native: NativeBatch, rv: Tensor, grid: PixelGrid = STARGAP) -> Prepa
         >>> round(float(star.flux[star.good].mean()), 6), round(float(star.sigma.median()), 4)
         (1.0, 0.0084)
     """
-    lattice = torch.as_tensor(LATTICE.wavelength)
-    doppler = 1.0 + torch.nan_to_num(rv.double(), nan=0.0)[:, None] / SPEED_OF_LIGHT
-    observed = torch.as_tensor(grid.support) * doppler
-    place = torch.log10(observed) / LATTICE.step - LATTICE.first
-    covered = (place >= 0) & (place <= LATTICE.count - 1)
-    index = place.floor().long().clamp(0, LATTICE.count - 2)
-    gap = lattice[index + 1] - lattice[index]
-    t = ((observed - lattice[index]) / gap).clamp(0.0, 1.0).float()
+    index, t, gap, covered = _resampling(rv, grid)
 
     kept = native.ivar > 0
     outside = ~torch.as_tensor(grid.window_mask(LATTICE.wavelength, "observed"))
@@ -323,12 +318,65 @@ def prepare(native: NativeBatch, rv: Tensor, grid: PixelGrid = STARGAP) -> Prepa
         good=usable,
         weight=weight if see else torch.ones_like(weight),
         inverse_kernel=1.0 / kernel.clamp_min(grid.least_kernel_weight),
-        blur=((t * (1 - t)) * (gap.float() / grid.step) ** 2 / 2) if see else torch.zeros_like(t),
+        blur=smear(t, gap, grid) if see else torch.zeros_like(t),
         index=index,
         fraction=t,
         bad_fraction=1.0 - usable.sum(dim=1) / wanted[:, inner].sum(dim=1),
         bad_continuum=(possible & ~positive).any(dim=1),
     )
+
+
+def restore(
+    flux: Tensor, sigma: Tensor, good: Tensor, weight: Tensor, rv: Tensor, grid: PixelGrid = STARGAP
+) -> Prepared:
+    """Return prepared spectra from their arrays, so that models can be compared with them again.
+
+    Without the native pixels, label errors are those of independent pixels: ``grid.native_errors`` is False in the
+    result.
+
+    Args:
+        flux: ``(star, pixel)``, as is `sigma`; `good` is the same in bool.
+        sigma: errors of normalised flux.
+        good: pixels that a fit uses.
+        weight: ``(star, support)``.
+        rv: the velocities they were prepared at (km/s), ``(star,)``.
+        grid: pixel grid they are on.
+    """
+    index, t, gap, _ = _resampling(rv, grid)
+    held = smoother_for(grid)(weight)[:, grid.inner]
+    nothing = torch.zeros(len(flux), 0)
+    return Prepared(
+        grid=replace(grid, native_errors=False),
+        native=NativeBatch(nothing, nothing, torch.ones(len(flux)), torch.zeros(len(flux))),
+        flux=flux,
+        sigma=sigma,
+        continuum=torch.ones_like(flux),
+        good=good,
+        weight=weight,
+        inverse_kernel=1.0 / held.clamp_min(grid.least_kernel_weight),
+        blur=smear(t, gap, grid),
+        index=index,
+        fraction=t,
+        bad_fraction=1.0 - good.float().mean(dim=1),
+        bad_continuum=torch.zeros(len(flux), dtype=torch.bool),
+    )
+
+
+def _resampling(rv: Tensor, grid: PixelGrid) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Left native pixel, phase, distance to the next pixel (A) and coverage of every pixel of the support."""
+    lattice = torch.as_tensor(LATTICE.wavelength)
+    doppler = 1.0 + torch.nan_to_num(rv.double(), nan=0.0)[:, None] / SPEED_OF_LIGHT
+    observed = torch.as_tensor(grid.support) * doppler
+    place = torch.log10(observed) / LATTICE.step - LATTICE.first
+    index = place.floor().long().clamp(0, LATTICE.count - 2)
+    gap = lattice[index + 1] - lattice[index]
+    fraction = ((observed - lattice[index]) / gap).clamp(0.0, 1.0).float()
+    return index, fraction, gap.float(), (place >= 0) & (place <= LATTICE.count - 1)
+
+
+def smear(fraction: Tensor, gap: Tensor, grid: PixelGrid) -> Tensor:
+    """Return the amount of `blur` that linear resampling at phase `fraction` between pixels `gap` (A) apart is."""
+    return fraction * (1 - fraction) * (gap / grid.step) ** 2 / 2
 
 
 def _between(values: Tensor, index: Tensor, t: Tensor) -> Tensor:

@@ -152,7 +152,15 @@ class Emulator(nn.Module):
         Raises:
             ModelError: damaged or foreign files, another pixel grid or label order, missing or extra tensors.
         """
-        card, tensors = load_model(path, EmulatorCard, KIND, VERSION)
+        return cls.assemble(path, *load_model(path, EmulatorCard, KIND, VERSION))
+
+    @classmethod
+    def assemble(cls, path: str | Path, card: EmulatorCard, tensors: dict[str, Tensor]) -> Emulator:
+        """Build an emulator of the card and tensors read from `path`, checking all that could be wrong with them.
+
+        Raises:
+            ModelError: as `load`.
+        """
         wanted = {"pixel_grid": _support_digest(), "labels": LABELS}
         for name, value in wanted.items():
             if getattr(card, name) != value:

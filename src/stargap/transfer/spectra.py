@@ -13,7 +13,7 @@ from torch import Tensor
 from stargap.atomic import replacing
 from stargap.errors import UsageError
 from stargap.pixels import STARGAP
-from stargap.spectra.prepare import Prepared
+from stargap.spectra.prepare import Prepared, restore
 
 __all__ = ["TrainingSpectra"]
 
@@ -23,14 +23,15 @@ class TrainingSpectra:
     """Normalised rest-frame spectra of one domain, one row each, in memory or mapped from disk.
 
     ``flux, sigma`` are float32 and ``good`` bool, ``(star, pixel)`` on ``STARGAP.wavelength``; ``weight`` is bool,
-    ``(star, support)``: which pixels the star's pseudo-continuum was made of. Pixels that are not good hold any finite
-    flux and must not be used.
+    ``(star, support)``: which pixels the star's pseudo-continuum was made of; ``rv`` is the velocity that the star was
+    prepared at (km/s), float64 ``(star,)``. Pixels that are not good hold any finite flux and must not be used.
     """
 
     flux: NDArray[np.float32]
     sigma: NDArray[np.float32]
     good: NDArray[np.bool_]
     weight: NDArray[np.bool_]
+    rv: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.flux)
@@ -40,15 +41,19 @@ class TrainingSpectra:
 
     def tensors(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return copies of some rows as tensors: flux, sigma, good, weight (float32)."""
-        flux, sigma, good, weight = (torch.from_numpy(np.array(getattr(self, f.name)[rows])) for f in fields(self))
+        arrays = (self.flux, self.sigma, self.good, self.weight)
+        flux, sigma, good, weight = (torch.from_numpy(np.array(array[rows])) for array in arrays)
         return flux, sigma, good, weight.float()
 
+    def prepared(self, rows: NDArray[np.int64]) -> Prepared:
+        """Return some rows as prepared spectra that models can be fitted to, with errors of independent pixels."""
+        return restore(*self.tensors(rows), torch.from_numpy(np.array(self.rv[rows])))
+
     @classmethod
-    def from_prepared(cls, prepared: Prepared) -> TrainingSpectra:
-        """Keep what training needs of a prepared batch."""
-        return cls(
-            prepared.flux.numpy(), prepared.sigma.numpy(), prepared.good.numpy(), (prepared.weight > 0.5).numpy()
-        )
+    def from_prepared(cls, prepared: Prepared, rv: NDArray[np.float64]) -> TrainingSpectra:
+        """Keep what training needs of a batch prepared at `rv` (km/s)."""
+        weight = (prepared.weight > 0.5).numpy()
+        return cls(prepared.flux.numpy(), prepared.sigma.numpy(), prepared.good.numpy(), weight, rv)
 
     @classmethod
     def empty(cls, count: int) -> TrainingSpectra:
@@ -59,6 +64,7 @@ class TrainingSpectra:
             np.ones(shape, dtype=np.float32),
             np.zeros(shape, dtype=bool),
             np.zeros(support, dtype=bool),
+            np.zeros(count),
         )
 
     def put(self, first: int, part: TrainingSpectra) -> None:
@@ -90,7 +96,7 @@ class TrainingSpectra:
                 raise UsageError(message) from None
         shapes = [array.shape for array in arrays]
         count, pixels, support = len(arrays[0]), STARGAP.wavelength.size, STARGAP.support.size
-        if shapes != [(count, pixels)] * 3 + [(count, support)]:
+        if shapes != [(count, pixels)] * 3 + [(count, support), (count,)]:
             message = f"{folder}: arrays have shapes {shapes}, where {pixels} and {support} pixels are needed"
             raise UsageError(message)
         return cls(*arrays)

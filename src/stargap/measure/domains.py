@@ -1,0 +1,179 @@
+"""Labels in two domains: the synthetic one first, then the observed one through a trained transfer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from stargap.flags import Flag
+from stargap.labels import A_M, LABELS
+from stargap.measure.labels import EmulatorModel, ForwardModel, LabelFit, Parameters, fit_labels, linear_covariance
+from stargap.spectra.prepare import Prepared
+from stargap.theory.payne import Emulator
+
+__all__ = ["DomainFit", "Transfer", "fit_domains"]
+
+FLOOR = 0.004
+"""Error floor of fits in the observed domain: the transfer's own interpolation error."""
+DISAGREE = (300.0, 0.6, 0.5)
+"""Differences between the domains (K, dex, dex) that are flagged, where they are also five errors."""
+
+
+class Transfer(Protocol):
+    """A trained transfer, as far as fits need it (see `stargap.transfer`)."""
+
+    emulator: Emulator
+
+    @property
+    def floor(self) -> Tensor:
+        """Error floor of the synthetic domain, ``()`` or ``(pixel,)``."""
+        ...
+
+    @property
+    def split_scale(self) -> Tensor:
+        """Standard deviations of the split numbers over stars, ``(split,)``."""
+        ...
+
+    def model(self, prepared: Prepared) -> ForwardModel:
+        """Return the forward model of the observed domain for these stars."""
+        ...
+
+    def split_columns(self, spectra: Tensor) -> Tensor:
+        """Return the change of spectra per unit of each split number, ``(row, split, pixel)``."""
+        ...
+
+    def publish(self, labels: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a star's labels ``(row, 3)`` from fitted ones, their covariance, and the systematic error."""
+        ...
+
+    def outside(self, labels: Tensor) -> Tensor:
+        """Return which fitted labels are beyond the training stars', ``(row,)`` bool."""
+        ...
+
+
+@dataclass(frozen=True)
+class DomainFit:
+    """Both fits of a batch.
+
+    ``synthetic`` and ``observed`` are `LabelFit`; labels of the observed domain are the published ones, and their
+    ``model`` holds the spectra with the stars' split numbers. ``split, split_errors`` are ``(star, split)``,
+    ``systematic`` ``(star, 4)`` is the part of ``observed.errors`` that more light would not take away.
+    """
+
+    synthetic: LabelFit
+    observed: LabelFit
+    split: Tensor
+    split_errors: Tensor
+    systematic: Tensor
+
+
+def fit_domains(
+    prepared: Prepared,
+    transfer: Transfer,
+    parameters: Parameters,
+    *,
+    starts: int = 2,
+    max_iterations: int = 40,
+    slots: int = 32,
+) -> DomainFit:
+    """Fit every prepared star with the emulator, then in the observed domain from there (paper section 3.5).
+
+    The observed domain's fit ends with one Gauss-Newton step of labels and split numbers together, the latter with
+    their prior: the model is linear in them. Errors include the spread that split numbers leave in the labels, and
+    the transfer's own uncertainty.
+
+    Args:
+        prepared: the stars.
+        transfer: what was trained.
+        parameters: free, fixed and tied labels, bounds.
+        starts: of the synthetic domain's fit.
+        max_iterations: see `fit_labels`.
+        slots: the same.
+    """
+    synthetic = fit_labels(
+        prepared,
+        EmulatorModel(transfer.emulator, prepared),
+        transfer.emulator,
+        parameters,
+        error_floor=transfer.floor,
+        starts=starts,
+        max_iterations=max_iterations,
+        slots=slots,
+    )
+    model = transfer.model(prepared)
+    observed = fit_labels(
+        prepared,
+        model,
+        transfer.emulator,
+        parameters,
+        error_floor=FLOOR,
+        start=synthetic.labels,
+        max_iterations=max_iterations,
+        slots=slots,
+    )
+    return _with_split(prepared, transfer, model, parameters, synthetic, observed, slots)
+
+
+def _with_split(
+    prepared: Prepared,
+    transfer: Transfer,
+    model: ForwardModel,
+    parameters: Parameters,
+    synthetic: LabelFit,
+    observed: LabelFit,
+    slots: int,
+) -> DomainFit:
+    stars, nan = len(prepared.flux), torch.nan
+    lower, upper = parameters.bounds()
+    places = [LABELS.index(name) for name in parameters.free]
+    split_count = len(transfer.split_scale)
+    labels, errors = torch.full((stars, len(LABELS)), nan).double(), torch.full((stars, len(LABELS)), nan).double()
+    systematic = torch.full_like(labels, nan)
+    covariance = torch.full_like(observed.covariance, nan)
+    split, split_errors = (torch.full((stars, split_count), nan).double() for _ in range(2))
+    spectra, chi2, flags = observed.model.clone(), observed.chi2.clone(), observed.flags.clone()
+    weight = torch.where(prepared.good, 1.0 / (prepared.sigma.square() + FLOOR**2), 0.0)
+    precision = torch.cat([torch.zeros(len(places)), transfer.split_scale.float() ** -2])
+    fitted = torch.nonzero(torch.isfinite(observed.labels).all(dim=1))[:, 0]
+    for first in range(0, len(fitted), slots):
+        chunk = torch.arange(first, first + slots).clamp_max(len(fitted) - 1)
+        rows = fitted[chunk]
+        theta = observed.labels[rows][:, places]
+        full, directions = parameters.expand(theta)
+        spectrum, jacobian = model(full, directions, rows)
+        columns = torch.cat([jacobian, transfer.split_columns(spectrum)], dim=1)
+        inverse, cov = linear_covariance(prepared, columns, weight[rows], rows, precision)
+        residual = (weight[rows] * (prepared.flux[rows] - spectrum))[:, None]
+        step = (inverse @ (columns * residual).sum(dim=2, dtype=torch.float64)[:, :, None])[:, :, 0]
+        theta = (theta + step[:, : len(places)]).clamp(lower, upper)
+        full, directions = parameters.expand(theta)
+        spectra[rows] = spectrum + (step.float()[:, :, None] * columns).sum(dim=1)
+        split[rows] = step[:, len(places) :]
+        split_errors[rows] = cov.diagonal(dim1=1, dim2=2)[:, len(places) :].clamp_min(0).sqrt()
+        along = directions[:, :, :3]
+        inner = cov[:, : len(places), : len(places)]
+        mapped, spread, own = transfer.publish(full, along.transpose(1, 2) @ inner @ along)
+        labels[rows], systematic[rows] = full, 0.0
+        free = [place for place in places if place != A_M]
+        labels[rows[:, None], torch.tensor(free)] = mapped[:, free]
+        systematic[rows[:, None], torch.tensor(free)] = own[:, free]
+        variance = spread.diagonal(dim1=1, dim2=2)[:, free].clamp_min(0) + own[:, free] ** 2
+        errors[rows[:, None], torch.tensor(free)] = variance.sqrt()
+        if A_M in places:
+            errors[rows, A_M] = inner[:, -1, -1].clamp_min(0).sqrt()
+        covariance[rows] = inner
+        flags[rows[transfer.outside(full)]] |= int(Flag.OUTSIDE_TRAINING)
+    good = prepared.good.sum(dim=1) - len(places)
+    squares = (weight * (prepared.flux - spectra).square()).sum(dim=1)
+    chi2 = torch.where(torch.isfinite(chi2), (squares / good).double(), chi2)
+    apart = (labels - synthetic.labels)[:, :3].abs()
+    allowed = torch.maximum(5 * errors[:, :3].nan_to_num(torch.inf), torch.tensor(DISAGREE).double())
+    flags[(apart > allowed).any(dim=1)] |= int(Flag.DOMAINS_DISAGREE)
+    flags |= synthetic.flags & int(Flag.STARTS_DISAGREE)
+    result = replace(
+        observed, labels=labels, errors=errors, covariance=covariance, chi2=chi2, flags=flags, model=spectra
+    )
+    return DomainFit(synthetic, result, split, split_errors, systematic)

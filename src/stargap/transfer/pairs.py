@@ -1,0 +1,112 @@
+"""Unpaired batches of observed and synthetic spectra, each of which follows from the number of its step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stargap.errors import UsageError
+from stargap.transfer.losses import Batch
+from stargap.transfer.spectra import TrainingSpectra
+
+__all__ = ["PairedSource", "split_rows"]
+
+
+def split_rows(count: int, seed: int) -> dict[str, NDArray[np.int64]]:
+    """Return rows for training, validation and test, 8:2:1 at random (paper section 3.2).
+
+    Raises:
+        UsageError: there are fewer than six rows.
+
+    Example:
+        >>> {name: len(rows) for name, rows in split_rows(110_000, seed=0).items()}
+        {'training': 80000, 'validation': 20000, 'test': 10000}
+    """
+    if count < 6:
+        message = f"{count} spectra cannot be split 8:2:1; at least 6 are needed"
+        raise UsageError(message)
+    order = np.random.default_rng([seed, 1]).permutation(count)
+    training, validation, test = np.split(order, [8 * count // 11, 10 * count // 11])
+    return {"training": training, "validation": validation, "test": test}
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, seed: int, domain: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch, domain]).permutation(count)
+
+
+class PairedSource:
+    """Observed and synthetic spectra, unpaired: each domain is split 8:2:1 and walks through permutations of its own.
+
+    The rows of a step follow from the seed, the domain and the epoch alone; domains may differ in size.
+
+    Args:
+        observed: spectra, in memory or mapped from disk.
+        synthetic: ``(row, pixel)`` float32, in memory or mapped; or a pure function that makes them of row numbers
+            and of the pseudo-continuum weights ``(row, support)`` of their observed partners.
+        made: for a function, the number of its rows and a digest of what it makes.
+        seed: of splits and permutations.
+        validation: largest number of pairs of a validation.
+        validation_batch: pairs of each of its batches.
+
+    Raises:
+        UsageError: a domain has fewer than six spectra.
+    """
+
+    def __init__(
+        self,
+        observed: TrainingSpectra,
+        synthetic: NDArray[np.float32] | Callable[[NDArray[np.int64], Tensor], Tensor],
+        *,
+        made: tuple[int, str] = (0, ""),
+        seed: int = 0,
+        validation: int = 2048,
+        validation_batch: int = 256,
+    ) -> None:
+        self.observed, self.synthetic, self.made, self.seed = observed, synthetic, made, seed
+        self.observed_rows = split_rows(len(observed), seed)
+        self.synthetic_rows = split_rows(made[0] if callable(synthetic) else len(synthetic), seed)
+        sizes = (len(self.observed_rows["validation"]), len(self.synthetic_rows["validation"]))
+        self.validation_count, self.validation_batch = min(validation, *sizes), validation_batch
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of every spectrum, the seed and the size of a validation; reads all of the data once."""
+        digest = hashlib.sha256(repr((self.made, self.seed, self.validation_count, self.validation_batch)).encode())
+        arrays = [getattr(self.observed, field.name) for field in fields(self.observed)]
+        for array in arrays if callable(self.synthetic) else [*arrays, self.synthetic]:
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            for first in range(0, len(array), 1024):
+                digest.update(np.ascontiguousarray(array[first : first + 1024]).data)
+        return digest.hexdigest()
+
+    def batch(self, step: int, size: int) -> Batch:
+        """Return the pairs of a training step."""
+        observed = self._walk(self.observed_rows["training"], 1, step, size)
+        return self._pairs(observed, self._walk(self.synthetic_rows["training"], 2, step, size))
+
+    def validation(self) -> Iterator[Batch]:
+        """Yield the validation pairs, always the same."""
+        for first in range(0, self.validation_count, self.validation_batch):
+            part = slice(first, min(first + self.validation_batch, self.validation_count))
+            yield self._pairs(self.observed_rows["validation"][part], self.synthetic_rows["validation"][part])
+
+    def _walk(self, rows: NDArray[np.int64], domain: int, step: int, size: int) -> NDArray[np.int64]:
+        epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(rows))
+        chosen = [_order(len(rows), self.seed, domain, epoch)[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        return rows[np.concatenate(chosen)]
+
+    def _pairs(self, observed: NDArray[np.int64], synthetic: NDArray[np.int64]) -> Batch:
+        flux, sigma, good, weight = self.observed.tensors(observed)
+        if callable(self.synthetic):
+            made = self.synthetic(synthetic, weight)
+        else:
+            made = torch.from_numpy(np.array(self.synthetic[synthetic]))
+        return Batch(synthetic=made, observed=flux, observed_sigma=sigma, observed_good=good)
