@@ -387,19 +387,21 @@ def test_tangents_are_derivatives(network, rows):
         close(changes[:, k], slope.detach(), 1e-9)
     single = network.observed_and_tangents(synthetic.float(), directions.float(), split.float())
     close(single[0], values.float(), 1e-5)
-    close(single[1], changes.float(), 1e-4)
+    # Rounding may put a value on the other side of a LeakyReLU's kink.
+    assert (single[1] - changes).norm() < 1e-3 * changes.norm()
 
 
 @forward_mode
 def test_tangents_of_the_published_network(published):
-    synthetic, observed = spectra(4, 2901).chunk(2)
-    directions = (spectra(2, 2901, 7) - 1)[:, None]
-    values, changes = published.observed_and_tangents(synthetic, directions, published.split_features(observed))
+    exact = copy.deepcopy(published).double()
+    synthetic, observed = spectra(4, 2901, dtype=torch.float64).chunk(2)
+    directions = (spectra(2, 2901, 7, torch.float64) - 1)[:, None]
+    values, changes = exact.observed_and_tangents(synthetic, directions, exact.split_features(observed))
     wanted, slope = torch.func.jvp(
-        lambda x: plain_synthetic_to_observed(published, x, observed), (synthetic,), (directions[:, 0],)
+        lambda x: plain_synthetic_to_observed(exact, x, observed), (synthetic,), (directions[:, 0],)
     )
-    close(values, wanted.detach(), 1e-5)
-    close(changes[:, 0], slope.detach(), 1e-4)
+    close(values, wanted.detach(), 1e-9)
+    close(changes[:, 0], slope.detach(), 1e-9)
 
 
 def test_half_precision_tangents_are_close_and_leave_values_alone(published):

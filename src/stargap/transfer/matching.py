@@ -90,7 +90,7 @@ def fit_label_map(
     survey's stars are not mixed as the prior says, the map is wrong by the difference, unless anchors tell otherwise.
 
     Args:
-        label_map: set in place: ``weight``, ``covariance``, ``low``, ``high``.
+        label_map: set in place: ``weight`` and ``covariance``.
         fitted: labels of bright stars ``(star, 3)`` float64.
         covariance: of their noise ``(star, 3, 3)``.
         density: the prior in scaled labels.
@@ -103,8 +103,6 @@ def fit_label_map(
     """
     scale = label_map.scale
     u = (fitted - label_map.centre) / scale
-    label_map.low.copy_(u.quantile(0.002, dim=0))
-    label_map.high.copy_(u.quantile(0.998, dim=0))
     exponents = label_map.exponents
     held = u.clamp(label_map.low, label_map.high)
     x, dx = features(held, exponents), slopes(held, exponents)

@@ -605,7 +605,7 @@ class CycleStarNet(nn.Module):
             tangents: ``(row, k, pixel)``: their derivatives by k parameters.
             split: `split_features` of the observed spectrum that each row is compared with.
             tangent_dtype: compute derivatives in this type, such as ``torch.bfloat16`` where the processor has it
-                (relative error about 1 %); values stay as they are.
+                (relative error below 1 %); values stay as they are.
 
         Returns:
             spectra ``(row, pixel)`` and derivatives ``(row, k, pixel)``.
@@ -641,7 +641,7 @@ class CycleStarNet(nn.Module):
     def features_to_observed(self, features: Tensor, changes: Tensor, split: Tensor) -> tuple[Tensor, Tensor]:
         """Return the second half of `observed_and_tangents`: spectra and derivatives of what `shared_features` gave."""
         *decoder, point = _layers(self.observed_decoder)
-        value, change = torch.cat([features, split], dim=2), changes
+        value, change = torch.cat([features, split.to(features.dtype)], dim=2), changes
         for layer in decoder:
             value, change = layer.with_tangents(value, change)
         return self._outputs(point(value)), self._cropped(point.linear(change))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stargap import __version__
+from stargap.labels import LOGG
 from stargap.measure.labels import EmulatorModel
 from stargap.modelfile import Card, save_model
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
@@ -146,7 +147,8 @@ class ResidualTransfer(nn.Module):
         super().__init__()
         pixels = STARGAP.wavelength.size
         self.emulator = emulator
-        self.exponents = powers(degree)
+        every = powers(degree)
+        self.exponents = every[every[:, LOGG] == 0]
         self.degree, self.map_degree = degree, map_degree
         self.label_map = LabelMap(map_degree)
         self.register_buffer("coefficients", torch.zeros(len(self.exponents), pixels))

@@ -33,6 +33,8 @@ class ResidualSettings(BaseModel):
 
     stars: Annotated[int, Field(ge=100)] = 20_000
     """Training spectra that are fitted: the brightest."""
+    match_stars: Annotated[int, Field(ge=100)] = 8_000
+    """Training spectra that the label map is fitted to: a random sample, since any cut in S/N selects labels."""
     gauge_stars: Annotated[int, Field(ge=100)] = 4_096
     """Of them, how many find the pixels that the emulator cannot reproduce."""
     gauge_rounds: Annotated[int, Field(ge=0, le=20)] = 3
@@ -221,7 +223,7 @@ def train_residual(
         transfer.floor.copy_(floor)
         tell("gauge", round=number, floor=float(floor.median()), chi2=float(fits.chi2.nanmedian()))
 
-    fits = fit_rows(spectra, chosen, transfer, parameters, floor=floor, corrected=False)
+    fits = fit_rows(spectra, chosen, transfer, parameters, floor=floor, corrected=False, split=True)
     place = (fits.labels[:, :FREE] - transfer.label_map.centre) / transfer.label_map.scale
     place = place[torch.isfinite(place).all(dim=1)]
     transfer.label_map.low.copy_(place.quantile(0.002, dim=0))
@@ -246,8 +248,26 @@ def train_residual(
         )
         tell("correction", round=number, chi2=float(fits.chi2.nanmedian()))
 
+    sample = np.sort(rng.permutation(rows)[: settings.match_stars])
+    fits = fit_rows(spectra, sample, transfer, parameters, floor=0.004, corrected=True, split=True)
+    match_labels(transfer, fits, prior, settings, anchors=anchors, report=report)
+    return fits
+
+
+def match_labels(
+    transfer: ResidualTransfer,
+    fits: Fits,
+    prior: NDArray[np.float64],
+    settings: ResidualSettings,
+    *,
+    anchors: Anchors | None = None,
+    report: Callable[[str, dict[str, Any]], None] | None = None,
+) -> None:
+    def tell(what: str, **values: Any) -> None:
+        if report is not None:
+            report(what, values)
+
     usable = torch.isfinite(fits.labels).all(dim=1) & torch.isfinite(fits.covariance).all(dim=(1, 2))
-    usable &= ~transfer.outside(torch.nan_to_num(fits.labels))
     if settings.match:
         density = fit_density(prior, transfer.label_map, seed=settings.seed)
         told = fit_label_map(
@@ -262,7 +282,6 @@ def train_residual(
     if settings.sequence:
         transfer.sequence.copy_(main_sequence(transfer, fits, usable))
         tell("main sequence", width=float(transfer.sequence[4]))
-    return fits
 
 
 def main_sequence(transfer: ResidualTransfer, fits: Fits, usable: Tensor) -> Tensor:

@@ -1,0 +1,211 @@
+"""Speed of Cycle-StarNet beside a plain implementation of the same network in the same run.
+
+The plain one uses nn.Conv1d and nn.ConvTranspose1d, computes each of the six spectra by its own chain of calls, and
+takes derivatives by ``torch.func.jvp``, one call a direction. Both have the published sizes and random weights;
+training is one generator step and one critic step with Adam. A figure is the median of runs in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+import warnings
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn.functional import pad, softplus
+
+from stargap.transfer.losses import Batch, CycleTask, distance
+from stargap.transfer.network import CycleStarNet, NetworkSettings
+
+DIRECTIONS = 3
+
+
+def down(channels, strides, s, latent=None):
+    layers = []
+    for a, b, stride in zip(channels, channels[1:], strides, strict=False):
+        layers += [nn.Conv1d(a, b, s.kernel, stride), nn.LeakyReLU(s.slope)]
+    return nn.Sequential(*layers, *([nn.Conv1d(channels[-1], latent, 1), nn.InstanceNorm1d(latent)] if latent else []))
+
+
+def up(channels, strides, s, last=False):
+    layers = []
+    for a, b, stride in zip(channels, channels[1:], strides, strict=False):
+        layers += [nn.ConvTranspose1d(a, b, s.kernel, stride), nn.LeakyReLU(s.slope)]
+    return nn.Sequential(*layers, *([nn.Conv1d(channels[-1], 1, 1)] if last else []))
+
+
+class PlainCritic(nn.Module):
+    def __init__(self, s, latent):
+        super().__init__()
+        self.spectrum = down((1, *s.critic_filters), (s.critic_stride,) * 5, s)
+        sizes = (latent, *s.critic_latent_filters)
+        pairs = pairwise(sizes)
+        self.latent = nn.Sequential(*(layer for a, b in pairs for layer in (nn.Conv1d(a, b, 1), nn.LeakyReLU(s.slope))))
+        length = s.length
+        for _ in s.critic_filters:
+            length = (length - s.kernel) // s.critic_stride + 1
+        self.last = nn.Linear(length * s.critic_filters[-1] + s.positions * s.critic_latent_filters[-1], 1)
+
+    def forward(self, x, z):
+        return self.last(torch.cat([self.spectrum(x).flatten(1), self.latent(z).flatten(1)], dim=1))
+
+
+class Plain(nn.Module):
+    """The published network, call by call, on spectra ``(row, 1, length)`` that are padded already."""
+
+    def __init__(self, s):
+        super().__init__()
+        strides, back = s.shared_strides, s.shared_strides[::-1]
+        self.enc_s, self.enc_o = (down((1, *s.outer_filters), s.outer_strides, s) for _ in range(2))
+        self.enc_sh = down((s.outer_filters[-1], *s.shared_filters), strides, s, s.shared_latent)
+        self.enc_sp = down((s.outer_filters[-1], *s.split_filters), strides, s, s.split_latent)
+        self.dec_sh = up((s.shared_latent, *s.shared_filters[::-1]), back, s)
+        self.dec_sp = up((s.split_latent, *s.split_filters[::-1]), back, s)
+        self.dec_s = up((s.shared_filters[0], *s.outer_filters[::-1]), s.outer_strides, s, last=True)
+        self.dec_o = up(
+            (s.shared_filters[0] + s.split_filters[0], *s.outer_filters[::-1]), s.outer_strides, s, last=True
+        )
+        self.critic_s = PlainCritic(s, s.shared_latent)
+        self.critic_o = PlainCritic(s, s.shared_latent + s.split_latent)
+
+    def to_s(self, z):
+        return self.dec_s(self.dec_sh(z))
+
+    def to_o(self, z, z_sp):
+        return self.dec_o(torch.cat([self.dec_sh(z), self.dec_sp(z_sp)], dim=1))
+
+    def synthetic_to_observed(self, x, split):
+        return self.dec_o(torch.cat([self.dec_sh(self.enc_sh(self.enc_s(x))), split], dim=1))
+
+    def parts(self, critics):
+        return [p for name, p in self.named_parameters() if name.startswith("critic") is critics]
+
+    def generator_loss(self, x_s, x_o, sigma, good):
+        z_s, h = self.enc_sh(self.enc_s(x_s)), self.enc_o(x_o)
+        z_o, z_sp = self.enc_sh(h), self.enc_sp(h)
+        ss, oo, so, os = self.to_s(z_s), self.to_o(z_o, z_sp), self.to_o(z_s, z_sp), self.to_s(z_o)
+        sos, oso = self.to_s(self.enc_sh(self.enc_o(so))), self.to_o(self.enc_sh(self.enc_s(os)), z_sp)
+        both = torch.cat([z_s, z_sp], dim=1)
+        self.fakes = [part.detach() for part in (ss, z_s, os, z_o, oo, torch.cat([z_o, z_sp], dim=1), so, both)]
+        loss = 3 * (distance(ss[:, 0], x_s[:, 0], 0.01) + distance(sos[:, 0], x_s[:, 0], 0.01))
+        loss = loss + 9 * (distance(oo[:, 0], x_o[:, 0], sigma, good) + distance(oso[:, 0], x_o[:, 0], sigma, good))
+        return loss + softplus(-self.critic_s(os, z_o)).mean() + softplus(-self.critic_o(so, both)).mean()
+
+    def critic_loss(self):
+        ss, z_s, os, z_o, oo, z_oo, so, z_so = self.fakes
+        loss = softplus(-self.critic_s(ss, z_s)).mean() + softplus(self.critic_s(os, z_o)).mean()
+        return loss + softplus(-self.critic_o(oo, z_oo)).mean() + softplus(self.critic_o(so, z_so)).mean()
+
+
+def alternate(candidates, repeats):
+    """Median seconds of each of `candidates`, run in turns after one run that is not counted."""
+    spent = {name: [] for name in candidates}
+    for turn in range(repeats + 1):
+        for name, work in candidates.items():
+            start = time.perf_counter()
+            work()
+            if turn:
+                spent[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in spent.items()}
+
+
+def training(rows, repeats):
+    settings = NetworkSettings()
+    generator = torch.Generator().manual_seed(rows)
+    synthetic, observed = 1 + 0.1 * torch.randn(2, rows, settings.pixels, generator=generator)
+    sigma = torch.full_like(observed, 0.05)
+    good = torch.rand(rows, settings.pixels, generator=generator) > 0.2
+    batch = Batch(synthetic, observed, sigma, good)
+
+    def ours(precision):
+        task = CycleTask(CycleStarNet(settings))
+        task.network.standardise(synthetic, observed, good)
+        task.network.precision = precision
+        optimisers = [
+            torch.optim.Adam(list(part), 1e-4) for part in (task.generator_parameters(), task.critic_parameters())
+        ]
+
+        def iteration():
+            for optimiser, loss in zip(optimisers, (task.generator_loss, task.critic_loss), strict=True):
+                optimiser.zero_grad()
+                loss(batch)[0].backward()
+                optimiser.step()
+
+        return iteration
+
+    plain = Plain(settings)
+    extra = settings.length - settings.pixels
+    padded = [pad(x, (extra // 2, extra - extra // 2)) for x in (synthetic - 1, observed - 1)]
+    x_s, x_o = (x[:, None] / 0.1 for x in padded)
+    wide_sigma = pad(sigma, (extra // 2, extra - extra // 2), value=1.0) / 0.1
+    wide_good = pad(good, (extra // 2, extra - extra // 2))
+    adam = [torch.optim.Adam(plain.parts(critics), 1e-4) for critics in (False, True)]
+
+    def plainly():
+        plain.zero_grad()
+        plain.generator_loss(x_s, x_o, wide_sigma, wide_good).backward()
+        adam[0].step()
+        plain.zero_grad()
+        plain.critic_loss().backward()
+        adam[1].step()
+
+    return alternate({"plain": plainly, "float32": ours(None), "bfloat16": ours(torch.bfloat16)}, repeats)
+
+
+def tangents(stars, repeats):
+    network, plain = CycleStarNet(), Plain(NetworkSettings())
+    network.requires_grad_(False)
+    plain.requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    flux = 1 + 0.1 * torch.randn(stars, network.settings.pixels, generator=generator)
+    changes = torch.randn(stars, DIRECTIONS, network.settings.pixels, generator=generator)
+    split = network.split_features(flux)
+    features = network.shared_features(flux, changes)
+    x = network.inputs(flux).transpose(1, 2)
+    directions = torch.stack([network.inputs(change).transpose(1, 2) for change in changes.unbind(dim=1)])
+
+    def plainly():
+        for direction in directions:
+            torch.func.jvp(lambda y: plain.synthetic_to_observed(y, split.transpose(1, 2)), (x,), (direction,))
+
+    def run(dtype=None):
+        network.observed_and_tangents(flux, changes, split, tangent_dtype=dtype)
+
+    def second_half():
+        for piece in zip(*(y.split(8) for y in (*features, split)), strict=True):
+            network.features_to_observed(*piece)
+
+    times = {
+        "plain": plainly,
+        "float32": run,
+        "float32, bfloat16 tangents": lambda: run(torch.bfloat16),
+        "second half alone, float32": second_half,
+    }
+    return {name: spent / stars for name, spent in alternate(times, repeats).items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    warnings.filterwarnings("ignore", message=".torch.jit.script. is deprecated")
+    print(f"{arguments.threads} threads, {platform.machine()}, torch {torch.__version__}")
+    for rows in (8, 32):
+        times = training(rows, arguments.repeats)
+        report(f"training iteration, batch {rows}", {name: spent / rows for name, spent in times.items()}, "sample")
+    report(f"spectrum and {DIRECTIONS} derivatives", tangents(32, arguments.repeats), "star")
+
+
+def report(title, times, unit):
+    for name, spent in times.items():
+        print(f"{title:32s} {name:28s} {1e3 * spent:7.2f} ms a {unit}, {spent / times['plain']:.2f} of plain")
+
+
+if __name__ == "__main__":
+    main()
