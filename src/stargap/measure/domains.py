@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from stargap.flags import Flag
 from stargap.labels import A_M, LABELS
 from stargap.measure.labels import EmulatorModel, ForwardModel, LabelFit, Parameters, fit_labels, linear_covariance
+from stargap.measure.lbfgs import fit_lbfgs
+from stargap.measure.optimise import bounded_step, gram
 from stargap.spectra.prepare import Prepared
 from stargap.theory.payne import Emulator
 
@@ -34,7 +36,14 @@ class Transfer(Protocol):
 
     @property
     def split_scale(self) -> Tensor:
-        """Standard deviations of the split numbers over stars, ``(split,)``."""
+        """Standard deviations of the split numbers over stars, ``(split,)``; empty where there are none to fit."""
+        ...
+
+    def to_synthetic(self, prepared: Prepared) -> Prepared:
+        """Return the spectra as the synthetic domain would have them: what the emulator is fitted to first.
+
+        A transfer that corrects synthetic spectra only returns `prepared` itself.
+        """
         ...
 
     def model(self, prepared: Prepared) -> ForwardModel:
@@ -42,7 +51,7 @@ class Transfer(Protocol):
         ...
 
     def split_columns(self, spectra: Tensor) -> Tensor:
-        """Return the change of spectra per unit of each split number, ``(row, split, pixel)``."""
+        """Return the change of spectra per unit of each split number, ``(row, split, pixel)``; `split` may be 0."""
         ...
 
     def publish(self, labels: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,24 +87,29 @@ def fit_domains(
     starts: int = 2,
     max_iterations: int = 40,
     slots: int = 32,
+    optimiser: Literal["lm", "lbfgs"] = "lm",
 ) -> DomainFit:
     """Fit every prepared star with the emulator, then in the observed domain from there (paper section 3.5).
 
-    The observed domain's fit ends with one Gauss-Newton step of labels and split numbers together, the latter with
-    their prior: the model is linear in them. Errors include the spread that split numbers leave in the labels, and
-    the transfer's own uncertainty.
+    y1 = argmin sum (Payne(y) - to_synthetic(F_obs))^2 / s^2, then y = argmin sum (F_obs - model(y))^2 / s^2 from y1.
+    The observed domain's fit ends with one Gauss-Newton step of labels and split numbers together, within the bounds
+    of the labels and with the prior of the split numbers: the model is linear in them. Errors include the spread that
+    split numbers leave in the labels, and the transfer's own uncertainty.
 
     Args:
-        prepared: the stars.
+        prepared: the stars; fluxes of pixels that are not good do not matter, NaN included.
         transfer: what was trained.
         parameters: free, fixed and tied labels, bounds.
         starts: of the synthetic domain's fit.
         max_iterations: see `fit_labels`.
         slots: the same.
+        optimiser: of the observed domain: Levenberg-Marquardt, or the paper's L-BFGS star by star (`fit_lbfgs`).
     """
+    prepared = replace(prepared, flux=torch.where(prepared.good, prepared.flux, 0.0))
+    plain = transfer.to_synthetic(prepared)
     synthetic = fit_labels(
-        prepared,
-        EmulatorModel(transfer.emulator, prepared),
+        plain,
+        EmulatorModel(transfer.emulator, plain),
         transfer.emulator,
         parameters,
         error_floor=transfer.floor,
@@ -104,7 +118,7 @@ def fit_domains(
         slots=slots,
     )
     model = transfer.model(prepared)
-    observed = fit_labels(
+    observed = (fit_lbfgs if optimiser == "lbfgs" else fit_labels)(
         prepared,
         model,
         transfer.emulator,
@@ -137,6 +151,7 @@ def _with_split(
     spectra, chi2, flags = observed.model.clone(), observed.chi2.clone(), observed.flags.clone()
     weight = torch.where(prepared.good, 1.0 / (prepared.sigma.square() + FLOOR**2), 0.0)
     precision = torch.cat([torch.zeros(len(places)), transfer.split_scale.float() ** -2])
+    ends = ((lower, -torch.inf), (upper, torch.inf))
     fitted = torch.nonzero(torch.isfinite(observed.labels).all(dim=1))[:, 0]
     for first in range(0, len(fitted), slots):
         chunk = torch.arange(first, first + slots).clamp_max(len(fitted) - 1)
@@ -145,9 +160,12 @@ def _with_split(
         full, directions = parameters.expand(theta)
         spectrum, jacobian = model(full, directions, rows)
         columns = torch.cat([jacobian, transfer.split_columns(spectrum)], dim=1)
-        inverse, cov = linear_covariance(prepared, columns, weight[rows], rows, precision)
-        residual = (weight[rows] * (prepared.flux[rows] - spectrum))[:, None]
-        step = (inverse @ (columns * residual).sum(dim=2, dtype=torch.float64)[:, :, None])[:, :, 0]
+        _, cov = linear_covariance(prepared, columns, weight[rows], rows, precision)
+        weighted = columns * weight[rows][:, None]
+        hessian = gram(weighted, columns).double() + torch.diag(precision.double())
+        gradient = (weighted * (prepared.flux[rows] - spectrum)[:, None]).sum(dim=2, dtype=torch.float64)
+        low, high = (torch.nn.functional.pad(side - theta, (0, split_count), value=end) for side, end in ends)
+        step = bounded_step(hessian, gradient, low, high)
         theta = (theta + step[:, : len(places)]).clamp(lower, upper)
         full, directions = parameters.expand(theta)
         spectra[rows] = spectrum + (step.float()[:, :, None] * columns).sum(dim=1)

@@ -33,6 +33,7 @@ from stargap.spectra.content import check_spectrum
 from stargap.spectra.read import read_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.payne import Emulator, shipped_emulator
+from stargap.transfer.residual import ResidualTransfer, shipped_transfer
 
 __all__ = ["Measurements", "measure"]
 
@@ -85,7 +86,9 @@ def measure(
         wavelength: A, vacuum, heliocentric, ``(pixel,)``.
         ivar: inverse variances of the fluxes, the same shape, 0 at bad pixels; needed with `wavelength`.
         settings: see `MeasureSettings`.
-        model: folder with ``emulator.safetensors`` and its card, instead of the model inside the package.
+        model: instead of the emulator inside the package: a folder with ``emulator.safetensors`` and its card, a
+            trained transfer (``*.safetensors`` with its card), or ``transfer-simulated``, the transfer inside the
+            package that was trained on simulated stars and is for such.
         workers: processes; results are the same for any number.
         plot: folder for a picture of each fit.
         plot_rows: draw only these values of ``spectrum_id``.
@@ -106,12 +109,18 @@ def measure(
     """
     settings = MeasureSettings() if settings is None else settings
     items = _items(spectra, wavelength, ivar)
-    emulator = _load(model)
+    used = _load(model)
+    if isinstance(used, ResidualTransfer):
+        if settings.preset != "stargap":
+            message = f"{model}: a transfer works on spectra prepared by the stargap preset, not {settings.preset}"
+            raise UsageError(message)
+        if used.alpha is not None and "a_m" not in settings.fixed and not settings.free_alpha:
+            settings = settings.model_copy(update={"fixed": {**settings.fixed, "a_m": used.alpha}})
     folder = None if plot is None else Path(plot)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     rows = None if plot_rows is None else frozenset(plot_rows)
-    job = _Job(settings, None if model is None else str(model), emulator.card.sha256, folder, rows)
+    job = _Job(settings, None if model is None else str(model), used.card.sha256, folder, rows)
     chunks = [(first, items[first : first + BATCH]) for first in range(0, len(items), BATCH)]
     parts: list[Columns] = []
     for part in _run(job, chunks, max(1, min(workers, len(chunks)))):
@@ -126,9 +135,9 @@ def measure(
     provenance = {
         "creator": f"stargap {__version__}",
         "settings": settings.model_dump_json(),
-        "model": f"{emulator.card.kind} v{emulator.card.version} {emulator.card.sha256}",
-        "model_training_data": emulator.card.training_data,
-        "model_seed": str(emulator.card.seed),
+        "model": f"{used.card.kind} v{used.card.version} {used.card.sha256}",
+        "model_training_data": used.card.training_data,
+        "model_seed": str(used.card.seed),
         "pixel_grid": grid_for(settings.preset).digest,
         "zero_points": json.dumps([[plan, number, rv] for (plan, number), rv in sorted((zero_points or {}).items())]),
     }
@@ -145,16 +154,29 @@ class _Job:
 
 
 @lru_cache(maxsize=2)
-def _emulator(folder: str | None, digest: str) -> Emulator:
-    emulator = _load(folder)
-    if emulator.card.sha256 != digest:
-        message = f"{folder}: the model was replaced while it was in use"
+def _model(name: str | None, digest: str) -> Emulator | ResidualTransfer:
+    model = _load(name)
+    if model.card.sha256 != digest:
+        message = f"{name}: the model was replaced while it was in use"
         raise ModelError(message)
-    return emulator
+    return model
 
 
-def _load(folder: str | Path | None) -> Emulator:
-    return shipped_emulator() if folder is None else Emulator.load(Path(folder) / "emulator.safetensors")
+def _load(name: str | Path | None) -> Emulator | ResidualTransfer:
+    if name is None:
+        return shipped_emulator()
+    if str(name) == "transfer-simulated":
+        return shipped_transfer()
+    path = Path(name)
+    return (
+        ResidualTransfer.load(path) if path.suffix == ".safetensors" else Emulator.load(path / "emulator.safetensors")
+    )
+
+
+def _measure(job: _Job, items: Sequence[Spectrum | SpectrumError], first: int) -> tuple[Columns, Fitted]:
+    model = _model(job.model, job.digest)
+    emulator, transfer = (model.emulator, model) if isinstance(model, ResidualTransfer) else (model, None)
+    return measure_batch(items, job.settings, emulator, transfer=transfer, first_id=first)
 
 
 def _items(spectra: Any, wavelength: ArrayLike | None, ivar: ArrayLike | None) -> list[str | Path | Spectrum]:
@@ -197,7 +219,7 @@ def _measure_chunk(job: _Job, first: int, items: Sequence[str | Path | Spectrum]
         except SpectrumError as error:
             read.append(error)
     with _one_thread():
-        columns, fitted = measure_batch(read, job.settings, _emulator(job.model, job.digest), first_id=first)
+        columns, fitted = _measure(job, read, first)
     if job.plot is not None:
         _draw(job.plot, job.plot_rows, columns, fitted)
     return columns
@@ -269,7 +291,7 @@ def _one_by_one(job: _Job, first: int, items: list[Any]) -> Iterator[Columns]:
             path = item.facts.path if isinstance(item, Spectrum) else item
             lost = SpectrumError(path, "the process that measured it died")
             with _one_thread():
-                yield measure_batch([lost], job.settings, _emulator(job.model, job.digest), first_id=place)[0]
+                yield _measure(job, [lost], place)[0]
 
 
 @contextmanager

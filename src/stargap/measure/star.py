@@ -14,6 +14,7 @@ from stargap.catalogue.schema import INT_NULL, MEASURED
 from stargap.errors import SpectrumError, UsageError
 from stargap.flags import Flag, flag_text
 from stargap.labels import LABELS
+from stargap.measure.domains import Transfer, fit_domains
 from stargap.measure.halpha import measure_halpha
 from stargap.measure.labels import EmulatorModel, LabelFit, Parameters, fit_labels
 from stargap.measure.subtype import measure_indices
@@ -73,6 +74,7 @@ def measure_batch(
     settings: MeasureSettings,
     emulator: Emulator,
     *,
+    transfer: Transfer | None = None,
     first_id: int = 0,
 ) -> tuple[Columns, Fitted]:
     """Measure at most ``BATCH`` spectra: velocity, labels, subtype and H-alpha with errors and flags.
@@ -81,6 +83,7 @@ def measure_batch(
         items: spectra, or the errors of files that could not be read; each gives one row, in order.
         settings: see `MeasureSettings`.
         emulator: the synthetic spectra.
+        transfer: publish labels of the observed domain through this one, whose emulator must be the one above.
         first_id: ``spectrum_id`` of the first row.
 
     Returns:
@@ -131,7 +134,13 @@ def measure_batch(
     velocity = measure_velocity(native, emulator_templates(emulator))
     _, coarse = fit_at(velocity.rv)
     velocity = refine_velocity(native, velocity, templates_at(emulator, coarse.labels))
-    prepared, fit = fit_at(velocity.rv, coarse.labels)
+    if transfer is None:
+        prepared, fit = fit_at(velocity.rv, coarse.labels)
+    else:
+        prepared = prepare(native, velocity.rv, grid)
+        fit = fit_domains(
+            prepared, transfer, parameters, starts=settings.starts, max_iterations=settings.max_iterations
+        ).observed
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
     padded = torch.as_tensor(np.pad(factor, (0, BATCH - count), constant_values=1.0))

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stargap.errors import UsageError
 from stargap.labels import TEFF
 from stargap.measure.halpha import HALPHA
 from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP, WINDOWS
@@ -107,6 +108,9 @@ def observe(
     Returns:
         flux, inverse variance (0 at dead and saturated pixels) and the flux without noise, sky residuals, cosmic hits
         and defects, ``(star, native)`` each, in units of the star's flux at 7500 A.
+
+    Raises:
+        UsageError: nature's resolution is not above that of these fibres.
     """
     rng = np.random.default_rng([seed, 3])
     count = len(truth.rv)
@@ -115,6 +119,9 @@ def observe(
     flux = flux / flux[:, [round(7500.0 - support[0])]]
     wanted = _resolution(truth.spectrograph, truth.fibre, support)
     variance = (SIGMA_PER_FWHM * support) ** 2 * (wanted**-2 - nature.card.resolution**-2)
+    if (variance <= 0).any():
+        message = f"nature has R = {nature.card.resolution:g}, and fibres up to {wanted.max():.0f}: it must have more"
+        raise UsageError(message)
     steps = 6
     amount = torch.as_tensor(variance / (2 * steps), dtype=torch.float32)
     for _ in range(steps):

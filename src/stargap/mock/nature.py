@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.resources import as_file, files
 from itertools import product
 from typing import Literal
 
@@ -11,9 +13,10 @@ from numpy.typing import NDArray
 from stargap.errors import UsageError
 from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF
 from stargap.theory.grids import Grid
+from stargap.theory.payne import Emulator
 from stargap.theory.training_labels import draw_training_labels
 
-__all__ = ["Mix", "interpolate_nature", "leave_out_errors", "nature_labels", "nature_logg"]
+__all__ = ["Mix", "interpolate_nature", "leave_out_errors", "nature_labels", "nature_logg", "shipped_nature"]
 
 Mix = Literal["matched", "galactic"]
 
@@ -84,7 +87,7 @@ def nature_labels(
 
 
 def interpolate_nature(alternate: Grid, base: Grid) -> Grid:
-    """Return the alternate-physics grid at 4,000 nodes: steps of 50 K and 0.125 dex.
+    """Return the alternate-physics grid at 3,510 nodes: steps of 50 K and 0.125 dex.
 
     The difference of ln flux between the two grids is smooth, so it is interpolated between the alternate grid's
     nodes (cubic splines, a parabola in log g); the base grid, which has four times as many nodes, gives the curvature
@@ -119,6 +122,18 @@ def leave_out_errors(alternate: Grid, base: Grid) -> tuple[NDArray[np.float64], 
         differences.append(predicted - np.log(alternate.flux[out]))
         places.append(alternate.labels[out])
     return np.concatenate(places), np.concatenate(differences)
+
+
+@cache
+def shipped_nature() -> Emulator:
+    """Return the emulator of nature inside the package: the alternate-physics grid at R = 2600, [a/M] = 0.
+
+    Example:
+        >>> shipped_nature().card.resolution
+        2600.0
+    """
+    with as_file(files("stargap") / "models") as folder:
+        return Emulator.load(folder / "nature.safetensors")
 
 
 def _predict(alternate: Grid, base: Grid, labels: NDArray[np.float64]) -> NDArray[np.float64]:

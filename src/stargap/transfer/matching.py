@@ -24,7 +24,7 @@ MIX = (60.0, 0.10)
 """How far the mean (Teff, [M/H]) of a survey may be from the prior's, where a map is fitted with a free mix."""
 STRETCH = 0.2
 """How much wider or narrower the survey's distribution may be, in ln, in the same case."""
-EFFECTIVE = 300.0
+EFFECTIVE = 200.0
 """Stars that the match is worth: the prior is not known better than so many stars would tell."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.resources import as_file, files
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from stargap import __version__
+from stargap.errors import ModelError
 from stargap.labels import LOGG
 from stargap.measure.labels import EmulatorModel
-from stargap.modelfile import Card, save_model
+from stargap.modelfile import Card, load_model, save_model
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.prepare import Prepared
 from stargap.theory.payne import Emulator, EmulatorCard
@@ -24,15 +27,19 @@ __all__ = [
     "ResidualModel",
     "ResidualTransfer",
     "powers",
+    "shipped_transfer",
     "split_columns",
 ]
 
 KIND, VERSION = "residual-transfer", 1
+INNER = "emulator."
 FREE = 3
 """Labels that the transfer depends on: teff, logg, m_h."""
 SPLIT = ("line_spread", "line_spread_slope", "velocity")
 """The numbers of a star that are its observation's, not its own (z_sp): ln of the line width over the emulator's, its
 change over 1500 A, and the velocity left after the shift to the rest frame (km/s)."""
+SPLIT_SCALE = (0.06, 0.06, 5.0)
+"""Their standard deviations over stars: fibres differ by about 6 % in line width, velocities of M dwarfs by 5 km/s."""
 FWHM_TO_SIGMA = 0.42466090014400953
 
 
@@ -112,16 +119,18 @@ class ResidualCard(Card):
     """Card of a residual transfer."""
 
     emulator: EmulatorCard
+    pixel_grid: str
     degree: int
     map_degree: int
+    split: bool
     training_data: str
     settings: dict[str, Any]
-    seed: int
-    stars: int
-    """Number of training stars."""
     scores: dict[str, float]
     simulated: bool
     """Trained on simulated stars: never used on real ones unless asked for."""
+    alpha: float | None
+    """[a/M] of all training stars, where it was held."""
+    seed: int
 
 
 class ResidualTransfer(nn.Module):
@@ -136,24 +145,42 @@ class ResidualTransfer(nn.Module):
         emulator: the synthetic domain.
         degree: of c in the labels.
         map_degree: of the label map.
+        split: give each star its own line spread and velocity.
+        alpha: [a/M] at which all fits are held, or None where it follows [M/H].
+
+    Example:
+        >>> from stargap.theory.payne import shipped_emulator
+        >>> transfer = ResidualTransfer(shipped_emulator())
+        >>> float(transfer.correction(torch.tensor([[3500.0, 4.8, 0.0, 0.0]])).abs().max())
+        0.0
     """
 
+    card: ResidualCard
     coefficients: Tensor
     floor: Tensor
     split_scale: Tensor
     sequence: Tensor
 
-    def __init__(self, emulator: Emulator, *, degree: int = 2, map_degree: int = 2) -> None:
+    def __init__(
+        self,
+        emulator: Emulator,
+        *,
+        degree: int = 2,
+        map_degree: int = 2,
+        split: bool = True,
+        alpha: float | None = None,
+    ) -> None:
         super().__init__()
         pixels = STARGAP.wavelength.size
         self.emulator = emulator
         every = powers(degree)
         self.exponents = every[every[:, LOGG] == 0]
         self.degree, self.map_degree = degree, map_degree
+        self.alpha = alpha
         self.label_map = LabelMap(map_degree)
         self.register_buffer("coefficients", torch.zeros(len(self.exponents), pixels))
         self.register_buffer("floor", torch.full((pixels,), 0.015))
-        self.register_buffer("split_scale", torch.tensor([0.06, 0.06, 5.0]))
+        self.register_buffer("split_scale", torch.tensor(SPLIT_SCALE if split else ()))
         self.register_buffer("sequence", torch.zeros(5, dtype=torch.float64))
 
     def correction(self, labels: Tensor) -> Tensor:
@@ -183,7 +210,11 @@ class ResidualTransfer(nn.Module):
 
     def split_columns(self, spectra: Tensor) -> Tensor:
         """Return the change of spectra per unit of each `SPLIT` number, ``(row, 3, pixel)``."""
-        return split_columns(spectra)
+        return split_columns(spectra)[:, : len(self.split_scale)]
+
+    def to_synthetic(self, prepared: Prepared) -> Prepared:
+        """Return the spectra as they are: `floor` keeps the pixels that the emulator does not know from deciding."""
+        return prepared
 
     def outside(self, labels: Tensor) -> Tensor:
         """Return which fitted labels are beyond the training stars', ``(row,)`` bool."""
@@ -216,10 +247,9 @@ class ResidualTransfer(nn.Module):
         *,
         training_data: str,
         settings: dict[str, Any],
-        seed: int,
-        stars: int,
         scores: dict[str, float],
         simulated: bool,
+        seed: int = 0,
     ) -> None:
         """Write the safetensors file and its card."""
         card = ResidualCard(
@@ -227,16 +257,55 @@ class ResidualTransfer(nn.Module):
             version=VERSION,
             stargap=__version__,
             emulator=self.emulator.card,
+            pixel_grid=STARGAP.digest,
             degree=self.degree,
             map_degree=self.map_degree,
+            split=len(self.split_scale) > 0,
             training_data=training_data,
             settings=settings,
-            seed=seed,
-            stars=stars,
             scores=scores,
             simulated=simulated,
+            alpha=self.alpha,
+            seed=seed,
         )
         save_model(path, card, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> ResidualTransfer:
+        """Read a transfer written by `save`, with the emulator inside it.
+
+        Raises:
+            ModelError: damaged or foreign files, another pixel grid or label order, missing or extra tensors.
+        """
+        card, tensors = load_model(path, ResidualCard, KIND, VERSION)
+        if card.pixel_grid != STARGAP.digest:
+            message = f"{path}: pixel_grid of the model is {card.pixel_grid!r}, this version has {STARGAP.digest!r}"
+            raise ModelError(message)
+        if not (0 <= card.degree <= 4 and 0 <= card.map_degree <= 3):
+            message = f"{path}: degrees in the card are impossible ({card.degree}, {card.map_degree})"
+            raise ModelError(message)
+        inner = {name.removeprefix(INNER): value for name, value in tensors.items() if name.startswith(INNER)}
+        emulator = Emulator.assemble(path, card.emulator, inner)
+        transfer = cls(emulator, degree=card.degree, map_degree=card.map_degree, split=card.split, alpha=card.alpha)
+        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in transfer.state_dict().items()}
+        present = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        if expected != present:
+            odd = sorted(str(item) for item in {*expected.items()} ^ {*present.items()})
+            message = f"{path}: tensors do not match the architecture: {odd[:4]}"
+            raise ModelError(message)
+        if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+            message = f"{path}: the model holds values that are not finite"
+            raise ModelError(message)
+        transfer.load_state_dict(tensors)
+        transfer.card = card
+        return transfer.eval().requires_grad_(False)
+
+
+@cache
+def shipped_transfer() -> ResidualTransfer:
+    """Return the transfer inside the package, trained on simulated stars and meant for such only."""
+    with as_file(files("stargap") / "models") as folder:
+        return ResidualTransfer.load(folder / "transfer-simulated.safetensors")
 
 
 def split_columns(spectrum: Tensor) -> Tensor:

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from stargap import __version__
+from stargap.errors import UsageError
 from stargap.measure.labels import EmulatorModel, ForwardModel, Parameters, fit_labels, linear_covariance
+from stargap.modelfile import Card, load_model, save_model
+from stargap.spectra.prepare import Prepared
+from stargap.transfer.checkpoints import metrics_log, stop_signals
 from stargap.transfer.matching import Anchors, fit_density, fit_label_map
+from stargap.transfer.pairs import split_rows
 from stargap.transfer.residual import FREE, ResidualTransfer, features
 from stargap.transfer.spectra import TrainingSpectra
 
-__all__ = ["ResidualSettings", "Fits", "fit_rows", "train_residual"]
+__all__ = ["ResidualSettings", "ResidualTraining", "main_sequence", "match_labels", "train_residual"]
 
 BATCH = 256
 PIXEL_INFORMATION = 0.4
-"""Information that resampled pixels hold over what independent ones of their errors would."""
+"""Information that resampled pixels hold over what independent ones with their errors would; measured on simulated
+stars, where errors of labels from pixels alone are too small by its root."""
 FLOOR_SMOOTHING = 9
 """Pixels over which the learned floor is averaged."""
+CLEAR = 0.05
+"""Normalised error above which a pixel says nothing of the emulator, and flux below which it says too little."""
+INTERPOLATION = 0.004
+"""Error floor of fits through the correction."""
+RANGE = (0.002, 0.998)
+"""Quantiles of the training stars' labels beyond which correction and map hold their values."""
 
 
 class ResidualSettings(BaseModel):
@@ -31,18 +49,20 @@ class ResidualSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stars: Annotated[int, Field(ge=100)] = 20_000
-    """Training spectra that are fitted: the brightest."""
-    match_stars: Annotated[int, Field(ge=100)] = 8_000
-    """Training spectra that the label map is fitted to: a random sample, since any cut in S/N selects labels."""
-    gauge_stars: Annotated[int, Field(ge=100)] = 4_096
-    """Of them, how many find the pixels that the emulator cannot reproduce."""
+    stars: Annotated[int, Field(ge=100)] = 12_000
+    """Training spectra that the correction is fitted to: the brightest."""
+    match_stars: Annotated[int, Field(ge=100)] = 6_000
+    """Training spectra that the label map is fitted to: drawn at random, since a cut in S/N selects labels."""
+    gauge_stars: Annotated[int, Field(ge=100)] = 3_000
+    """Bright spectra that find the pixels which the emulator cannot reproduce."""
+    validation_stars: Annotated[int, Field(ge=50)] = 1_000
+    """Validation spectra that choose between rounds."""
     gauge_rounds: Annotated[int, Field(ge=0, le=20)] = 3
-    """Fits that each end with a new error floor, pixel by pixel."""
-    rounds: Annotated[int, Field(ge=1, le=20)] = 2
+    """Fits that each end with a new error floor, pixel by pixel; 0 keeps a floor of 0.015 everywhere."""
+    rounds: Annotated[int, Field(ge=0, le=20)] = 2
     """Corrections, each followed by fits through it."""
     degree: Annotated[int, Field(ge=0, le=4)] = 2
-    """Of the correction in the labels."""
+    """Of the correction in Teff and [M/H]."""
     map_degree: Annotated[int, Field(ge=0, le=3)] = 2
     """Of the label map."""
     ridge: Annotated[float, Field(gt=0)] = 0.05
@@ -50,25 +70,232 @@ class ResidualSettings(BaseModel):
     floor: Annotated[float, Field(gt=0)] = 0.003
     """Least error floor (normalised flux)."""
     match: bool = True
-    """Fit the label map."""
+    """Fit the label map; otherwise labels are those at which the emulator fits."""
     free_mix: bool = False
-    """Let the survey's labels be mixed otherwise than the prior (see `fit_label_map`)."""
+    """Let the survey's labels be mixed otherwise than the prior; sensible with anchor stars (see `fit_label_map`)."""
     sequence: bool = True
-    """Use the main sequence as a prior on log g."""
-    seed: int = 0
+    """Use the main sequence of the bright stars as a prior on log g."""
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
-class Fits:
-    """Fits of training stars: ``labels (star, 4)``, ``covariance (star, 3, 3)``, ``chi2``, ``split (star, 3)``."""
+class ResidualTraining:
+    """How a training ended: ``stopped`` by itself or a signal, wall time (s) of all its parts, and what it reported."""
+
+    stopped: Literal["finished", "signal"]
+    seconds: float
+    reports: dict[str, dict[str, float]]
+
+
+class _Card(Card):
+    stage: int
+    fingerprint: str
+    seconds: float
+    reports: dict[str, dict[str, float]]
+
+
+class _Stopped(Exception):
+    """A signal came."""
+
+
+@dataclass(frozen=True)
+class _Fits:
+    """Fits of training stars: ``labels (star, 4)``, ``covariance (star, 3, 3)``, ``chi2 (star,)``."""
 
     labels: Tensor
     covariance: Tensor
     chi2: Tensor
-    split: Tensor
 
 
-def fit_rows(
+def train_residual(
+    transfer: ResidualTransfer,
+    spectra: TrainingSpectra,
+    prior: NDArray[np.float64],
+    parameters: Parameters,
+    settings: ResidualSettings,
+    folder: str | Path,
+    *,
+    anchors: Anchors | None = None,
+    progress: bool = True,
+) -> ResidualTraining:
+    """Train a residual transfer on observed spectra and on draws of the label prior, unpaired.
+
+    1. Bright stars are fitted with the emulator alone. What it leaves beyond the noise becomes the error floor of
+       each pixel, and the fits are repeated: pixels with wrong opacities lose their say in the labels.
+    2. The ratio of observed to synthetic spectra is regressed on Teff and [M/H], pixel by pixel; fits go on through
+       the correction. Validation spectra choose the round: the lowest median reduced chi-square, which is blind to
+       labels and cannot be lowered by memory, since a pixel's correction has six numbers for thousands of stars.
+    3. A random sample is fitted and the label map found (`fit_label_map`), then the main sequence in log g.
+
+    Each stage ends with a checkpoint in `folder` and a line in its ``metrics.jsonl``; a later call with the same
+    arguments goes on from there with the same result. SIGTERM and SIGINT end the run after the stage's last
+    checkpoint: at most a stage is done again.
+
+    Args:
+        transfer: trained in place.
+        spectra: observed; split 8:2:1 as in `split_rows`.
+        prior: labels drawn from the prior, ``(draw, 4)``.
+        parameters: free labels and bounds of the fits; teff, logg and m_h must be free.
+        settings: sizes, degrees, seed.
+        folder: of this run alone.
+        anchors: stars with known labels.
+        progress: show a bar on stderr.
+
+    Raises:
+        UsageError: too few spectra, a folder of another run, or most fits of a stage failed.
+    """
+    if parameters.free[:FREE] != ("teff", "logg", "m_h"):
+        message = f"teff, logg and m_h must be free to train a transfer; free are {', '.join(parameters.free)}"
+        raise UsageError(message)
+    rows = split_rows(len(spectra), settings.seed)
+    rng = np.random.default_rng([settings.seed, 4])
+    chosen = _brightest(spectra, rows["training"], settings.stars)
+    few = np.sort(rng.permutation(chosen)[: settings.gauge_stars])
+    sample = np.sort(rng.permutation(rows["training"])[: settings.match_stars])
+    checked = np.sort(rows["validation"][: settings.validation_stars])
+    total = settings.gauge_rounds * len(few) + (1 + settings.rounds) * len(chosen)
+    total += settings.rounds * len(checked) + len(sample)
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    fingerprint = _fingerprint(transfer, spectra, prior, parameters, settings, anchors)
+    state = {"labels": torch.zeros(len(chosen), 4).double(), "chi2": torch.zeros(len(chosen)).double()}
+    state |= {"best": transfer.coefficients.clone(), "score": torch.tensor(np.inf).double()}
+    done, spent, reports = _resume(folder, transfer, state, fingerprint)
+    began = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress)
+    with stop_signals() as caught, metrics_log(folder / "metrics.jsonl", done) as log, bar:
+        task = bar.add_task("fits", total=total)
+
+        def fitted(rows: NDArray[np.int64], **how: Any) -> _Fits:
+            def each(count: int) -> None:
+                bar.advance(task, count)
+                if caught:
+                    raise _Stopped
+
+            fits = _fit(spectra, rows, transfer, parameters, each=each, **how)
+            lost = float(fits.chi2.isnan().double().mean())
+            if lost > 0.5:
+                message = (
+                    f"{lost:.0%} of {len(rows)} fits in stage {stage} failed: are these normalised spectra on the "
+                    f"model's pixels? The last good state is kept in {folder}"
+                )
+                raise UsageError(message)
+            return fits
+
+        def gauge(number: int) -> dict[str, float]:
+            left = _Floor(transfer.floor.numel())
+            fits = fitted(few, floor=transfer.floor, corrected=False, use=left)
+            transfer.floor.copy_(left.value(settings.floor))
+            return {"median_floor": float(transfer.floor.median()), "median_chi2": float(fits.chi2.nanmedian())}
+
+        def begin(number: int) -> dict[str, float]:
+            fits = fitted(chosen, floor=transfer.floor, corrected=False)
+            place = (fits.labels[:, :FREE] - transfer.label_map.centre) / transfer.label_map.scale
+            place = place[torch.isfinite(place).all(dim=1)]
+            for side, quantile in zip((transfer.label_map.low, transfer.label_map.high), RANGE, strict=True):
+                side.copy_(place.quantile(quantile, dim=0))
+            state["labels"], state["chi2"] = fits.labels, fits.chi2
+            return {"median_chi2": float(fits.chi2.nanmedian())}
+
+        def correct(number: int) -> dict[str, float]:
+            sums = _Correction(transfer)
+            for first in range(0, len(chosen), BATCH):
+                part = slice(first, first + BATCH)
+                sums.add(state["labels"][part], spectra.prepared(chosen[part]))
+            transfer.coefficients.copy_(sums.solve(settings.ridge))
+            fits = fitted(chosen, floor=INTERPOLATION, corrected=True, start=state["labels"])
+            state["labels"], state["chi2"] = fits.labels, fits.chi2
+            score = float(fitted(checked, floor=INTERPOLATION, corrected=True).chi2.nanmedian())
+            if score < state["score"]:
+                state["best"], state["score"] = transfer.coefficients.clone(), torch.tensor(score).double()
+            return {"median_chi2": float(fits.chi2.nanmedian()), "score": score}
+
+        def match(number: int) -> dict[str, float]:
+            transfer.coefficients.copy_(state["best"])
+            fits = fitted(sample, floor=INTERPOLATION, corrected=True)
+            return match_labels(transfer, fits.labels, fits.covariance, prior, settings, anchors=anchors)
+
+        plan = [*[gauge] * settings.gauge_rounds, begin, *[correct] * settings.rounds, match]
+        try:
+            for stage, work in enumerate(plan):
+                bar.update(task, description=work.__name__)
+                if stage < done:
+                    continue
+                report = work(stage)
+                name = f"{stage} {work.__name__}"
+                reports[name] = report
+                seconds = spent + time.monotonic() - began
+                log(step=stage + 1, stage=name, seconds=seconds, **report)
+                _save(folder, transfer, state, fingerprint, stage + 1, seconds, reports)
+        except _Stopped:
+            return ResidualTraining("signal", spent + time.monotonic() - began, reports)
+    return ResidualTraining("finished", spent + time.monotonic() - began if done < len(plan) else spent, reports)
+
+
+def match_labels(
+    transfer: ResidualTransfer,
+    labels: Tensor,
+    covariance: Tensor,
+    prior: NDArray[np.float64],
+    settings: ResidualSettings,
+    *,
+    anchors: Anchors | None = None,
+) -> dict[str, float]:
+    """Set the label map and the main sequence of a transfer from fitted labels ``(star, 4)`` with covariances.
+
+    Returns:
+        what `fit_label_map` says, and the width of the main sequence (dex).
+    """
+    usable = torch.isfinite(labels).all(dim=1) & torch.isfinite(covariance).all(dim=(1, 2))
+    labels, covariance = labels[usable, :FREE], covariance[usable, :FREE, :FREE]
+    told: dict[str, float] = {}
+    if settings.match:
+        density = fit_density(prior, transfer.label_map, seed=settings.seed)
+        told = fit_label_map(
+            transfer.label_map, labels, covariance, density, anchors=anchors, free_mix=settings.free_mix
+        )
+    if settings.sequence:
+        transfer.sequence.copy_(main_sequence(transfer, labels, covariance))
+        told["sequence_width"] = float(transfer.sequence[-1])
+    return told
+
+
+def main_sequence(transfer: ResidualTransfer, labels: Tensor, covariance: Tensor) -> Tensor:
+    """Fit log g of mapped labels: a parabola in Teff, a line in [M/H], and the width that noise does not explain.
+
+    Args:
+        transfer: whose map is used.
+        labels: as the emulator fits them, ``(star, 3)``.
+        covariance: of their noise ``(star, 3, 3)``.
+
+    Returns:
+        constant, slope and curvature in scaled Teff, slope in scaled [M/H], width (dex): ``(5,)``.
+    """
+    mapped = transfer.label_map(labels)
+    jacobian = transfer.label_map.jacobian(labels)
+    noise = jacobian @ covariance @ jacobian.transpose(1, 2)
+    x = (mapped - transfer.label_map.centre) / transfer.label_map.scale
+    design = torch.stack([torch.ones_like(x[:, 0]), x[:, 0], x[:, 0] ** 2, x[:, 2]], dim=1)
+    width = torch.tensor(0.1, dtype=torch.float64)
+    keep = torch.ones(len(x), dtype=torch.bool)
+    solution = torch.zeros(design.shape[1], dtype=torch.float64)
+    for _ in range(10):
+        root = (keep / (width**2 + noise[:, 1, 1])).sqrt()[:, None]
+        solution = torch.linalg.lstsq(design * root, mapped[:, 1:2] * root).solution[:, 0]
+        along = torch.stack([solution[1] + 2 * solution[2] * x[:, 0], solution[3].expand(len(x))], dim=1)
+        along = along / transfer.label_map.scale[[0, 2]]
+        across = torch.stack([along[:, 0], -torch.ones_like(along[:, 0]), along[:, 1]], dim=1)
+        variance = torch.einsum("rj,rjk,rk->r", across, noise, across)
+        left = mapped[:, 1] - design @ solution
+        keep = left.abs() < 3.5 * (width**2 + variance).sqrt()
+        bright = keep & (variance < variance.quantile(0.3))
+        width = (left[bright].square() - variance[bright]).mean().clamp_min(0.02**2).sqrt()
+    return torch.cat([solution, width[None]])
+
+
+def _fit(
     spectra: TrainingSpectra,
     rows: NDArray[np.int64],
     transfer: ResidualTransfer,
@@ -76,69 +303,62 @@ def fit_rows(
     *,
     floor: float | Tensor,
     corrected: bool,
-    split: bool = False,
     start: Tensor | None = None,
-    each: Callable[[Tensor, Any, Tensor, Tensor], None] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Fits:
-    """Fit training stars, with the emulator alone or through the correction."""
-    labels, covariance, chi2, numbers = [], [], [], []
+    use: _Floor | None = None,
+    each: Callable[[int], None],
+) -> _Fits:
+    labels, covariance, chi2 = [], [], []
     for first in range(0, len(rows), BATCH):
-        prepared = spectra.prepared(rows[first : first + BATCH])
+        part = slice(first, first + BATCH)
+        prepared = spectra.prepared(rows[part])
         model: ForwardModel = transfer.model(prepared) if corrected else EmulatorModel(transfer.emulator, prepared)
-        fit = fit_labels(
-            prepared,
-            model,
-            transfer.emulator,
-            parameters,
-            error_floor=floor,
-            starts=1,
-            start=None if start is None else start[first : first + BATCH],
-        )
-        best, cov = fit.labels, fit.covariance / PIXEL_INFORMATION
-        z = torch.zeros(len(best), len(transfer.split_scale), dtype=torch.float64)
-        if split:
-            best, cov, z = _split_step(prepared, model, transfer, parameters, best, floor)
+        begin = None if start is None else start[part]
+        fit = fit_labels(prepared, model, transfer.emulator, parameters, error_floor=floor, starts=1, start=begin)
+        if use is not None:
+            use.add(prepared, fit.model)
+        best, spread = _with_split(prepared, model, transfer, parameters, fit.labels, floor)
         labels.append(best)
-        covariance.append(cov)
+        covariance.append(spread)
         chi2.append(fit.chi2)
-        numbers.append(z)
-        if each is not None:
-            each(best, prepared, fit.model, fit.chi2)
-        if progress is not None:
-            progress(len(best))
-    return Fits(torch.cat(labels), torch.cat(covariance), torch.cat(chi2), torch.cat(numbers))
+        each(len(best))
+    return _Fits(torch.cat(labels), torch.cat(covariance), torch.cat(chi2))
 
 
-def _split_step(
-    prepared: Any, model: ForwardModel, transfer: ResidualTransfer, parameters: Parameters, labels: Tensor, floor: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    places = [0, 1, 2]
+def _with_split(
+    prepared: Prepared,
+    model: ForwardModel,
+    transfer: ResidualTransfer,
+    parameters: Parameters,
+    labels: Tensor,
+    floor: float | Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One Gauss-Newton step of labels and split numbers, and the labels' covariance."""
     lower, upper = parameters.bounds()
     size = len(lower)
-    theta = torch.nan_to_num(labels[:, places[:size]]).clamp(lower, upper)
+    lost = torch.isnan(labels).any(dim=1)
+    theta = torch.where(lost[:, None], (lower + upper) / 2, labels[:, :size])
     full, directions = parameters.expand(theta)
     rows = torch.arange(len(labels))
     spectrum, jacobian = model(full, directions, rows)
     weight = torch.where(prepared.good, PIXEL_INFORMATION / (prepared.sigma.square() + floor**2), 0.0)
     columns = torch.cat([jacobian, transfer.split_columns(spectrum)], dim=1)
-    precision = torch.cat([torch.zeros(size), transfer.split_scale.float() ** -2])
+    precision = torch.cat([torch.zeros(size), transfer.split_scale**-2])
     inverse, _ = linear_covariance(prepared, columns, weight, rows, precision)
     residual = (weight * (prepared.flux - spectrum))[:, None]
     step = (inverse @ (columns * residual).sum(dim=2, dtype=torch.float64)[:, :, None])[:, :, 0]
     full, _ = parameters.expand((theta + step[:, :size]).clamp(lower, upper))
-    full[torch.isnan(labels).any(dim=1)] = torch.nan
-    return full, inverse[:, :size, :size], step[:, size:]
+    full[lost] = torch.nan
+    return full, inverse[:, :FREE, :FREE]
 
 
 class _Floor:
-    """Mean square of what the model leaves beyond the noise, pixel by pixel."""
+    """Mean square of what the emulator leaves beyond the noise, pixel by pixel."""
 
     def __init__(self, pixels: int) -> None:
-        self.squares, self.count = torch.zeros(pixels, dtype=torch.float64), torch.zeros(pixels, dtype=torch.float64)
+        self.squares, self.count = torch.zeros(pixels).double(), torch.zeros(pixels).double()
 
-    def __call__(self, labels: Tensor, prepared: Any, model: Tensor, chi2: Tensor) -> None:
-        seen = prepared.good & (prepared.sigma < 0.05) & torch.isfinite(chi2)[:, None]
+    def add(self, prepared: Prepared, model: Tensor) -> None:
+        seen = prepared.good & (prepared.sigma < CLEAR) & torch.isfinite(model)
         excess = (prepared.flux - torch.nan_to_num(model)).square() - prepared.sigma.square()
         self.squares += torch.where(seen, excess, 0.0).double().sum(dim=0)
         self.count += seen.sum(dim=0)
@@ -156,158 +376,95 @@ class _Correction:
     def __init__(self, transfer: ResidualTransfer) -> None:
         self.transfer = transfer
         count, pixels = transfer.coefficients.shape
-        self.matrix = torch.zeros(pixels, count, count, dtype=torch.float64)
-        self.vector = torch.zeros(pixels, count, dtype=torch.float64)
+        self.matrix = torch.zeros(pixels, count, count).double()
+        self.vector = torch.zeros(pixels, count).double()
 
-    def __call__(self, labels: Tensor, prepared: Any, model: Tensor, chi2: Tensor) -> None:
-        transfer = self.transfer
-        usable = torch.isfinite(labels).all(dim=1) & torch.isfinite(chi2) & ~transfer.outside(labels)
-        labels = torch.nan_to_num(labels)
-        synthetic, _ = EmulatorModel(transfer.emulator, prepared)(
-            labels.clamp(transfer.emulator.lower, transfer.emulator.upper),
-            torch.zeros(len(labels), 1, 4).double(),
-            torch.arange(len(labels)),
-        )
-        x = features(transfer.label_map.scaled(labels), transfer.exponents)
-        sound = prepared.good & usable[:, None] & (synthetic > 0.05)
-        synthetic = synthetic.clamp_min(0.05)
-        relative = prepared.flux / synthetic - 1
-        weight = torch.where(sound, 1 / ((prepared.sigma / synthetic) ** 2 + 0.005**2), 0.0).double()
-        weighted = torch.where(sound, weight * relative, 0.0).double()
+    def add(self, labels: Tensor, prepared: Prepared) -> None:
+        usable = torch.isfinite(labels).all(dim=1)
+        labels = torch.where(usable[:, None], labels, (self.transfer.emulator.lower + self.transfer.emulator.upper) / 2)
+        usable &= ~self.transfer.outside(labels)
+        still = torch.zeros(len(labels), 1, 4).double()
+        model = EmulatorModel(self.transfer.emulator, prepared)
+        synthetic, _ = model(labels, still, torch.arange(len(labels)))
+        sound = prepared.good & usable[:, None] & (synthetic > CLEAR)
+        synthetic = torch.where(sound, synthetic, 1.0)
+        variance = (prepared.sigma / synthetic).square() + INTERPOLATION**2
+        weight = torch.where(sound, 1.0 / variance, 0.0).double()
+        x = features(self.transfer.label_map.scaled(labels), self.transfer.exponents)
         outer = (x[:, :, None] * x[:, None, :]).flatten(1)
         self.matrix += (weight.T @ outer).unflatten(1, (x.shape[1], x.shape[1]))
-        self.vector += weighted.T @ x
+        self.vector += (weight * torch.where(sound, prepared.flux / synthetic - 1.0, 0.0)).T @ x
 
     def solve(self, ridge: float) -> Tensor:
-        prior = torch.eye(self.matrix.shape[1], dtype=torch.float64) / ridge**2
+        prior = torch.eye(self.matrix.shape[1]).double() / ridge**2
         return torch.linalg.solve(self.matrix + prior, self.vector).T.float()
 
 
-def brightest(spectra: TrainingSpectra, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return the `count` rows with the smallest median error, in ascending order."""
+def _brightest(spectra: TrainingSpectra, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Rows with the smallest median error, in ascending order."""
+    rows = np.sort(rows)
     noise = np.full(len(rows), np.inf)
     for first in range(0, len(rows), 4096):
-        part = slice(first, first + 4096)
-        sigma, good = spectra.sigma[rows[part], ::8], spectra.good[rows[part], ::8]
-        some = good.sum(axis=1) > 60
-        with np.errstate(all="ignore"):
-            noise[part] = np.where(
-                some, np.nanmedian(np.where(some[:, None], np.where(good, sigma, np.nan), 1.0), axis=1), np.inf
-            )
+        part = rows[first : first + 4096]
+        known = np.where(spectra.good[part, ::8], spectra.sigma[part, ::8], np.inf)
+        noise[first : first + 4096] = np.median(known, axis=1)
     return np.sort(rows[np.argsort(noise, kind="stable")[:count]])
 
 
-def train_residual(
+def _fingerprint(
     transfer: ResidualTransfer,
     spectra: TrainingSpectra,
-    rows: NDArray[np.int64],
     prior: NDArray[np.float64],
     parameters: Parameters,
     settings: ResidualSettings,
-    *,
-    anchors: Anchors | None = None,
-    report: Callable[[str, dict[str, Any]], None] | None = None,
-) -> Fits:
-    def tell(what: str, **values: Any) -> None:
-        if report is not None:
-            report(what, values)
-
-    chosen = brightest(spectra, rows, settings.stars)
-    rng = np.random.default_rng(settings.seed)
-    few = np.sort(rng.permutation(chosen)[: settings.gauge_stars])
-    floor: float | Tensor = 0.015
-    for number in range(settings.gauge_rounds):
-        left = _Floor(transfer.floor.numel())
-        fits = fit_rows(spectra, few, transfer, parameters, floor=floor, corrected=False, each=left)
-        floor = left.value(settings.floor)
-        transfer.floor.copy_(floor)
-        tell("gauge", round=number, floor=float(floor.median()), chi2=float(fits.chi2.nanmedian()))
-
-    fits = fit_rows(spectra, chosen, transfer, parameters, floor=floor, corrected=False, split=True)
-    place = (fits.labels[:, :FREE] - transfer.label_map.centre) / transfer.label_map.scale
-    place = place[torch.isfinite(place).all(dim=1)]
-    transfer.label_map.low.copy_(place.quantile(0.002, dim=0))
-    transfer.label_map.high.copy_(place.quantile(0.998, dim=0))
-    for number in range(settings.rounds):
-        sums = _Correction(transfer)
-        for first in range(0, len(chosen), BATCH):
-            part = slice(first, first + BATCH)
-            prepared = spectra.prepared(chosen[part])
-            sums(fits.labels[part], prepared, prepared.flux, fits.chi2[part])
-        transfer.coefficients.copy_(sums.solve(settings.ridge))
-        last = number == settings.rounds - 1
-        fits = fit_rows(
-            spectra,
-            chosen,
-            transfer,
-            parameters,
-            floor=0.004 if last else floor,
-            corrected=True,
-            split=True,
-            start=fits.labels,
-        )
-        tell("correction", round=number, chi2=float(fits.chi2.nanmedian()))
-
-    sample = np.sort(rng.permutation(rows)[: settings.match_stars])
-    fits = fit_rows(spectra, sample, transfer, parameters, floor=0.004, corrected=True, split=True)
-    match_labels(transfer, fits, prior, settings, anchors=anchors, report=report)
-    return fits
+    anchors: Anchors | None,
+) -> str:
+    digest = hashlib.sha256(f"{__version__} {len(spectra)} {parameters} {settings.model_dump_json()}".encode())
+    for tensor in transfer.emulator.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    for array in (prior, spectra.rv, spectra.flux[:: max(len(spectra) // 64, 1)]):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    if anchors is not None:
+        digest.update(anchors.labels.numpy().tobytes())
+    return digest.hexdigest()
 
 
-def match_labels(
+def _save(
+    folder: Path,
     transfer: ResidualTransfer,
-    fits: Fits,
-    prior: NDArray[np.float64],
-    settings: ResidualSettings,
-    *,
-    anchors: Anchors | None = None,
-    report: Callable[[str, dict[str, Any]], None] | None = None,
+    state: dict[str, Tensor],
+    fingerprint: str,
+    stage: int,
+    seconds: float,
+    reports: dict[str, dict[str, float]],
 ) -> None:
-    def tell(what: str, **values: Any) -> None:
-        if report is not None:
-            report(what, values)
-
-    usable = torch.isfinite(fits.labels).all(dim=1) & torch.isfinite(fits.covariance).all(dim=(1, 2))
-    if settings.match:
-        density = fit_density(prior, transfer.label_map, seed=settings.seed)
-        told = fit_label_map(
-            transfer.label_map,
-            fits.labels[usable, :FREE],
-            fits.covariance[usable],
-            density,
-            anchors=anchors,
-            free_mix=settings.free_mix,
-        )
-        tell("label map", **told)
-    if settings.sequence:
-        transfer.sequence.copy_(main_sequence(transfer, fits, usable))
-        tell("main sequence", width=float(transfer.sequence[4]))
+    card = _Card(
+        kind="residual-training",
+        version=1,
+        stargap=__version__,
+        stage=stage,
+        fingerprint=fingerprint,
+        seconds=seconds,
+        reports=reports,
+    )
+    tensors = {f"transfer.{name}": tensor for name, tensor in transfer.state_dict().items()}
+    path = folder / f"stage-{stage:02d}.safetensors"
+    save_model(path, card, tensors | {f"state.{name}": tensor for name, tensor in state.items()})
+    for old in folder.glob("stage-*"):
+        if old.stem != path.stem:
+            old.unlink()
 
 
-def main_sequence(transfer: ResidualTransfer, fits: Fits, usable: Tensor) -> Tensor:
-    """Fit log g of mapped labels: a parabola in Teff, a line in [M/H], and the width beyond the noise."""
-    labels = fits.labels[usable]
-    mapped = transfer.label_map(labels)
-    jacobian = transfer.label_map.jacobian(labels)
-    noise = jacobian @ fits.covariance[usable] @ jacobian.transpose(1, 2)
-    x = (mapped - transfer.label_map.centre) / transfer.label_map.scale
-    design = torch.stack([torch.ones_like(x[:, 0]), x[:, 0], x[:, 0] ** 2, x[:, 2]], dim=1)
-    width = torch.tensor(0.1, dtype=torch.float64)
-    keep = torch.ones(len(x), dtype=torch.bool)
-    for _ in range(10):
-        weight = keep / (width**2 + noise[:, 1, 1])
-        solution = torch.linalg.lstsq(
-            design * weight.sqrt()[:, None], mapped[:, 1:2] * weight.sqrt()[:, None]
-        ).solution[:, 0]
-        left = mapped[:, 1] - design @ solution
-        slope = (
-            torch.stack([solution[1] + 2 * solution[2] * x[:, 0], solution[3].expand(len(x))], dim=1)
-            / transfer.label_map.scale[[0, 2]]
-        )
-        across = torch.stack([slope[:, 0], -torch.ones_like(slope[:, 0]), slope[:, 1]], dim=1)
-        variance = torch.einsum("rj,rjk,rk->r", across, noise, across)
-        scaled = left.abs() / (width**2 + variance).sqrt()
-        keep = scaled < 3.5
-        bright = keep & (variance < variance.quantile(0.3))
-        width = (left[bright].square() - variance[bright]).mean().clamp_min(0.02**2).sqrt()
-    return torch.cat([solution, width[None]])
+def _resume(
+    folder: Path, transfer: ResidualTransfer, state: dict[str, Tensor], fingerprint: str
+) -> tuple[int, float, dict[str, dict[str, float]]]:
+    pairs = [path for path in sorted(folder.glob("stage-*.safetensors")) if path.with_suffix(".json").exists()]
+    if not pairs:
+        return 0, 0.0, {}
+    card, tensors = load_model(pairs[-1], _Card, "residual-training", 1)
+    if card.fingerprint != fingerprint:
+        message = f"{folder} holds a training with other settings, data, emulator or version: choose another folder"
+        raise UsageError(message)
+    transfer.load_state_dict({name[9:]: value for name, value in tensors.items() if name.startswith("transfer.")})
+    state.update({name[6:]: value for name, value in tensors.items() if name.startswith("state.")})
+    return card.stage, card.seconds, card.reports
