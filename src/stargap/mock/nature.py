@@ -38,7 +38,7 @@ def nature_logg(teff: NDArray[np.float64], m_h: NDArray[np.float64]) -> NDArray[
 
     Example:
         >>> nature_logg(np.array([3000.0, 4000.0]), np.array([0.0, -0.5])).round(2)
-        array([5.11, 4.77])
+        array([5.08, 4.78])
     """
     t = (np.minimum(teff, 4150.0) - 3500.0) / 500.0
     return 4.8155 - 0.1945 * t + 0.0669 * t**2 - 0.1748 * np.asarray(m_h)

@@ -30,6 +30,8 @@ DATA, MODEL, TRUTH = "#0072b2", "#d55e00", "0.15"
 TITLES = {"teff": "Teff (K)", "logg": "log g (dex)", "m_h": "[M/H] (dex)"}
 PARTS = {"generator": "generators", "critic": "critics", "validation": "validation"}
 SPLIT_TITLES = ("ln line width / emulator's", "its change over 1500 Å", "velocity left (km/s)")
+LEGEND: dict[str, Any] = {"fontsize": 8, "loc": "upper right", "framealpha": 0.8, "edgecolor": "none"}
+BOX = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.5}
 Array = NDArray[Any]
 
 
@@ -58,7 +60,7 @@ def losses_figure(metrics: Mapping[str, Array]) -> Figure:
             )
         if names:
             axis.set_yscale("log")
-            axis.legend(frameon=False, fontsize=7, loc="upper right")
+            axis.legend(**LEGEND | {"fontsize": 7})
         if best.size:
             axis.axvline(best[-1], color="0.6", lw=0.8, ls=":")
         axis.set_xlabel("step")
@@ -91,7 +93,7 @@ def tsne_figure(
         axis.scatter(*points[order].T, c=colours[order].tolist(), s=size, alpha=0.6, linewidths=0)
         for name in groups:
             axis.scatter([], [], color=COLOURS[names.index(name) % 8], s=12, label=name)
-        axis.legend(frameon=False, fontsize=8, loc="upper right")
+        axis.legend(**LEGEND)
         axis.set_title(title, fontsize=9)
         axis.set(xticks=[], yticks=[])
     return figure
@@ -122,7 +124,7 @@ def residual_figure(before: Array, after: Array, truth: Array | None = None) -> 
             axis.hist(values, bins=bins.tolist(), histtype="step", color=colour, label=f"{name}: {middle:.2f}")
             axis.axvline(middle, color=colour, lw=0.8, ls=":")
     if every.size:
-        axis.legend(frameon=False, fontsize=8, title="median", title_fontsize=8)
+        axis.legend(**LEGEND, title="median", title_fontsize=8)
     axis.set_xlabel("mean |residual| / σ")
     axis.set_ylabel("stars")
     _tidy(axis)
@@ -153,7 +155,7 @@ def recovery_by_level_figure(rows: Mapping[str, tuple[Array, Array]]) -> Figure:
             middle, spread = (float(np.median(y)) if y.size else np.nan, robust_scatter(y))
             digits = 0 if place == TEFF else 3
             text = f"{middle:+.{digits}f} ± {spread:.{digits}f}"
-            axis.text(0.04, 0.95, text, transform=axis.transAxes, va="top", fontsize=8)
+            axis.text(0.04, 0.95, text, transform=axis.transAxes, va="top", fontsize=8, bbox=BOX)
             if place == TEFF:
                 axis.set_title(title, fontsize=9)
             axis.set_xlabel(f"true {TITLES[LABELS[place]]}")
@@ -187,7 +189,7 @@ def correction_figure(wavelength: Array, correction: Array, truth: Array, labels
         axis.axhline(0, color="0.6", lw=0.6)
         axis.set_xlim(wavelength[0], wavelength[-1])
         _tidy(axis)
-    panels[0].legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
+    panels[0].legend(**LEGEND, ncols=2)
     panels[-1].set_xlabel("rest-frame wavelength (Å, vacuum)")
     figure.supylabel("correction (%)", fontsize=9)
     return figure
