@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint benchmarks emulator results-real-stars lock clean
+.PHONY: help demo test lint benchmarks emulator results-real-stars results-transfer lock clean
 
 help:
 	@echo "make demo                simulate a few hundred LAMOST files, measure them, compare with the truth"
 	@echo "make test                style, types, tests and doctests"
 	@echo "make benchmarks          speeds, as a table with ratios against scipy and numpy"
 	@echo "make results-real-stars  docs/results/real-stars.md, from the spectra in $(DATA)/lamost"
+	@echo "make results-transfer    docs/results/transfer.md: train and score transfers on a simulated survey (about 2 hours)"
 	@echo "make emulator            train the shipped emulator again, from $(DATA)/grid/marcs_ts_base.h5"
 
 $(READY): requirements.lock pyproject.toml
@@ -40,6 +41,9 @@ emulator: $(READY)
 
 results-real-stars: $(READY)
 	$(BIN)/python docs/results/make_real_stars.py --data $(DATA)
+
+results-transfer: $(READY)
+	$(BIN)/python docs/results/make_transfer.py --data $(DATA)
 
 lock: $(READY)
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \

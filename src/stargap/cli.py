@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +55,9 @@ def measure(
     plot
         Folder for a picture of each fit.
     model
-        Folder with another emulator (emulator.safetensors and its card).
+        Instead of the emulator inside the package: a folder with another (emulator.safetensors and its card), a
+        trained transfer (transfer.safetensors, see stargap train), or the name transfer-simulated: the transfer inside
+        the package, trained on simulated stars and for such alone.
     workers
         Processes; all cores by default. Results are the same for any number.
     preset
@@ -88,6 +93,8 @@ def measure(
             progress=advance,
         )
     print_table(table.columns, max_rows=rows, console=_console())
+    if _of_simulated_stars(model):
+        print(f"the model {model} was trained on simulated stars: its labels of real stars mean nothing")
     for reason, count in table.failures().items():
         print(f"not read: {count} x {reason}")
     if plot is not None:
@@ -183,6 +190,85 @@ def emulator(
         with replacing(plot) as file:
             figure.savefig(file, format="png", dpi=120)
         print(f"picture {plot}")
+
+
+@app.command
+def train(
+    settings: Path | None = None,
+    /,
+    *,
+    example: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Train a transfer between synthetic and observed spectra; `stargap measure --model` then uses it.
+
+    Everything is said in one TOML file; stargap train --example prints one with every default and what it means. A
+    run that was stopped goes on when the same command is given again.
+
+    Parameters
+    ----------
+    settings
+        TOML file: architecture, spectra, label prior, sizes, output folder. Paths start at the working folder.
+    example
+        Print a settings file with all defaults, explained, and do nothing else.
+    """
+    with _sigterm_as_ctrl_c():
+        try:
+            _train(settings, example)
+        except KeyboardInterrupt:
+            print("stargap: stopped; run the same command again to go on", file=sys.stderr)
+            sys.exit(130)
+
+
+def _train(path: Path | None, example: bool) -> None:
+    if not example and path is None:
+        message = "give a settings file, or --example to print one"
+        raise UsageError(message)
+
+    from stargap.settings import example_toml, read_settings_as
+    from stargap.transfer.settings import TrainSettings, find_emulator, find_spectra, run_training
+
+    if path is None:
+        print(example_toml(TrainSettings()), end="")
+        return
+    chosen = read_settings_as(TrainSettings, path)
+    emulator = find_emulator(chosen)
+    with _bars() as tell:
+        spectra = find_spectra(chosen, progress=tell)
+    told = run_training(chosen, emulator, spectra, progress=sys.stderr.isatty())
+    if told.path is None:
+        raise KeyboardInterrupt
+    simulated = ", simulated: for simulated stars alone" if chosen.data.simulated is not None else ""
+    print(f"trained on {len(spectra)} spectra{simulated}; {told.seconds:.0f} s")
+    for name, value in told.scores.items():
+        print(f"  {name:<32} {value:.5g}")
+    print(f"wrote {told.path}")
+    if chosen.architecture == "default":
+        print(f"use: stargap measure SPECTRA --model {told.path}")
+    else:
+        print("use: stargap.transfer.reference.ReferenceTransfer(CycleStarNet.load(path), emulator), in Python")
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _of_simulated_stars(model: Path | None) -> bool:
+    """Say whether a model, which has been read without complaint, was trained on simulated stars."""
+    if model is None or model.suffix != ".safetensors":
+        return str(model) == "transfer-simulated"
+    return bool(json.loads(model.with_suffix(".json").read_bytes())["simulated"])
 
 
 def _workers(asked: int | None) -> int:

@@ -1,19 +1,26 @@
-"""Settings of a measurement: frozen, documented, read from TOML; an unknown key names the nearest one."""
+"""Settings: frozen, documented, read from TOML; an unknown key names the nearest one."""
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
+import json
+import textwrap
 import tomllib
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from stargap.errors import UsageError
 from stargap.labels import LABELS
 
-__all__ = ["MeasureSettings", "read_settings"]
+__all__ = ["MeasureSettings", "example_toml", "read_settings", "read_settings_as"]
 
+AnySettings = TypeVar("AnySettings", bound=BaseModel)
 Label = Literal["teff", "logg", "m_h", "a_m"]
 
 
@@ -87,6 +94,15 @@ def read_settings(source: str | Path | dict[str, Any]) -> MeasureSettings:
         ...
         stargap.errors.UsageError: settings: unknown key 'error_flor'; did you mean 'error_floor'?
     """
+    return read_settings_as(MeasureSettings, source)
+
+
+def read_settings_as(kind: type[AnySettings], source: str | Path | dict[str, Any]) -> AnySettings:
+    """Return settings of some kind from a TOML file or a mapping; tables are settings of their own.
+
+    Raises:
+        UsageError: as `read_settings`.
+    """
     where = "settings" if isinstance(source, dict) else str(source)
     if isinstance(source, dict):
         content = source
@@ -99,17 +115,62 @@ def read_settings(source: str | Path | dict[str, Any]) -> MeasureSettings:
         except (ValueError, RecursionError) as error:
             message = f"{where}: not a TOML file ({error})"
             raise UsageError(message) from None
-    known = list(MeasureSettings.model_fields)
-    for key in content:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            message = f"{where}: unknown key {key!r}; did you mean {near!r}?"
-            raise UsageError(message)
+    _check_keys(kind, content, where, "")
     try:
-        return MeasureSettings(**content)
+        return kind(**content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "settings"
         reason = first["msg"].removeprefix("Value error, ")
         message = f"{where}: {place}: {reason}"
         raise UsageError(message) from None
+
+
+def _check_keys(kind: type[BaseModel], content: dict[str, Any], where: str, table: str) -> None:
+    known = list(kind.model_fields)
+    for key, value in content.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            message = f"{where}: unknown key {table + key!r}; did you mean {table + near!r}?"
+            raise UsageError(message)
+        inner = kind.model_fields[key].annotation
+        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, BaseModel):
+            _check_keys(inner, value, where, f"{table}{key}.")
+
+
+def example_toml(settings: BaseModel) -> str:
+    """Return settings as TOML with their explanations; what is None stands there as a comment.
+
+    Example:
+        >>> print(example_toml(MeasureSettings())[:95])
+        # Preparation: our way, or the paper's choice by choice (section 2.4).
+        preset = "stargap"
+    """
+    return "\n".join(_example_lines(settings, "")) + "\n"
+
+
+def _example_lines(settings: BaseModel, table: str) -> Iterator[str]:
+    explained = _explanations(type(settings))
+    tables = {name: value for name, value in settings if isinstance(value, (BaseModel, dict))}
+    for name, value in settings.model_dump(mode="json", exclude=set(tables)).items():
+        yield from (f"# {line}" for line in textwrap.wrap(explained.get(name, ""), 110))
+        yield f"# {name} =" if value is None else f"{name} = {json.dumps(value)}"
+    for name, inner in tables.items():
+        yield ""
+        yield from (f"# {line}" for line in textwrap.wrap(explained.get(name, ""), 110))
+        yield f"[{table}{name}]"
+        if isinstance(inner, BaseModel):
+            yield from _example_lines(inner, f"{table}{name}.")
+        else:
+            yield from (f"{key} = {json.dumps(value)}" for key, value in inner.items())
+
+
+def _explanations(kind: type[BaseModel]) -> dict[str, str]:
+    """Return the docstrings of the fields of a class, by name."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    return {
+        field.target.id: " ".join(str(told.value.value).split())
+        for field, told in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(told, ast.Expr) and isinstance(told.value, ast.Constant)
+    }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stargap.flags import Flag
-from stargap.labels import A_M, LABELS
+from stargap.labels import A_M, LABELS, M_H
 from stargap.measure.labels import EmulatorModel, ForwardModel, LabelFit, Parameters, fit_labels, linear_covariance
 from stargap.measure.lbfgs import fit_lbfgs
 from stargap.measure.optimise import bounded_step, gram
@@ -160,6 +160,7 @@ def _with_split(
         full, directions = parameters.expand(theta)
         spectrum, jacobian = model(full, directions, rows)
         columns = torch.cat([jacobian, transfer.split_columns(spectrum)], dim=1)
+        columns = torch.where(prepared.good[rows][:, None], columns, 0.0)
         _, cov = linear_covariance(prepared, columns, weight[rows], rows, precision)
         weighted = columns * weight[rows][:, None]
         hessian = gram(weighted, columns).double() + torch.diag(precision.double())
@@ -180,12 +181,13 @@ def _with_split(
         systematic[rows[:, None], torch.tensor(free)] = own[:, free]
         variance = spread.diagonal(dim1=1, dim2=2)[:, free].clamp_min(0) + own[:, free] ** 2
         errors[rows[:, None], torch.tensor(free)] = variance.sqrt()
-        if A_M in places:
-            errors[rows, A_M] = inner[:, -1, -1].clamp_min(0).sqrt()
+        if A_M in places or (parameters.tied and M_H in places):
+            alpha = directions[:, :, A_M]
+            errors[rows, A_M] = (alpha[:, :, None] * inner * alpha[:, None]).sum(dim=(1, 2)).clamp_min(0).sqrt()
         covariance[rows] = inner
         flags[rows[transfer.outside(full)]] |= int(Flag.OUTSIDE_TRAINING)
     good = prepared.good.sum(dim=1) - len(places)
-    squares = (weight * (prepared.flux - spectra).square()).sum(dim=1)
+    squares = torch.where(prepared.good, weight * (prepared.flux - spectra).square(), 0.0).sum(dim=1)
     chi2 = torch.where(torch.isfinite(chi2), (squares / good).double(), chi2)
     apart = (labels - synthetic.labels)[:, :3].abs()
     allowed = torch.maximum(5 * errors[:, :3].nan_to_num(torch.inf), torch.tensor(DISAGREE).double())

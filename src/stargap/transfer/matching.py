@@ -24,8 +24,6 @@ MIX = (60.0, 0.10)
 """How far the mean (Teff, [M/H]) of a survey may be from the prior's, where a map is fitted with a free mix."""
 STRETCH = 0.2
 """How much wider or narrower the survey's distribution may be, in ln, in the same case."""
-EFFECTIVE = 200.0
-"""Stars that the match is worth: the prior is not known better than so many stars would tell."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,7 @@ def fit_label_map(
     *,
     anchors: Anchors | None = None,
     free_mix: bool = False,
+    effective: float = 150.0,
 ) -> dict[str, float]:
     """Find the map under which the fitted labels are distributed like the prior, changing them as little as needed.
 
@@ -97,6 +96,7 @@ def fit_label_map(
         anchors: stars with known labels.
         free_mix: let the survey differ from the prior by a shift and a stretch in Teff and [M/H] (`MIX`, `STRETCH`),
             so that mismatch is shared between map and mix.
+        effective: stars that the match is worth: the prior is not known better than so many stars would tell.
 
     Returns:
         mean ln likelihood before and after, and the shift of the mix (K, dex).
@@ -133,7 +133,7 @@ def fit_label_map(
 
     def loss(every: Tensor) -> Tensor:
         weight, mix = every[: x.shape[1] * FREE].view(-1, FREE), every[x.shape[1] * FREE :]
-        total = -EFFECTIVE * likelihood(weight, mix if free_mix else mix.detach() * 0)
+        total = -effective * likelihood(weight, mix if free_mix else mix.detach() * 0)
         total = total + 0.5 * (weight / gauge).square().sum() + 0.5 * mix.square().sum()
         if anchors is not None:
             total = total + 0.5 * ((au + ax @ weight - goal).square() / spread).sum()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stargap import __version__
 from stargap.errors import ModelError
-from stargap.labels import LOGG
+from stargap.labels import A_M, LOGG
 from stargap.measure.labels import EmulatorModel
 from stargap.modelfile import Card, load_model, save_model
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
@@ -298,6 +298,17 @@ class ResidualTransfer(nn.Module):
             raise ModelError(message)
         transfer.load_state_dict(tensors)
         transfer.card = card
+        low, high = card.emulator.lower[A_M], card.emulator.upper[A_M]
+        if card.alpha is not None and not low <= card.alpha <= high:
+            message = f"{path}: [a/M] in the card is {card.alpha}, the emulator knows {low:g} to {high:g}"
+            raise ModelError(message)
+        positive = (transfer.floor, transfer.split_scale, transfer.label_map.scale)
+        if not (all((tensor > 0).all() for tensor in positive) and transfer.sequence[4] >= 0):
+            message = f"{path}: the model holds floors, scales or a width that are not positive"
+            raise ModelError(message)
+        if (transfer.label_map.low > transfer.label_map.high).any():
+            message = f"{path}: the range of the training stars' labels in the model is reversed"
+            raise ModelError(message)
         return transfer.eval().requires_grad_(False)
 
 
@@ -316,7 +327,7 @@ def split_columns(spectrum: Tensor) -> Tensor:
     second[:, 1:-1] = spectrum[:, 2:] + spectrum[:, :-2] - 2 * spectrum[:, 1:-1]
     variance = (wavelength / 1800.0 * FWHM_TO_SIGMA) ** 2
     width = second * variance
-    return torch.stack([width, width * (wavelength - 7500.0) / 1500.0, first * wavelength / SPEED_OF_LIGHT], dim=1)
+    return torch.stack([width, width * (wavelength - 7500.0) / 1500.0, -first * wavelength / SPEED_OF_LIGHT], dim=1)
 
 
 class ResidualModel:

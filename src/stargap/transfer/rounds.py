@@ -28,7 +28,7 @@ from stargap.transfer.pairs import split_rows
 from stargap.transfer.residual import FREE, ResidualTransfer, features
 from stargap.transfer.spectra import TrainingSpectra
 
-__all__ = ["ResidualSettings", "ResidualTraining", "main_sequence", "match_labels", "train_residual"]
+__all__ = ["ResidualSettings", "ResidualTraining", "fit_training", "main_sequence", "match_labels", "train_residual"]
 
 BATCH = 256
 PIXEL_INFORMATION = 0.4
@@ -71,6 +71,8 @@ class ResidualSettings(BaseModel):
     """Least error floor (normalised flux)."""
     match: bool = True
     """Fit the label map; otherwise labels are those at which the emulator fits."""
+    effective: Annotated[float, Field(gt=0)] = 150.0
+    """Stars that the match of labels to the prior is worth: how well the prior is known."""
     free_mix: bool = False
     """Let the survey's labels be mixed otherwise than the prior; sensible with anchor stars (see `fit_label_map`)."""
     sequence: bool = True
@@ -234,6 +236,14 @@ def train_residual(
     return ResidualTraining("finished", spent + time.monotonic() - began if done < len(plan) else spent, reports)
 
 
+def fit_training(
+    spectra: TrainingSpectra, rows: NDArray[np.int64], transfer: ResidualTransfer, parameters: Parameters
+) -> tuple[Tensor, Tensor]:
+    """Fit training spectra through a correction: labels ``(star, 4)`` before the label map, and covariances."""
+    fits = _fit(spectra, rows, transfer, parameters, floor=INTERPOLATION, corrected=True, each=lambda count: None)
+    return fits.labels, fits.covariance
+
+
 def match_labels(
     transfer: ResidualTransfer,
     labels: Tensor,
@@ -254,7 +264,13 @@ def match_labels(
     if settings.match:
         density = fit_density(prior, transfer.label_map, seed=settings.seed)
         told = fit_label_map(
-            transfer.label_map, labels, covariance, density, anchors=anchors, free_mix=settings.free_mix
+            transfer.label_map,
+            labels,
+            covariance,
+            density,
+            anchors=anchors,
+            free_mix=settings.free_mix,
+            effective=settings.effective,
         )
     if settings.sequence:
         transfer.sequence.copy_(main_sequence(transfer, labels, covariance))

@@ -1,0 +1,286 @@
+"""What `stargap train` is asked for, in one TOML file, and the training it asks for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from torch import Tensor
+
+from stargap.atomic import replacing
+from stargap.errors import UsageError
+from stargap.labels import A_M
+from stargap.measure.labels import Parameters
+from stargap.mock.instrument import simulate
+from stargap.mock.nature import nature_labels, shipped_nature
+from stargap.spectra.prepare import normalise, prepare
+from stargap.theory.payne import Emulator, shipped_emulator
+from stargap.theory.training_labels import draw_training_labels
+from stargap.transfer.checkpoints import load_best
+from stargap.transfer.losses import CycleTask
+from stargap.transfer.network import CycleStarNet
+from stargap.transfer.pairs import PairedSource
+from stargap.transfer.residual import ResidualTransfer
+from stargap.transfer.rounds import ResidualSettings, train_residual
+from stargap.transfer.spectra import TrainingSpectra
+from stargap.transfer.training import TrainingSettings, train
+
+__all__ = ["DataSettings", "PriorSettings", "TrainSettings", "Trained", "find_emulator", "find_spectra", "run_training"]
+
+STANDARDISED = 512
+"""Pairs that the network's mean and deviation are taken of."""
+
+
+class DataSettings(BaseModel):
+    """The observed spectra: yours, or simulated stars."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spectra: Path | None = None
+    """Folder with flux.npy, sigma.npy, good.npy, weight.npy and rv.npy (TrainingSpectra.save); instead of simulated."""
+    simulated: Annotated[int, Field(ge=100, le=1_000_000)] | None = None
+    """Number of stars to simulate, with other physics than the emulator's; instead of spectra."""
+    mix: Literal["matched", "galactic"] = "matched"
+    """Labels of simulated stars: distributed as the prior, or 0.1 dex poorer in metals, 60 K cooler and 1.2 as wide."""
+    seed: Annotated[int, Field(ge=0, lt=4_000_000)] = 1
+    """Seed of the simulation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSettings:
+        if (self.spectra is None) == (self.simulated is None):
+            message = "give spectra, a folder, or simulated, a number of stars: one of the two"
+            raise ValueError(message)
+        return self
+
+
+class PriorSettings(BaseModel):
+    """Labels of the synthetic spectra: along isochrones, distributed as those of real stars (paper section 3.3.2)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Literal["stargap", "paper"] = "stargap"
+    """Box of labels: 2800-4400 K and [M/H] from -2, or the paper's 3000-4000 K and [M/H] from -1."""
+    draws: Annotated[int, Field(ge=1000, le=1_000_000)] = 110_000
+    """Number of draws."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the draws."""
+    alpha: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
+    """Hold [a/M] of all stars here (dex); else it follows [M/H], or is 0 for simulated stars, which are made so."""
+
+
+class TrainSettings(BaseModel):
+    """How a transfer is trained; a run goes on in its output folder where it was stopped.
+
+    Example:
+        >>> TrainSettings().data.simulated, TrainSettings().default.rounds
+        (20000, 2)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Literal["default", "reference"] = "default"
+    """What is trained: our transfer, or the published network (paper section 3.1)."""
+    emulator: Path | None = None
+    """The synthetic domain: emulator.safetensors or its folder; else the emulator inside the package."""
+    output: Path = Path("stargap-transfer")
+    """Folder of this run alone: model, checkpoints, metrics, simulated spectra."""
+    data: DataSettings = DataSettings(simulated=20_000)
+    """Observed spectra: spectra or simulated."""
+    prior: PriorSettings = PriorSettings()
+    """Labels of synthetic spectra (paper section 3.3.2)."""
+    default: ResidualSettings = ResidualSettings()
+    """Of the architecture "default"."""
+    reference: TrainingSettings = TrainingSettings()
+    """Of the architecture "reference" (paper section 3.2)."""
+
+    @property
+    def alpha(self) -> float | None:
+        """The value at which [a/M] is held, or None."""
+        return 0.0 if self.prior.alpha is None and self.data.simulated is not None else self.prior.alpha
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended: the model's path (None if a signal stopped it), wall time of its parts (s), scores."""
+
+    path: Path | None
+    seconds: float
+    scores: dict[str, float]
+
+
+def find_emulator(settings: TrainSettings) -> Emulator:
+    """Read the emulator that is asked for.
+
+    Raises:
+        ModelError: it cannot be used.
+        UsageError: [a/M] is to be held at a value that the emulator does not know.
+    """
+    path = settings.emulator
+    if path is not None and path.suffix != ".safetensors":
+        path = path / "emulator.safetensors"
+    emulator = shipped_emulator() if path is None else Emulator.load(path)
+    alpha, low, high = settings.alpha, emulator.card.lower[A_M], emulator.card.upper[A_M]
+    if alpha is not None and not low <= alpha <= high:
+        message = f"prior.alpha is {alpha:g}; the emulator knows [a/M] from {low:g} to {high:g}"
+        raise UsageError(message)
+    return emulator
+
+
+def find_spectra(
+    settings: TrainSettings, *, progress: Callable[[str, int, int], None] | None = None
+) -> TrainingSpectra:
+    """Map the observed spectra, after simulating them if that is asked for and they are not there yet.
+
+    Args:
+        settings: whose ``data`` says which.
+        progress: called with what is done, how much is done, and the total.
+
+    Raises:
+        UsageError: files are missing or damaged, or the output folder holds other simulated stars.
+    """
+    data = settings.data
+    if data.spectra is not None:
+        spectra = TrainingSpectra.load(data.spectra)
+        wanted = {"flux": "float32", "sigma": "float32", "good": "bool", "weight": "bool", "rv": "float64"}
+        for name, dtype in wanted.items():
+            found = getattr(spectra, name).dtype
+            if found != dtype:
+                message = f"{data.spectra / name}.npy holds {found}, where {dtype} is needed"
+                raise UsageError(message)
+        return spectra
+    assert data.simulated is not None
+    nature, folder = shipped_nature(), settings.output / "spectra"
+    wanted = {"simulated": str(data.simulated), "mix": data.mix, "seed": str(data.seed), "nature": nature.card.sha256}
+    done = folder / "simulated.json"
+    if done.exists():
+        try:
+            found = json.loads(done.read_bytes())
+        except ValueError:
+            found = {}
+        if found != wanted:
+            message = f"{folder} holds other simulated stars ({found}): choose another output, or delete it"
+            raise UsageError(message)
+        return TrainingSpectra.load(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    labels, active = nature_labels(data.simulated, seed=data.seed, mix=data.mix)
+    spectra, first = TrainingSpectra.empty(len(labels)), 0
+    for truth, native, _ in simulate(labels, active, nature, seed=data.seed):
+        star = prepare(native, torch.as_tensor(truth.rv_used))
+        spectra.put(first, TrainingSpectra.from_prepared(star, truth.rv_used))
+        first += len(truth.rv)
+        if progress is not None:
+            progress("simulating", first, len(labels))
+    spectra.save(folder)
+    with replacing(folder / "truth.npy") as file:
+        np.save(file, labels)
+    with replacing(done) as file:
+        file.write((json.dumps(wanted, indent=2) + "\n").encode())
+    return TrainingSpectra.load(folder)
+
+
+def run_training(
+    settings: TrainSettings, emulator: Emulator, spectra: TrainingSpectra, *, progress: bool = True
+) -> Trained:
+    """Train what is asked for, or go on with it, and write the model into the output folder.
+
+    Args:
+        settings: what and how.
+        emulator: from `find_emulator`.
+        spectra: from `find_spectra`.
+        progress: show bars on stderr.
+
+    Raises:
+        UsageError: see `train_residual` and `training.train`.
+    """
+    prior, data = settings.prior, settings.data
+    labels = draw_training_labels(prior.draws, preset=prior.preset, alpha=settings.alpha, seed=prior.seed)
+    if data.spectra is not None:
+        origin = f"{len(spectra)} spectra of {data.spectra.name}"
+    else:
+        origin = f"{len(spectra)} simulated spectra ({data.mix} mix, seed {data.seed}, nature of other physics)"
+    made = _train_default if settings.architecture == "default" else _train_reference
+    return made(settings, emulator, spectra, labels, origin, progress)
+
+
+def _train_default(
+    settings: TrainSettings,
+    emulator: Emulator,
+    spectra: TrainingSpectra,
+    labels: NDArray[np.float64],
+    origin: str,
+    progress: bool,
+) -> Trained:
+    chosen, alpha = settings.default, settings.alpha
+    transfer = ResidualTransfer(emulator, degree=chosen.degree, map_degree=chosen.map_degree, alpha=alpha)
+    parameters = Parameters(emulator.card.lower, emulator.card.upper, {} if alpha is None else {"a_m": alpha})
+    folder = settings.output / f"training-{settings.architecture}"
+    told = train_residual(transfer, spectra, labels, parameters, chosen, folder, progress=progress)
+    if told.stopped == "signal":
+        return Trained(None, told.seconds, {})
+    scores = {f"{stage}: {name}": value for stage, report in told.reports.items() for name, value in report.items()}
+    scores = {name: value for name, value in scores.items() if np.isfinite(value)}
+    transfer.save(
+        settings.output / "transfer.safetensors",
+        training_data=origin,
+        settings=_dumped(settings, "default"),
+        scores=scores,
+        simulated=settings.data.simulated is not None,
+        seed=chosen.seed,
+    )
+    return Trained(settings.output / "transfer.safetensors", told.seconds, scores)
+
+
+def _train_reference(
+    settings: TrainSettings,
+    emulator: Emulator,
+    spectra: TrainingSpectra,
+    labels: NDArray[np.float64],
+    origin: str,
+    progress: bool,
+) -> Trained:
+    began = time.monotonic()
+    chosen, folder = settings.reference, settings.output / f"training-{settings.architecture}"
+    about = {**_dumped(settings, "reference"), "emulator": emulator.card.sha256}
+    del about["reference"]
+    network = CycleStarNet(seed=chosen.seed)
+    made = _Synthetic(emulator, torch.as_tensor(labels))
+    source = PairedSource(spectra, made, made=(len(labels), json.dumps(about, sort_keys=True)), seed=chosen.seed)
+    first = source.batch(0, STANDARDISED)
+    network.standardise(first.synthetic, first.observed, first.observed_good)
+    task = CycleTask(network)
+    result = train(task, source, chosen, folder, about=about, progress=progress)
+    seconds = time.monotonic() - began
+    if result.stopped == "signal":
+        return Trained(None, seconds, {})
+    scores = load_best(task, folder)
+    path = settings.output / "network.safetensors"
+    network.save(path, training_data=origin, seed=chosen.seed, iterations=result.steps, scores=scores)
+    return Trained(path, seconds, scores)
+
+
+def _dumped(settings: TrainSettings, architecture: str) -> dict[str, Any]:
+    """Return what makes the model, in JSON types, without the places of files."""
+    dumped = settings.model_dump(mode="json", include={"data", "prior", architecture})
+    del dumped["data"]["spectra"]
+    return dumped
+
+
+class _Synthetic:
+    """Spectra of prior draws, normalised with the weights of their partners."""
+
+    def __init__(self, emulator: Emulator, labels: Tensor) -> None:
+        self.emulator, self.labels = emulator, labels
+
+    @torch.no_grad()
+    def __call__(self, rows: NDArray[np.int64], weight: Tensor) -> Tensor:
+        flux = self.emulator.flux(self.labels[rows])
+        return normalise(flux / flux.mean(dim=1, keepdim=True), weight)[0]
