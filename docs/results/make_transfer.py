@@ -32,7 +32,16 @@ from stargap.theory.grids import read_hdf5_grid
 from stargap.theory.payne import Emulator, Training, fit_emulator
 from stargap.theory.training_labels import draw_training_labels
 from stargap.transfer.checkpoints import load_best
-from stargap.transfer.diagnostics import block_mask, leakage, mean_residual, mixing, read_metrics, swap_effect, tsne
+from stargap.transfer.diagnostics import (
+    block_mask,
+    cycle_table,
+    leakage,
+    mean_residual,
+    mixing,
+    read_metrics,
+    swap_effect,
+    tsne,
+)
 from stargap.transfer.losses import CycleTask
 from stargap.transfer.matching import Anchors
 from stargap.transfer.network import CycleStarNet
@@ -70,6 +79,8 @@ REFERENCE = {
 """Iterations of the published network at each level and mix; 400 take about as long as the default's training."""
 REFERENCE_STARS = 1_024
 """Test stars that it is scored on."""
+ABLATION_STARS = 2_048
+"""Test stars that ablations and anchors are scored on."""
 Array = NDArray[np.float64]
 Stars = tuple[Truth, Prepared, torch.Tensor]
 
@@ -179,15 +190,18 @@ class Work:
         with np.load(path) as file:
             return torch.as_tensor(file["labels"]), torch.as_tensor(file["covariance"])
 
+    def source(self, level: str, mix: str) -> PairedSource:
+        """Return unpaired training spectra of both domains."""
+        made = (PRIOR_DRAWS, f"{level} prior {TRAIN_SEED}")
+        return PairedSource(self.training(mix), _Synthetic(self.emulator(LEVELS[level])), made=made, validation=1024)
+
     def reference(self, level: str, mix: str, iterations: int) -> tuple[ReferenceTransfer, dict[str, float]]:
         """Train, or prolong, the published network; the best state up to `iterations` is returned."""
         folder = self.folder / f"reference-{level}-{mix}-{iterations}"
         emulator = self.emulator(LEVELS[level])
         network = CycleStarNet(seed=NETWORK_SEED)
         network.precision = torch.bfloat16
-        source = PairedSource(
-            self.training(mix), _Synthetic(emulator), made=(PRIOR_DRAWS, f"{level} prior {TRAIN_SEED}"), validation=1024
-        )
+        source = self.source(level, mix)
         first = source.batch(0, 512)
         network.standardise(first.synthetic, first.observed, first.observed_good)
         task = CycleTask(network)
@@ -293,7 +307,9 @@ def scored(work: Work, name: str, mix: str, make: Callable[[], Fit]) -> Scored:
     path = work.folder / f"scores-{name}-{mix}.npz"
     if not path.exists():
         stars = work.test(mix)
-        found = score(stars[: REFERENCE_STARS // len(stars[0][1].flux)] if "reference" in name else stars, make())
+        parts = {"reference": REFERENCE_STARS, "ablation": ABLATION_STARS, "anchors": ABLATION_STARS}
+        few = next((size for word, size in parts.items() if word in name), None)
+        found = score(stars if few is None else stars[: few // CHUNK], make())
         np.savez(path, **vars(found))
     with np.load(path) as file:
         values = {key: file[key] for key in file.files}
@@ -461,8 +477,18 @@ def figures(work: Work, folder: Path) -> dict[str, str]:
     noise = torch.randn(flux.shape, generator=torch.Generator().manual_seed(TEST_SEED)) * sigma
     seen = [np.where(good, some, 1.0) for some in (flux, spectra + noise, moved + noise)]
     before, after = ({"observed": seen[0], name: seen[k]} for k, name in ((1, "synthetic"), (2, "transferred")))
-    keep(tsne_figure(tsne(before), tsne(after)), "tsne")
-    return {"before": f"{mixing(seen[0], seen[1]):.2f}", "after": f"{mixing(seen[0], seen[2]):.2f}"}
+    network = work.reference("hard", "matched", REFERENCE["hard", "matched"][-1])[0].network
+    with torch.no_grad():
+        halves = flux.split(100), good.split(100)
+        observed = torch.cat([network.encode_observed(*pair)[0] for pair in zip(*halves, strict=True)])
+        modelled = torch.cat([network.encode_synthetic(part) for part in spectra.split(100)])
+    latent = {"observed": observed.flatten(1).numpy(), "synthetic": modelled.flatten(1).numpy()}
+    keep(tsne_figure(tsne(before), tsne(after), tsne(latent)), "tsne")
+    return {
+        "before": f"{mixing(seen[0], seen[1]):.2f}",
+        "after": f"{mixing(seen[0], seen[2]):.2f}",
+        "latent": f"{mixing(*latent.values()):.2f}",
+    }
 
 
 def transfer_labels(transfer: ResidualTransfer, labels: torch.Tensor) -> torch.Tensor:
@@ -527,6 +553,43 @@ def leaks(work: Work) -> str:
     return table(head, rows)
 
 
+def cycles(work: Work) -> str:
+    """Return the cycle-consistency table of the published network, and the default's: labels to spectra to labels."""
+    rows = []
+    for iterations in REFERENCE["hard", "matched"]:
+        network = work.reference("hard", "matched", iterations)[0].network
+        told = cycle_table(network, work.source("hard", "matched").validation())
+        rows.append([f"reference, {iterations} iterations", *[f"{value:.3f}" for value in told.values()]])
+    return table(["mean abs residual / sigma", *told], rows)
+
+
+def closure(work: Work) -> str:
+    """Return the scatter of labels of the default's own spectra, synthetic to observed to labels, and its pulls."""
+    transfer = work.residual("hard", "matched")
+    stars = work.test("matched")[: REFERENCE_STARS // CHUNK]
+    drawn = torch.as_tensor(draw_training_labels(REFERENCE_STARS, alpha=0.0, seed=TEST_SEED))
+    generator = torch.Generator().manual_seed(TEST_SEED)
+    off, pull = [], []
+    for (_, star, _), labels in zip(stars, drawn.split(CHUNK), strict=True):
+        inner = transfer_labels(transfer, labels)
+        model = transfer.model(star)
+        parts = [
+            model(inner[part], torch.zeros(len(part), 1, 4).double(), part)[0] for part in torch.arange(CHUNK).split(32)
+        ]
+        noise = torch.randn(star.flux.shape, generator=generator) * star.sigma
+        result = fit_domains(replace(star, flux=torch.cat(parts) + noise), transfer, parameters(transfer.emulator))
+        difference = (result.observed.labels - labels)[:, :3].numpy()
+        off.append(difference)
+        pull.append(difference / result.observed.errors[:, :3].numpy())
+    apart, scaled = np.concatenate(off), np.concatenate(pull)
+    sound = np.isfinite(apart).all(axis=1)
+    texts = []
+    for k, name in enumerate(("Teff", "log g", "[M/H]")):
+        middle, spread = np.median(apart[sound, k]), robust_scatter(apart[sound, k])
+        texts.append(f"{name} {middle:+.3g} / {spread:.3g} (pulls {robust_scatter(scaled[sound, k]):.2f})")
+    return ", ".join(texts)
+
+
 def transfer_copy(work: Work, level: str, mix: str, *, split: bool) -> ResidualTransfer:
     """Return a trained transfer without its split numbers."""
     transfer = ResidualTransfer.load(work.folder / f"residual-{level}-{mix}-default.safetensors")
@@ -581,6 +644,7 @@ def page(work: Work, folder: Path) -> str:
         version=__version__,
         stars=TEST_STARS,
         reference_stars=REFERENCE_STARS,
+        ablation_stars=ABLATION_STARS,
         bright=bright,
         faint=f"{np.mean(truth.snr_r < 20):.0%}",
         spectra=f"{work.spectra:,}",
@@ -593,6 +657,9 @@ def page(work: Work, folder: Path) -> str:
         anchors=results_table(rows, mixed),
         shifts="; ".join(shifts),
         leaks=leaks(work),
+        cycles=cycles(work),
+        closure=closure(work),
+        mixing_latent=told["latent"],
         times=", ".join(f"{value:.0f} s ({name})" for name, value in times.items()),
         networks=", ".join(f"{value:.0f} s ({name})" for name, value in networks.items()),
         mixing_before=told["before"],

@@ -87,13 +87,11 @@ def training_spectra(emulator, count=1024):
 
 
 @pytest.fixture(scope="module")
-def networks(emulator):
-    """A small network before and after a few seconds of learning to copy emulator spectra."""
+def network(emulator):
+    """A small network after a few seconds of learning to copy emulator spectra."""
     flux, sound = training_spectra(emulator)
     network = CycleStarNet(SMALL)
     network.standardise(torch.where(sound, flux, 1.0), flux, sound)
-    untrained = CycleStarNet(SMALL)
-    untrained.load_state_dict(network.state_dict())
     flux = network.fill(flux, sound)
     generator = torch.Generator().manual_seed(0)
     adam = torch.optim.Adam(network.parameters(), 5e-3)
@@ -109,17 +107,17 @@ def networks(emulator):
         adam.step()
         schedule.step()
     assert loss < 2 * 0.03**2
-    return untrained.requires_grad_(False), network.requires_grad_(False)
+    return network.requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
-def transfers(emulator, networks):
-    return {"residual": ResidualTransfer(emulator), "reference": ReferenceTransfer(networks[0], emulator)}
+def transfers(emulator, network):
+    return {"residual": ResidualTransfer(emulator), "reference": ReferenceTransfer(network, emulator)}
 
 
 @pytest.fixture(scope="module")
 def fit(transfers, box):
-    """Fit through an untrained transfer; a few iterations are enough to compare bits."""
+    """A few iterations are enough to compare bits."""
 
     def run(kind, prepared, **options):
         return fit_domains(prepared, transfers[kind], box, **{"max_iterations": 8} | options)
@@ -337,9 +335,9 @@ def test_lbfgs_agrees_with_levenberg_marquardt(emulator, prepared, box):
     assert (theirs.iterations > ours.iterations).any()
 
 
-def test_lbfgs_through_both_transfers(transfers, networks, emulator, simulate, made_ready, box):
+def test_lbfgs_through_both_transfers(transfers, network, emulator, simulate, made_ready, box):
     prepared = made_ready(simulate(8, seed=33, snr=30.0))
-    trained = ReferenceTransfer(networks[1], emulator, tangent_dtype=torch.float32)
+    trained = ReferenceTransfer(network, emulator, tangent_dtype=torch.float32)
     for transfer, most in ((transfers["residual"], 0.1), (trained, 0.3)):
         ours, theirs = (fit_domains(prepared, transfer, box, optimiser=name) for name in ("lm", "lbfgs"))
         apart = in_errors(theirs.observed, ours.observed).amax(dim=1)
@@ -370,18 +368,18 @@ def test_lbfgs_flags_what_it_cannot_fit(emulator, prepared, box):
 # ---- what the reference network adds
 
 
-def test_fits_through_a_trained_network_find_the_labels(networks, emulator, simulate, made_ready, box):
+def test_fits_through_a_trained_network_find_the_labels(network, emulator, simulate, made_ready, box):
     stars = simulate(24, seed=34, snr=100.0)
-    both = fit_domains(made_ready(stars), ReferenceTransfer(networks[1], emulator), box)
+    both = fit_domains(made_ready(stars), ReferenceTransfer(network, emulator), box)
     away = (both.observed.labels - torch.as_tensor(stars.labels))[:, :3].abs()
     # the network copies emulator spectra to about 2 %
     assert (away.median(dim=0).values < torch.tensor([80.0, 0.3, 0.3])).all()
 
 
-def test_fits_are_the_same_with_half_precision_derivatives(networks, emulator, simulate, made_ready, box):
+def test_fits_are_the_same_with_half_precision_derivatives(network, emulator, simulate, made_ready, box):
     prepared = made_ready(simulate(8, seed=35, snr=30.0))
     exact, half = (
-        fit_domains(prepared, ReferenceTransfer(networks[1], emulator, tangent_dtype=dtype), box).observed
+        fit_domains(prepared, ReferenceTransfer(network, emulator, tangent_dtype=dtype), box).observed
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert in_errors(half, exact).median() < 0.05

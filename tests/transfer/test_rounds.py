@@ -1,4 +1,4 @@
-"""Training of the default transfer: a planted error is found, and a stopped or killed run ends as if it had not been."""
+"""Training of the default transfer: a planted error is found, and a stopped run ends as if it had not been stopped."""
 
 from __future__ import annotations
 

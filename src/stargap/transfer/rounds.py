@@ -299,7 +299,7 @@ def main_sequence(transfer: ResidualTransfer, labels: Tensor, covariance: Tensor
     solution = torch.zeros(design.shape[1], dtype=torch.float64)
     for _ in range(10):
         root = (keep / (width**2 + noise[:, 1, 1])).sqrt()[:, None]
-        solution = torch.linalg.lstsq(design * root, mapped[:, 1:2] * root).solution[:, 0]
+        solution = torch.linalg.lstsq(design * root, mapped[:, 1:2] * root, driver="gels").solution[:, 0]
         along = torch.stack([solution[1] + 2 * solution[2] * x[:, 0], solution[3].expand(len(x))], dim=1)
         along = along / transfer.label_map.scale[[0, 2]]
         across = torch.stack([along[:, 0], -torch.ones_like(along[:, 0]), along[:, 1]], dim=1)
