@@ -1,19 +1,40 @@
 """The command line: rows, exit codes, help, interruption (ROBUSTNESS cases 47-49)."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from importlib.resources import files
 
 import numpy as np
 import pytest
 from astropy.io import fits
+from safetensors.numpy import load_file
 
 from stargap import cli
 from stargap.mock.files import write_lamost
 from stargap.mock.spectra import mock_wavelength
+
+SHIPPED = files("stargap") / "models" / "transfer-simulated.safetensors"
+"""Tests of the shipped transfer are skipped until it is there: then remove `needs_shipped_transfer`."""
+needs_shipped_transfer = pytest.mark.skipif(not SHIPPED.is_file(), reason="no transfer-simulated in the package yet")
+TINY = """
+output = "out"
+[data]
+simulated = 200
+[prior]
+draws = 2000
+[default]
+stars = 100
+match_stars = 100
+gauge_stars = 100
+validation_stars = 50
+gauge_rounds = 1
+rounds = 1
+"""
 
 
 def run(*arguments, **options):
@@ -66,6 +87,10 @@ def test_one_row_a_file_in_order_and_exit_code_0(folder, tmp_path):
         (["measure", "x.fits", "--plt", "p"], "--plot"),
         (["demo", "--stars", "0"], "--stars is 0"),
         (["emulator", "nowhere", "-o", "m"], "nowhere"),
+        (["measure", "x.fits", "--model", "nowhere.safetensors"], "nowhere.json"),
+        (["train"], "--example"),
+        (["train", "nowhere.toml"], "cannot be read"),
+        (["train", "a.toml", "b.toml"], "b.toml"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(arguments, says, tmp_path, monkeypatch, capsys):
@@ -87,7 +112,7 @@ def test_an_unknown_settings_key_names_the_nearest(folder, tmp_path, capsys):
     assert "did you mean 'error_floor'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["measure", "demo", "emulator"])
+@pytest.mark.parametrize("command", ["measure", "demo", "emulator", "train"])
 def test_every_command_has_help_with_every_option_explained(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
@@ -130,3 +155,151 @@ def test_broken_pipe_is_silent(folder):
     assert process.wait(timeout=60) == 141
     assert "Traceback" not in err
     assert "Exception" not in err
+
+
+# ---- train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a whole training, and what it printed."""
+    folder = tmp_path_factory.mktemp("train")
+    (folder / "tiny.toml").write_text(TINY)
+    return folder, run("train", "tiny.toml", cwd=folder)
+
+
+def tensors(path):
+    return {name: array.tobytes() for name, array in load_file(path).items()}
+
+
+def test_train_writes_a_model_and_says_how_to_use_it(trained):
+    folder, result = trained
+    assert result.returncode == 0, result.stderr
+    assert "stargap measure SPECTRA --model out/transfer.safetensors" in result.stdout
+    assert "trained on 200 spectra, simulated" in result.stdout
+    assert "match: sequence_width" in result.stdout
+    assert result.stderr == ""
+    card = json.loads((folder / "out/transfer.json").read_text())
+    assert card["simulated"] is True
+    assert card["alpha"] == 0.0
+    assert card["settings"]["default"]["rounds"] == 1
+    assert card["settings"]["data"] == {"simulated": 200, "mix": "matched", "seed": 1}
+    assert str(folder) not in json.dumps(card)
+
+
+def test_a_trained_model_measures_and_says_what_it_is(trained, folder, tmp_path):
+    model = trained[0] / "out/transfer.safetensors"
+    result = run("measure", folder / "spec-0.fits", "--model", model, "-o", tmp_path / "l.fits", "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    assert "was trained on simulated stars" in result.stdout
+    assert "residual-transfer" in str(fits.getheader(tmp_path / "l.fits", 1)) + str(fits.getheader(tmp_path / "l.fits"))
+    assert "simulated stars" not in run("measure", folder / "spec-0.fits", "--workers", "1").stdout
+
+
+@pytest.mark.slow
+def test_a_stopped_training_goes_on_to_the_same_model(trained, tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    command = [sys.executable, "-m", "stargap", "train", "tiny.toml"]
+    for signum, wait_for in (
+        (signal.SIGTERM, "out/spectra/flux.npy"),
+        (signal.SIGINT, "out/training-default/stage-0*"),
+    ):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
+        )
+        limit = time.monotonic() + 60
+        while not list(tmp_path.glob(wait_for)) and time.monotonic() < limit:
+            time.sleep(0.005)
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, (out, err)
+        assert err.strip() == "stargap: stopped; run the same command again to go on"
+        assert out == ""
+    assert run("train", "tiny.toml", cwd=tmp_path).returncode == 0
+    assert tensors(tmp_path / "out/transfer.safetensors") == tensors(trained[0] / "out/transfer.safetensors")
+    assert (tmp_path / "out/transfer.json").read_bytes() == (trained[0] / "out/transfer.json").read_bytes()
+
+
+@pytest.fixture
+def here(trained, monkeypatch):
+    monkeypatch.chdir(trained[0])
+    return trained[0]
+
+
+def succeeds(arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+
+
+def train_with(text, capsys):
+    """What `stargap train` says of settings that it refuses."""
+    with open("other.toml", "w") as file:  # noqa: PTH123
+        file.write(text)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "other.toml"])
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('architecture = "defalt"', "'default' or 'reference'"),
+        ("[default]\nround = 1", "unknown key 'default.round'; did you mean 'default.rounds'?"),
+        ("[data]\nspectra = 'nowhere'", "nowhere/flux.npy"),
+        ("emulator = 'nowhere'", "nowhere/emulator.json"),
+        ("emulator = 'out/transfer.safetensors'", "'residual-transfer'"),
+        ("[prior]\nalpha = 0.9", "prior.alpha is 0.9"),
+        (TINY.replace("200", "300"), "other simulated stars"),
+        (TINY.replace("[prior]", "seed = 2\n[prior]"), "other simulated stars"),
+        (TINY + "ridge = 0.04", "other settings, data, emulator or version"),
+        (TINY.replace("2000", "3000"), "other settings, data, emulator or version"),
+    ],
+)
+def test_training_that_cannot_be(here, capsys, text, says):
+    before = (here / "out/transfer.safetensors").read_bytes()
+    assert says in train_with(text, capsys)
+    assert (here / "out/transfer.safetensors").read_bytes() == before
+
+
+def test_spectra_of_another_type_are_refused(here, capsys, tmp_path):
+    for name in ("flux", "sigma", "good", "weight", "rv"):
+        array = np.load(here / f"out/spectra/{name}.npy")
+        np.save(tmp_path / f"{name}.npy", array.astype(float) if name == "flux" else array)
+    assert "flux.npy holds float64" in train_with(f"[data]\nspectra = '{tmp_path}'", capsys)
+
+
+def test_training_on_spectra_of_a_folder(here, capsys):
+    (here / "own.toml").write_text(TINY.replace("simulated = 200", "spectra = 'out/spectra'").replace('"out"', '"own"'))
+    succeeds(["train", "own.toml"])
+    assert "simulated" not in capsys.readouterr().out
+    card = json.loads((here / "own/transfer.json").read_text())
+    assert (card["simulated"], card["alpha"], card["training_data"]) == (False, None, "200 spectra of spectra")
+
+
+def test_training_the_reference(here, capsys):
+    text = 'architecture = "reference"\n' + TINY + "[reference]\niterations = 1\nbatch = 1\n"
+    (here / "reference.toml").write_text(text)
+    succeeds(["train", "reference.toml"])
+    assert "ReferenceTransfer" in capsys.readouterr().out
+    assert json.loads((here / "out/network.json").read_text())["iterations"] == 1
+
+
+def test_the_printed_example_is_the_default_settings(capsys, tmp_path):
+    from stargap.settings import read_settings_as
+    from stargap.transfer.settings import TrainSettings
+
+    succeeds(["train", "--example"])
+    (tmp_path / "example.toml").write_text(capsys.readouterr().out)
+    assert read_settings_as(TrainSettings, tmp_path / "example.toml") == TrainSettings()
+
+
+@needs_shipped_transfer
+def test_the_shipped_transfer_says_that_it_is_for_simulated_stars(folder):
+    result = run("measure", folder / "spec-0.fits", "--model", "transfer-simulated", "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    assert "the model transfer-simulated was trained on simulated stars" in result.stdout

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import tomllib
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,8 @@ from pydantic import ValidationError
 
 from stargap.errors import StargapError, UsageError
 from stargap.labels import LABELS
-from stargap.settings import MeasureSettings, read_settings
+from stargap.settings import MeasureSettings, example_toml, read_settings, read_settings_as
+from stargap.transfer.settings import DataSettings, PriorSettings, TrainSettings
 
 few = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 KEYS = tuple(MeasureSettings.model_fields)
@@ -312,3 +315,99 @@ def test_the_constructor_is_as_strict_about_keys():
 
 def test_a_usage_error_is_an_error_of_stargap():
     assert issubclass(UsageError, StargapError)
+
+
+# ---- settings of a training, with tables
+
+
+def refused_training(content, *parts):
+    with pytest.raises(UsageError) as caught:
+        read_settings_as(TrainSettings, content)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    for part in parts:
+        assert str(part) in message, (part, message)
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "near"),
+    [
+        ({"outputs": "x"}, "outputs", "output"),
+        ({"arch": "default"}, "arch", "architecture"),
+        ({"dat": {}}, "dat", "data"),
+        ({"data": {"simulate": 100}}, "data.simulate", "data.simulated"),
+        ({"prior": {"draw": 1000}}, "prior.draw", "prior.draws"),
+        ({"default": {"round": 1}}, "default.round", "default.rounds"),
+        ({"reference": {"iteration": 1}}, "reference.iteration", "reference.iterations"),
+    ],
+)
+def test_an_unknown_key_of_a_table_names_the_nearest(content, key, near):
+    refused_training(content, f"unknown key {key!r}; did you mean {near!r}?")
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ({"architecture": "cycle"}, ["architecture", "'default' or 'reference'"]),
+        ({"data": {}}, ["data", "spectra", "simulated"]),
+        ({"data": {"mix": "galactic"}}, ["data", "one of the two"]),
+        ({"data": {"spectra": "x", "simulated": 1000}}, ["data", "one of the two"]),
+        ({"data": {"simulated": 99}}, ["data.simulated", "100"]),
+        ({"data": {"simulated": 1000, "mix": "solar"}}, ["data.mix", "galactic"]),
+        ({"data": {"simulated": 1000, "seed": 2**40}}, ["data.seed"]),
+        ({"data": 5}, ["data"]),
+        ({"prior": {"preset": "mine"}}, ["prior.preset", "paper"]),
+        ({"prior": {"draws": 0}}, ["prior.draws"]),
+        ({"prior": {"alpha": math.nan}}, ["prior.alpha"]),
+        ({"default": {"degree": 9}}, ["default.degree", "4"]),
+        ({"default": [1]}, ["default"]),
+        ({"reference": {"milestones": [2, 1]}}, ["reference", "do not ascend"]),
+        ({"reference": {"learning_rate": 0}}, ["reference.learning_rate"]),
+    ],
+    ids=str,
+)
+def test_a_bad_value_of_a_training_names_its_place(content, parts):
+    refused_training(content, *parts)
+
+
+def test_the_example_reads_back_to_the_defaults_of_a_training():
+    text = example_toml(TrainSettings())
+    assert read_settings_as(TrainSettings, tomllib.loads(text)) == TrainSettings()
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("chosen", [MeasureSettings(), MeasureSettings(fixed={"logg": 4.8}, bounds={"m_h": (-1, 0)})])
+def test_the_example_of_a_measurement_reads_back(chosen):
+    assert read_settings(tomllib.loads(example_toml(chosen))) == chosen
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        TrainSettings(architecture="reference", emulator='a "b"/c', data=DataSettings(spectra="é\\n")),
+        TrainSettings(prior=PriorSettings(alpha=0.1), data=DataSettings(simulated=123, mix="galactic")),
+    ],
+)
+def test_any_settings_read_back_from_their_example(chosen):
+    assert read_settings_as(TrainSettings, tomllib.loads(example_toml(chosen))) == chosen
+
+
+def test_the_example_explains_every_key_and_table():
+    lines = example_toml(TrainSettings()).splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r"(# )?[a-z_0-9]+ =|\[", line)]
+    assert len(keys) == sum(len(kind.model_fields) for kind in tables(TrainSettings))
+    for number in keys:
+        before = lines[number - 1]
+        assert before.startswith("# "), lines[number]
+        assert not re.match(r"# [a-z_0-9]+ =", before), lines[number]
+
+
+def tables(kind):
+    inner = [field.annotation for field in kind.model_fields.values() if hasattr(field.annotation, "model_fields")]
+    return [kind, *(deeper for one in inner for deeper in tables(one))]
+
+
+def test_a_simulated_survey_holds_alpha_unless_told_otherwise():
+    assert TrainSettings().alpha == 0.0
+    assert TrainSettings(prior=PriorSettings(alpha=0.2)).alpha == 0.2
+    assert TrainSettings(data=DataSettings(spectra="x")).alpha is None

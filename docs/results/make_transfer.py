@@ -71,7 +71,7 @@ ANCHOR_SEED, ANCHORS, ANCHOR_ERRORS = 303, 20, (60.0, 0.07, 0.08)
 """Anchor stars and their errors: the noise between two good literature sources."""
 PICTURED = 1_000
 REFERENCE = {
-    ("hard", "matched"): (400, 4000),
+    ("hard", "matched"): (400, 2000),
     ("hard", "galactic"): (400,),
     ("mild", "matched"): (400,),
     ("mild", "galactic"): (),

@@ -142,7 +142,7 @@ def example_toml(settings: BaseModel) -> str:
     """Return settings as TOML with their explanations; what is None stands there as a comment.
 
     Example:
-        >>> print(example_toml(MeasureSettings())[:95])
+        >>> print("\\n".join(example_toml(MeasureSettings()).splitlines()[:2]))
         # Preparation: our way, or the paper's choice by choice (section 2.4).
         preset = "stargap"
     """

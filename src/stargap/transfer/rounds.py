@@ -77,7 +77,8 @@ class ResidualSettings(BaseModel):
     """Let the survey's labels be mixed otherwise than the prior; sensible with anchor stars (see `fit_label_map`)."""
     sequence: bool = True
     """Use the main sequence of the bright stars as a prior on log g."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the split of spectra, of samples and of the fit to the prior."""
 
 
 @dataclass(frozen=True)
