@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -18,9 +17,6 @@ from stargap import cli
 from stargap.mock.files import write_lamost
 from stargap.mock.spectra import mock_wavelength
 
-SHIPPED = files("stargap") / "models" / "transfer-simulated.safetensors"
-"""Tests of the shipped transfer are skipped until it is there: then remove `needs_shipped_transfer`."""
-needs_shipped_transfer = pytest.mark.skipif(not SHIPPED.is_file(), reason="no transfer-simulated in the package yet")
 TINY = """
 output = "out"
 [data]
@@ -254,6 +250,8 @@ def train_with(text, capsys):
         ("emulator = 'nowhere'", "nowhere/emulator.json"),
         ("emulator = 'out/transfer.safetensors'", "'residual-transfer'"),
         ("[prior]\nalpha = 0.9", "prior.alpha is 0.9"),
+        ("anchors = 'nowhere.csv'\n" + TINY, "nowhere.csv: not a CSV of row,teff"),
+        ("anchors = 'other.toml'\n" + TINY, "other.toml: not a CSV of row,teff"),
         (TINY.replace("200", "300"), "other simulated stars"),
         (TINY.replace("[prior]", "seed = 2\n[prior]"), "other simulated stars"),
         (TINY + "ridge = 0.04", "other settings, data, emulator or version"),
@@ -281,6 +279,33 @@ def test_training_on_spectra_of_a_folder(here, capsys):
     assert (card["simulated"], card["alpha"], card["training_data"]) == (False, None, "200 spectra of spectra")
 
 
+HEAD = "row,teff,e_teff,logg,e_logg,m_h,e_m_h\n"
+
+
+@pytest.mark.parametrize(
+    "line", ["", "200,3500,50,4.8,0.1,0,0.1", "1.5,3500,50,4.8,0.1,0,0.1", "3,3500,0,4.8,0.1,0,0.1"]
+)
+def test_anchors_that_make_no_sense(here, capsys, line):
+    (here / "bad.csv").write_text(HEAD + "7,3500,50,4.8,0.1,0,0.1\n" * bool(line) + line + "\n")
+    assert f"bad.csv: line {3 if line else 2}: row must be 0 to 199" in train_with(
+        "anchors = 'bad.csv'\n" + TINY, capsys
+    )
+
+
+def test_anchors_move_the_labels(here, capsys):
+    from stargap.transfer.residual import ResidualTransfer
+
+    truth = np.load(here / "out/spectra/truth.npy")
+    rows = [f"{row},{t + 200},20,{g},0.05,{m},0.05" for row, (t, g, m, _) in enumerate(truth[:60])]
+    (here / "anchors.csv").write_text(HEAD + "\n".join(rows) + "\n")
+    (here / "anchored.toml").write_text("anchors = 'anchors.csv'\n" + TINY.replace('"out"', '"anchored"'))
+    succeeds(["train", "anchored.toml"])
+    assert "anchors match: anchors           60" in capsys.readouterr().out
+    places = ResidualTransfer.load(here / "out/transfer.safetensors").label_map.centre[None]
+    maps = [ResidualTransfer.load(here / name / "transfer.safetensors").label_map for name in ("out", "anchored")]
+    assert maps[1](places)[0, 0] - maps[0](places)[0, 0] > 50
+
+
 def test_training_the_reference(here, capsys):
     text = 'architecture = "reference"\n' + TINY + "[reference]\niterations = 1\nbatch = 1\n"
     (here / "reference.toml").write_text(text)
@@ -298,7 +323,6 @@ def test_the_printed_example_is_the_default_settings(capsys, tmp_path):
     assert read_settings_as(TrainSettings, tmp_path / "example.toml") == TrainSettings()
 
 
-@needs_shipped_transfer
 def test_the_shipped_transfer_says_that_it_is_for_simulated_stars(folder):
     result = run("measure", folder / "spec-0.fits", "--model", "transfer-simulated", "--workers", "1")
     assert result.returncode == 0, result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import time
@@ -27,14 +28,24 @@ from stargap.theory.payne import Emulator, shipped_emulator
 from stargap.theory.training_labels import draw_training_labels
 from stargap.transfer.checkpoints import load_best
 from stargap.transfer.losses import CycleTask
+from stargap.transfer.matching import Anchors
 from stargap.transfer.network import CycleStarNet
-from stargap.transfer.pairs import PairedSource
-from stargap.transfer.residual import ResidualTransfer
-from stargap.transfer.rounds import ResidualSettings, train_residual
+from stargap.transfer.pairs import PairedSource, split_rows
+from stargap.transfer.residual import FREE, ResidualTransfer
+from stargap.transfer.rounds import ResidualSettings, fit_training, match_labels, train_residual
 from stargap.transfer.spectra import TrainingSpectra
 from stargap.transfer.training import TrainingSettings, train
 
-__all__ = ["DataSettings", "PriorSettings", "TrainSettings", "Trained", "find_emulator", "find_spectra", "run_training"]
+__all__ = [
+    "DataSettings",
+    "PriorSettings",
+    "TrainSettings",
+    "Trained",
+    "find_emulator",
+    "find_spectra",
+    "read_anchors",
+    "run_training",
+]
 
 STANDARDISED = 512
 """Pairs that the network's mean and deviation are taken of."""
@@ -97,6 +108,9 @@ class TrainSettings(BaseModel):
     """Observed spectra: spectra or simulated."""
     prior: PriorSettings = PriorSettings()
     """Labels of synthetic spectra (paper section 3.3.2)."""
+    anchors: Path | None = None
+    """CSV with row,teff,e_teff,logg,e_logg,m_h,e_m_h (K, dex): stars with known labels, by their row in the spectra,
+    that the label map of the architecture "default" is fitted to as well."""
     default: ResidualSettings = ResidualSettings()
     """Of the architecture "default"."""
     reference: TrainingSettings = TrainingSettings()
@@ -202,6 +216,8 @@ def run_training(
         UsageError: see `train_residual` and `training.train`.
     """
     prior, data = settings.prior, settings.data
+    if settings.anchors is not None:
+        read_anchors(settings.anchors, len(spectra))
     labels = draw_training_labels(prior.draws, preset=prior.preset, alpha=settings.alpha, seed=prior.seed)
     if data.spectra is not None:
         origin = f"{len(spectra)} spectra of {data.spectra.name}"
@@ -226,6 +242,8 @@ def _train_default(
     told = train_residual(transfer, spectra, labels, parameters, chosen, folder, progress=progress)
     if told.stopped == "signal":
         return Trained(None, told.seconds, {})
+    if settings.anchors is not None:
+        told.reports["anchors match"] = _match_again(settings, transfer, spectra, labels, parameters)
     scores = {f"{stage}: {name}": value for stage, report in told.reports.items() for name, value in report.items()}
     scores = {name: value for name, value in scores.items() if np.isfinite(value)}
     transfer.save(
@@ -237,6 +255,54 @@ def _train_default(
         seed=chosen.seed,
     )
     return Trained(settings.output / "transfer.safetensors", told.seconds, scores)
+
+
+def _match_again(
+    settings: TrainSettings,
+    transfer: ResidualTransfer,
+    spectra: TrainingSpectra,
+    prior: NDArray[np.float64],
+    parameters: Parameters,
+) -> dict[str, float]:
+    """Fit the label map once more, with anchors."""
+    assert settings.anchors is not None
+    chosen = settings.default
+    rows, labels, errors = read_anchors(settings.anchors, len(spectra))
+    fitted, covariance = fit_training(spectra, rows, transfer, parameters)
+    sound = torch.isfinite(fitted).all(dim=1) & torch.isfinite(covariance).all(dim=(1, 2))
+    known = (torch.as_tensor(labels)[sound], torch.as_tensor(errors)[sound])
+    anchors = Anchors(fitted[sound, :FREE], covariance[sound], *known)
+    sample = np.sort(split_rows(len(spectra), chosen.seed)["training"][: chosen.match_stars])
+    told = match_labels(transfer, *fit_training(spectra, sample, transfer, parameters), prior, chosen, anchors=anchors)
+    return {**told, "anchors": float(sound.sum())}
+
+
+def read_anchors(path: Path, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return rows ``(star,)``, labels and errors ``(star, 3)`` of stars with known labels.
+
+    Args:
+        path: CSV file.
+        count: number of spectra that rows are of.
+
+    Raises:
+        UsageError: the file cannot be read, lacks columns, or has a row, label or error that makes no sense.
+    """
+    names = ("row", "teff", "logg", "m_h", "e_teff", "e_logg", "e_m_h")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.DictReader(file))
+        values = np.array([[float(line[name]) for name in names] for line in lines]).reshape(-1, len(names))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        message = f"{path}: not a CSV of {','.join(names)} ({error})"
+        raise UsageError(message) from None
+    rows, errors = values[:, 0], values[:, 1 + FREE :]
+    sound = np.isfinite(values).all(axis=1) & (errors > 0).all(axis=1)
+    sound &= (rows % 1 == 0) & (rows >= 0) & (rows < count)
+    if not len(values) or not sound.all():
+        first = int(np.argmin(sound)) + 2 if len(values) else 2
+        message = f"{path}: line {first}: row must be 0 to {count - 1}, labels finite and their errors positive"
+        raise UsageError(message)
+    return rows.astype(np.int64), values[:, 1 : 1 + FREE], errors
 
 
 def _train_reference(
