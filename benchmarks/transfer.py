@@ -240,7 +240,8 @@ def fits(stars, steps, repeats):
     }
     works = {"emulator alone": lambda: fit_labels(prepared, EmulatorModel(emulator, prepared), emulator, box)}
     for name, transfer in transfers.items():
-        works[name] = lambda transfer=transfer: fit_domains(prepared, transfer, box)
+        slots = 32 if name == "residual" else 8
+        works[name] = lambda transfer=transfer, slots=slots: fit_domains(prepared, transfer, box, slots=slots)
         taken = works[name]().observed.iterations.float().mean()
         print(f"{name:38s} {taken:5.1f} evaluations a fit in the observed domain")
     times = alternate(works, repeats)

@@ -102,7 +102,7 @@ def fit_domains(
         parameters: free, fixed and tied labels, bounds.
         starts: of the synthetic domain's fit.
         max_iterations: see `fit_labels`.
-        slots: the same.
+        slots: the same; 8 wastes least on a network, and labels do not depend on it.
         optimiser: of the observed domain: Levenberg-Marquardt, or the paper's L-BFGS star by star (`fit_lbfgs`).
     """
     prepared = replace(prepared, flux=torch.where(prepared.good, prepared.flux, 0.0))
