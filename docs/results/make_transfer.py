@@ -42,6 +42,7 @@ from stargap.transfer.diagnostics import (
     swap_effect,
     tsne,
 )
+from stargap.transfer.layers import interpolate
 from stargap.transfer.losses import CycleTask
 from stargap.transfer.matching import Anchors
 from stargap.transfer.network import CycleStarNet
@@ -71,7 +72,7 @@ ANCHOR_SEED, ANCHORS, ANCHOR_ERRORS = 303, 20, (60.0, 0.07, 0.08)
 """Anchor stars and their errors: the noise between two good literature sources."""
 PICTURED = 1_000
 REFERENCE = {
-    ("hard", "matched"): (400, 2000),
+    ("hard", "matched"): (400, 1200),
     ("hard", "galactic"): (400,),
     ("mild", "matched"): (400,),
     ("mild", "galactic"): (),
@@ -217,7 +218,7 @@ class Work:
 
 
 class _Synthetic:
-    """Spectra of prior draws, normalised with the weights of their partners."""
+    """Spectra of prior draws, normalised with the weights of their partners, in-painted where these say nothing."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
@@ -226,7 +227,10 @@ class _Synthetic:
     def __call__(self, rows: np.ndarray, weight: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             flux = self.emulator.flux(self.labels[rows])
-            return normalise(flux / flux.mean(dim=1, keepdim=True), weight)[0]
+            normal, _, held = normalise(flux / flux.mean(dim=1, keepdim=True), weight)
+            sound = held >= STARGAP.least_kernel_weight
+            filled = interpolate((normal - 1.0)[:, None], sound)[:, 0] + 1.0
+            return torch.where(sound, normal, filled)
 
 
 ABLATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

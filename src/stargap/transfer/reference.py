@@ -12,6 +12,7 @@ from torch import Tensor
 from stargap.measure.labels import EmulatorModel
 from stargap.spectra.prepare import Prepared
 from stargap.theory.payne import Emulator
+from stargap.transfer.layers import interpolate
 from stargap.transfer.network import CycleStarNet
 
 __all__ = ["ReferenceModel", "ReferenceTransfer", "fast_bfloat16"]
@@ -33,8 +34,7 @@ class ReferenceTransfer:
     """A trained network as fits need it: labels to observed spectra through The Payne and X_s->o.
 
     Published labels are those of the best-fitting emulator spectrum: the network's two domains share their labels.
-    There are no split numbers to fit: z_sp is the spectrum's own. Results do not depend on the batch as long as matrix
-    products round rows alike wherever they stand, which they do for numbers of filters that 16 divides, as published.
+    There are no split numbers to fit: z_sp is the spectrum's own.
 
     Args:
         network: the trained network; values are computed in the type of its weights, whatever its `precision`.
@@ -77,8 +77,8 @@ class ReferenceModel:
     """X_s->o of the emulator's spectra with each star's own z_sp (a `ForwardModel`).
 
     Where good pixels hold too little of the smoothing kernel, inside wide windows and gaps, a star's normalisation
-    says nothing; these pixels of the emulator's spectrum are 0, as `normalise` leaves them in training. The last
-    spectrum of each star is kept: fits ask for their best one again, and for equal ones in spare slots.
+    says nothing; these pixels of the emulator's spectrum are in-painted as the network's other bad pixels are. The
+    last spectrum of each star is kept: fits ask for their best one again, and for equal ones in spare slots.
     """
 
     def __init__(self, transfer: ReferenceTransfer, prepared: Prepared) -> None:
@@ -113,9 +113,11 @@ class ReferenceModel:
     @torch.no_grad()
     def _compute(self, labels: Tensor, directions: Tensor, rows: Tensor) -> Tensor:
         flux, tangents = self.synthetic(labels, directions, rows)
-        both = torch.where(self.sound[rows][:, None], torch.cat([flux[:, None], tangents], dim=1), 0.0)
+        sound, typical = self.sound[rows], self.network.typical
+        both = torch.cat([(flux - typical)[:, None], tangents], dim=1)
+        both = torch.where(sound[:, None], both, interpolate(both, sound))
         value, change = self.network.observed_and_tangents(
-            both[:, 0], both[:, 1:], self.split[rows], tangent_dtype=self.tangent_dtype
+            both[:, 0] + typical, both[:, 1:], self.split[rows], tangent_dtype=self.tangent_dtype
         )
         return torch.cat([value[:, None], change], dim=1)
 
