@@ -377,11 +377,11 @@ def closed(rows: dict[str, Scored], truth: Truth) -> str:
     parts = []
     for place, name in enumerate(("Teff", "log g", "[M/H]")):
         before, after, best = (both(rows[key], place) for key in ("before", "default", "oracle"))
-        shares = [
-            f"{(b - a) / (b - o):.0%}" if b - o > 1e-9 else "no distance"
-            for b, a, o in zip(before, after, best, strict=True)
-        ]
-        parts.append(f"{name}: bias {shares[0]}, scatter {shares[1]}")
+        shares = []
+        for b, a, o in zip(before, after, best, strict=True):
+            share = f"{(b - a) / (b - o):.0%}" if b > o and a < b else "none"
+            shares.append(f"{share} ({b:.3g} to {a:.3g}, oracle {o:.2g})")
+        parts.append(f"{name}: |bias| {shares[0]}, scatter {shares[1]}")
     return "; ".join(parts)
 
 

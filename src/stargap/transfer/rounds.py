@@ -439,10 +439,12 @@ def _fingerprint(
     digest = hashlib.sha256(f"{__version__} {len(spectra)} {parameters} {settings.model_dump_json()}".encode())
     for tensor in transfer.emulator.state_dict().values():
         digest.update(tensor.numpy().tobytes())
-    for array in (prior, spectra.rv, spectra.flux[:: max(len(spectra) // 64, 1)]):
-        digest.update(np.ascontiguousarray(array).tobytes())
+    few = slice(None, None, max(len(spectra) // 64, 1))
+    arrays = [prior, spectra.rv, *(array[few] for array in (spectra.flux, spectra.sigma, spectra.good, spectra.weight))]
     if anchors is not None:
-        digest.update(anchors.labels.numpy().tobytes())
+        arrays += [value.numpy() for value in vars(anchors).values()]
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
@@ -475,6 +477,8 @@ def _save(
 def _resume(
     folder: Path, transfer: ResidualTransfer, state: dict[str, Tensor], fingerprint: str
 ) -> tuple[int, float, dict[str, dict[str, float]]]:
+    for part in folder.glob(".stargap-*.part"):
+        part.unlink()
     pairs = [path for path in sorted(folder.glob("stage-*.safetensors")) if path.with_suffix(".json").exists()]
     if not pairs:
         return 0, 0.0, {}
