@@ -72,7 +72,7 @@ ANCHOR_SEED, ANCHORS, ANCHOR_ERRORS = 303, 20, (60.0, 0.07, 0.08)
 """Anchor stars and their errors: the noise between two good literature sources."""
 PICTURED = 1_000
 REFERENCE = {
-    ("hard", "matched"): (400, 1200),
+    ("hard", "matched"): (400, 800),
     ("hard", "galactic"): (400,),
     ("mild", "matched"): (400,),
     ("mild", "galactic"): (),
@@ -697,8 +697,8 @@ def main() -> None:
         elif kind == "scores":
             methods(work, *rest)
         elif kind == "ablation":
-            make = partial(ablated, work, rest[0])
-            scored(work, f"ablation-{rest[0]}", "matched", make)
+            name = ":".join(rest)
+            scored(work, f"ablation-{name}", "matched", partial(ablated, work, name))
         elif kind == "emulators":
             for name in ("nature", "oracle", *LEVELS.values()):
                 work.emulator(name)
