@@ -638,7 +638,9 @@ def page(work: Work, folder: Path) -> str:
         for level, mix in product(LEVELS, MIXES)
     }
     networks = {
-        f"{level}, {mix}, {count} iterations": seconds(work.folder / f"reference-{level}-{mix}-{count}" / "done")
+        f"{level}, {mix}, {count} iterations": float(
+            read_metrics(work.folder / f"reference-{level}-{mix}-{count}" / "metrics.jsonl")["seconds"][-1]
+        )
         for (level, mix), counts in REFERENCE.items()
         for count in counts
     }
