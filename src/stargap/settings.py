@@ -130,7 +130,8 @@ def _check_keys(kind: type[BaseModel], content: dict[str, Any], where: str, tabl
     known = list(kind.model_fields)
     for key, value in content.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            begun = [name for name in known if name.startswith(key)]
+            near = (begun or difflib.get_close_matches(key, known, n=1, cutoff=0.0))[0]
             message = f"{where}: unknown key {table + key!r}; did you mean {table + near!r}?"
             raise UsageError(message)
         inner = kind.model_fields[key].annotation

@@ -94,12 +94,11 @@ class TrainingSpectra:
             except (OSError, ValueError) as error:
                 message = f"{path}: not an array of training spectra ({error})"
                 raise UsageError(message) from None
-        kinds = [array.dtype.kind + str(array.dtype.itemsize) for array in arrays]
-        if kinds != ["f4", "f4", "b1", "b1", "f8"] or not all(array.ndim for array in arrays):
-            message = (
-                f"{folder}: flux, sigma, good, weight, rv must be float32, float32, bool, bool, float64, not {kinds}"
-            )
-            raise UsageError(message)
+        wanted = {"flux": "float32", "sigma": "float32", "good": "bool", "weight": "bool", "rv": "float64"}
+        for (name, dtype), array in zip(wanted.items(), arrays, strict=True):
+            if array.dtype != dtype or array.ndim == 0:
+                message = f"{Path(folder) / name}.npy holds {array.dtype} {array.shape}, where {dtype} is needed"
+                raise UsageError(message)
         shapes = [array.shape for array in arrays]
         count, pixels, support = len(arrays[0]), STARGAP.wavelength.size, STARGAP.support.size
         if shapes != [(count, pixels)] * 3 + [(count, support), (count,)]:
