@@ -80,7 +80,7 @@ def test_sixty_percent_of_the_stars_are_below_s_n_20(many):
     assert np.mean(many.snr_r < 20) == pytest.approx(0.61, abs=0.02)
     assert many.snr_r.min() >= 5
     assert many.snr_r.max() < 300
-    assert many.snr_i.min() > 4
+    assert many.snr_i.min() >= 5
     ratio = many.snr_i / many.snr_r
     cool = many.labels[:, TEFF] < 3300
     assert np.median(ratio[cool]) > 1.2 * np.median(ratio[~cool])
@@ -120,9 +120,7 @@ def test_the_measured_s_n_is_the_true_one(simulated):
     for name in ("snr_r", "snr_i"):
         ratio = np.array([star[name] for star in found]) / getattr(truth, name)
         assert np.median(ratio) == pytest.approx(1.0, abs=0.05)
-        warm = truth.labels[:, TEFF] > 3100
-        assert np.mean(np.abs(ratio[warm] - 1) < 0.15) > 0.99
-        assert np.mean(np.abs(ratio - 1) < 0.15) > 0.97, "below 3100 K, S/N rises steeply within the r band"
+        assert np.mean(np.abs(ratio - 1) < 0.15) > 0.99
 
 
 def test_noise_is_as_the_inverse_variance_says_but_for_sky_lines_and_cosmic_hits(observed):

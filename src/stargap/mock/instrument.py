@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from stargap.errors import UsageError
 from stargap.labels import TEFF
 from stargap.measure.halpha import HALPHA
+from stargap.mock.spectra import planck
 from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP, WINDOWS
 from stargap.spectra.prepare import NativeBatch, Prepared, blur, prepare, to_lattice
 from stargap.spectra.spectrum import Spectrum
@@ -48,6 +48,9 @@ class Truth:
     resolution: NDArray[np.float64]
 
 
+FIELDS = tuple(Truth.__dataclass_fields__)
+
+
 def _draw_truth(labels: NDArray[np.float64], active: NDArray[np.bool_], seed: int) -> Truth:
     rng = np.random.default_rng([seed, 2])
     count = len(labels)
@@ -58,7 +61,8 @@ def _draw_truth(labels: NDArray[np.float64], active: NDArray[np.bool_], seed: in
     snr_r = snr_r[:count]
     rv = np.where(rng.random(count) < 0.9, rng.normal(-5.0, 35.0, count), rng.normal(-20.0, 90.0, count))
     rv = np.clip(rv, -250.0, 250.0)
-    snr_i = snr_r * np.exp(rng.normal(0.45, 0.12, count) + 0.25 * (3600.0 - labels[:, TEFF]) / 600.0)
+    redder = rng.normal(0.45, 0.12, count) + 0.25 * (3600.0 - labels[:, TEFF]) / 600.0
+    snr_i = np.maximum(snr_r * np.exp(redder), 5.0)
     spectrograph, fibre = rng.integers(1, SPECTROGRAPHS + 1, count), rng.integers(1, FIBRES + 1, count)
     return Truth(
         labels=labels,
@@ -140,7 +144,8 @@ def observe(
     inside = rest.clip(support[0], support[-1])
     observed = cubic(flux, torch.as_tensor((inside - support[0]) / STARGAP.step)).numpy()
     if (rest != inside).any():
-        observed = observed * _planck_ratio(rest, inside, truth.labels[:, TEFF, None])
+        teff = truth.labels[:, TEFF, None]
+        observed = observed * planck(rest, teff) / planck(inside, teff)
     observed = observed * _calibration(rng, truth.spectrograph, wavelength) * _tellurics(rng, count, wavelength)
 
     sky = _sky(wavelength)
@@ -149,7 +154,7 @@ def observe(
     in_i = (wavelength > 7000.0) & (wavelength < 8200.0)
     ratio_r = np.median(observed[:, in_r] / shape[:, in_r], axis=1) / truth.snr_r
     ratio_i = np.median(observed[:, in_i] / shape[:, in_i], axis=1) / truth.snr_i
-    ramp = ((wavelength - 6300.0) / 1200.0).clip(0.0, 1.0)
+    ramp = ((wavelength - 6900.0) / 100.0).clip(0.0, 1.0)
     sigma = shape * np.exp((1 - ramp) * np.log(ratio_r)[:, None] + ramp * np.log(ratio_i)[:, None])
 
     noisy = observed + sigma * rng.standard_normal(observed.shape, dtype=np.float32)
@@ -195,13 +200,8 @@ def _sky(wavelength: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((near * height).sum(axis=1).clip(max=1.0))
 
 
-def _planck_ratio(rest: NDArray[np.float64], inside: NDArray[np.float64], teff: NDArray[np.float64]) -> Any:
-    hot = 1.4387769e8 / teff
-    return (inside / rest) ** 5 * np.expm1(hot / inside) / np.expm1(hot / rest)
-
-
 def _part(truth: Truth, rows: slice) -> Truth:
-    return Truth(**{name: getattr(truth, name)[rows] for name in Truth.__dataclass_fields__})
+    return Truth(**{name: getattr(truth, name)[rows] for name in FIELDS})
 
 
 def simulate(
@@ -240,9 +240,9 @@ def training_spectra(
 ) -> tuple[TrainingSpectra, Truth]:
     """Return prepared spectra as arrays, and their truth."""
     spectra = TrainingSpectra.empty(len(labels))
-    first = 0
-    for truth, native, _ in simulate(labels, active, nature, seed=seed):
+    parts: list[Truth] = []
+    for first, (truth, native, _) in enumerate(simulate(labels, active, nature, seed=seed)):
         star = prepare(native, torch.as_tensor(truth.rv_used))
-        spectra.put(first, TrainingSpectra.from_prepared(star, truth.rv_used))
-        first += len(truth.rv)
-    return spectra, _draw_truth(labels, active, seed)
+        spectra.put(first * CHUNK, TrainingSpectra.from_prepared(star, truth.rv_used))
+        parts.append(truth)
+    return spectra, Truth(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS})

@@ -81,7 +81,7 @@ def nature_labels(
     labels = kept[:count]
     labels[:, A_M] = 0.0
     cool = np.interp(labels[:, TEFF], [3000.0, 4000.0], [1.6, 0.4])
-    active = rng.random(count) < active_fraction * cool
+    active = rng.random(count) < active_fraction * cool / cool.mean()
     labels[:, LOGG] = np.clip(labels[:, LOGG] - INFLATION * active, LOWER[LOGG], UPPER[LOGG])
     return labels, active
 

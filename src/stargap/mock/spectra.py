@@ -16,7 +16,7 @@ from stargap.spectra.spectrum import Spectrum
 from stargap.theory.payne import Emulator
 from stargap.theory.sampling import cubic
 
-__all__ = ["MockStars", "mock_labels", "mock_stars", "mock_wavelength"]
+__all__ = ["MockStars", "mock_labels", "mock_stars", "mock_wavelength", "planck"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def mock_stars(
         model = emulator.flux(torch.as_tensor(labels[rows])).double()
         spectrum = cubic(model, torch.as_tensor((inside - support[0]) / STARGAP.step)).numpy()
         teff = labels[rows, TEFF, None]
-        flux[rows] = spectrum * _planck(rest, teff) / _planck(inside, teff)
+        flux[rows] = spectrum * planck(rest, teff) / planck(inside, teff)
     active = rng.random(count) < active_fraction
     emission = np.where(active, rng.uniform(1.0, 6.0, count), 0.0)
     line = np.exp(-0.5 * ((wave / (1 + shift[:, None] / SPEED_OF_LIGHT) - HALPHA) / 1.6) ** 2) / (
@@ -150,5 +150,12 @@ def _halpha(wave: NDArray[np.float64], flux: NDArray[np.float64], rv: NDArray[np
     return measure_halpha(native, torch.as_tensor(rv)).width.numpy()
 
 
-def _planck(wavelength: NDArray[np.float64], teff: NDArray[np.float64]) -> NDArray[np.float64]:
+def planck(wavelength: NDArray[np.float64], teff: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the shape of a black body's flux at wavelengths (A) and temperatures (K), arrays that broadcast.
+
+    Example:
+        >>> ratio = planck(np.array([7000.0]), np.array([3500.0])) / planck(np.array([7000.0]), np.array([3000.0]))
+        >>> ratio.round(2)
+        array([2.67])
+    """
     return 1.0 / (wavelength**5 * np.expm1(1.4387769e8 / (wavelength * teff)))
