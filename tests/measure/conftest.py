@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from stargap.measure.star import Columns, Fitted, measure_batch
 from stargap.mock.spectra import MockStars, mock_stars
 from stargap.settings import MeasureSettings
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.payne import Emulator, shipped_emulator
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -26,14 +26,6 @@ WAVE = LATTICE.wavelength
 SIGMA_PER_FWHM = 0.42466090014400953
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def nature():
     return shipped_nature()

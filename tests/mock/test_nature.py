@@ -23,14 +23,6 @@ from stargap.theory.reference import ReferenceDistribution, agreement, shipped_r
 THIRD_OF_BARS = np.array([35.0, 0.08, 0.08]) / 3
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # ---- labels
 
 

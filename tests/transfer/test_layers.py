@@ -14,15 +14,6 @@ from stargap.transfer.layers import Down, Up, instance_norm, instance_norm_with_
 few = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Arrays are small here, and threads that wait for each other cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @few
 @given(
     kind=st.sampled_from(["down", "up"]),

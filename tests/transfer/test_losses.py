@@ -36,15 +36,6 @@ SMALL = NetworkSettings(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Arrays are small here, and threads that wait for each other cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_batch(rows, seed=0):
     generator = torch.Generator().manual_seed(seed)
 

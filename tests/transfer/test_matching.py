@@ -17,14 +17,6 @@ SMALL = torch.tensor([10.0, 0.03, 0.02]).double()
 """Errors of a map that does not matter (K, dex, dex)."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def density():
     """A mixture of three components, in scaled labels: a bent main sequence of unlike stars."""

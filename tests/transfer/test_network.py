@@ -33,15 +33,6 @@ forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecat
 COUNTS = (700, 1023, 1279, 2900, 2901, 3081)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Arrays are small here, and threads that wait for each other cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def small(pixels=1400, **changes):
     return NetworkSettings(pixels=pixels, **SMALL | changes)
 

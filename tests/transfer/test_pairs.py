@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from stargap.errors import UsageError
-from stargap.transfer.pairs import PairedSource, split_rows
+from stargap.pixels import STARGAP
+from stargap.theory.payne import shipped_emulator
+from stargap.transfer.pairs import PairedSource, SyntheticSpectra, split_rows
 from stargap.transfer.spectra import TrainingSpectra
 
 
@@ -93,3 +95,18 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
     assert PairedSource(observed, synthetic, seed=1).fingerprint != fingerprint
     observed.flux[3, 5] += 1
     assert PairedSource(observed, synthetic).fingerprint != fingerprint
+
+
+def test_synthetic_spectra_have_no_holes_where_their_partners_have():
+    emulator = shipped_emulator()
+    made = SyntheticSpectra(emulator, np.array([[3500.0, 4.8, 0.0, 0.0], [3900.0, 4.7, -0.2, 0.0]]))
+    weight = torch.ones(2, STARGAP.support.size)
+    whole = made(np.array([0, 1]), weight)
+    weight[1, 1000:1500] = 0.0
+    holed = made(np.array([0, 1]), weight)
+    assert torch.equal(holed[0], whole[0])
+    assert (holed[1] > 0.1).all()
+    assert (holed[1, 1100:1200] - 1).abs().max() < 0.5
+    far = torch.ones(2901, dtype=torch.bool)
+    far[700:1700] = False
+    torch.testing.assert_close(holed[1, far], whole[1, far], rtol=0, atol=1e-5)

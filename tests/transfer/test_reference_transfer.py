@@ -20,15 +20,6 @@ STARS = 11
 ROWS = torch.arange(STARS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Arrays are small here, and threads that wait for each other cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def stars():
     return mock_stars(shipped_emulator(), STARS, seed=5)

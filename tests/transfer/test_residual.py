@@ -40,14 +40,6 @@ STARS = 12
 SAVED = {"training_data": "none", "settings": {"rounds": 0}, "scores": {"score": 1.0}, "simulated": True}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def stars():
     labels, active = nature_labels(STARS, seed=3, mix="matched")
@@ -434,7 +426,7 @@ def test_an_extra_tensor(put, written, name):
 
 
 @pytest.mark.parametrize(
-    "change", [{"degree": 1}, {"degree": 3}, {"map_degree": 1}, {"map_degree": 3}, {"split": False}], ids=str
+    "change", [{"degree": 1}, {"degree": 3}, {"map_degree": 2}, {"map_degree": 3}, {"split": False}], ids=str
 )
 def test_another_degree_than_that_of_the_tensors(put, change):
     refused(put(change), "tensors do not match")
@@ -500,7 +492,7 @@ def test_fuzzed_cards_are_refused_or_of_a_whole_transfer(tmp_path_factory, writt
         found = ResidualTransfer.load(path)
     except ModelError:
         return
-    assert (found.degree, found.map_degree) == (2, 2)
+    assert (found.degree, found.map_degree) == (2, 1)
     assert found.alpha is None or 0.0 <= found.alpha <= 0.4
 
 

@@ -25,9 +25,10 @@ from stargap.pixels import STARGAP
 from stargap.theory.payne import shipped_emulator
 from stargap.theory.training_labels import draw_training_labels
 from stargap.transfer import rounds
+from stargap.transfer.matching import main_sequence
 from stargap.transfer.pairs import split_rows
 from stargap.transfer.residual import FREE, ResidualTransfer
-from stargap.transfer.rounds import ResidualSettings, main_sequence, train_residual
+from stargap.transfer.rounds import ResidualSettings, train_residual
 from stargap.transfer.spectra import TrainingSpectra
 
 STARS, TEST = 768, 128
@@ -38,14 +39,6 @@ SMALL = ResidualSettings(
 QUICK = SMALL.model_copy(update={"stars": 100, "match_stars": 100, "gauge_stars": 100, "gauge_rounds": 1, "rounds": 1})
 STAGES = 4
 """Of QUICK: gauge, begin, correct, match."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +162,7 @@ def test_the_main_sequence_of_mapped_labels_is_found():
     covariance[:, range(FREE), range(FREE)] = (size[:, None] * [20.0, 1.0, 0.2]) ** 2
     labels = labels + noise
     labels[:15, 1] -= 1.5
-    found = main_sequence(transfer, torch.as_tensor(labels), torch.as_tensor(covariance)).numpy()
+    found = main_sequence(transfer.label_map, torch.as_tensor(labels), torch.as_tensor(covariance)).numpy()
     np.testing.assert_allclose(found[:4], wanted[:4], atol=0.015)
     assert found[4] == pytest.approx(wanted[4], rel=0.15)
 

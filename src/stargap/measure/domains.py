@@ -16,7 +16,7 @@ from stargap.measure.optimise import bounded_step, gram
 from stargap.spectra.prepare import Prepared
 from stargap.theory.payne import Emulator
 
-__all__ = ["DomainFit", "Transfer", "fit_domains"]
+__all__ = ["DomainFit", "Transfer", "fit_domains", "joint_step"]
 
 FLOOR = 0.004
 """Error floor of fits in the observed domain: the transfer's own interpolation error."""
@@ -131,6 +131,63 @@ def fit_domains(
     return _with_split(prepared, transfer, model, parameters, synthetic, observed, slots)
 
 
+@dataclass(frozen=True)
+class JointStep:
+    """One Gauss-Newton step of labels and split numbers together, which the model is linear in.
+
+    ``step (row, free + split)``, ``labels (row, 4)`` after it, ``spectrum (row, pixel)`` before it, ``columns`` its
+    derivatives ``(row, free + split, pixel)``, 0 where pixels are not good; ``inverse`` and ``covariance
+    (row, free + split, free + split)`` as in `linear_covariance`.
+    """
+
+    step: Tensor
+    labels: Tensor
+    spectrum: Tensor
+    columns: Tensor
+    inverse: Tensor
+    covariance: Tensor
+
+
+def joint_step(
+    prepared: Prepared,
+    transfer: Transfer,
+    model: ForwardModel,
+    parameters: Parameters,
+    labels: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+) -> JointStep:
+    """Take a step from finite `labels` ``(row, 4)``, within their bounds and with the prior of the split numbers.
+
+    Args:
+        prepared: the stars.
+        transfer: whose split numbers are fitted.
+        model: of the domain in question.
+        parameters: free, fixed and tied labels, bounds.
+        labels: of the rows in question.
+        weight: of their pixels, ``(row, pixel)``, 0 where not good.
+        rows: which stars they are.
+    """
+    lower, upper = parameters.bounds()
+    places = [LABELS.index(name) for name in parameters.free]
+    split_count = len(transfer.split_scale)
+    theta = labels[:, places]
+    full, directions = parameters.expand(theta)
+    spectrum, jacobian = model(full, directions, rows)
+    columns = torch.cat([jacobian, transfer.split_columns(spectrum)], dim=1)
+    columns = torch.where(prepared.good[rows][:, None], columns, 0.0)
+    precision = torch.cat([torch.zeros(len(places)), transfer.split_scale.float() ** -2])
+    inverse, covariance = linear_covariance(prepared, columns, weight, rows, precision)
+    weighted = columns * weight[:, None]
+    hessian = gram(weighted, columns).double() + torch.diag(precision.double())
+    gradient = (weighted * (prepared.flux[rows] - spectrum)[:, None]).sum(dim=2, dtype=torch.float64)
+    ends = ((lower, -torch.inf), (upper, torch.inf))
+    low, high = (torch.nn.functional.pad(side - theta, (0, split_count), value=end) for side, end in ends)
+    step = bounded_step(hessian, gradient, low, high)
+    moved, _ = parameters.expand((theta + step[:, : len(places)]).clamp(lower, upper))
+    return JointStep(step, moved, spectrum, columns, inverse, covariance)
+
+
 def _with_split(
     prepared: Prepared,
     transfer: Transfer,
@@ -141,7 +198,6 @@ def _with_split(
     slots: int,
 ) -> DomainFit:
     stars, nan = len(prepared.flux), torch.nan
-    lower, upper = parameters.bounds()
     places = [LABELS.index(name) for name in parameters.free]
     split_count = len(transfer.split_scale)
     labels, errors = torch.full((stars, len(LABELS)), nan).double(), torch.full((stars, len(LABELS)), nan).double()
@@ -150,26 +206,14 @@ def _with_split(
     split, split_errors = (torch.full((stars, split_count), nan).double() for _ in range(2))
     spectra, chi2, flags = observed.model.clone(), observed.chi2.clone(), observed.flags.clone()
     weight = torch.where(prepared.good, 1.0 / (prepared.sigma.square() + FLOOR**2), 0.0)
-    precision = torch.cat([torch.zeros(len(places)), transfer.split_scale.float() ** -2])
-    ends = ((lower, -torch.inf), (upper, torch.inf))
     fitted = torch.nonzero(torch.isfinite(observed.labels).all(dim=1))[:, 0]
     for first in range(0, len(fitted), slots):
         chunk = torch.arange(first, first + slots).clamp_max(len(fitted) - 1)
         rows = fitted[chunk]
-        theta = observed.labels[rows][:, places]
-        full, directions = parameters.expand(theta)
-        spectrum, jacobian = model(full, directions, rows)
-        columns = torch.cat([jacobian, transfer.split_columns(spectrum)], dim=1)
-        columns = torch.where(prepared.good[rows][:, None], columns, 0.0)
-        _, cov = linear_covariance(prepared, columns, weight[rows], rows, precision)
-        weighted = columns * weight[rows][:, None]
-        hessian = gram(weighted, columns).double() + torch.diag(precision.double())
-        gradient = (weighted * (prepared.flux[rows] - spectrum)[:, None]).sum(dim=2, dtype=torch.float64)
-        low, high = (torch.nn.functional.pad(side - theta, (0, split_count), value=end) for side, end in ends)
-        step = bounded_step(hessian, gradient, low, high)
-        theta = (theta + step[:, : len(places)]).clamp(lower, upper)
-        full, directions = parameters.expand(theta)
-        spectra[rows] = spectrum + (step.float()[:, :, None] * columns).sum(dim=1)
+        joint = joint_step(prepared, transfer, model, parameters, observed.labels[rows], weight[rows], rows)
+        full, cov, step = joint.labels, joint.covariance, joint.step
+        _, directions = parameters.expand(full[:, places])
+        spectra[rows] = joint.spectrum + (step.float()[:, :, None] * joint.columns).sum(dim=1)
         split[rows] = step[:, len(places) :]
         split_errors[rows] = cov.diagonal(dim1=1, dim2=2)[:, len(places) :].clamp_min(0).sqrt()
         along = directions[:, :, :3]

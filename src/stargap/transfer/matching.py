@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stargap.transfer.residual import FREE, LabelMap, features, slopes
 
-__all__ = ["Anchors", "LabelDensity", "fit_density", "fit_label_map"]
+__all__ = ["Anchors", "LabelDensity", "fit_density", "fit_label_map", "main_sequence"]
 
 COMPONENTS = 12
 SAMPLE = 20_000
@@ -165,3 +165,36 @@ def fit_label_map(
         "mix_teff": float(shift[0]),
         "mix_m_h": float(shift[1]),
     }
+
+
+def main_sequence(label_map: LabelMap, labels: Tensor, covariance: Tensor) -> Tensor:
+    """Fit log g of mapped labels: a parabola in Teff, a line in [M/H], and the width that noise does not explain.
+
+    Args:
+        label_map: from these labels to the star's.
+        labels: as the emulator fits them, ``(star, 3)``.
+        covariance: of their noise ``(star, 3, 3)``.
+
+    Returns:
+        constant, slope and curvature in scaled Teff, slope in scaled [M/H], width (dex): ``(5,)``.
+    """
+    mapped = label_map(labels)
+    jacobian = label_map.jacobian(labels)
+    noise = jacobian @ covariance @ jacobian.transpose(1, 2)
+    x = (mapped - label_map.centre) / label_map.scale
+    design = torch.stack([torch.ones_like(x[:, 0]), x[:, 0], x[:, 0] ** 2, x[:, 2]], dim=1)
+    width = torch.tensor(0.1, dtype=torch.float64)
+    keep = torch.ones(len(x), dtype=torch.bool)
+    solution = torch.zeros(design.shape[1], dtype=torch.float64)
+    for _ in range(10):
+        root = (keep / (width**2 + noise[:, 1, 1])).sqrt()[:, None]
+        solution = torch.linalg.lstsq(design * root, mapped[:, 1:2] * root, driver="gels").solution[:, 0]
+        along = torch.stack([solution[1] + 2 * solution[2] * x[:, 0], solution[3].expand(len(x))], dim=1)
+        along = along / label_map.scale[[0, 2]]
+        across = torch.stack([along[:, 0], -torch.ones_like(along[:, 0]), along[:, 1]], dim=1)
+        variance = torch.einsum("rj,rjk,rk->r", across, noise, across)
+        left = mapped[:, 1] - design @ solution
+        keep = left.abs() < 3.5 * (width**2 + variance).sqrt()
+        bright = keep & (variance < variance.quantile(0.3))
+        width = (left[bright].square() - variance[bright]).mean().clamp_min(0.02**2).sqrt()
+    return torch.cat([solution, width[None]])

@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stargap.errors import UsageError
+from stargap.pixels import STARGAP
+from stargap.spectra.prepare import normalise
+from stargap.theory.payne import Emulator
+from stargap.transfer.layers import interpolate
 from stargap.transfer.losses import Batch
 from stargap.transfer.spectra import TrainingSpectra
 
-__all__ = ["PairedSource", "split_rows"]
+__all__ = ["PairedSource", "SyntheticSpectra", "split_rows"]
 
 
 def split_rows(count: int, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -42,6 +46,36 @@ def _order(count: int, seed: int, domain: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch, domain]).permutation(count)
 
 
+class SyntheticSpectra:
+    """The emulator's spectra of labels ``(row, 4)``, normalised with the weights of their observed partners.
+
+    Where these hold too little of the smoothing kernel there is no pseudo-continuum: spectra are interpolated there,
+    as the network's encoders do with masked pixels.
+
+    Args:
+        emulator: the synthetic domain.
+        labels: one row a spectrum, such as draws of the label prior.
+
+    Example:
+        >>> from stargap.theory.payne import shipped_emulator
+        >>> made = SyntheticSpectra(shipped_emulator(), np.array([[3500.0, 4.8, 0.0, 0.0]]))
+        >>> made(np.array([0]), torch.ones(1, STARGAP.support.size)).shape
+        torch.Size([1, 2901])
+    """
+
+    def __init__(self, emulator: Emulator, labels: NDArray[np.float64]) -> None:
+        self.emulator, self.labels = emulator, torch.as_tensor(labels)
+
+    @torch.no_grad()
+    def __call__(self, rows: NDArray[np.int64], weight: Tensor) -> Tensor:
+        """Return ``(row, pixel)`` of some rows and the weights ``(row, support)`` of their partners."""
+        flux = self.emulator.flux(self.labels[rows])
+        normal, _, held = normalise(flux / flux.mean(dim=1, keepdim=True), weight)
+        sound = held >= STARGAP.least_kernel_weight
+        filled = interpolate((normal - 1.0)[:, None], sound)[:, 0] + 1.0
+        return torch.where(sound, normal, filled)
+
+
 class PairedSource:
     """Observed and synthetic spectra, unpaired: each domain is split 8:2:1 and walks through permutations of its own.
 
@@ -50,7 +84,7 @@ class PairedSource:
     Args:
         observed: spectra, in memory or mapped from disk.
         synthetic: ``(row, pixel)`` float32, in memory or mapped; or a pure function that makes them of row numbers
-            and of the pseudo-continuum weights ``(row, support)`` of their observed partners.
+            and of the pseudo-continuum weights ``(row, support)`` of their observed partners (`SyntheticSpectra`).
         made: for a function, the number of its rows and a digest of what it makes.
         seed: of splits and permutations.
         validation: largest number of pairs of a validation.

@@ -166,7 +166,7 @@ class ResidualTransfer(nn.Module):
         emulator: Emulator,
         *,
         degree: int = 2,
-        map_degree: int = 2,
+        map_degree: int = 1,
         split: bool = True,
         alpha: float | None = None,
     ) -> None:

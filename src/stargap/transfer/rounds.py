@@ -19,27 +19,23 @@ from torch import Tensor
 
 from stargap import __version__
 from stargap.errors import UsageError
-from stargap.measure.labels import EmulatorModel, ForwardModel, Parameters, fit_labels, linear_covariance
+from stargap.measure.domains import joint_step
+from stargap.measure.labels import EmulatorModel, ForwardModel, Parameters, fit_labels
 from stargap.modelfile import Card, load_model, save_model
 from stargap.spectra.prepare import Prepared
 from stargap.transfer.checkpoints import metrics_log, stop_signals
-from stargap.transfer.matching import Anchors, fit_density, fit_label_map
+from stargap.transfer.matching import Anchors, fit_density, fit_label_map, main_sequence
 from stargap.transfer.pairs import split_rows
-from stargap.transfer.residual import FREE, ResidualTransfer, features
+from stargap.transfer.residual import FREE, ResidualTransfer
 from stargap.transfer.spectra import TrainingSpectra
+from stargap.transfer.sums import INTERPOLATION, CorrectionSum, FloorSum
 
-__all__ = ["ResidualSettings", "ResidualTraining", "fit_training", "main_sequence", "match_labels", "train_residual"]
+__all__ = ["ResidualSettings", "ResidualTraining", "fit_training", "match_labels", "train_residual"]
 
 BATCH = 256
 PIXEL_INFORMATION = 0.4
 """Information that resampled pixels hold over what independent ones with their errors would; measured on simulated
 stars, where errors of labels from pixels alone are too small by its root."""
-FLOOR_SMOOTHING = 9
-"""Pixels over which the learned floor is averaged."""
-CLEAR = 0.05
-"""Normalised error above which a pixel says nothing of the emulator, and flux below which it says too little."""
-INTERPOLATION = 0.004
-"""Error floor of fits through the correction."""
 RANGE = (0.002, 0.998)
 """Quantiles of the training stars' labels beyond which correction and map hold their values."""
 
@@ -63,7 +59,7 @@ class ResidualSettings(BaseModel):
     """Corrections, each followed by fits through it."""
     degree: Annotated[int, Field(ge=0, le=4)] = 2
     """Of the correction in Teff and [M/H]."""
-    map_degree: Annotated[int, Field(ge=0, le=3)] = 2
+    map_degree: Annotated[int, Field(ge=0, le=3)] = 1
     """Of the label map."""
     ridge: Annotated[float, Field(gt=0)] = 0.05
     """Expected size of a coefficient of the correction (relative flux)."""
@@ -188,7 +184,7 @@ def train_residual(
             return fits
 
         def gauge(number: int) -> dict[str, float]:
-            left = _Floor(transfer.floor.numel())
+            left = FloorSum(transfer.floor.numel())
             fits = fitted(few, floor=transfer.floor, corrected=False, use=left)
             transfer.floor.copy_(left.value(settings.floor))
             return {"median_floor": float(transfer.floor.median()), "median_chi2": float(fits.chi2.nanmedian())}
@@ -203,7 +199,7 @@ def train_residual(
             return {"median_chi2": float(fits.chi2.nanmedian())}
 
         def correct(number: int) -> dict[str, float]:
-            sums = _Correction(transfer)
+            sums = CorrectionSum(transfer)
             for first in range(0, len(chosen), BATCH):
                 part = slice(first, first + BATCH)
                 sums.add(state["labels"][part], spectra.prepared(chosen[part]))
@@ -274,42 +270,9 @@ def match_labels(
             effective=settings.effective,
         )
     if settings.sequence:
-        transfer.sequence.copy_(main_sequence(transfer, labels, covariance))
+        transfer.sequence.copy_(main_sequence(transfer.label_map, labels, covariance))
         told["sequence_width"] = float(transfer.sequence[-1])
     return told
-
-
-def main_sequence(transfer: ResidualTransfer, labels: Tensor, covariance: Tensor) -> Tensor:
-    """Fit log g of mapped labels: a parabola in Teff, a line in [M/H], and the width that noise does not explain.
-
-    Args:
-        transfer: whose map is used.
-        labels: as the emulator fits them, ``(star, 3)``.
-        covariance: of their noise ``(star, 3, 3)``.
-
-    Returns:
-        constant, slope and curvature in scaled Teff, slope in scaled [M/H], width (dex): ``(5,)``.
-    """
-    mapped = transfer.label_map(labels)
-    jacobian = transfer.label_map.jacobian(labels)
-    noise = jacobian @ covariance @ jacobian.transpose(1, 2)
-    x = (mapped - transfer.label_map.centre) / transfer.label_map.scale
-    design = torch.stack([torch.ones_like(x[:, 0]), x[:, 0], x[:, 0] ** 2, x[:, 2]], dim=1)
-    width = torch.tensor(0.1, dtype=torch.float64)
-    keep = torch.ones(len(x), dtype=torch.bool)
-    solution = torch.zeros(design.shape[1], dtype=torch.float64)
-    for _ in range(10):
-        root = (keep / (width**2 + noise[:, 1, 1])).sqrt()[:, None]
-        solution = torch.linalg.lstsq(design * root, mapped[:, 1:2] * root, driver="gels").solution[:, 0]
-        along = torch.stack([solution[1] + 2 * solution[2] * x[:, 0], solution[3].expand(len(x))], dim=1)
-        along = along / transfer.label_map.scale[[0, 2]]
-        across = torch.stack([along[:, 0], -torch.ones_like(along[:, 0]), along[:, 1]], dim=1)
-        variance = torch.einsum("rj,rjk,rk->r", across, noise, across)
-        left = mapped[:, 1] - design @ solution
-        keep = left.abs() < 3.5 * (width**2 + variance).sqrt()
-        bright = keep & (variance < variance.quantile(0.3))
-        width = (left[bright].square() - variance[bright]).mean().clamp_min(0.02**2).sqrt()
-    return torch.cat([solution, width[None]])
 
 
 def _fit(
@@ -321,7 +284,7 @@ def _fit(
     floor: float | Tensor,
     corrected: bool,
     start: Tensor | None = None,
-    use: _Floor | None = None,
+    use: FloorSum | None = None,
     each: Callable[[int], None],
 ) -> _Fits:
     labels, covariance, chi2 = [], [], []
@@ -333,7 +296,7 @@ def _fit(
         fit = fit_labels(prepared, model, transfer.emulator, parameters, error_floor=floor, starts=1, start=begin)
         if use is not None:
             use.add(prepared, fit.model)
-        best, spread = _with_split(prepared, model, transfer, parameters, fit.labels, floor)
+        best, spread = _joint(prepared, model, transfer, parameters, fit.labels, floor)
         labels.append(best)
         covariance.append(spread)
         chi2.append(fit.chi2)
@@ -341,7 +304,7 @@ def _fit(
     return _Fits(torch.cat(labels), torch.cat(covariance), torch.cat(chi2))
 
 
-def _with_split(
+def _joint(
     prepared: Prepared,
     model: ForwardModel,
     transfer: ResidualTransfer,
@@ -349,72 +312,14 @@ def _with_split(
     labels: Tensor,
     floor: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """One Gauss-Newton step of labels and split numbers, and the labels' covariance."""
+    """Labels after one step together with the split numbers, and their covariance."""
     lower, upper = parameters.bounds()
-    size = len(lower)
     lost = torch.isnan(labels).any(dim=1)
-    theta = torch.where(lost[:, None], (lower + upper) / 2, labels[:, :size])
-    full, directions = parameters.expand(theta)
-    rows = torch.arange(len(labels))
-    spectrum, jacobian = model(full, directions, rows)
+    middle, _ = parameters.expand(((lower + upper) / 2)[None])
+    begin = torch.where(lost[:, None], middle, labels)
     weight = torch.where(prepared.good, PIXEL_INFORMATION / (prepared.sigma.square() + floor**2), 0.0)
-    columns = torch.cat([jacobian, transfer.split_columns(spectrum)], dim=1)
-    precision = torch.cat([torch.zeros(size), transfer.split_scale**-2])
-    inverse, _ = linear_covariance(prepared, columns, weight, rows, precision)
-    residual = (weight * (prepared.flux - spectrum))[:, None]
-    step = (inverse @ (columns * residual).sum(dim=2, dtype=torch.float64)[:, :, None])[:, :, 0]
-    full, _ = parameters.expand((theta + step[:, :size]).clamp(lower, upper))
-    full[lost] = torch.nan
-    return full, inverse[:, :FREE, :FREE]
-
-
-class _Floor:
-    """Mean square of what the emulator leaves beyond the noise, pixel by pixel."""
-
-    def __init__(self, pixels: int) -> None:
-        self.squares, self.count = torch.zeros(pixels).double(), torch.zeros(pixels).double()
-
-    def add(self, prepared: Prepared, model: Tensor) -> None:
-        seen = prepared.good & (prepared.sigma < CLEAR) & torch.isfinite(model)
-        excess = (prepared.flux - torch.nan_to_num(model)).square() - prepared.sigma.square()
-        self.squares += torch.where(seen, excess, 0.0).double().sum(dim=0)
-        self.count += seen.sum(dim=0)
-
-    def value(self, least: float) -> Tensor:
-        mean = (self.squares / self.count.clamp_min(1)).clamp_min(0)
-        kernel = torch.full((1, 1, FLOOR_SMOOTHING), 1.0 / FLOOR_SMOOTHING, dtype=torch.float64)
-        smooth = torch.nn.functional.conv1d(mean[None, None], kernel, padding=FLOOR_SMOOTHING // 2)[0, 0]
-        return (smooth + least**2).sqrt().float()
-
-
-class _Correction:
-    """Normal equations of the correction's coefficients, pixel by pixel."""
-
-    def __init__(self, transfer: ResidualTransfer) -> None:
-        self.transfer = transfer
-        count, pixels = transfer.coefficients.shape
-        self.matrix = torch.zeros(pixels, count, count).double()
-        self.vector = torch.zeros(pixels, count).double()
-
-    def add(self, labels: Tensor, prepared: Prepared) -> None:
-        usable = torch.isfinite(labels).all(dim=1)
-        labels = torch.where(usable[:, None], labels, (self.transfer.emulator.lower + self.transfer.emulator.upper) / 2)
-        usable &= ~self.transfer.outside(labels)
-        still = torch.zeros(len(labels), 1, 4).double()
-        model = EmulatorModel(self.transfer.emulator, prepared)
-        synthetic, _ = model(labels, still, torch.arange(len(labels)))
-        sound = prepared.good & usable[:, None] & (synthetic > CLEAR)
-        synthetic = torch.where(sound, synthetic, 1.0)
-        variance = (prepared.sigma / synthetic).square() + INTERPOLATION**2
-        weight = torch.where(sound, 1.0 / variance, 0.0).double()
-        x = features(self.transfer.label_map.scaled(labels), self.transfer.exponents)
-        outer = (x[:, :, None] * x[:, None, :]).flatten(1)
-        self.matrix += (weight.T @ outer).unflatten(1, (x.shape[1], x.shape[1]))
-        self.vector += (weight * torch.where(sound, prepared.flux / synthetic - 1.0, 0.0)).T @ x
-
-    def solve(self, ridge: float) -> Tensor:
-        prior = torch.eye(self.matrix.shape[1]).double() / ridge**2
-        return torch.linalg.solve(self.matrix + prior, self.vector).T.float()
+    joint = joint_step(prepared, transfer, model, parameters, begin, weight, torch.arange(len(labels)))
+    return torch.where(lost[:, None], torch.nan, joint.labels), joint.inverse[:, :FREE, :FREE]
 
 
 def _brightest(spectra: TrainingSpectra, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
-from torch import Tensor
 
 from stargap.atomic import replacing
 from stargap.errors import UsageError
@@ -23,14 +22,14 @@ from stargap.labels import A_M
 from stargap.measure.labels import Parameters
 from stargap.mock.instrument import simulate
 from stargap.mock.nature import nature_labels, shipped_nature
-from stargap.spectra.prepare import normalise, prepare
+from stargap.spectra.prepare import prepare
 from stargap.theory.payne import Emulator, shipped_emulator
 from stargap.theory.training_labels import draw_training_labels
 from stargap.transfer.checkpoints import load_best
 from stargap.transfer.losses import CycleTask
 from stargap.transfer.matching import Anchors
 from stargap.transfer.network import CycleStarNet
-from stargap.transfer.pairs import PairedSource, split_rows
+from stargap.transfer.pairs import PairedSource, SyntheticSpectra, split_rows
 from stargap.transfer.residual import FREE, ResidualTransfer
 from stargap.transfer.rounds import ResidualSettings, fit_training, match_labels, train_residual
 from stargap.transfer.spectra import TrainingSpectra
@@ -311,8 +310,8 @@ def _train_reference(
     about = {**_dumped(settings, "reference"), "emulator": emulator.card.sha256}
     del about["reference"]
     network = CycleStarNet(seed=chosen.seed)
-    made = _Synthetic(emulator, torch.as_tensor(labels))
-    source = PairedSource(spectra, made, made=(len(labels), json.dumps(about, sort_keys=True)), seed=chosen.seed)
+    made = (len(labels), json.dumps(about, sort_keys=True))
+    source = PairedSource(spectra, SyntheticSpectra(emulator, labels), made=made, seed=chosen.seed)
     first = source.batch(0, STANDARDISED)
     network.standardise(first.synthetic, first.observed, first.observed_good)
     task = CycleTask(network)
@@ -331,15 +330,3 @@ def _dumped(settings: TrainSettings, architecture: str) -> dict[str, Any]:
     dumped = settings.model_dump(mode="json", include={"data", "prior", architecture})
     del dumped["data"]["spectra"]
     return dumped
-
-
-class _Synthetic:
-    """Spectra of prior draws, normalised with the weights of their partners."""
-
-    def __init__(self, emulator: Emulator, labels: Tensor) -> None:
-        self.emulator, self.labels = emulator, labels
-
-    @torch.no_grad()
-    def __call__(self, rows: NDArray[np.int64], weight: Tensor) -> Tensor:
-        flux = self.emulator.flux(self.labels[rows])
-        return normalise(flux / flux.mean(dim=1, keepdim=True), weight)[0]
