@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import re
-import signal
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +22,7 @@ from stargap.catalogue.write import write_table
 from stargap.errors import ModelError, SpectrumError, UsageError
 from stargap.measure.star import BATCH, Columns, Fitted, measure_batch
 from stargap.pixels import grid_for
+from stargap.processes import each_alone, each_result
 from stargap.settings import MeasureSettings
 from stargap.spectra.content import check_spectrum
 from stargap.spectra.read import read_spectrum
@@ -121,9 +116,9 @@ def measure(
         folder.mkdir(parents=True, exist_ok=True)
     rows = None if plot_rows is None else frozenset(plot_rows)
     job = _Job(settings, None if model is None else str(model), used.card.sha256, folder, rows)
-    chunks = [(first, items[first : first + BATCH]) for first in range(0, len(items), BATCH)]
     parts: list[Columns] = []
-    for part in _run(job, chunks, max(1, min(workers, len(chunks)))):
+    jobs = [(job, first, items[first : first + BATCH]) for first in range(0, len(items), BATCH)]
+    for part in each_result(_measure_chunk, jobs, max(1, min(workers, len(jobs))), rescue=_one_by_one):
         parts.append(part)
         if progress is not None:
             progress(len(part["spectrum_id"]))
@@ -248,69 +243,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _run(job: _Job, chunks: list[tuple[int, list[Any]]], workers: int) -> Iterator[Columns]:
-    if workers == 1:
-        for first, items in chunks:
-            yield _measure_chunk(job, first, items)
-        return
-    todo = deque(chunks)
-    while todo:
-        running: deque[Future[Columns]] = deque()
-        try:
-            with _pool(min(workers, len(todo))) as pool:
-                while todo:
-                    while len(running) < min(2 * workers, len(todo)):
-                        running.append(_submit(pool, _measure_chunk, job, *todo[len(running)]))
-                    part = running[0].result()
-                    running.popleft()
-                    todo.popleft()
-                    yield part
-        except BrokenProcessPool:
-            yield from _one_by_one(job, *todo.popleft())
-
-
 def _one_by_one(job: _Job, first: int, items: list[Any]) -> Iterator[Columns]:
     """Measure a chunk whose process died, item by item in new processes; an item that kills its process says so."""
-    todo = deque(enumerate(items, first))
-    while todo:
-        started = False
-        try:
-            with _pool(1) as pool:
-                _submit(pool, os.getpid).result()
-                started = True
-                while todo:
-                    place, item = todo[0]
-                    part = _submit(pool, _measure_chunk, job, place, [item]).result()
-                    todo.popleft()
-                    yield part
-        except BrokenProcessPool:
-            if not started:
-                message = 'processes cannot start: in a script, call measure under if __name__ == "__main__":'
-                raise UsageError(message) from None
-            place, item = todo.popleft()
-            path = item.facts.path if isinstance(item, Spectrum) else item
-            lost = SpectrumError(path, "the process that measured it died")
-            with _one_thread():
-                yield _measure(job, [lost], place)[0]
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
-
-
-def _submit(pool: ProcessPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-    """Submit with SIGINT blocked: a process that starts here inherits that, so Ctrl-C is the parent's alone."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return pool.submit(function, *arguments)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    parts = each_alone(_measure_chunk, [(job, place, [item]) for place, item in enumerate(items, first)])
+    for place, (item, part) in enumerate(zip(items, parts, strict=True), first):
+        if part is not None:
+            yield part
+            continue
+        lost = SpectrumError(
+            item.facts.path if isinstance(item, Spectrum) else item, "the process that measured it died"
+        )
+        with _one_thread():
+            yield _measure(job, [lost], place)[0]

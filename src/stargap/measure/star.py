@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,12 +21,21 @@ from stargap.measure.subtype import measure_indices
 from stargap.measure.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
 from stargap.pixels import grid_for
 from stargap.settings import MeasureSettings
-from stargap.spectra.content import snr_by_band
-from stargap.spectra.prepare import NativeBatch, Prepared, prepare, to_lattice
+from stargap.spectra.native import concatenate, empty_batch, native_batch
+from stargap.spectra.prepare import NativeBatch, Prepared, prepare
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.payne import Emulator
 
-__all__ = ["BATCH", "Columns", "Fitted", "measure_batch", "parameters_for"]
+__all__ = [
+    "BATCH",
+    "BatchVelocity",
+    "Columns",
+    "Fitted",
+    "batch_velocity",
+    "measure_batch",
+    "measure_native",
+    "parameters_for",
+]
 
 BATCH = 128
 """Spectra in a micro-batch; shorter ones are padded, so that results do not depend on how many there are."""
@@ -34,7 +43,6 @@ BATCH = 128
 Columns = dict[str, NDArray[np.generic]]
 
 FACTS = tuple(column.name for column in MEASURED if column.name in Facts.__dataclass_fields__)
-EMPTY = Spectrum(np.array([6000.0, 8900.0]), np.zeros(2), np.zeros(2))
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,24 @@ def parameters_for(settings: MeasureSettings, emulator: Emulator) -> Parameters:
     return Parameters(tuple(lower), tuple(upper), fixed, settings.free_alpha)
 
 
+@dataclass(frozen=True)
+class BatchVelocity:
+    """What the velocity stage hands to the label stage, one row a star.
+
+    ``rv, error`` (km/s) and ``chi2`` (reduced) are float64 ``(star,)``, NaN where there is none; ``flags`` int64
+    ``(star,)``; ``labels`` float64 ``(star, 4)``, from which the label fit starts.
+    """
+
+    rv: Tensor
+    error: Tensor
+    chi2: Tensor
+    flags: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rv)
+
+
 def measure_batch(
     items: Sequence[Spectrum | SpectrumError],
     settings: MeasureSettings,
@@ -99,61 +125,108 @@ def measure_batch(
         >>> columns["failure"].tolist(), columns["teff"].tolist(), columns["flag_text"].tolist()
         (['the file is empty'], [nan], ['the file could not be read'])
     """
-    count = len(items)
-    if count > BATCH:
-        message = f"{count} spectra in a batch of {BATCH}"
-        raise ValueError(message)
-    flags = np.zeros(count, dtype=np.int64)
-    failure = [""] * count
-    usable: list[Spectrum] = []
-    for row, item in enumerate(items):
-        if isinstance(item, SpectrumError):
-            failure[row] = item.reason
-            flags[row] |= Flag.UNREADABLE
-            usable.append(EMPTY)
-        else:
-            usable.append(item)
-    native = _to_lattice(usable + [EMPTY] * (BATCH - count), flags, failure)
-    facts = [Facts(path=item.path) if isinstance(item, SpectrumError) else _with_snr(item) for item in items]
+    native, facts, failure = native_batch(items)
+    return measure_native(
+        native,
+        facts,
+        settings,
+        emulator,
+        failure=failure,
+        transfer=transfer,
+        spectrum_id=first_id + np.arange(len(items)),
+    )
 
-    grid, parameters = grid_for(settings.preset), parameters_for(settings, emulator)
 
-    def fit_at(rv: Tensor, start: Tensor | None = None) -> tuple[Prepared, LabelFit]:
-        star = prepare(native, rv, grid)
-        return star, fit_labels(
-            star,
-            EmulatorModel(emulator, star),
-            emulator,
-            parameters,
-            start=start,
-            starts=settings.starts,
-            error_floor=settings.floor,
-            max_iterations=settings.max_iterations,
-        )
+def batch_velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emulator) -> BatchVelocity:
+    """Measure the velocities of at most ``BATCH`` spectra, each at last against the emulator at its own labels.
 
+    Args:
+        native: spectra on the lattice.
+        settings: see `MeasureSettings`.
+        emulator: the synthetic spectra.
+
+    Raises:
+        ValueError: more than ``BATCH`` spectra.
+
+    Example:
+        >>> from stargap.theory.payne import shipped_emulator
+        >>> native, _, _ = native_batch([SpectrumError("a.fits", "the file is empty")])
+        >>> batch_velocity(native, MeasureSettings(), shipped_emulator()).rv
+        tensor([nan], dtype=torch.float64)
+    """
+    count, native = len(native), _padded(native)
     velocity = measure_velocity(native, emulator_templates(emulator))
-    _, coarse = fit_at(velocity.rv)
+    _, coarse = _fit_at(native, velocity.rv, settings, emulator)
     velocity = refine_velocity(native, velocity, templates_at(emulator, coarse.labels))
+    flags = velocity.flags | (coarse.flags & int(Flag.STARTS_DISAGREE))
+    whole = (velocity.rv, velocity.error, velocity.chi2, flags, coarse.labels)
+    return BatchVelocity(*(values[:count] for values in whole))
+
+
+def measure_native(
+    native: NativeBatch,
+    facts: Sequence[Facts],
+    settings: MeasureSettings,
+    emulator: Emulator,
+    *,
+    failure: Sequence[str],
+    spectrum_id: NDArray[np.int64],
+    transfer: Transfer | None = None,
+    velocity: BatchVelocity | None = None,
+) -> tuple[Columns, Fitted]:
+    """Measure at most ``BATCH`` spectra that are on the lattice already, as `measure_batch` does.
+
+    Args:
+        native: spectra on the lattice.
+        facts: of each, S/N included.
+        settings: see `MeasureSettings`.
+        emulator: the synthetic spectra.
+        failure: why a row cannot be used, empty if it can.
+        spectrum_id: of each row.
+        transfer: as for `measure_batch`.
+        velocity: from `batch_velocity` with the same settings and emulator; measured here if it is not given.
+
+    Returns:
+        as `measure_batch`.
+
+    Raises:
+        ValueError: more than ``BATCH`` spectra.
+
+    Example:
+        >>> from stargap.theory.payne import shipped_emulator
+        >>> native, facts, failure = native_batch([SpectrumError("a.fits", "the file is empty")])
+        >>> options = {"failure": failure, "spectrum_id": np.array([7])}
+        >>> columns, _ = measure_native(native, facts, MeasureSettings(), shipped_emulator(), **options)
+        >>> columns["spectrum_id"].tolist(), columns["rv"].tolist()
+        ([7], [nan])
+    """
+    if velocity is None:
+        velocity = batch_velocity(native, settings, emulator)
+    count, native = len(native), _padded(native)
+    nothing = BATCH - count
+    rv = torch.nn.functional.pad(velocity.rv, (0, nothing), value=torch.nan)
     if transfer is None:
-        prepared, fit = fit_at(velocity.rv, coarse.labels)
+        start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, nothing), value=torch.nan)
+        prepared, fit = _fit_at(native, rv, settings, emulator, start)
     else:
-        prepared = prepare(native, velocity.rv, grid)
+        prepared = prepare(native, rv, grid_for(settings.preset))
+        parameters = parameters_for(settings, emulator)
         fit = fit_domains(
             prepared, transfer, parameters, starts=settings.starts, max_iterations=settings.max_iterations
         ).observed
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
-    padded = torch.as_tensor(np.pad(factor, (0, BATCH - count), constant_values=1.0))
-    indices = measure_indices(native, velocity.rv, noise_factor=padded)
-    halpha = measure_halpha(native, velocity.rv, noise_factor=padded)
+    padded = torch.as_tensor(np.pad(factor, (0, nothing), constant_values=1.0))
+    indices = measure_indices(native, rv, noise_factor=padded)
+    halpha = measure_halpha(native, rv, noise_factor=padded)
 
-    columns: Columns = {"spectrum_id": first_id + np.arange(count)}
+    columns: Columns = {"spectrum_id": spectrum_id}
     for name in FACTS:
         columns[name] = _fact_column(name, [getattr(fact, name) for fact in facts])
-    columns["rv"] = velocity.rv.numpy()[:count]
+    columns["rv"] = velocity.rv.numpy().copy()
     rv_floor = np.where(lamost, settings.lamost_rv_floor, 0.0)
-    counted = np.sqrt(velocity.chi2.numpy()[:count]).clip(min=1.0)  # the part of the factor that chi-square has seen
-    columns["e_rv"] = np.hypot(velocity.error.numpy()[:count] * np.maximum(factor / counted, 1.0), rv_floor)
+    counted = np.sqrt(velocity.chi2.numpy()).clip(min=1.0)  # the part of the factor that chi-square has seen
+    columns["e_rv"] = np.hypot(velocity.error.numpy() * np.maximum(factor / counted, 1.0), rv_floor)
     labels, errors = fit.labels.numpy()[:count], fit.errors.numpy()[:count] * factor[:, None]
     labels[np.isnan(columns["rv"])] = np.nan
     errors[np.isnan(labels)] = np.nan
@@ -166,10 +239,9 @@ def measure_batch(
     for name, values in (("activity", halpha.active), ("activity_3sigma", halpha.active_3sigma)):
         columns[name] = np.where(values.numpy()[:count] < 0, INT_NULL, values.numpy()[:count])
 
-    read = ~(flags & Flag.UNREADABLE).astype(bool)
-    disagree = coarse.flags & int(Flag.STARTS_DISAGREE)
-    measured = (velocity.flags | fit.flags | disagree).numpy()[:count]
-    flags[read] |= measured[read]
+    read = np.array([reason == "" for reason in failure], dtype=bool)
+    measured = velocity.flags.numpy() | fit.flags.numpy()[:count]
+    flags = np.where(read, measured, int(Flag.UNREADABLE))
 
     def mark(flag: Flag, where: NDArray[np.bool_]) -> None:
         flags[read & where] |= flag
@@ -191,23 +263,28 @@ def measure_batch(
     return {column.name: columns[column.name] for column in MEASURED}, Fitted(native, prepared, fit)
 
 
-def _to_lattice(spectra: list[Spectrum], flags: NDArray[np.int64], failure: list[str]) -> NativeBatch:
-    parts = []
-    for row, spectrum in enumerate(spectra):
-        try:
-            parts.append(to_lattice([spectrum]))
-        except SpectrumError as error:
-            flags[row] |= Flag.UNREADABLE
-            failure[row] = error.reason
-            parts.append(to_lattice([EMPTY]))
-    return NativeBatch(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(NativeBatch)))
+def _fit_at(
+    native: NativeBatch, rv: Tensor, settings: MeasureSettings, emulator: Emulator, start: Tensor | None = None
+) -> tuple[Prepared, LabelFit]:
+    star = prepare(native, rv, grid_for(settings.preset))
+    return star, fit_labels(
+        star,
+        EmulatorModel(emulator, star),
+        emulator,
+        parameters_for(settings, emulator),
+        start=start,
+        starts=settings.starts,
+        error_floor=settings.floor,
+        max_iterations=settings.max_iterations,
+    )
 
 
-def _with_snr(spectrum: Spectrum) -> Facts:
-    facts = spectrum.facts
-    if facts.snr_source is not None:
-        return facts
-    return replace(facts, snr_source="ivar", **snr_by_band(spectrum.wavelength, spectrum.flux, spectrum.ivar))  # type: ignore[arg-type]
+def _padded(native: NativeBatch) -> NativeBatch:
+    count = len(native)
+    if count > BATCH:
+        message = f"{count} spectra in a batch of {BATCH}"
+        raise ValueError(message)
+    return concatenate([native, empty_batch(BATCH - count)])
 
 
 def _fact_column(name: str, values: list[object]) -> NDArray[np.generic]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +22,7 @@ __all__ = [
     "fact_int",
     "fact_number",
     "fact_text",
+    "facts_with_snr",
     "snr_by_band",
 ]
 
@@ -118,6 +121,22 @@ def snr_by_band(
         here = (wavelength >= low) & (wavelength < high) & (ivar > 0)
         values[f"snr_{band}"] = float(np.median(flux[here] * np.sqrt(ivar[here]))) if here.any() else None
     return values
+
+
+def facts_with_snr(spectrum: Spectrum) -> Facts:
+    """Return the facts of a spectrum, with S/N from its ivar where nothing else gave it.
+
+    Example:
+        >>> grid = np.arange(6000.0, 9000.0)
+        >>> facts = facts_with_snr(Spectrum(grid, 10 * np.ones(3000), np.ones(3000)))
+        >>> facts.snr_r, facts.snr_source
+        (10.0, 'ivar')
+    """
+    facts = spectrum.facts
+    if facts.snr_source is not None:
+        return facts
+    snr: dict[str, Any] = snr_by_band(spectrum.wavelength, spectrum.flux, spectrum.ivar)
+    return replace(facts, snr_source="ivar", **snr)
 
 
 def check_spectrum(

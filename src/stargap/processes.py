@@ -1,0 +1,121 @@
+"""Work spread over processes: results in order, deaths survived, Ctrl-C the parent's alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import Any, TypeVar
+
+from stargap.errors import UsageError
+
+__all__ = ["each_alone", "each_result"]
+
+Result = TypeVar("Result")
+Job = tuple[Any, ...]
+
+
+def each_result(
+    function: Callable[..., Result],
+    jobs: Iterable[Job],
+    workers: int,
+    *,
+    rescue: Callable[..., Iterable[Result]],
+) -> Iterator[Result]:
+    """Yield ``function(*job)`` for every job, in order, from this process (one worker) or from `workers` others.
+
+    Args:
+        function: importable by name, as are the classes of what it takes and returns.
+        jobs: arguments of `function`.
+        workers: processes.
+        rescue: called as ``rescue(*job)`` for the first unfinished job when a process died; what it yields takes the
+            place of that job's result, and the other jobs go on.
+
+    Example:
+        >>> list(each_result(divmod, [(7, 2), (9, 4)], 1, rescue=lambda *job: []))
+        [(3, 1), (2, 1)]
+    """
+    todo = deque(jobs)
+    if workers == 1:
+        while todo:
+            yield function(*todo.popleft())
+    while todo:
+        running: deque[Future[Result]] = deque()
+        try:
+            with _pool(min(workers, len(todo))) as pool:
+                while todo:
+                    while len(running) < min(2 * workers, len(todo)):
+                        running.append(_submit(pool, function, *todo[len(running)]))
+                    result = running[0].result()
+                    running.popleft()
+                    todo.popleft()
+                    yield result
+        except BrokenProcessPool:
+            yield from rescue(*todo.popleft())
+
+
+def each_alone(function: Callable[..., Result], jobs: Iterable[Job]) -> Iterator[Result | None]:
+    """Yield ``function(*job)`` from a process that runs nothing else, None where that process died.
+
+    Raises:
+        UsageError: processes cannot start at all.
+    """
+    todo = deque(jobs)
+    while todo:
+        started = False
+        try:
+            with _pool(1) as pool:
+                _submit(pool, os.getpid).result()
+                started = True
+                while todo:
+                    result = _submit(pool, function, *todo[0]).result()
+                    todo.popleft()
+                    yield result
+        except BrokenProcessPool:
+            if not started:
+                message = 'processes cannot start: in a script, call stargap under if __name__ == "__main__":'
+                raise UsageError(message) from None
+            todo.popleft()
+            yield None
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+
+
+def _follow_parent() -> None:
+    """End this process when its parent ends, however that ends: a killed parent cannot tell its workers."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+    """Submit with SIGINT blocked: a process that starts here inherits that, so Ctrl-C is the parent's alone."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(function, *arguments)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
