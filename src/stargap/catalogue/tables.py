@@ -95,8 +95,8 @@ def _reader(path: Path) -> tuple[Callable[[Path, bool, _Choose], _Table], str, b
             head = file.read(_HEAD_BYTES)
         packed = head.startswith(_GZIP_MAGIC)
         if packed:
-            with gzip.open(path) as packed:
-                head = packed.read(_HEAD_BYTES)
+            with gzip.open(path) as unpacked:
+                head = unpacked.read(_HEAD_BYTES)
     except FileNotFoundError:
         message = f"{path}: the file does not exist"
         raise UsageError(message) from None
