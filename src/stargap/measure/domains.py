@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -20,6 +21,8 @@ __all__ = ["DomainFit", "Transfer", "fit_domains", "joint_step"]
 
 FLOOR = 0.004
 """Error floor of fits in the observed domain: the transfer's own interpolation error."""
+TOLERANCE = 0.05
+"""Of the observed domain's fit (see `levenberg_marquardt`): the step that follows takes the rest."""
 DISAGREE = (300.0, 0.6, 0.5)
 """Differences between the domains (K, dex, dex) that are flagged, where they are also five errors."""
 
@@ -118,7 +121,8 @@ def fit_domains(
         slots=slots,
     )
     model = transfer.model(prepared)
-    observed = (fit_lbfgs if optimiser == "lbfgs" else fit_labels)(
+    fit = fit_lbfgs if optimiser == "lbfgs" else partial(fit_labels, tolerance=TOLERANCE)
+    observed = fit(
         prepared,
         model,
         transfer.emulator,

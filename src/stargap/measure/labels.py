@@ -158,6 +158,7 @@ def fit_labels(
     start: Tensor | None = None,
     slots: int = 32,
     max_iterations: int = 40,
+    tolerance: float = 0.01,
     least_pixels: int = 200,
 ) -> LabelFit:
     """Fit the labels of every prepared star.
@@ -178,6 +179,7 @@ def fit_labels(
         start: labels ``(star, 4)`` to start from instead of the table; then there is no second start.
         slots: see `levenberg_marquardt`.
         max_iterations: the same.
+        tolerance: the same.
         least_pixels: rows with fewer good pixels are flagged and not fitted.
     """
     stars = prepared.flux.shape[0]
@@ -202,6 +204,7 @@ def fit_labels(
             rows=rows,
             slots=slots,
             max_iterations=max_iterations,
+            tolerance=tolerance,
         )
 
     disagree = torch.zeros(0, dtype=torch.long)
