@@ -281,3 +281,8 @@ def test_no_stars_and_no_junk():
     assert len(chunk.spectra) == 1
     (chunk,) = simulate_survey(2, seed=1, junk=1.0)
     assert "dwarf" not in chunk.truth["kind"]
+
+
+def test_any_seed_serves():
+    (chunk,) = simulate_survey(1, seed=2**40)
+    assert len(chunk.spectra) == 1

@@ -117,7 +117,8 @@ def _chunks(
     for number in range(survey_size(stars)):
         if number * CHUNK % BLOCK == 0:
             block = number * CHUNK // BLOCK
-            labels, active = nature_labels(BLOCK, seed=seed * 100_000 + block, mix=mix)
+            own = int(np.random.default_rng([seed, 6, block]).integers(4_000_000))
+            labels, active = nature_labels(BLOCK, seed=own, mix=mix)
         rows = slice(number * CHUNK % BLOCK, number * CHUNK % BLOCK + CHUNK)
         rng = np.random.default_rng([seed, 4, number])
         wanted = min(CHUNK, stars - number * CHUNK)
