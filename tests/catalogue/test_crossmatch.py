@@ -128,6 +128,8 @@ def test_closest_approach_between_two_epochs(pmra, pmdec, when, offset, angle):
     found = separations(ours.ra.deg, ours.dec.deg, 2014.0, table, rows, earliest=2000.0)
     assert found == pytest.approx(least, abs=0.045)  # half a step of the fastest
     assert found <= least + 1e-4
+    turned = separations(ours.ra.deg, ours.dec.deg, 2000.0, table, rows, earliest=2014.0)
+    assert turned == pytest.approx(found, abs=1e-9)
     match = match_sky(ours.ra.deg, ours.dec.deg, 2014.0, table, radius_arcsec=3.0, earliest=2000.0)
     assert (match.rows[0] == 0) == (found[0] <= 3.0)
 
