@@ -155,7 +155,8 @@ def finish(
             found = (len(shard), shard.card.shard_rows, shard.card.dtype)
             wanted = (min(shard_rows, rows - first), shard_rows, dtype)
             if found != wanted:
-                message = f"{shard.folder}: {found[0]} of {found[1]} rows in {found[2]}, where {wanted} are needed"
+                held, need = ("{} rows of {} in {}".format(*of) for of in (found, wanted))
+                message = f"{shard.folder}: {held}, where {need} are needed: run the ingest again"
                 raise UsageError(message)
             writer.write_table(shard.table(index_schema().names))
             cards.append(shard.card)
