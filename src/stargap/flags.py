@@ -33,6 +33,7 @@ class Flag(IntFlag):
     POOR_FIT = 1 << 20
     DOMAINS_DISAGREE = 1 << 21
     OUTSIDE_TRAINING = 1 << 22
+    NOT_SELECTED = 1 << 23
 
 
 FLAG_TEXT: dict[Flag, str] = {
@@ -59,12 +60,13 @@ FLAG_TEXT: dict[Flag, str] = {
     Flag.ACTIVE: "H-alpha in emission: labels are suspect",
     Flag.DOMAINS_DISAGREE: "labels of the synthetic and the observed domain differ by more than a transfer explains",
     Flag.OUTSIDE_TRAINING: "labels beyond those of the stars that the transfer was trained on",
+    Flag.NOT_SELECTED: "not in the sample, and so not measured; sample_flags say why",
 }
 
 USER_BITS = 24
 """Bits from here to 31 are left to users."""
 
-NULL_LABELS = Flag.UNREADABLE | Flag.TOO_FEW_PIXELS
+NULL_LABELS = Flag.UNREADABLE | Flag.TOO_FEW_PIXELS | Flag.NOT_SELECTED
 """Any of these bits means that the labels are null."""
 
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
 
-__all__ = ["INT_NULL", "MEASURED", "Column", "columns_table", "conform", "validate"]
+__all__ = ["INT_NULL", "MEASURED", "SURVEY", "Column", "columns_table", "conform", "validate"]
 
 INT_NULL = -9999
 """The null of every integer column."""
@@ -146,6 +146,28 @@ MEASURED: tuple[Column, ...] = (
     Column("failure", "str", "", "meta.note", "Why the file could not be read; empty if it could"),
 )
 """The columns that ``stargap measure`` writes, in order."""
+
+
+SURVEY: tuple[Column, ...] = (
+    *MEASURED,
+    Column("in_sample", "bool", "", "meta.code", "Whether the spectrum passes the cuts of the sample"),
+    Column("sample_flags", "int64", "", "meta.code.qual", "Bit mask of the cuts of the sample"),
+    Column("gaia_source_id", "int64", "", "meta.id;src", "Gaia DR3 source identifier"),
+    Column("gaia_separation", "float32", "arcsec", "pos.angDistance", "Distance to the Gaia source", (0, _INF)),
+    Column("parallax", "float64", "mas", "pos.parallax.trig", "Gaia parallax"),
+    Column("e_parallax", "float32", "mas", "stat.error;pos.parallax.trig", "1-sigma error of parallax", (0, _INF)),
+    Column("ruwe", "float32", "", "stat.error", "Gaia renormalised unit weight error", (0, _INF)),
+    Column("g_mag", "float32", "mag", "phot.mag;em.opt", "Gaia G magnitude", (-5, 30)),
+    Column("bp_mag", "float32", "mag", "phot.mag;em.opt.B", "Gaia BP magnitude", (-5, 30)),
+    Column("rp_mag", "float32", "mag", "phot.mag;em.opt.R", "Gaia RP magnitude", (-5, 30)),
+    Column("bp_rp", "float32", "mag", "phot.color;em.opt.B;em.opt.R", "Gaia colour BP - RP", (-10, 20)),
+    Column("m_g", "float32", "mag", "phot.mag;phys.magAbs", "Absolute G magnitude from the parallax", (-20, 30)),
+    Column("pmra", "float64", "mas/yr", "pos.pm;pos.eq.ra", "Gaia proper motion in right ascension times cos(dec)"),
+    Column("pmdec", "float64", "mas/yr", "pos.pm;pos.eq.dec", "Gaia proper motion in declination"),
+    Column("cluster", "int64", "", "meta.id", "Cluster of the cleaning that the spectrum belongs to"),
+    Column("clean_flags", "int64", "", "meta.code.qual", "Bit mask of the cleaning: why it rejects the spectrum"),
+)
+"""The columns of a survey run's table, one row a spectrum, in order."""
 
 
 def columns_table(schema: Sequence[Column] = MEASURED) -> str:

@@ -7,7 +7,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +18,7 @@ from stargap.atomic import replacing
 from stargap.catalogue.schema import MEASURED, Column, conform
 from stargap.errors import UsageError
 
-__all__ = ["check_output", "write_table"]
+__all__ = ["check_output", "write_parts", "write_table"]
 
 _Arrays = Mapping[str, NDArray[Any]]
 _Provenance = Mapping[str, str]
@@ -115,6 +115,33 @@ def write_table(
         _WRITERS[suffix](arrays, schema, provenance, file)
 
 
+def write_parts(
+    parts: Iterable[Mapping[str, ArrayLike]],
+    path: str | Path,
+    *,
+    schema: Sequence[Column] = MEASURED,
+    provenance: _Provenance,
+) -> None:
+    """Write a Parquet table part by part, each a row group, in the memory of one part; otherwise as `write_table`.
+
+    Raises:
+        UsageError: see `conform`.
+    """
+    import pyarrow.parquet as pq
+
+    with replacing(path) as file:
+        writer = None
+        for part in parts:
+            table = _described(conform(part, schema=schema), schema, provenance)
+            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+            writer.write_table(table)
+        if writer is None:
+            nothing = {column.name: np.empty(0, object if column.dtype == "str" else column.dtype) for column in schema}
+            pq.write_table(_described(nothing, schema, provenance), file, compression="zstd")
+        else:
+            writer.close()
+
+
 def _write_fits(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:
     from astropy.io import fits
 
@@ -181,12 +208,16 @@ def _arrow(arrays: _Arrays, schema: Sequence[Column], *, all_nulls: bool) -> Any
 def _write_parquet(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:
     import pyarrow.parquet as pq
 
+    pq.write_table(_described(arrays, schema, provenance), file, compression="zstd")
+
+
+def _described(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance) -> Any:
+    """Return an arrow table with all that a Parquet file says of itself."""
     header = {
         "IVOA.VOTable-Parquet.version": "1.0",
         "IVOA.VOTable-Parquet.content": _votable_header(schema, provenance),
     }
-    table = _arrow(arrays, schema, all_nulls=False).replace_schema_metadata({**header, **provenance})
-    pq.write_table(table, file, compression="zstd")
+    return _arrow(arrays, schema, all_nulls=False).replace_schema_metadata({**header, **provenance})
 
 
 def _write_csv(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:

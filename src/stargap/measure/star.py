@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -93,6 +93,9 @@ class BatchVelocity:
 
     def __len__(self) -> int:
         return len(self.rv)
+
+    def __getitem__(self, rows: slice) -> BatchVelocity:
+        return BatchVelocity(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
 def measure_batch(
@@ -261,6 +264,33 @@ def measure_native(
     columns["flag_text"] = np.array([flag_text(bits) for bits in flags.tolist()], dtype=object)
     columns["failure"] = np.array(failure, dtype=object)
     return {column.name: columns[column.name] for column in MEASURED}, Fitted(native, prepared, fit)
+
+
+def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDArray[np.int64]) -> Columns:
+    """Return the columns of ``MEASURED`` of spectra that are not measured: what their files say, and nulls.
+
+    Args:
+        facts: of each spectrum.
+        failure: why it cannot be used; where it could, it is flagged as not selected.
+        spectrum_id: of each row.
+
+    Example:
+        >>> columns = unmeasured([Facts(path="a.fits", obsid=7)], [""], np.array([0]))
+        >>> columns["obsid"].tolist(), columns["teff"].tolist(), columns["flag_text"].tolist()
+        ([7], [nan], ['not in the sample, and so not measured; sample_flags say why'])
+    """
+    count = len(facts)
+    columns: Columns = {}
+    for column in MEASURED:
+        if column.name in FACTS:
+            columns[column.name] = _fact_column(column.name, [getattr(fact, column.name) for fact in facts])
+        else:
+            columns[column.name] = np.full(count, column.null, dtype=object if column.dtype == "str" else column.dtype)
+    flags = [int(Flag.UNREADABLE if reason else Flag.NOT_SELECTED) for reason in failure]
+    columns["spectrum_id"], columns["flags"] = spectrum_id, np.array(flags, dtype=np.int64)
+    columns["flag_text"] = np.array([flag_text(bits) for bits in flags], dtype=object)
+    columns["failure"] = np.array(failure, dtype=object)
+    return columns
 
 
 def _fit_at(

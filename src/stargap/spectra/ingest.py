@@ -23,7 +23,7 @@ from stargap.spectra.shards import CATALOGUE, PLACE, SHARD_ROWS, Dtype, Shard, f
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.store import finish
 
-__all__ = ["Ingested", "IngestSettings", "file_inputs", "ingest"]
+__all__ = ["Ingested", "IngestSettings", "file_inputs", "ingest", "ingest_shard", "rescue_shard"]
 
 
 class IngestSettings(BaseModel):
@@ -111,7 +111,7 @@ def ingest(
     mine = numbers if part is None else numbers[part[0] - 1 :: part[1]]
     done, read, failures = 0, 0, Counter[str]()
     jobs = [(folder, number, settings) for number in mine]
-    for result in each_result(_ingest_shard, jobs, max(1, min(workers, len(jobs))), rescue=_rescue):
+    for result in each_result(ingest_shard, jobs, max(1, min(workers, len(jobs))), rescue=rescue_shard):
         done, read, failures = done + result.rows, read + result.read, failures + Counter(result.failures)
         if progress is not None:
             progress(result.rows)
@@ -120,7 +120,7 @@ def ingest(
     return Ingested(done, read, dict(sorted(failures.items(), key=lambda item: (-item[1], item[0]))))
 
 
-def _ingest_shard(
+def ingest_shard(
     folder: Path,
     number: int,
     settings: IngestSettings,
@@ -142,7 +142,7 @@ def _ingest_shard(
     failed = Counter(record["failure"] for record in records if record["failure"])
     if records != known:
         if shard is not None and not shard.intact():
-            return _ingest_shard(folder, number, settings, deadly, damaged=True)
+            return ingest_shard(folder, number, settings, deadly, damaged=True)
         old = empty_batch(0) if shard is None else shard.read()
         native = concatenate([old, *parts])[torch.tensor(sources, dtype=torch.int64)]
         facts = [Facts(**{f.name: record.pop(f.name) for f in fields(Facts)}) for record in records]
@@ -218,11 +218,11 @@ def _probe(path: bytes) -> bool:
     return True
 
 
-def _rescue(folder: Path, number: int, settings: IngestSettings) -> Iterator[Ingested]:
+def rescue_shard(folder: Path, number: int, settings: IngestSettings) -> Iterator[Ingested]:
     """Do a shard whose process died again: file by file alone, to find those that kill, then without them."""
     jobs = [(entry["path"],) for entry in plan_rows(folder, number)]
     deadly = frozenset(place for place, alive in enumerate(each_alone(_probe, jobs)) if not alive)
-    for result in each_alone(_ingest_shard, [(folder, number, settings, deadly)]):
+    for result in each_alone(ingest_shard, [(folder, number, settings, deadly)]):
         if result is None:
             message = f"{folder}: the process of shard {number} died twice, by no one file: is there too little memory?"
             raise UsageError(message)

@@ -67,6 +67,19 @@ class TrainingSpectra:
             np.zeros(count),
         )
 
+    @classmethod
+    def create(cls, folder: str | Path, count: int) -> TrainingSpectra:
+        """Return arrays of `count` rows that are files in `folder`, to be filled batch by batch; `load` reads them."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        wanted = cls.empty(0)
+        arrays = []
+        for field in fields(cls):
+            like = getattr(wanted, field.name)
+            path = Path(folder) / f"{field.name}.npy"
+            shape = (count, *like.shape[1:])
+            arrays.append(np.lib.format.open_memmap(path, mode="w+", dtype=like.dtype, shape=shape))
+        return cls(*arrays)
+
     def put(self, first: int, part: TrainingSpectra) -> None:
         """Copy `part` to the rows from `first` on."""
         for field in fields(self):

@@ -1,0 +1,1 @@
+"""A survey run: its settings, its stages, and the engine that does them."""

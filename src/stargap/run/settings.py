@@ -1,0 +1,110 @@
+"""The settings of a whole survey run, in one TOML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from stargap.catalogue.cleaning import CleaningSettings
+from stargap.catalogue.sample import SampleSettings
+from stargap.settings import MeasureSettings
+from stargap.spectra.ingest import IngestSettings
+from stargap.transfer.rounds import ResidualSettings
+from stargap.transfer.settings import PriorSettings
+
+__all__ = ["EmulatorSettings", "InputSettings", "SurveySettings", "TransferSettings"]
+
+
+class InputSettings(BaseModel):
+    """What a run starts from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spectra: list[str] = []
+    """Files, folders, globs or @lists of spectra; with a catalogue, the one folder that its files are under."""
+    catalogue: Path | None = None
+    """Table of a LAMOST release (CSV with | or commas, FITS, Parquet, VOTable), whose rows name the files."""
+    gaia: Path | None = None
+    """Gaia DR3 columns of the targets, as a table in one of these formats; without it RUWE, M_G and colour are
+    unknown (section 2.1)."""
+
+
+class EmulatorSettings(BaseModel):
+    """The synthetic spectra (section 2.2)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path | None = None
+    """Folder with emulator.safetensors and its card; by default the emulator inside the package."""
+    grid: Path | None = None
+    """Train one on this grid instead: HDF5, or a folder of BT-Settl or PHOENIX-ACES files."""
+    resolution: Annotated[float, Field(gt=500, lt=20_000)] = 1800.0
+    """Resolving power of the survey, for training."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the training."""
+
+    @model_validator(mode="after")
+    def _check(self) -> EmulatorSettings:
+        if self.model is not None and self.grid is not None:
+            message = "model and grid are both given: choose one"
+            raise ValueError(message)
+        return self
+
+
+class TransferSettings(BaseModel):
+    """The transfer between synthetic and observed spectra (section 3)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    use: Literal["none", "model", "simulated", "train"] = "none"
+    """Publish labels of the emulator alone, through a model, through the model inside the package that was trained on
+    simulated stars (for such only), or through one that is trained on this survey."""
+    model: Path | None = None
+    """A trained transfer (*.safetensors with its card), for use = "model"."""
+    spectra: Annotated[int, Field(ge=1000)] = 110_000
+    """For use = "train": clean spectra of the sample drawn at random (section 3.2)."""
+    alpha: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """For use = "train": hold [a/M] of all stars here (dex); by default it follows [M/H]."""
+    prior: PriorSettings = PriorSettings()
+    """Labels of synthetic spectra (section 3.3.2)."""
+    training: ResidualSettings = ResidualSettings()
+    """How the transfer is trained."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the draw of spectra."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TransferSettings:
+        if (self.use == "model") != (self.model is not None):
+            message = 'use = "model" and model, the path of a transfer, go together'
+            raise ValueError(message)
+        return self
+
+
+class SurveySettings(BaseModel):
+    """Everything that a survey run follows from.
+
+    Example:
+        >>> SurveySettings().measure.preset, SurveySettings().ingest.shard_rows
+        ('stargap', 1024)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: Path = Path("survey")
+    """Folder of this run alone. All paths start at the working folder."""
+    input: InputSettings = InputSettings()
+    """Spectra and tables."""
+    ingest: IngestSettings = IngestSettings()
+    """The store of native pixels."""
+    sample: SampleSettings = SampleSettings()
+    """The cuts of section 2.1; a spectrum outside keeps its row and is not measured."""
+    emulator: EmulatorSettings = EmulatorSettings()
+    """The Payne (section 2.2)."""
+    cleaning: CleaningSettings = CleaningSettings()
+    """Removal of spectra that are not of M dwarfs (section 2.1)."""
+    transfer: TransferSettings = TransferSettings()
+    """Cycle-StarNet's place (section 3)."""
+    measure: MeasureSettings = MeasureSettings()
+    """Velocities, labels, subtypes, activity (sections 2.3, 3.5)."""
