@@ -453,10 +453,33 @@ def test_workers_end_with_a_killed_parent(begin, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_on_the_same_shards_do_no_harm(begin, survey, tmp_path):
-    run(survey, tmp_path / "whole")
-    both = [begin(tmp_path / "store", pause=0.02, workers=1) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
-    assert content(tmp_path / "store") == content(tmp_path / "whole")
+    """First both write every shard; then every file changes, and both replace what the other may be reading."""
+    for when in range(2):
+        for row in range(9):
+            write(survey / f"{row}.fits{'.gz' if row % 2 else ''}", row + 10 * when)
+        run(survey, tmp_path / f"whole{when}")
+        both = [begin(tmp_path / "store", pause=0.02, workers=1) for _ in range(2)]
+        assert [process.wait() for process in both] == [0, 0]
+        assert content(tmp_path / "store") == content(tmp_path / f"whole{when}")
+
+
+def test_a_shard_that_is_replaced_while_it_is_read_is_read_again(survey, tmp_path, monkeypatch):
+    run(survey, tmp_path / "store")
+    before = pixels(tmp_path / "store")
+    (survey / "0.fits").unlink()
+    write(survey / "1.fits.gz", 20)
+    rows, taken = room.plan_rows, []
+
+    def replaced(folder, number):
+        if not taken:
+            taken.append(number)
+            run(survey, folder)
+        return rows(folder, number)
+
+    monkeypatch.setattr(room, "plan_rows", replaced)
+    run(survey, tmp_path / "store")
+    assert verify(tmp_path / "store") == []
+    assert differing(before, pixels(tmp_path / "store")) == [1]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections import Counter
@@ -120,15 +121,22 @@ def ingest(
     return Ingested(done, read, dict(sorted(failures.items(), key=lambda item: (-item[1], item[0]))))
 
 
-def ingest_shard(
-    folder: Path,
-    number: int,
-    settings: IngestSettings,
-    deadly: frozenset[int] = frozenset(),
-    damaged: bool = False,
-) -> Ingested:
-    """Bring one shard up to date; files at the places `deadly` are not touched, a `damaged` shard is written anew."""
-    shard = None if damaged else _existing(folder, number)
+def ingest_shard(folder: Path, number: int, settings: IngestSettings, deadly: frozenset[int] = frozenset()) -> Ingested:
+    """Bring one shard up to date; files at the places `deadly` are not touched, and a damaged shard is written anew."""
+    for _ in range(3):
+        with contextlib.suppress(FileNotFoundError, UsageError):  # another process replaced the shard meanwhile
+            done = _update(folder, number, settings, deadly, _existing(folder, number))
+            if done is not None:
+                return done
+    done = _update(folder, number, settings, deadly, None)
+    assert done is not None
+    return done
+
+
+def _update(
+    folder: Path, number: int, settings: IngestSettings, deadly: frozenset[int], shard: Shard | None
+) -> Ingested | None:
+    """Read what is new or has changed since `shard`, and write it with the rest of that; None if that is damaged."""
     known: list[dict[str, Any]] = [] if shard is None else shard.table().drop_columns(list(PLACE)).to_pylist()
     records: list[dict[str, Any]] = []
     sources: list[int] = []
@@ -139,16 +147,17 @@ def ingest_shard(
         records.append(record)
         sources.append(place if native is None else len(known) + len(parts))
         parts += [] if native is None else [native]
-    failed = Counter(record["failure"] for record in records if record["failure"])
-    if records != known:
-        if shard is not None and not shard.intact():
-            return ingest_shard(folder, number, settings, deadly, damaged=True)
-        old = empty_batch(0) if shard is None else shard.read()
-        native = concatenate([old, *parts])[torch.tensor(sources, dtype=torch.int64)]
-        facts = [Facts(**{f.name: record.pop(f.name) for f in fields(Facts)}) for record in records]
-        columns = {name: [record[name] for record in records] for name in records[0]}
-        write_shard(folder, number, native, columns, facts, dtype=settings.dtype, shard_rows=settings.shard_rows)
-    return Ingested(len(records), len(parts), dict(failed))
+    done = Ingested(len(records), len(parts), dict(Counter(r["failure"] for r in records if r["failure"])))
+    if records == known:
+        return done
+    if shard is not None and not shard.intact():
+        return None
+    old = empty_batch(0) if shard is None else shard.read()
+    native = concatenate([old, *parts])[torch.tensor(sources, dtype=torch.int64)]
+    facts = [Facts(**{f.name: record.pop(f.name) for f in fields(Facts)}) for record in records]
+    columns = {name: [record[name] for record in records] for name in records[0]}
+    write_shard(folder, number, native, columns, facts, dtype=settings.dtype, shard_rows=settings.shard_rows)
+    return done
 
 
 def _existing(folder: Path, number: int) -> Shard | None:
