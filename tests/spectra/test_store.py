@@ -375,5 +375,7 @@ def test_what_a_killed_process_left_is_swept_once_it_is_old(folder):
         when = (folder / name).stat().st_mtime - age
         os.utime(folder / name, (when, when))
     (folder / ".shard-00001.old").mkdir()
+    (folder / ".stargap-3.part").write_bytes(b"half")
+    os.utime(folder / ".stargap-3.part", (1, 1))
     finish(folder, 10, shard_rows=ROWS)
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == [".stargap-2.part"]

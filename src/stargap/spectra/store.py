@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Store", "finish", "verify"]
 
 _ABANDONED = 3600.0
-"""Age in seconds at which a temporary folder is taken for what a killed process left behind."""
+"""Age in seconds at which a temporary file or folder is taken for what a killed process left behind."""
 
 
 class _Manifest(BaseModel):
@@ -179,8 +179,8 @@ def finish(
         shutil.rmtree(left, ignore_errors=True)
     for left in folder.glob(".stargap-*.part"):
         with contextlib.suppress(OSError):
-            if left.is_dir() and time.time() - left.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(left)
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def verify(folder: str | Path) -> list[str]:
