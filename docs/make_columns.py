@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stargap.catalogue.schema import columns_table
+from stargap.catalogue.schema import CATALOGUE, MEASURED, STARS, SURVEY, columns_table
 from stargap.flags import FLAG_TEXT
 
 
@@ -16,6 +16,18 @@ Made by `python docs/make_columns.py` from `stargap.catalogue.schema` and `starg
 ## Columns of `stargap measure`
 
 {columns_table()}
+
+## Further columns of `stargap run`
+
+{columns_table(SURVEY[len(MEASURED) :])}
+
+## Columns of the catalogue, one row a spectrum
+
+{columns_table(CATALOGUE)}
+
+## Columns of the catalogue, one row a star
+
+{columns_table(STARS)}
 
 ## Flags
 

@@ -8,7 +8,18 @@ import pytest
 from astropy import units
 from astropy.io.votable.ucd import check_ucd, parse_ucd
 
-from stargap.catalogue.schema import INT_NULL, MEASURED, Column, columns_table, conform, validate
+from stargap.catalogue.schema import (
+    CATALOGUE,
+    INT_NULL,
+    MEASURED,
+    PAPER,
+    STARS,
+    SURVEY,
+    Column,
+    columns_table,
+    conform,
+    validate,
+)
 from stargap.errors import UsageError
 
 GAIA = 6917528997577384321
@@ -43,7 +54,11 @@ def test_every_error_follows_its_value_in_the_same_unit():
         assert MEASURED[place].unit == MEASURED[place - 1].unit
 
 
-@pytest.mark.parametrize("column", MEASURED, ids=NAMES)
+SCHEMAS = {"survey": SURVEY, "catalogue": CATALOGUE, "stars": STARS, "paper": PAPER}
+EVERY = {f"{name}-{column.name}": column for name, schema in SCHEMAS.items() for column in schema}
+
+
+@pytest.mark.parametrize("column", EVERY.values(), ids=EVERY)
 def test_every_column_is_described_in_known_words(column):
     assert check_ucd(column.ucd, check_controlled_vocabulary=True)
     assert parse_ucd(column.ucd, check_controlled_vocabulary=True)
@@ -56,9 +71,10 @@ def test_every_column_is_described_in_known_words(column):
 
 
 def test_nulls_lie_outside_every_range():
-    for column in MEASURED:
-        null = np.array([column.null], dtype=object if column.dtype == "str" else column.dtype)
-        assert column.is_null(null).all()
+    for column in (*SURVEY, *CATALOGUE, *STARS):
+        if column.dtype != "bool":
+            null = np.array([column.null], dtype=object if column.dtype == "str" else column.dtype)
+            assert column.is_null(null).all()
         if column.dtype.startswith("int") and column.valid_range:
             assert not column.valid_range[0] <= INT_NULL <= column.valid_range[1]
 
@@ -69,6 +85,36 @@ def test_bad_names_are_refused(name):
         Column(name, "int32")
 
 
+def test_tables_share_what_they_share():
+    """A column of the same name is the same quantity everywhere: dtype, unit and UCD."""
+    seen = {}
+    for name, column in EVERY.items():
+        if not name.startswith("paper-"):
+            kind = seen.setdefault(column.name, (column.dtype, column.unit, column.ucd))
+            assert kind == (column.dtype, column.unit, column.ucd), name
+    for schema in SCHEMAS.values():
+        assert len({column.name for column in schema}) == len(schema)
+
+
+def test_the_papers_table_has_its_24_names_in_order():
+    names = "ID obsid RA Dec SNRr SNRi Subclass SpT Gmag BPmag RPmag Plx e_Plx RUWE RV e_RV Teff e_Teff Logg e_Logg"
+    assert [column.name for column in PAPER] == [*names.split(), "[M/H]", "e_[M/H]", "Activity", "VBFlag"]
+    units_there = {column.name: column.unit for column in PAPER if column.unit}
+    assert units_there == {
+        **dict.fromkeys(("RA", "Dec"), "deg"),
+        **dict.fromkeys(("Gmag", "BPmag", "RPmag"), "mag"),
+        **dict.fromkeys(("Plx", "e_Plx"), "mas"),
+        **dict.fromkeys(("RV", "e_RV"), "km/s"),
+        **dict.fromkeys(("Teff", "e_Teff"), "K"),
+    }
+
+
+def test_only_the_papers_name_may_hold_other_characters():
+    assert Column("[M/H]", "float32", paper_name="[M/H]").name == "[M/H]"
+    with pytest.raises(ValueError, match="letters, digits and underscores"):
+        Column("[M/H]", "float32", paper_name="[Fe/H]")
+
+
 def test_bad_dtypes_are_refused():
     with pytest.raises(ValueError, match="unknown dtype 'int16'"):
         Column("x", "int16")
@@ -77,7 +123,7 @@ def test_bad_dtypes_are_refused():
 def test_table_of_the_schema_has_a_line_a_column():
     lines = columns_table().splitlines()
     assert len(lines) == len(MEASURED) + 2
-    assert {line.count(" | ") for line in lines if not line.startswith("|---")} == {6}
+    assert {line.count(" | ") for line in lines if not line.startswith("|---")} == {7}
     assert "| `teff` | float32 | K | `phys.temperature.effective` | Effective temperature | NaN |" in lines[13]
 
 

@@ -1,193 +1,22 @@
-"""The one place where an output column has its name, dtype, unit, UCD, description, null and valid range."""
+"""Tables held to their schema: columns made to fit it, or every violation listed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stargap.catalogue.columns import CATALOGUE, INT_NULL, MEASURED, PAPER, STARS, SURVEY, Column, columns_table
 from stargap.errors import UsageError
 
-__all__ = ["INT_NULL", "MEASURED", "SURVEY", "Column", "columns_table", "conform", "validate"]
-
-INT_NULL = -9999
-"""The null of every integer column."""
+__all__ = ["CATALOGUE", "INT_NULL", "MEASURED", "PAPER", "STARS", "SURVEY", "Column", "columns_table", "conform",
+           "validate"]  # fmt: skip
 
 _INF = float("inf")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a product.
-
-    Args:
-        name: letters, digits and underscores.
-        dtype: ``int64``, ``int32``, ``float64``, ``float32``, ``bool`` or ``str``.
-        unit: in the FITS standard's spelling; empty where there is none (dex is no unit of that standard).
-        ucd: IVOA UCD1+.
-        description: one ASCII line without a full stop.
-        valid_range: lowest and highest value that is not a mistake, both included; an end can be infinite.
-
-    Raises:
-        ValueError: the name holds another character, or the dtype is none of these.
-
-    Example:
-        >>> Column("teff", "float32", "K", "phys.temperature.effective", "Effective temperature").null
-        nan
-        >>> Column("fiber", "int32").null
-        -9999
-    """
-
-    name: str
-    dtype: Literal["int64", "int32", "float64", "float32", "bool", "str"]
-    unit: str = ""
-    ucd: str = ""
-    description: str = ""
-    valid_range: tuple[float, float] | None = None
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", self.name):
-            message = f"column name {self.name!r} must be a letter, then letters, digits and underscores"
-            raise ValueError(message)
-        if self.dtype not in ("int64", "int32", "float64", "float32", "bool", "str"):
-            message = f"column {self.name}: unknown dtype {self.dtype!r}"
-            raise ValueError(message)
-
-    @property
-    def null(self) -> int | float | str | None:
-        """-9999 for integers, NaN for floats, ``""`` for text; None for bool, which has no null."""
-        if self.dtype == "bool":
-            return None
-        if self.dtype == "str":
-            return ""
-        return INT_NULL if self.dtype.startswith("int") else float("nan")
-
-    def is_null(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return where values ``(row,)`` of this column's dtype are null; a mask counts as null."""
-        mask = np.ma.getmaskarray(values)
-        plain = np.ma.getdata(values)
-        if self.dtype == "bool" or plain.size == 0:
-            return mask
-        if self.dtype.startswith("float"):
-            return mask | np.isnan(plain)
-        return mask | (plain == self.null)
-
-
-def _pair(
-    name: str, unit: str, ucd: str, description: str, valid_range: tuple[float, float] | None = None
-) -> tuple[Column, Column]:
-    value = Column(name, "float32", unit, ucd, description, valid_range)
-    return value, Column(f"e_{name}", "float32", unit, f"stat.error;{ucd}", f"1-sigma error of {name}", (0, _INF))
-
-
-_RATIO = "phot.flux.density;arith.ratio"
-
-MEASURED: tuple[Column, ...] = (
-    Column("spectrum_id", "int64", "", "meta.id;meta.main", "Row number given at ingest; joins all tables"),
-    Column("path", "str", "", "meta.id;meta.file", "File that the spectrum was read from"),
-    Column("obsid", "int64", "", "meta.id;obs", "Observation identifier of the survey; can repeat"),
-    Column("designation", "str", "", "meta.id;src", "Designation of the target in the header"),
-    Column("ra", "float64", "deg", "pos.eq.ra;meta.main", "Right ascension, ICRS", (0, 360)),
-    Column("dec", "float64", "deg", "pos.eq.dec;meta.main", "Declination, ICRS", (-90, 90)),
-    Column("snr_r", "float32", "", "stat.snr;em.opt.R", "Median S/N per pixel in r", (-100, 1e6)),
-    Column("snr_i", "float32", "", "stat.snr;em.opt.I", "Median S/N per pixel in i", (-100, 1e6)),
-    Column("subclass", "str", "", "src.spType", "Spectral class given by the survey's pipeline"),
-    *_pair("rv", "km/s", "spect.dopplerVeloc.opt", "Heliocentric radial velocity", (-2000, 2000)),
-    *_pair("teff", "K", "phys.temperature.effective", "Effective temperature", (2000, 7000)),
-    *_pair("logg", "", "phys.gravity", "Surface gravity log g in dex, [log(cm s-2)]", (2, 7)),
-    *_pair("m_h", "", "phys.abund.Z", "Metallicity [M/H] in dex", (-5, 2)),
-    *_pair("a_m", "", "phys.abund", "Alpha enhancement [a/M] in dex", (-1, 2)),
-    Column("chi2", "float64", "", "stat.fit.chi2", "Reduced chi-square of the label fit", (0, _INF)),
-    *_pair("spt", "", "src.spType", "Numeric subtype from TiO5: -2 = K5, -1 = K7, 0 to 7 = M0 to M7", (-250, 250)),
-    *_pair("tio5", "", _RATIO, "TiO5 band index", (-20, 20)),
-    *_pair("cah2", "", _RATIO, "CaH2 band index", (-20, 20)),
-    *_pair("cah3", "", _RATIO, "CaH3 band index", (-20, 20)),
-    *_pair("zeta", "", "spect.line.strength;arith.ratio", "Metallicity index zeta(TiO5, CaH2 + CaH3)"),
-    *_pair(
-        "halpha_ew",
-        "Angstrom",
-        "spect.line.eqWidth;em.opt.R",
-        "H-alpha equivalent width, positive in emission",
-        (-100, 1000),
-    ),
-    Column(
-        "activity",
-        "int32",
-        "",
-        "meta.code.class;spect.line.eqWidth",
-        "1 if halpha_ew > 0.75 Angstrom, else 0",
-        (0, 1),
-    ),
-    Column(
-        "activity_3sigma",
-        "int32",
-        "",
-        "meta.code.class;spect.line.eqWidth",
-        "1 if halpha_ew - 3 e_halpha_ew > 0.75 Angstrom, else 0",
-        (0, 1),
-    ),
-    Column("snr_source", "str", "", "meta.code", "Where the S/N comes from: header or ivar"),
-    Column("layout", "str", "", "meta.code", "Structure of the file, such as lamost-image"),
-    Column("release", "str", "", "meta.version;meta.dataset", "Data release named by the file"),
-    Column("plan_id", "str", "", "meta.id;obs.field", "Observing plan or plate"),
-    Column("lmjd", "int64", "d", "time.epoch;obs", "Local modified Julian day of the night", (40000, 100000)),
-    Column("spectrograph", "int32", "", "meta.id;instr", "Spectrograph number", (1, 16)),
-    Column("fiber", "int32", "", "meta.id;instr", "Fibre number", (1, 1000)),
-    Column("date_obs", "str", "", "time.start;obs.exposure", "Start of the observation, as in the header"),
-    Column("exposure", "float32", "s", "time.duration;obs.exposure", "Total exposure time", (0, 1e6)),
-    Column("bad_fraction", "float32", "", "stat.value;instr.pixel", "Fraction of bad fitted pixels", (0, 1)),
-    Column("flags", "int64", "", "meta.code.qual", "Bit mask of quality flags; flag_text spells them out"),
-    Column("flag_text", "str", "", "meta.note", "The flags that are set, in words"),
-    Column("failure", "str", "", "meta.note", "Why the file could not be read; empty if it could"),
-)
-"""The columns that ``stargap measure`` writes, in order."""
-
-
-SURVEY: tuple[Column, ...] = (
-    *MEASURED,
-    Column("in_sample", "bool", "", "meta.code", "Whether the spectrum passes the cuts of the sample"),
-    Column("sample_flags", "int64", "", "meta.code.qual", "Bit mask of the cuts of the sample"),
-    Column("gaia_source_id", "int64", "", "meta.id;src", "Gaia DR3 source identifier"),
-    Column("gaia_separation", "float32", "arcsec", "pos.angDistance", "Distance to the Gaia source", (0, _INF)),
-    Column("parallax", "float64", "mas", "pos.parallax.trig", "Gaia parallax"),
-    Column("e_parallax", "float32", "mas", "stat.error;pos.parallax.trig", "1-sigma error of parallax", (0, _INF)),
-    Column("ruwe", "float32", "", "stat.error", "Gaia renormalised unit weight error", (0, _INF)),
-    Column("g_mag", "float32", "mag", "phot.mag;em.opt", "Gaia G magnitude", (-5, 30)),
-    Column("bp_mag", "float32", "mag", "phot.mag;em.opt.B", "Gaia BP magnitude", (-5, 30)),
-    Column("rp_mag", "float32", "mag", "phot.mag;em.opt.R", "Gaia RP magnitude", (-5, 30)),
-    Column("bp_rp", "float32", "mag", "phot.color;em.opt.B;em.opt.R", "Gaia colour BP - RP", (-10, 20)),
-    Column("m_g", "float32", "mag", "phot.mag;phys.magAbs", "Absolute G magnitude from the parallax", (-20, 30)),
-    Column("pmra", "float64", "mas/yr", "pos.pm;pos.eq.ra", "Gaia proper motion in right ascension times cos(dec)"),
-    Column("pmdec", "float64", "mas/yr", "pos.pm;pos.eq.dec", "Gaia proper motion in declination"),
-    Column("cluster", "int64", "", "meta.id", "Cluster of the cleaning that the spectrum belongs to"),
-    Column("clean_flags", "int64", "", "meta.code.qual", "Bit mask of the cleaning: why it rejects the spectrum"),
-)
-"""The columns of a survey run's table, one row a spectrum, in order."""
-
-
-def columns_table(schema: Sequence[Column] = MEASURED) -> str:
-    """Return the schema as a Markdown table, one line a column; the documentation is made from it.
-
-    Example:
-        >>> print(columns_table([Column("snr_r", "float32", "", "stat.snr;em.opt.R", "S/N in r", (0, 1e6))]))
-        | name | type | unit | UCD | description | null | valid range |
-        |---|---|---|---|---|---|---|
-        | `snr_r` | float32 |  | `stat.snr;em.opt.R` | S/N in r | NaN | 0 to 1e+06 |
-    """
-    lines = ["| name | type | unit | UCD | description | null | valid range |", "|---" * 7 + "|"]
-    for column in schema:
-        null = {"": "empty", "nan": "NaN", "None": ""}.get(str(column.null), str(column.null))
-        low, high = column.valid_range or (-_INF, _INF)
-        bounds = "" if column.valid_range is None else f"{low:g} to {high:g}" if high < _INF else f"{low:g} or more"
-        about = column.description.replace("|", r"\|")
-        cells = (f"`{column.name}`", column.dtype, column.unit, f"`{column.ucd}`", about, null, bounds)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def conform(columns: Mapping[str, ArrayLike], *, schema: Sequence[Column] = MEASURED) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,352 @@
+"""The one place where an output column has its name, dtype, unit, UCD, description, null and valid range."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["CATALOGUE", "INT_NULL", "MEASURED", "PAPER", "STARS", "SURVEY", "Column", "columns_table"]
+
+INT_NULL = -9999
+"""The null of every integer column."""
+
+_INF = float("inf")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a product.
+
+    Args:
+        name: letters, digits and underscores.
+        dtype: ``int64``, ``int32``, ``float64``, ``float32``, ``bool`` or ``str``.
+        unit: in the FITS standard's spelling; empty where there is none (dex is no unit of that standard).
+        ucd: IVOA UCD1+.
+        description: one ASCII line without a full stop.
+        valid_range: lowest and highest value that is not a mistake, both included; an end can be infinite.
+        paper_name: in Table 1 of the paper; the only other name a column can have.
+        decimals: of a float in fixed-width text.
+
+    Raises:
+        ValueError: the name holds another character, or the dtype is none of these.
+
+    Example:
+        >>> Column("teff", "float32", "K", "phys.temperature.effective", "Effective temperature").null
+        nan
+        >>> Column("fiber", "int32").null
+        -9999
+    """
+
+    name: str
+    dtype: Literal["int64", "int32", "float64", "float32", "bool", "str"]
+    unit: str = ""
+    ucd: str = ""
+    description: str = ""
+    valid_range: tuple[float, float] | None = None
+    paper_name: str = ""
+    decimals: int = 3
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", self.name) and (not self.name or self.name != self.paper_name):
+            message = f"column name {self.name!r} must be a letter, then letters, digits and underscores"
+            raise ValueError(message)
+        if self.dtype not in ("int64", "int32", "float64", "float32", "bool", "str"):
+            message = f"column {self.name}: unknown dtype {self.dtype!r}"
+            raise ValueError(message)
+
+    @property
+    def null(self) -> int | float | str | None:
+        """-9999 for integers, NaN for floats, ``""`` for text; None for bool, which has no null."""
+        if self.dtype == "bool":
+            return None
+        if self.dtype == "str":
+            return ""
+        return INT_NULL if self.dtype.startswith("int") else float("nan")
+
+    def is_null(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return where values ``(row,)`` of this column's dtype are null; a mask counts as null."""
+        mask = np.ma.getmaskarray(values)
+        plain = np.ma.getdata(values)
+        if self.dtype == "bool" or plain.size == 0:
+            return mask
+        if self.dtype.startswith("float"):
+            return mask | np.isnan(plain)
+        return mask | (plain == self.null)
+
+
+def _pair(
+    name: str,
+    unit: str,
+    ucd: str,
+    description: str,
+    valid_range: tuple[float, float] | None = None,
+    paper_name: str = "",
+    decimals: int = 3,
+) -> tuple[Column, Column]:
+    value = Column(name, "float32", unit, ucd, description, valid_range, paper_name, decimals)
+    error = f"1-sigma error of {name}"
+    return value, Column(f"e_{name}", "float32", unit, f"stat.error;{ucd}", error, (0, _INF), decimals=decimals)
+
+
+_RATIO = "phot.flux.density;arith.ratio"
+
+MEASURED: tuple[Column, ...] = (
+    Column("spectrum_id", "int64", "", "meta.id;meta.main", "Row number given at ingest; joins all tables"),
+    Column("path", "str", "", "meta.id;meta.file", "File that the spectrum was read from"),
+    Column("obsid", "int64", "", "meta.id;obs", "Observation identifier of the survey; can repeat", None, "obsid"),
+    Column("designation", "str", "", "meta.id;src", "Designation of the target in the header", None, "ID"),
+    Column("ra", "float64", "deg", "pos.eq.ra;meta.main", "Right ascension, ICRS", (0, 360), "RA", 7),
+    Column("dec", "float64", "deg", "pos.eq.dec;meta.main", "Declination, ICRS", (-90, 90), "Dec", 7),
+    Column("snr_r", "float32", "", "stat.snr;em.opt.R", "Median S/N per pixel in r", (-100, 1e6), "SNRr", 2),
+    Column("snr_i", "float32", "", "stat.snr;em.opt.I", "Median S/N per pixel in i", (-100, 1e6), "SNRi", 2),
+    Column("subclass", "str", "", "src.spType", "Spectral class given by the survey's pipeline", None, "Subclass"),
+    *_pair("rv", "km/s", "spect.dopplerVeloc.opt", "Heliocentric radial velocity", (-2000, 2000), "RV", 2),
+    *_pair("teff", "K", "phys.temperature.effective", "Effective temperature", (2000, 7000), "Teff", 1),
+    *_pair("logg", "", "phys.gravity", "Surface gravity log g in dex, [log(cm s-2)]", (2, 7), "Logg"),
+    *_pair("m_h", "", "phys.abund.Z", "Metallicity [M/H] in dex", (-5, 2), "[M/H]"),
+    *_pair("a_m", "", "phys.abund", "Alpha enhancement [a/M] in dex", (-1, 2)),
+    Column("chi2", "float64", "", "stat.fit.chi2", "Reduced chi-square of the label fit", (0, _INF)),
+    *_pair(
+        "spt", "", "src.spType", "Numeric subtype from TiO5: -2 = K5, -1 = K7, 0 to 7 = M0 to M7", (-250, 250), "SpT"
+    ),
+    *_pair("tio5", "", _RATIO, "TiO5 band index", (-20, 20)),
+    *_pair("cah2", "", _RATIO, "CaH2 band index", (-20, 20)),
+    *_pair("cah3", "", _RATIO, "CaH3 band index", (-20, 20)),
+    *_pair("zeta", "", "spect.line.strength;arith.ratio", "Metallicity index zeta(TiO5, CaH2 + CaH3)"),
+    *_pair(
+        "halpha_ew",
+        "Angstrom",
+        "spect.line.eqWidth;em.opt.R",
+        "H-alpha equivalent width, positive in emission",
+        (-100, 1000),
+    ),
+    Column(
+        "activity",
+        "int32",
+        "",
+        "meta.code.class;spect.line.eqWidth",
+        "1 if halpha_ew > 0.75 Angstrom, else 0",
+        (0, 1),
+        "Activity",
+    ),
+    Column(
+        "activity_3sigma",
+        "int32",
+        "",
+        "meta.code.class;spect.line.eqWidth",
+        "1 if halpha_ew - 3 e_halpha_ew > 0.75 Angstrom, else 0",
+        (0, 1),
+    ),
+    Column("snr_source", "str", "", "meta.code", "Where the S/N comes from: header or ivar"),
+    Column("layout", "str", "", "meta.code", "Structure of the file, such as lamost-image"),
+    Column("release", "str", "", "meta.version;meta.dataset", "Data release named by the file"),
+    Column("plan_id", "str", "", "meta.id;obs.field", "Observing plan or plate"),
+    Column("lmjd", "int64", "d", "time.epoch;obs", "Local modified Julian day of the night", (40000, 100000)),
+    Column("spectrograph", "int32", "", "meta.id;instr", "Spectrograph number", (1, 16)),
+    Column("fiber", "int32", "", "meta.id;instr", "Fibre number", (1, 1000)),
+    Column("date_obs", "str", "", "time.start;obs.exposure", "Start of the observation, as in the header"),
+    Column("exposure", "float32", "s", "time.duration;obs.exposure", "Total exposure time", (0, 1e6)),
+    Column("bad_fraction", "float32", "", "stat.value;instr.pixel", "Fraction of bad fitted pixels", (0, 1)),
+    Column("flags", "int64", "", "meta.code.qual", "Bit mask of quality flags; flag_text spells them out"),
+    Column("flag_text", "str", "", "meta.note", "The flags that are set, in words"),
+    Column("failure", "str", "", "meta.note", "Why the file could not be read; empty if it could"),
+)
+"""The columns that ``stargap measure`` writes, in order."""
+
+
+SURVEY: tuple[Column, ...] = (
+    *MEASURED,
+    Column("in_sample", "bool", "", "meta.code", "Whether the spectrum passes the cuts of the sample"),
+    Column("sample_flags", "int64", "", "meta.code.qual", "Bit mask of the cuts of the sample"),
+    Column("gaia_source_id", "int64", "", "meta.id;src", "Gaia DR3 source identifier"),
+    Column("gaia_separation", "float32", "arcsec", "pos.angDistance", "Distance to the Gaia source", (0, _INF)),
+    Column("parallax", "float64", "mas", "pos.parallax.trig", "Gaia parallax", None, "Plx", 4),
+    Column(
+        "e_parallax",
+        "float32",
+        "mas",
+        "stat.error;pos.parallax.trig",
+        "1-sigma error of parallax",
+        (0, _INF),
+        "e_Plx",
+        4,
+    ),
+    Column("ruwe", "float32", "", "stat.error", "Gaia renormalised unit weight error", (0, _INF), "RUWE"),
+    Column("g_mag", "float32", "mag", "phot.mag;em.opt", "Gaia G magnitude", (-5, 30), "Gmag", 4),
+    Column("bp_mag", "float32", "mag", "phot.mag;em.opt.B", "Gaia BP magnitude", (-5, 30), "BPmag", 4),
+    Column("rp_mag", "float32", "mag", "phot.mag;em.opt.R", "Gaia RP magnitude", (-5, 30), "RPmag", 4),
+    Column("bp_rp", "float32", "mag", "phot.color;em.opt.B;em.opt.R", "Gaia colour BP - RP", (-10, 20)),
+    Column("m_g", "float32", "mag", "phot.mag;phys.magAbs", "Absolute G magnitude from the parallax", (-20, 30)),
+    Column("pmra", "float64", "mas/yr", "pos.pm;pos.eq.ra", "Gaia proper motion in right ascension times cos(dec)"),
+    Column("pmdec", "float64", "mas/yr", "pos.pm;pos.eq.dec", "Gaia proper motion in declination"),
+    Column("cluster", "int64", "", "meta.id", "Cluster of the cleaning that the spectrum belongs to"),
+    Column("clean_flags", "int64", "", "meta.code.qual", "Bit mask of the cleaning: why it rejects the spectrum"),
+)
+"""The columns of a survey run's table, one row a spectrum, in order."""
+
+
+_BY_NAME = {column.name: column for column in SURVEY}
+
+
+def _some(*names: str) -> tuple[Column, ...]:
+    return tuple(_BY_NAME[name] for name in names)
+
+
+def _measured(name: str) -> tuple[Column, ...]:
+    """Return a label and all its errors."""
+    value, error = _some(name, f"e_{name}")
+    paper = f"e_{value.paper_name}"
+    return (
+        value,
+        replace(error, description=f"1-sigma error of {name} as repeats show it"),
+        replace(error, name=f"e_{name}_fit", description=f"1-sigma error of {name} from the fit alone"),
+        replace(
+            error,
+            name=f"e_{name}_paper",
+            description=f"Error of {name} as in the paper: repeats and fit, eq. 8",
+            paper_name=paper,
+        ),
+        replace(error, name=f"e_{name}_sys", description=f"Systematic error of {name}, which repeats cannot see"),
+    )
+
+
+def _synthetic(name: str) -> Column:
+    value = _BY_NAME[name]
+    return replace(value, name=f"{name}_syn", description=f"{name} of the fit in the synthetic domain", paper_name="")
+
+
+_GAIA = _some("g_mag", "bp_mag", "rp_mag", "bp_rp", "m_g", "parallax", "e_parallax")
+_MOTION = _some("ruwe", "pmra", "pmdec")
+_DISTANCE = Column(
+    "distance", "float32", "pc", "pos.distance", "1/parallax where the parallax has enough S/N", (0, _INF), "", 2
+)
+_AGES = (
+    Column("age_mean", "float32", "Gyr", "time.age;stat.mean", "Mean kinematic age, red-giant calibration", (0, 20)),
+    Column("age_median", "float32", "Gyr", "time.age;stat.median", "Median of the same age", (0, 20)),
+    Column("age_p16", "float32", "Gyr", "time.age;stat.value", "16th percentile of the same age", (0, 20)),
+    Column("age_p84", "float32", "Gyr", "time.age;stat.value", "84th percentile of the same age", (0, 20)),
+    Column("age_median_msto", "float32", "Gyr", "time.age;stat.median", "Median age, turn-off calibration", (0, 20)),
+)
+_VB_FLAG = Column(
+    "vb_flag",
+    "int32",
+    "",
+    "meta.code.class",
+    "Bits: 1 variable, 2 binary candidate, 4 ambiguous match",
+    (0, 7),
+    "VBFlag",
+)
+_CUTS = Column("cuts", "int64", "", "meta.code.qual", "Bit mask of the cuts of the final catalogue", (0, 2**32 - 1))
+_IN_FINAL = Column("in_final_catalogue", "bool", "", "meta.code", "Whether no cut of the final catalogue removes it")
+
+CATALOGUE: tuple[Column, ...] = (
+    *_some("spectrum_id", "obsid", "designation", "gaia_source_id", "ra", "dec", "lmjd"),
+    *_some("snr_r", "snr_i", "subclass", "spt", "e_spt"),
+    *_GAIA,
+    _DISTANCE,
+    *_MOTION,
+    *_some("gaia_separation"),
+    *_measured("rv"),
+    *_measured("teff"),
+    *_measured("logg"),
+    *_measured("m_h"),
+    *_some("a_m", "e_a_m", "chi2"),
+    *map(_synthetic, ("teff", "logg", "m_h", "chi2")),
+    *_some("tio5", "e_tio5", "cah2", "e_cah2", "cah3", "e_cah3", "zeta", "e_zeta"),
+    *_some("halpha_ew", "e_halpha_ew", "activity", "activity_3sigma"),
+    *_AGES,
+    _VB_FLAG,
+    *_some("bad_fraction", "flags", "sample_flags", "cluster", "clean_flags"),
+    _CUTS,
+    _IN_FINAL,
+    *_some("release"),
+    Column("version", "str", "", "meta.version", "Versions of stargap and of the model that gave the labels"),
+)
+"""The columns of the catalogue, one row a spectrum, in order."""
+
+
+def _of_star(name: str) -> tuple[Column, ...]:
+    value, error = _some(name, f"e_{name}")
+    scatter = f"Standard deviation of {name} between spectra; null for one"
+    return (
+        value,
+        replace(error, description=f"1-sigma error of {name} as repeats show it"),
+        replace(error, name=f"e_{name}_sys", description=f"Systematic error of {name}, which repeats cannot see"),
+        replace(error, name=f"scatter_{name}", ucd=f"stat.stdev;{value.ucd}", description=scatter),
+    )
+
+
+STARS: tuple[Column, ...] = (
+    replace(_BY_NAME["spectrum_id"], description="The star's best spectrum, which gives what is not combined"),
+    *_some("gaia_source_id", "designation", "ra", "dec"),
+    Column("n_spectra", "int32", "", "meta.number;obs", "Number of spectra of the star", (1, _INF)),
+    Column("n_epochs", "int32", "", "meta.number;obs", "Number of spectra that are combined", (0, _INF)),
+    replace(_BY_NAME["snr_r"], description="S/N per pixel in r of the combined spectra together"),
+    replace(_BY_NAME["snr_i"], description="S/N per pixel in i of the combined spectra together"),
+    *_some("subclass", "spt", "e_spt"),
+    *_GAIA,
+    _DISTANCE,
+    *_MOTION,
+    *_of_star("rv"),
+    *_of_star("teff"),
+    *_of_star("logg"),
+    *_of_star("m_h"),
+    *_some("a_m", "e_a_m"),
+    replace(_BY_NAME["chi2"], description="Reduced chi-square of the best spectrum's label fit"),
+    *_some("halpha_ew", "e_halpha_ew", "activity", "activity_3sigma"),
+    *_AGES,
+    _VB_FLAG,
+    replace(_BY_NAME["flags"], description="Bit mask of quality flags of any of the combined spectra"),
+    replace(_CUTS, description="Bit mask of cuts, of any of the combined spectra"),
+    _IN_FINAL,
+    CATALOGUE[-1],
+)
+"""The columns of the catalogue of stars, one row a star, in order."""
+
+
+_TABLE_1 = """ID obsid RA Dec SNRr SNRi Subclass SpT Gmag BPmag RPmag Plx e_Plx RUWE
+RV e_RV Teff e_Teff Logg e_Logg [M/H] e_[M/H] Activity VBFlag"""
+
+
+def _paper() -> tuple[Column, ...]:
+    ours = {column.paper_name: column for column in CATALOGUE}
+    ours["VBFlag"] = replace(ours["VBFlag"], description="1 variable, 2 binary candidate, else 0")
+    return tuple(replace(ours[name], name=name, valid_range=None) for name in _TABLE_1.split())
+
+
+PAPER: tuple[Column, ...] = _paper()
+"""The columns of the paper's Table 1, in its order; null numbers are -9999 in floats too."""
+
+
+def columns_table(schema: Sequence[Column] = MEASURED) -> str:
+    """Return the schema as a Markdown table, one line a column; the documentation is made from it.
+
+    Example:
+        >>> print(columns_table([Column("snr_r", "float32", "", "stat.snr;em.opt.R", "S/N in r", (0, 1e6), "SNRr")]))
+        | name | type | unit | UCD | description | null | valid range | in Table 1 |
+        |---|---|---|---|---|---|---|---|
+        | `snr_r` | float32 |  | `stat.snr;em.opt.R` | S/N in r | NaN | 0 to 1e+06 | SNRr |
+    """
+    lines = ["| name | type | unit | UCD | description | null | valid range | in Table 1 |", "|---" * 8 + "|"]
+    for column in schema:
+        null = {"": "empty", "nan": "NaN", "None": ""}.get(str(column.null), str(column.null))
+        low, high = column.valid_range or (-_INF, _INF)
+        bounds = "" if column.valid_range is None else f"{low:g} to {high:g}" if high < _INF else f"{low:g} or more"
+        about = column.description.replace("|", r"\|")
+        cells = (
+            f"`{column.name}`",
+            column.dtype,
+            column.unit,
+            f"`{column.ucd}`",
+            about,
+            null,
+            bounds,
+            column.paper_name,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
