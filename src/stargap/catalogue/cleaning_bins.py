@@ -123,32 +123,28 @@ def bin_spectra(shards: Sequence[Shard]) -> Features:
     """
     pixels = (STARTS[:, None] + np.arange(BIN)).ravel()
     place = np.arange(BIN) - (BIN - 1) / 2
-    half, single = np.empty((0, STARTS.size), np.float16), np.empty(0, np.float32)
-    parts: list[tuple[NDArray[Any], ...]] = [(half, half, single, single)]
+    count, bins = sum(len(shard.flux) for shard in shards), STARTS.size
+    depth, error = np.empty((2, count, bins), dtype=np.float16)
+    within, expected = np.empty((2, count), dtype=np.float32)
+    first = 0
     for flux, sigma, good in read_blocks(shards):
-        shape = (len(flux), STARTS.size, BIN)
-        value, error, use = (array[:, pixels].reshape(shape) for array in (flux, sigma, good))
-        use = use & np.isfinite(value) & np.isfinite(error) & (error > 0) & (np.abs(value) < LARGEST)
-        count = use.sum(axis=2)
-        enough = count >= BIN // 2
-        number = np.maximum(count, 1)
+        rows = slice(first, first + len(flux))
+        first += len(flux)
+        shape = (len(flux), bins, BIN)
+        value, own, use = (array[:, pixels].reshape(shape) for array in (flux, sigma, good))
+        use = use & np.isfinite(value) & np.isfinite(own) & (own > 0) & (np.abs(value) < LARGEST)
+        number = use.sum(axis=2)
+        enough = number >= BIN // 2
+        number = np.maximum(number, 1)
         mean = np.where(use, value, 0).sum(axis=2, dtype=np.float64) / number
-        noise = (np.where(use, error, 0).astype(np.float64) ** 2).sum(axis=2) / number
+        noise = (np.where(use, own, 0).astype(np.float64) ** 2).sum(axis=2) / number
         rest = np.where(use, value - mean[:, :, None], 0)
         slope = (rest * place).sum(axis=2) / np.maximum((use * place**2).sum(axis=2), 1)
         inside = (np.where(use, rest - slope[:, :, None] * place, 0) ** 2).sum(axis=2) / number
-        inside, expected = _without_worst(
-            np.where(enough & QUIET_BINS, inside, np.nan), np.where(enough, noise, np.nan)
-        )
-        parts.append(
-            (
-                np.where(enough, np.clip(mean - 1, -100, 100), np.nan).astype(np.float16),
-                np.where(enough, np.sqrt(CORRELATION * noise / number).clip(1e-4, 1e4), np.nan).astype(np.float16),
-                inside.astype(np.float32),
-                expected.astype(np.float32),
-            )
-        )
-    return Features(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        depth[rows] = np.where(enough, np.clip(mean - 1, -100, 100), np.nan)
+        error[rows] = np.where(enough, np.sqrt(CORRELATION * noise / number).clip(1e-4, 1e4), np.nan)
+        within[rows], expected[rows] = _without_worst(np.where(enough & QUIET_BINS, inside, np.nan), noise)
+    return Features(depth, error, within, expected)
 
 
 def _without_worst(

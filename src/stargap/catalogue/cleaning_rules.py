@@ -36,7 +36,7 @@ class CleaningSettings(BaseModel):
     """Clusters of a round; a quarter of the number of spectra where that is fewer."""
     rounds: Annotated[int, Field(ge=1, le=100)] = 8
     """Most rounds: what remains is clustered anew until no cluster is rejected."""
-    sample: Annotated[int, Field(ge=100)] = 100_000
+    sample: Annotated[int, Field(ge=100)] = 50_000
     """Most spectra, drawn at random, that K-means sees in a round; all are then assigned to the clusters."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the sample and of K-means."""
