@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
 from stargap import __version__
+from stargap.cli_survey import add_commands
 from stargap.errors import StargapError, UsageError
+from stargap.terminal import bar, bars, console, sigterm_as_ctrl_c, workers_asked
 
 __all__ = ["app", "main"]
 
@@ -82,17 +80,17 @@ def measure(
         check_output(output)
     offsets = None if zero_points is None else read_zero_points(zero_points)
     found = find_spectra(paths)
-    with _bar("measuring", len(found)) as advance:
+    with bar("measuring", len(found)) as advance:
         table = run(
             found,
             settings=chosen,
             model=model,
-            workers=_workers(workers),
+            workers=workers_asked(workers),
             plot=plot,
             zero_points=offsets,
             progress=advance,
         )
-    print_table(table.columns, max_rows=rows, console=_console())
+    print_table(table.columns, max_rows=rows, console=console())
     if _of_simulated_stars(model):
         print(f"the model {model} was trained on simulated stars: its labels of real stars mean nothing")
     for reason, count in table.failures().items():
@@ -131,11 +129,11 @@ def demo(
     if stars < 1:
         message = f"--stars is {stars}; it must be 1 or more"
         raise UsageError(message)
-    with _bars() as tell:
-        result = run_demo(output, stars=stars, seed=seed, workers=_workers(workers), progress=tell)
-    console = _console()
-    print_table(result.table.columns, max_rows=10, console=console)
-    console.print(_recovery_table(result.recovery))
+    with bars() as tell:
+        result = run_demo(output, stars=stars, seed=seed, workers=workers_asked(workers), progress=tell)
+    screen = console()
+    print_table(result.table.columns, max_rows=10, console=screen)
+    screen.print(_recovery_table(result.recovery))
     print("Simulated stars, measured with the emulator that made them: this tests the machinery and its errors,")
     print("and says nothing of accuracy on real stars (docs/results/real-stars.md).")
     print(f"table     {result.folder / 'labels.fits'}")
@@ -175,7 +173,7 @@ def emulator(
 
     settings = Training(resolution=resolution, seed=seed)
     spectra = read_hdf5_grid(grid) if grid.is_file() else read_grid(grid, resolution=4 * resolution)
-    with _bar("training", settings.steps) as advance:
+    with bar("training", settings.steps) as advance:
         trained, held_out = fit_emulator(spectra, settings, progress=lambda step, total, loss: advance(200))
     output.mkdir(parents=True, exist_ok=True)
     trained.save(output / "emulator.safetensors")
@@ -211,7 +209,7 @@ def train(
     example
         Print a settings file with all defaults, explained, and do nothing else.
     """
-    with _sigterm_as_ctrl_c():
+    with sigterm_as_ctrl_c():
         try:
             _train(settings, example)
         except KeyboardInterrupt:
@@ -232,7 +230,7 @@ def _train(path: Path | None, example: bool) -> None:
         return
     chosen = read_settings_as(TrainSettings, path)
     emulator = find_emulator(chosen)
-    with _bars() as tell:
+    with bars() as tell:
         spectra = find_spectra(chosen, progress=tell)
     told = run_training(chosen, emulator, spectra, progress=sys.stderr.isatty())
     if told.path is None:
@@ -248,44 +246,11 @@ def _train(path: Path | None, example: bool) -> None:
         print("use: stargap.transfer.reference.ReferenceTransfer(CycleStarNet.load(path), emulator), in Python")
 
 
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def _of_simulated_stars(model: Path | None) -> bool:
     """Say whether a model, which has been read without complaint, was trained on simulated stars."""
     if model is None or model.suffix != ".safetensors":
         return str(model) == "transfer-simulated"
     return bool(json.loads(model.with_suffix(".json").read_bytes())["simulated"])
-
-
-def _workers(asked: int | None) -> int:
-    if asked is not None and asked < 1:
-        message = f"--workers is {asked}; it must be 1 or more"
-        raise UsageError(message)
-    return asked or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    class PipeConsole(Console):
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
-
-    return PipeConsole()
 
 
 def _recovery_table(rows: list[Any]) -> Any:
@@ -318,36 +283,7 @@ def _recovery_table(rows: list[Any]) -> Any:
     return table
 
 
-@contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks: dict[str, Any] = {}
-
-        def tell(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
-
-        yield tell
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    with _bars() as tell:
-        tell(what, 0, total)
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            tell(what, done, total)
-
-        yield advance
+add_commands(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

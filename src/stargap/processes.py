@@ -10,16 +10,71 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 from stargap.errors import UsageError
 
-__all__ = ["each_alone", "each_result"]
+__all__ = ["Workers", "each_alone", "each_result"]
 
 Result = TypeVar("Result")
 Job = tuple[Any, ...]
+
+
+class Workers:
+    """Processes that serve many calls: they start with the first jobs and end with the ``with`` block.
+
+    Args:
+        count: processes; with 1 this process does the work itself.
+
+    Example:
+        >>> with Workers(1) as workers:
+        ...     list(workers.each(divmod, [(7, 2), (9, 4)], rescue=lambda *job: []))
+        [(3, 1), (2, 1)]
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._open = ExitStack()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def each(
+        self, function: Callable[..., Result], jobs: Iterable[Job], *, rescue: Callable[..., Iterable[Result]]
+    ) -> Iterator[Result]:
+        """Yield ``function(*job)`` for every job, in order.
+
+        Args:
+            function: importable by name, as are the classes of what it takes and returns.
+            jobs: arguments of `function`.
+            rescue: called as ``rescue(*job)`` for the first unfinished job when a process died; what it yields takes
+                the place of that job's result, and the other jobs go on.
+        """
+        todo = deque(jobs)
+        if self.count == 1:
+            while todo:
+                yield function(*todo.popleft())
+        while todo:
+            running: deque[Future[Result]] = deque()
+            try:
+                while todo:
+                    while len(running) < min(2 * self.count, len(todo)):
+                        self._pool = self._pool or self._open.enter_context(_pool(self.count))
+                        running.append(_submit(self._pool, function, *todo[len(running)]))
+                    result = running[0].result()
+                    running.popleft()
+                    todo.popleft()
+                    yield result
+            except BrokenProcessPool:
+                self._pool = None
+                self._open.close()
+                yield from rescue(*todo.popleft())
 
 
 def each_result(
@@ -31,34 +86,11 @@ def each_result(
 ) -> Iterator[Result]:
     """Yield ``function(*job)`` for every job, in order, from this process (one worker) or from `workers` others.
 
-    Args:
-        function: importable by name, as are the classes of what it takes and returns.
-        jobs: arguments of `function`.
-        workers: processes.
-        rescue: called as ``rescue(*job)`` for the first unfinished job when a process died; what it yields takes the
-            place of that job's result, and the other jobs go on.
-
-    Example:
-        >>> list(each_result(divmod, [(7, 2), (9, 4)], 1, rescue=lambda *job: []))
-        [(3, 1), (2, 1)]
+    The others end with the last job; see `Workers.each`.
     """
-    todo = deque(jobs)
-    if workers == 1:
-        while todo:
-            yield function(*todo.popleft())
-    while todo:
-        running: deque[Future[Result]] = deque()
-        try:
-            with _pool(min(workers, len(todo))) as pool:
-                while todo:
-                    while len(running) < min(2 * workers, len(todo)):
-                        running.append(_submit(pool, function, *todo[len(running)]))
-                    result = running[0].result()
-                    running.popleft()
-                    todo.popleft()
-                    yield result
-        except BrokenProcessPool:
-            yield from rescue(*todo.popleft())
+    todo = list(jobs)
+    with Workers(max(1, min(workers, len(todo)))) as some:
+        yield from some.each(function, todo, rescue=rescue)
 
 
 def each_alone(function: Callable[..., Result], jobs: Iterable[Job]) -> Iterator[Result | None]:

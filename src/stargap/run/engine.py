@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from stargap import __version__
 from stargap.atomic import replacing
 from stargap.errors import StargapError, UsageError
-from stargap.processes import each_alone, each_result
+from stargap.processes import Workers, each_alone
 from stargap.run.receipts import Receipt, digest, read_receipt, write_receipt
 from stargap.run.settings import SurveySettings
 from stargap.run.stages import STAGES, Run, Stage
@@ -28,6 +28,7 @@ __all__ = ["Outcome", "Progress", "StageState", "default_workers", "run_survey",
 Progress = Callable[[str, int, int], Any]
 State = Literal["done", "part", "waiting", "failed"]
 Job = tuple[Path, str, int | None, float]
+Spread = Callable[[Sequence[Job]], Iterator["Outcome"]]
 
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """Errors of the disk that no other shard will escape."""
@@ -48,8 +49,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class StageState:
-    """How far a stage is: pieces made of how many, rows in them, seconds they took, counts worth telling, and why pieces
-    failed, by shard (None for a stage in one piece).
+    """How far a stage is: pieces made of how many, rows in them, seconds they took, counts worth telling, and why
+    pieces failed, by shard (None for a stage in one piece).
     """
 
     stage: str
@@ -78,6 +79,7 @@ def run_survey(
     *,
     until: str | None = None,
     since: str | None = None,
+    only: str | None = None,
     part: tuple[int, int] | None = None,
     gather: bool = False,
     workers: int = 1,
@@ -95,6 +97,7 @@ def run_survey(
         settings: of the run; its ``output`` is the run's folder.
         until: name of the last stage to do.
         since: name of the first stage to do: it and those after it are made again.
+        only: name of the one stage to do; those before it must be done.
         part: ``(i, n)``, i from 1 to n: only every n-th shard, from the i-th on, and no stage that needs all shards;
             calls for the other parts can run at the same time on other machines that share the folder.
         gather: only the stages that need all shards.
@@ -108,16 +111,17 @@ def run_survey(
         OSError: the disk is full or cannot be written.
     """
     names = [stage.name for stage in STAGES]
-    for name in (until, since):
+    for name in (until, since, only):
         if name is not None and name not in names:
             message = f"no stage {name!r}; the stages are {', '.join(names)}"
             raise UsageError(message)
     if part is not None and (gather or not 1 <= part[0] <= part[1]):
         message = f"shard {part[0]}/{part[1]}: i/N with i from 1 to N, and not together with gather"
         raise UsageError(message)
+    settings = settings.absolute()
     run = Run(settings.output, settings)
-    first = names.index(since) if since is not None else 0
-    last = names.index(until) if until is not None else len(names) - 1
+    first = names.index(only or since or names[0])
+    last = names.index(only or until or names[-1])
     chosen = STAGES[first : last + 1]
     if not chosen:
         message = f"stage {until} comes before stage {since}"
@@ -131,32 +135,52 @@ def run_survey(
             shutil.rmtree(run.receipts(stage.name), ignore_errors=True)
     if STAGES[0] in chosen and not gather:
         run.plan()
+    if not run.shards():
+        message = f"{run.folder}: no spectra: do stage {names[0]} first"
+        raise UsageError(message)
+    with Workers(max(1, min(workers, run.shards()))) as processes:
+        spread = partial(_by_processes, processes) if client is None else partial(_by_dask, client)
+        failed = _work(run, chosen, spread, part, gather, timeout, progress)
+    return stage_states(run, failed)
+
+
+def _work(
+    run: Run,
+    chosen: Sequence[Stage],
+    spread: Spread,
+    part: tuple[int, int] | None,
+    gather: bool,
+    timeout: float,
+    progress: Progress | None,
+) -> dict[str, dict[int | None, str]]:
+    """Do the chosen stages, in order, as far as they can be done; return why pieces failed, by stage and shard."""
     failed: dict[str, dict[int | None, str]] = {}
-    blocked: set[str] = set()
+    done, blocked = set[str](), set[str]()
     for stage in chosen:
-        before = stage.after(settings)
-        if any(name in failed or name in blocked for name in before):
+        before = stage.after(run.settings)
+        if not blocked.isdisjoint(before) or (part is not None and _needs_all(stage, run.settings)):
             blocked.add(stage.name)
             continue
-        if _needs_all(stage, settings) and (part is not None or not _complete(run, before)):
-            if gather:
-                message = f"stage {stage.name} needs every shard of {', '.join(before)}, and some are not done"
-                raise UsageError(message)
-            blocked.add(stage.name)
-            continue
+        lacking = [name for name in before if part is None and name not in done and _todo(run, _stage(name))]
+        if lacking:
+            message = f"stage {stage.name} needs what is not done yet: {', '.join(lacking)}"
+            raise UsageError(message)
         todo = _todo(run, stage)
         if stage.sharded and part is not None:
             todo = [unit for unit in todo if unit is not None and unit % part[1] == part[0] - 1]
-        if stage.sharded and gather:
-            if todo and stage.name != STAGES[0].name:
-                message = f"{len(todo)} shards of stage {stage.name} are not done: run the other parts first"
-                raise UsageError(message)
-            continue
-        outcomes = _make(run, stage, todo, workers, client, timeout, progress)
+        if stage.sharded and gather and todo:
+            message = f"{len(todo)} shards of stage {stage.name} are not done: run the other parts first"
+            raise UsageError(message)
+        outcomes = _make(run, stage, todo, spread if stage.sharded else _here, timeout, progress)
         failures = {outcome.unit: outcome.failure for outcome in outcomes if outcome.failure}
         if failures:
             failed[stage.name] = failures
-    return stage_states(run, failed)
+            blocked.add(stage.name)
+        elif part is None:
+            done.add(stage.name)
+            if stage is STAGES[0]:
+                run.finish()
+    return failed
 
 
 def stage_states(run: Run, failed: Mapping[str, dict[int | None, str]] | None = None) -> list[StageState]:
@@ -184,43 +208,39 @@ def _make(
     run: Run,
     stage: Stage,
     todo: Sequence[int | None],
-    workers: int,
-    client: Any,
+    spread: Spread,
     timeout: float,
     progress: Progress | None,
 ) -> Iterator[Outcome]:
     """Make the pieces of a stage, each a second time if the first fails, and yield what comes of them."""
-    total, done, again = sum(run.rows(unit) for unit in todo), 0, []
+    total, done = sum(run.rows(unit) for unit in todo), 0
+    again: list[Job] = []
 
-    def tell(outcome: Outcome) -> None:
+    def tell(outcome: Outcome) -> Outcome:
         nonlocal done
         done += run.rows(outcome.unit)
         if progress is not None:
             progress(stage.name, done, total)
+        return outcome
 
     if progress is not None and todo:
         progress(stage.name, 0, total)
-    jobs: list[Job] = [(run.folder, stage.name, unit, timeout) for unit in todo]
-    for outcome in _outcomes(jobs, workers if stage.sharded else 1, client if stage.sharded else None):
+    for outcome in spread([(run.folder, stage.name, unit, timeout) for unit in todo]):
         if outcome.failure:
-            again.append(outcome)
+            again.append((run.folder, stage.name, outcome.unit, timeout))
         else:
-            tell(outcome)
-            yield outcome
-    for first in again:
-        (second,) = _outcomes([(run.folder, stage.name, first.unit, timeout)], 1, None, alone=True)
-        tell(second)
-        yield second
+            yield tell(outcome)
+    for job, second in zip(again, each_alone(perform, again), strict=True):
+        yield tell(second or Outcome(stage.name, job[2], 0, "its process died, twice"))
 
 
-def _outcomes(jobs: Sequence[Job], workers: int, client: Any, *, alone: bool = False) -> Iterator[Outcome]:
-    if client is not None:
-        yield from _by_dask(jobs, client)
-    elif alone:
-        for job, outcome in zip(jobs, each_alone(perform, jobs), strict=True):
-            yield outcome if outcome is not None else Outcome(job[1], job[2], 0, "its process died, twice")
-    else:
-        yield from each_result(perform, jobs, max(1, min(workers, len(jobs))), rescue=_died)
+def _here(jobs: Sequence[Job]) -> Iterator[Outcome]:
+    for job in jobs:
+        yield perform(*job)
+
+
+def _by_processes(processes: Workers, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    yield from processes.each(perform, jobs, rescue=_died)
 
 
 def _died(folder: Path, name: str, unit: int | None, timeout: float) -> Iterable[Outcome]:
@@ -230,7 +250,7 @@ def _died(folder: Path, name: str, unit: int | None, timeout: float) -> Iterable
     yield Outcome(name, unit, 0, "its process died")
 
 
-def _by_dask(jobs: Sequence[Job], client: Any) -> Iterator[Outcome]:
+def _by_dask(client: Any, jobs: Sequence[Job]) -> Iterator[Outcome]:
     from distributed import as_completed
 
     futures = {client.submit(perform, *job, retries=1, pure=False): job for job in jobs}
@@ -338,10 +358,6 @@ def _todo(run: Run, stage: Stage) -> list[int | None]:
 def _needs_all(stage: Stage, settings: SurveySettings) -> bool:
     sharded = {other.name for other in STAGES if other.sharded}
     return not stage.sharded and any(name in sharded for name in stage.after(settings))
-
-
-def _complete(run: Run, names: Iterable[str]) -> bool:
-    return all(not _todo(run, stage) for stage in STAGES if stage.name in names)
 
 
 def _refuse_other_settings(run: Run, again: Sequence[Stage]) -> None:

@@ -65,8 +65,6 @@ class TransferSettings(BaseModel):
     """A trained transfer (*.safetensors with its card), for use = "model"."""
     spectra: Annotated[int, Field(ge=1000)] = 110_000
     """For use = "train": clean spectra of the sample drawn at random (section 3.2)."""
-    alpha: Annotated[float, Field(ge=-1, le=1)] | None = None
-    """For use = "train": hold [a/M] of all stars here (dex); by default it follows [M/H]."""
     prior: PriorSettings = PriorSettings()
     """Labels of synthetic spectra (section 3.3.2)."""
     training: ResidualSettings = ResidualSettings()
@@ -108,3 +106,24 @@ class SurveySettings(BaseModel):
     """Cycle-StarNet's place (section 3)."""
     measure: MeasureSettings = MeasureSettings()
     """Velocities, labels, subtypes, activity (sections 2.3, 3.5)."""
+
+    def absolute(self) -> SurveySettings:
+        """Return the same settings with every path absolute, as other processes and machines need them."""
+        given = self.input
+        spectra = [
+            f"@{Path(text[1:]).absolute()}" if text[:1] == "@" else str(Path(text).absolute()) for text in given.spectra
+        ]
+        paths = {"catalogue": _absolute(given.catalogue), "gaia": _absolute(given.gaia)}
+        emulator = {"model": _absolute(self.emulator.model), "grid": _absolute(self.emulator.grid)}
+        return self.model_copy(
+            update={
+                "output": self.output.absolute(),
+                "input": given.model_copy(update={"spectra": spectra, **paths}),
+                "emulator": self.emulator.model_copy(update=emulator),
+                "transfer": self.transfer.model_copy(update={"model": _absolute(self.transfer.model)}),
+            }
+        )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()

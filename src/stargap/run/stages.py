@@ -36,13 +36,14 @@ from stargap.spectra.lamost_files import catalogue_inputs
 from stargap.spectra.plan import extend_plan, plan_rows
 from stargap.spectra.prepare import prepare
 from stargap.spectra.shards import Shard
+from stargap.spectra.store import finish
 from stargap.theory.payne import Emulator, Training, fit_emulator, shipped_emulator
 from stargap.theory.training_labels import draw_training_labels
 from stargap.transfer.residual import ResidualTransfer, shipped_transfer
 from stargap.transfer.rounds import train_residual
 from stargap.transfer.spectra import TrainingSpectra
 
-__all__ = ["STAGES", "Made", "Run", "Stage"]
+__all__ = ["CUT_COUNTS", "STAGES", "Made", "Run", "Stage"]
 
 Columns = dict[str, NDArray[Any]]
 
@@ -97,6 +98,13 @@ class Run:
             raise UsageError(message)
         self.store.mkdir(parents=True, exist_ok=True)
         extend_plan(self.store, inputs, self.settings.ingest.model_dump())
+
+    def finish(self) -> None:
+        """Finish the store, all of whose shards are there."""
+        ingest = self.settings.ingest
+        if (self.store / "plan.parquet").exists() and not (self.store / "manifest.json").exists():
+            about = ingest.model_dump()
+            finish(self.store, self.rows(None), settings=about, dtype=ingest.dtype, shard_rows=ingest.shard_rows)
 
     def shards(self) -> int:
         """Number of shards, 0 before there is a plan."""
@@ -194,9 +202,11 @@ class Stage:
 
 def _ingest(run: Run, unit: int | None) -> Made:
     assert unit is not None
-    told = ingest_shard(run.store, unit, run.settings.ingest)
-    folder = Shard.open(run.store, unit).folder
-    return Made([folder / "shard.json"], told.rows, {"unreadable": sum(told.failures.values())})
+    if (run.store / "plan.parquet").exists():
+        ingest_shard(run.store, unit, run.settings.ingest)
+    shard = Shard.open(run.store, unit)
+    failed = sum(reason != "" for reason in shard.failures())
+    return Made([shard.folder / "shard.json"], len(shard), {"unreadable": failed})
 
 
 def _rescue_ingest(run: Run, unit: int) -> None:
@@ -216,6 +226,10 @@ def _files_of(run: Run, unit: int | None) -> dict[str, str]:
 # ---- sample
 
 
+CUT_COUNTS = ("before", "failed", "unknown", "left")
+"""What the receipts of the sample count of each cut."""
+
+
 def _sample(run: Run, unit: int | None) -> Made:
     assert unit is not None
     shard, table = Shard.open(run.store, unit), run.settings.input.gaia
@@ -224,7 +238,8 @@ def _sample(run: Run, unit: int | None) -> Made:
     sample = select(index, None if table is None else _gaia(table, *_stamp(table)), run.settings.sample)
     path = run.part("sample", unit)
     _write_columns(path, sample.columns)
-    return Made([path], len(shard), {"in sample": int(sample.columns["in_sample"].sum())})
+    counts = {f"{cut.name}: {what}": getattr(cut, what) for cut in sample.counts for what in CUT_COUNTS}
+    return Made([path], len(shard), {"in sample": int(sample.columns["in_sample"].sum()), **counts})
 
 
 @lru_cache(maxsize=1)
@@ -243,26 +258,39 @@ def _gaia_digest(run: Run, unit: int | None) -> dict[str, str]:
 def _make_emulator(run: Run, unit: int | None) -> Made:
     from stargap.theory.grids import read_grid, read_hdf5_grid
 
-    chosen = run.settings.emulator
+    chosen, grid = run.settings.emulator, run.settings.emulator.grid
     path = run.folder / "emulator" / "emulator.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if chosen.grid is None:
-        emulator = shipped_emulator() if chosen.model is None else Emulator.load(chosen.model / "emulator.safetensors")
+    if grid is None:
+        emulator = _trained_emulator(run.settings)
     else:
-        grid = chosen.grid
         spectra = read_hdf5_grid(grid) if grid.is_file() else read_grid(grid, resolution=4 * chosen.resolution)
         emulator, _ = fit_emulator(spectra, Training(resolution=chosen.resolution, seed=chosen.seed))
     emulator.save(path)
     return Made([path, path.with_suffix(".json")], 0)
 
 
-def _emulator_digest(run: Run, unit: int | None) -> dict[str, str]:
-    chosen = run.settings.emulator
-    if chosen.grid is not None:
-        return {"grid": _digest_of(chosen.grid)}
+def _trained_emulator(settings: SurveySettings) -> Emulator:
+    """The emulator that is asked for, else that of the transfer that is asked for, else the one in the package."""
+    if settings.emulator.model is not None:
+        return Emulator.load(settings.emulator.model / "emulator.safetensors")
+    transfer = _trained_transfer(settings)
+    return shipped_emulator() if transfer is None else transfer.emulator
+
+
+def _trained_transfer(settings: SurveySettings) -> ResidualTransfer | None:
+    chosen = settings.transfer
     if chosen.model is not None:
-        return {"model": _digest_of(chosen.model / "emulator.safetensors")}
-    return {"model": shipped_emulator().card.sha256}
+        return ResidualTransfer.load(chosen.model)
+    return shipped_transfer() if chosen.use == "simulated" else None
+
+
+def _emulator_settings(settings: SurveySettings) -> dict[str, Any]:
+    chosen = settings.emulator
+    if chosen.grid is None:
+        return {"emulator": {"model": _trained_emulator(settings).card.sha256}}
+    about: dict[str, Any] = chosen.model_dump(mode="json", include={"resolution", "seed"})
+    return {"emulator": {**about, "grid": _digest_of(chosen.grid)}}
 
 
 def _make_transfer(run: Run, unit: int | None) -> Made:
@@ -273,11 +301,12 @@ def _make_transfer(run: Run, unit: int | None) -> Made:
     if chosen.use == "none":
         return Made([], 0)
     if chosen.use != "train":
-        transfer = shipped_transfer() if chosen.model is None else ResidualTransfer.load(chosen.model)
+        transfer = _trained_transfer(run.settings)
+        assert transfer is not None
         if transfer.emulator.card.sha256 != run.emulator().card.sha256:
             message = (
-                "the transfer was trained with another emulator than the run's: give its emulator as emulator.model, "
-                "or leave both to the package"
+                "the transfer was trained with another emulator than that of the run: leave emulator.model and "
+                "emulator.grid empty, and the transfer brings its own"
             )
             raise ModelError(message)
         card = transfer.card
@@ -337,11 +366,12 @@ def _training_spectra(run: Run, folder: Path) -> TrainingSpectra:
     return TrainingSpectra.load(folder)
 
 
-def _transfer_digest(run: Run, unit: int | None) -> dict[str, str]:
-    chosen = run.settings.transfer
-    if chosen.model is not None:
-        return {"model": _digest_of(chosen.model)}
-    return {"model": shipped_transfer().card.sha256} if chosen.use == "simulated" else {}
+def _transfer_settings(settings: SurveySettings) -> dict[str, Any]:
+    chosen = settings.transfer
+    if chosen.use == "train":
+        return {"transfer": chosen.model_dump(mode="json", exclude={"model"})}
+    transfer = _trained_transfer(settings)
+    return {"transfer": {"model": None if transfer is None else transfer.card.sha256}}
 
 
 def _after_transfer(settings: SurveySettings) -> tuple[str, ...]:
@@ -572,9 +602,8 @@ STAGES: tuple[Stage, ...] = (
         "train The Payne, or take a trained one",
         False,
         lambda settings: (),
-        _only("emulator"),
+        _emulator_settings,
         _make_emulator,
-        _emulator_digest,
     ),
     Stage(
         "velocity",
@@ -613,9 +642,8 @@ STAGES: tuple[Stage, ...] = (
         "train Cycle-StarNet's transfer, or take a trained one",
         False,
         _after_transfer,
-        _only("transfer"),
+        _transfer_settings,
         _make_transfer,
-        _transfer_digest,
     ),
     Stage(
         "measure",
