@@ -112,7 +112,7 @@ def clean(shards: Sequence[Shard], settings: CleaningSettings | None = None) -> 
     clustered anew until no cluster is rejected, at most ``settings.rounds`` times. No rule looks at models or at
     labels, and H-alpha is in no bin: activity plays no part. Borderline clusters are kept.
 
-    Memory: 590 bytes a spectrum and a few blocks, 0.6 GB for a million. The result depends neither on how the spectra
+    Memory: about 700 bytes a spectrum and 0.15 GB, 0.9 GB for a million. The result depends neither on how the spectra
     are cut into shards nor on how they are read.
 
     Args:
