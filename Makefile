@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint benchmarks emulator results-real-stars results-transfer lock clean
+.PHONY: help demo test lint benchmarks emulator results-real-stars results-transfer results-cleaning results-scale lock clean
 
 help:
 	@echo "make demo                simulate a few hundred LAMOST files, measure them, compare with the truth"
@@ -13,6 +13,8 @@ help:
 	@echo "make benchmarks          speeds, as a table with ratios against scipy and numpy"
 	@echo "make results-real-stars  docs/results/real-stars.md, from the spectra in $(DATA)/lamost"
 	@echo "make results-transfer    docs/results/transfer.md: train and score transfers on a simulated survey (about 2 hours)"
+	@echo "make results-cleaning    docs/results/cleaning.md: what the cleaning rejects, of simulated and real spectra (about 10 minutes)"
+	@echo "make results-scale       docs/results/scale.md: 1,000 to 100,000 simulated spectra through stargap run (about an hour)"
 	@echo "make emulator            train the shipped emulator again, from $(DATA)/grid/marcs_ts_base.h5"
 
 $(READY): requirements.lock pyproject.toml
@@ -44,6 +46,12 @@ results-real-stars: $(READY)
 
 results-transfer: $(READY)
 	$(BIN)/python docs/results/make_transfer.py --data $(DATA)
+
+results-cleaning: $(READY)
+	$(BIN)/python docs/results/make_cleaning.py --data $(DATA)
+
+results-scale: $(READY)
+	$(BIN)/python docs/results/make_scale.py
 
 lock: $(READY)
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \

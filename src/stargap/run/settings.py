@@ -29,6 +29,8 @@ class InputSettings(BaseModel):
     gaia: Path | None = None
     """Gaia DR3 columns of the targets, as a table in one of these formats; without it RUWE, M_G and colour are
     unknown (section 2.1)."""
+    overrule: Path | None = None
+    """A person's verdicts on clusters of the cleaning, as cleaning.html tells how to write them."""
 
 
 class EmulatorSettings(BaseModel):
@@ -113,7 +115,7 @@ class SurveySettings(BaseModel):
         spectra = [
             f"@{Path(text[1:]).absolute()}" if text[:1] == "@" else str(Path(text).absolute()) for text in given.spectra
         ]
-        paths = {"catalogue": _absolute(given.catalogue), "gaia": _absolute(given.gaia)}
+        paths = {name: _absolute(getattr(given, name)) for name in ("catalogue", "gaia", "overrule")}
         emulator = {"model": _absolute(self.emulator.model), "grid": _absolute(self.emulator.grid)}
         return self.model_copy(
             update={

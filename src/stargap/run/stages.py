@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from stargap import __version__
 from stargap.atomic import replacing
 from stargap.catalogue.cleaning import clean
+from stargap.catalogue.cleaning_page import overrule, write_cleaning_page
 from stargap.catalogue.gaia import read_gaia
 from stargap.catalogue.sample import select
 from stargap.catalogue.schema import INT_NULL, MEASURED, SURVEY
@@ -458,7 +459,9 @@ class _Prepared:
 def _clean(run: Run, unit: int | None) -> Made:
     shards = [_Prepared(run.folder / "prepared" / f"{number:05d}") for number in range(run.shards())]
     cleaning = clean(shards, run.settings.cleaning)
-    products, first = [], 0
+    if run.settings.input.overrule is not None:
+        cleaning = overrule(cleaning, run.settings.input.overrule)
+    products, first = [write_cleaning_page(run.folder / "cleaning.html", cleaning, shards)], 0
     for number in range(run.shards()):
         rows = _read_columns(run.part("velocity", number), ["row"])["row"]
         part = slice(first, first + len(rows))
@@ -467,6 +470,11 @@ def _clean(run: Run, unit: int | None) -> Made:
         _write_columns(products[-1], columns | {"rejected": cleaning.rejected[part]})
         first += len(rows)
     return Made(products, first, {"rejected": int(cleaning.rejected.sum())})
+
+
+def _overrule_digest(run: Run, unit: int | None) -> dict[str, str]:
+    path = run.settings.input.overrule
+    return {} if path is None else {"overrule": _digest_of(path)}
 
 
 # ---- labels
@@ -628,6 +636,7 @@ STAGES: tuple[Stage, ...] = (
         lambda settings: ("prepare",),
         _only("cleaning"),
         _clean,
+        _overrule_digest,
     ),
     Stage(
         "labels",
