@@ -226,11 +226,14 @@ _DISTANCE = Column(
     "distance", "float32", "pc", "pos.distance", "1/parallax where the parallax has enough S/N", (0, _INF), "", 2
 )
 _AGES = (
+    Column("ln_jz", "float32", "", "phys.angMomentum", "Natural logarithm of the vertical action in kpc km/s"),
+    Column("e_ln_jz", "float32", "", "stat.error;phys.angMomentum", "1-sigma error of ln_jz", (0, _INF)),
     Column("age_mean", "float32", "Gyr", "time.age;stat.mean", "Mean kinematic age, red-giant calibration", (0, 20)),
     Column("age_median", "float32", "Gyr", "time.age;stat.median", "Median of the same age", (0, 20)),
     Column("age_p16", "float32", "Gyr", "time.age;stat.value", "16th percentile of the same age", (0, 20)),
     Column("age_p84", "float32", "Gyr", "time.age;stat.value", "84th percentile of the same age", (0, 20)),
     Column("age_median_msto", "float32", "Gyr", "time.age;stat.median", "Median age, turn-off calibration", (0, 20)),
+    Column("age_flags", "int64", "", "meta.code.qual", "Bit mask: why the age is null, or unsure", (0, 2**32 - 1)),
 )
 _VB_FLAG = Column(
     "vb_flag",

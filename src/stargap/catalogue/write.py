@@ -7,7 +7,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.atomic import replacing
-from stargap.catalogue.schema import MEASURED, Column, conform
+from stargap.catalogue.schema import INT_NULL, MEASURED, Column, conform
 from stargap.errors import UsageError
 
-__all__ = ["check_output", "write_parts", "write_table"]
+__all__ = ["check_output", "provenance_of", "read_columns", "read_parts", "write_parts", "write_table"]
 
 _Arrays = Mapping[str, NDArray[Any]]
 _Provenance = Mapping[str, str]
@@ -140,6 +140,63 @@ def write_parts(
             pq.write_table(_described(nothing, schema, provenance), file, compression="zstd")
         else:
             writer.close()
+
+
+def read_parts(path: str | Path, columns: Sequence[str], *, rows: int = 100_000) -> Iterator[dict[str, NDArray[Any]]]:
+    """Give columns of a Parquet table that `write_parts` or `write_table` made, some rows at a time.
+
+    Nulls are those of the schema; equal texts share their memory.
+
+    Example:
+        >>> file = getfixture("tmp_path") / "t.parquet"
+        >>> write_table({"obsid": [1, None, 3]}, file, schema=[Column("obsid", "int64")], provenance={})
+        >>> [part["obsid"].tolist() for part in read_parts(file, ["obsid"], rows=2)]
+        [[1, -9999], [3]]
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(rows, columns=list(columns)):
+            yield {name: _plain(batch[name]) for name in columns}
+
+
+def read_columns(path: str | Path, columns: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Return columns of a Parquet table as `read_parts` gives them, all if `columns` is None."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        names = list(file.schema_arrow.names) if columns is None else list(columns)
+        table = file.read(columns=names)
+    return {name: _plain(table[name].combine_chunks()) for name in names}
+
+
+def provenance_of(path: str | Path) -> dict[str, str]:
+    """Return the provenance that a Parquet table carries.
+
+    Example:
+        >>> file = getfixture("tmp_path") / "t.parquet"
+        >>> write_table({"obsid": [1]}, file, schema=[Column("obsid", "int64")], provenance={"creator": "stargap"})
+        >>> provenance_of(file)
+        {'creator': 'stargap'}
+    """
+    import pyarrow.parquet as pq
+
+    told = {key.decode(): value.decode() for key, value in (pq.read_schema(path).metadata or {}).items()}
+    return {key: value for key, value in told.items() if not key.startswith(("IVOA.", "ARROW:", "pandas"))}
+
+
+def _plain(values: Any) -> NDArray[Any]:
+    """Return an arrow array as numpy's, nulls as the schema has them."""
+    import pyarrow as pa
+
+    if pa.types.is_string(values.type):
+        words = values.fill_null("").dictionary_encode()
+        return words.dictionary.to_numpy(zero_copy_only=False)[words.indices.to_numpy()]
+    if pa.types.is_integer(values.type):
+        values = values.fill_null(INT_NULL)
+    elif pa.types.is_floating(values.type):
+        values = values.fill_null(math.nan)
+    return values.to_numpy(zero_copy_only=False)
 
 
 def _write_fits(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:

@@ -1,0 +1,203 @@
+"""From the table of a survey run to the catalogue: one row a spectrum, and one row a star."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, FiniteFloat
+
+from stargap import __version__
+from stargap.catalogue.companions import CompanionTable, find_companions
+from stargap.catalogue.crossmatch import match_ids
+from stargap.catalogue.cuts import CUT_COLUMNS, CutSettings, final_cuts
+from stargap.catalogue.gaia import equal_columns
+from stargap.catalogue.sample import Sample
+from stargap.catalogue.schema import CATALOGUE, STARS, SURVEY
+from stargap.catalogue.stars import Combination, combine_stars, star_numbers
+from stargap.catalogue.write import provenance_of, read_columns, read_parts, write_parts
+from stargap.errors import UsageError
+
+__all__ = ["Built", "CatalogueSettings", "build_catalogue"]
+
+Columns = dict[str, NDArray[Any]]
+
+_PART = 100_000
+_LABELS = ("rv", "teff", "logg", "m_h")
+_MADE = ("distance", "vb_flag", "cuts", "in_final_catalogue", "version")
+
+
+class CatalogueSettings(BaseModel):
+    """What the catalogue is made with, and what it says of itself.
+
+    Example:
+        >>> CatalogueSettings().combine
+        'weighted'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    combine: Combination = "weighted"
+    """A star's values from all its spectra, weighted by the square of S/N, or from its best spectrum alone."""
+    position_epoch: FiniteFloat = 2000.0
+    """Epoch of the positions of the spectra (Julian year), for joins by position; those in LAMOST's headers are of its
+    input catalogues, mostly of 2000."""
+    title: str = "Value-added catalogue of M dwarfs"
+    """Title of the catalogue."""
+    authors: str = ""
+    """Its authors."""
+    licence: str = "CC-BY-4.0"
+    """Licence of the catalogue."""
+    citation: str = ""
+    """What users should cite, besides the survey and Gaia."""
+    cuts: CutSettings = CutSettings()
+    """The cuts of the final catalogue (section 4)."""
+    companions: dict[str, CompanionTable] = {}
+    """Catalogues of variable and binary candidates (section 4.5), each a table of its own name."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build_catalogue` made: the two tables, the counts of the cuts, and the number of stars."""
+
+    spectra: Path
+    stars: Path
+    cuts: Sample
+    star_count: int
+
+
+def build_catalogue(
+    measured: str | Path,
+    folder: str | Path,
+    settings: CatalogueSettings | None = None,
+    *,
+    added: Mapping[str, ArrayLike] | None = None,
+) -> Built:
+    """Make ``spectra.parquet`` and ``stars.parquet`` of a survey run's table, in its order, nothing left out.
+
+    A survey of any size is read and written part by part. What all spectra have to be compared in, identifiers, labels,
+    errors and flags, is held in memory: about 0.3 kB a spectrum.
+
+    Without errors in `added`, ``e_rv``, ``e_teff``, ``e_logg`` and ``e_m_h`` are those of the fit.
+
+    Args:
+        measured: Parquet table of a survey run, with the columns `SURVEY` and perhaps others of `CATALOGUE`.
+        folder: where to write; made if it does not exist.
+        settings: see `CatalogueSettings`.
+        added: further columns ``(row,)`` of `CATALOGUE`, with ``spectrum_id``, by which they are joined: calibrated
+            errors (``e_*``, ``e_*_paper``, ``e_*_sys``) and ages.
+
+    Raises:
+        UsageError: the table is not one of a survey run, a column of `added` is unknown, or a catalogue of variables
+            or binaries cannot be used.
+
+    Example:
+        >>> from stargap.catalogue.write import write_table
+        >>> folder = getfixture("tmp_path")
+        >>> survey = {column.name: [None, None] for column in SURVEY}
+        >>> survey |= {"spectrum_id": [0, 1], "in_sample": [True, False], "gaia_source_id": [7, 7]}
+        >>> survey |= {"flags": [0, 0], "clean_flags": [0, 0], "teff": [3500.0, None]}
+        >>> write_table(survey, folder / "measured.parquet", schema=SURVEY, provenance={"creator": "stargap"})
+        >>> built = build_catalogue(folder / "measured.parquet", folder / "catalogue")
+        >>> built.star_count, [path.name for path in (built.spectra, built.stars)]
+        (1, ['spectra.parquet', 'stars.parquet'])
+    """
+    measured, folder = Path(measured), Path(folder)
+    settings = CatalogueSettings() if settings is None else settings
+    names = _column_names(measured)
+    extra = _added(added)
+    known = ("spectrum_id", "gaia_source_id", "ra", "dec", "pmra", "pmdec")
+    wanted = dict.fromkeys([*known, *(name for name in CUT_COLUMNS if name in names)])
+    whole = read_columns(measured, list(wanted))
+    place = match_ids(whole["spectrum_id"], extra["spectrum_id"])
+    for name in set(CUT_COLUMNS) & set(extra) - {"spectrum_id"}:
+        whole[name] = _joined(extra[name], place)
+    cuts = final_cuts({name: whole[name] for name in CUT_COLUMNS if name in whole}, settings.cuts)
+    companions = find_companions(
+        {name: whole[name] for name in known}, settings.companions, epoch=settings.position_epoch
+    )
+    cuts = Sample(cuts.columns, cuts.counts, (*cuts.notes, *companions.notes))
+    star, star_count = star_numbers(whole["gaia_source_id"])
+    del whole
+
+    provenance = provenance_of(measured)
+    about = {
+        **provenance,
+        "catalogue_creator": f"stargap {__version__}",
+        "catalogue_settings": settings.model_dump_json(),
+    }
+    version = "; ".join(provenance[name] for name in ("creator", "model") if name in provenance)
+    wanted_here = [column.name for column in CATALOGUE if column.name in names]
+
+    def spectra() -> Iterator[Columns]:
+        first = 0
+        for part in read_parts(measured, wanted_here, rows=_PART):
+            rows = slice(first, first + len(part["spectrum_id"]))
+            yield _catalogue_part(part, {name: _joined(values, place[rows]) for name, values in extra.items()}) | {
+                "vb_flag": companions.flags[rows],
+                "cuts": cuts.columns["cuts"][rows],
+                "in_final_catalogue": cuts.columns["in_final_catalogue"][rows],
+                "version": np.full(rows.stop - rows.start, version, dtype=object),
+            }
+            first = rows.stop
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "spectra.parquet"
+    write_parts(spectra(), path, schema=CATALOGUE, provenance=about)
+    stars = folder / "stars.parquet"
+    write_parts(combine_stars(path, star, star_count, settings.combine), stars, schema=STARS, provenance=about)
+    return Built(path, stars, cuts, star_count)
+
+
+def _column_names(measured: Path) -> set[str]:
+    import pyarrow.parquet as pq
+
+    try:
+        names = set(pq.read_schema(measured).names)
+    except (OSError, ValueError) as error:
+        message = f"{measured}: cannot be read as Parquet ({' '.join(str(error).split())})"
+        raise UsageError(message) from None
+    missing = [column.name for column in SURVEY if column.name not in names]
+    if missing:
+        message = f"{measured}: no table of a survey run: columns missing: {', '.join(map(repr, missing[:5]))}"
+        message += " ..." if len(missing) > 5 else ""
+        raise UsageError(message)
+    return names
+
+
+def _added(added: Mapping[str, ArrayLike] | None) -> Columns:
+    if added is None:
+        return {"spectrum_id": np.empty(0, dtype=np.int64)}
+    extra = equal_columns(added, "spectrum_id")
+    known = {column.name for column in CATALOGUE}.difference(_MADE)
+    unknown = [name for name in extra if name not in known]
+    if unknown:
+        message = f"added columns {', '.join(map(repr, unknown))} are none of the catalogue's that can be given"
+        raise UsageError(message)
+    return extra
+
+
+def _joined(values: NDArray[Any], place: NDArray[np.int64]) -> NDArray[Any]:
+    """Return values of the rows in `place`, as masked where that is -1."""
+    if not len(values):
+        return np.ma.masked_all(len(place), dtype=values.dtype)
+    return np.ma.masked_array(values[place], place < 0)
+
+
+def _catalogue_part(part: Columns, extra: Columns) -> Columns:
+    """Return what rows of the run's table and columns joined to them say of the catalogue's columns."""
+    rows = len(part["spectrum_id"])
+    columns: Columns = {
+        column.name: np.full(rows, column.null, dtype=object if column.dtype == "str" else column.dtype)
+        for column in CATALOGUE
+        if column.name not in _MADE
+    }
+    columns |= part
+    columns |= {f"e_{name}_fit": part[f"e_{name}"] for name in _LABELS}
+    with np.errstate(divide="ignore"):
+        columns["distance"] = np.where(np.isfinite(part["m_g"]), 1000 / part["parallax"], np.nan)
+    return columns | {name: values for name, values in extra.items() if name != "spectrum_id"}

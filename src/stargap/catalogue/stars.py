@@ -1,0 +1,183 @@
+"""Spectra of the same star brought together: combined values, number of epochs, scatter between them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stargap.catalogue.schema import CATALOGUE, INT_NULL, STARS
+from stargap.catalogue.write import read_columns
+
+__all__ = ["Combination", "combine_spectra", "combine_stars", "star_numbers"]
+
+Columns = dict[str, NDArray[Any]]
+Combination = Literal["weighted", "best"]
+
+_LABELS = ("rv", "teff", "logg", "m_h")
+_COMBINED = (*_LABELS, "a_m", "spt", "halpha_ew")
+_BITS = ("flags", "cuts", "vb_flag")
+_ACTIVE_EW = 0.75  # Angstrom, paper section 4.3
+_STARS_PER_BLOCK = 200_000
+_ROWS = 100_000
+_NEEDED = [column.name for column in CATALOGUE if column.name in {star.name for star in STARS}]
+
+
+def star_numbers(gaia_source_id: ArrayLike) -> tuple[NDArray[np.int64], int]:
+    """Return for each spectrum ``(row,)`` the number of its star, in order of appearance, and how many stars there are.
+
+    Spectra with the same Gaia identifier are of one star; each without one (-9999) is a star of its own.
+
+    Example:
+        >>> star_numbers([7, -9999, 7, 5, -9999])
+        (array([0, 1, 0, 2, 3]), 4)
+    """
+    ids = np.asarray(gaia_source_id, dtype=np.int64)
+    own = np.where(ids == INT_NULL, INT_NULL - 1 - np.arange(len(ids)), ids)
+    _, first, star = np.unique(own, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[star], len(first)
+
+
+def combine_spectra(columns: Mapping[str, NDArray[Any]], star: NDArray[np.int64], combine: Combination) -> Columns:
+    """Combine the spectra of each star.
+
+    Those in the final catalogue count; of a star that has none there, all with a Teff. The best is the one with the
+    highest S/N, the lower of r and i. With weights w = (S/N)^2 a value is sum(w x) / sum(w), its random error
+    sqrt(sum(w^2 e^2)) / sum(w), and its systematic error, which does not average out, sum(w e_sys) / sum(w). Scatter is
+    the standard deviation between spectra (n - 1), unweighted. Activity follows from the combined width of H-alpha.
+
+    Args:
+        columns: of `CATALOGUE`, those that `STARS` has too, ``(row,)``.
+        star: number of the star of each row, from 0 on, each at least once.
+        combine: "weighted", or "best" for the best spectrum alone; scatter is that of all either way.
+
+    Returns:
+        the columns of `STARS`, ``(star,)``.
+
+    Example:
+        >>> rows = {c.name: np.full(2, c.null, object if c.dtype == "str" else c.dtype) for c in CATALOGUE}
+        >>> rows |= {"snr_r": np.array([20.0, 10.0]), "snr_i": np.array([20.0, 10.0]), "rv": np.array([1.0, 6.0])}
+        >>> rows |= {"e_rv": np.array([1.0, 2.0]), "teff": np.array([3400.0, 3400.0])}
+        >>> table = combine_spectra(rows, np.array([0, 0]), "weighted")
+        >>> [float(table[name][0].round(2)) for name in ("rv", "e_rv", "scatter_rv", "n_epochs")]
+        [2.0, 0.89, 3.54, 2.0]
+    """
+    order = np.argsort(star, kind="stable")
+    given = {name: np.asarray(columns[name])[order] for name in _NEEDED}
+    groups = _Groups(star[order])
+    final = given["in_final_catalogue"].astype(bool)
+    used = final | (~groups.any(final) & np.isfinite(given["teff"]))
+    snr = np.fmin(given["snr_r"], given["snr_i"]).astype(float)
+    snr = np.nan_to_num(snr, nan=0.0).clip(min=0.0)
+    best = np.lexsort((-snr, ~used, groups.star))[groups.first]
+    chosen = used.copy()
+    if combine == "best":
+        chosen[:] = False
+        chosen[best] = used[best]
+
+    table: Columns = {name: given[name][best] for name in _NEEDED}
+    table["n_spectra"] = groups.total(np.ones(len(star))).astype(np.int64)
+    table["n_epochs"] = groups.total(used).astype(np.int64)
+    for name in ("snr_r", "snr_i"):
+        known = chosen & np.isfinite(given[name])
+        together = np.sqrt(groups.total(np.where(known, given[name], 0.0).astype(float) ** 2))
+        table[name] = np.where(groups.total(known) > 1, together, table[name])
+    weight = snr**2 + 1e-9  # a spectrum of unknown S/N counts where a star has no other
+    for name in _COMBINED:
+        table |= _combined(name, given, chosen, used, weight, groups)
+    width, error = table["halpha_ew"], table["e_halpha_ew"]
+    table["activity"] = np.where(np.isnan(width), INT_NULL, width > _ACTIVE_EW)
+    sure = width - 3 * error
+    table["activity_3sigma"] = np.where(np.isnan(sure), INT_NULL, sure > _ACTIVE_EW)
+    told = chosen | ~groups.any(chosen)
+    for name in _BITS:
+        bits = np.where(told, given[name].astype(np.int64), 0)
+        table[name] = np.bitwise_or.reduceat(bits, groups.first) if len(bits) else bits
+    table["in_final_catalogue"] = groups.total(final) > 0
+    return {column.name: table[column.name] for column in STARS}
+
+
+class _Groups:
+    """Rows sorted by star: the star of each, the first row of each star, and sums over its rows."""
+
+    def __init__(self, star: NDArray[np.int64]) -> None:
+        self.star = star
+        self.first = np.flatnonzero(np.diff(star, prepend=-1))
+
+    def total(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(self.star, values, len(self.first)).astype(float)
+
+    def any(self, values: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return for each row whether any row of its star is true."""
+        return (self.total(values) > 0)[self.star]
+
+
+def _combined(
+    name: str,
+    given: Columns,
+    chosen: NDArray[np.bool_],
+    used: NDArray[np.bool_],
+    weight: NDArray[np.float64],
+    groups: _Groups,
+) -> Columns:
+    """Return the weighted mean of a quantity over the chosen spectra of each star, its errors, its scatter."""
+    value = given[name].astype(float)
+    known = chosen & np.isfinite(value)
+    share = np.where(known, weight, 0.0)
+
+    def mean(values: NDArray[Any], share: NDArray[Any]) -> NDArray[np.float64]:
+        return groups.total(np.where(share > 0, share * values, 0.0)) / groups.total(share)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        square = groups.total(np.where(known, (share * given[f"e_{name}"]) ** 2, 0.0))
+        error = np.where(groups.total(known) > 0, np.sqrt(square) / groups.total(share), np.nan)
+        result = {name: mean(value, share), f"e_{name}": error}
+        if name in _LABELS:
+            result[f"e_{name}_sys"] = mean(given[f"e_{name}_sys"], share)
+            every = (used & np.isfinite(value)).astype(float)
+            size = groups.total(every)
+            apart = value - mean(value, every)[groups.star]
+            square = groups.total(np.where(every > 0, apart**2, 0.0))
+            result[f"scatter_{name}"] = np.where(size > 1, np.sqrt(square / (size - 1)), np.nan)
+    return result
+
+
+def combine_stars(spectra: Path, star: NDArray[np.int64], star_count: int, combine: Combination) -> Iterator[Columns]:
+    """Give the columns of `STARS` block by block, in the memory of one block, from a Parquet table of `CATALOGUE`.
+
+    Rows are first sorted into files by block, in a temporary folder beside the table.
+
+    Args:
+        spectra: the table.
+        star: number of the star of each of its rows, as `star_numbers` gives them.
+        star_count: number of stars.
+        combine: see `combine_spectra`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    size = _STARS_PER_BLOCK
+    with tempfile.TemporaryDirectory(dir=spectra.parent, prefix=".stargap-stars-") as temporary:
+        files = [Path(temporary) / f"{number:05d}.parquet" for number in range(-(-star_count // size))]
+        with ExitStack() as stack:
+            table = stack.enter_context(pq.ParquetFile(spectra))
+            fields = [table.schema_arrow.field(name) for name in _NEEDED]
+            schema = pa.schema([*fields, pa.field("star", pa.int64())])
+            writers = [stack.enter_context(pq.ParquetWriter(file, schema)) for file in files]
+            first = 0
+            for batch in table.iter_batches(_ROWS, columns=_NEEDED):
+                numbers = star[first : first + batch.num_rows]
+                part = pa.table([*(batch[name] for name in _NEEDED), pa.array(numbers)], schema=schema)
+                for block in np.unique(numbers // size):
+                    writers[block].write_table(part.filter(pa.array(numbers // size == block)))
+                first += batch.num_rows
+        for number, file in enumerate(files):
+            columns = read_columns(file)
+            yield combine_spectra(columns, columns["star"] - number * size, combine)

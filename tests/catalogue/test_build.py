@@ -1,0 +1,140 @@
+"""Laws of the catalogue: a row for each spectrum, everything joined by identifier, nothing left out, resumable."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from stargap.catalogue import build
+from stargap.catalogue.build import CatalogueSettings, build_catalogue
+from stargap.catalogue.companions import CompanionTable
+from stargap.catalogue.cuts import CutSettings, FinalCut
+from stargap.catalogue.schema import CATALOGUE, INT_NULL, STARS, SURVEY, Column, validate
+from stargap.catalogue.write import provenance_of, read_columns, write_table
+from stargap.errors import UsageError
+from stargap.flags import Flag
+
+GAIA = 6917528997577384320
+
+
+def survey(rows, *, null=False):
+    """A survey run's table: stars with two spectra each, every seventh row unreadable."""
+    random = np.random.default_rng(2)
+    table = {c.name: np.full(rows, c.null if c.dtype != "bool" else False, object if c.dtype == "str" else c.dtype)
+             for c in SURVEY}  # fmt: skip
+    table["spectrum_id"] = 10 + 3 * np.arange(rows)
+    for name in ("flags", "sample_flags", "clean_flags"):
+        table[name][:] = 0
+    if null:
+        return table
+    table["gaia_source_id"] = GAIA + np.arange(rows) // 2
+    table["in_sample"][:] = True
+    centres = {"rv": 10, "teff": 3500, "logg": 4.9, "m_h": -0.2, "chi2": 1, "snr_r": 30, "snr_i": 40, "halpha_ew": 0}
+    for name, centre in centres.items():
+        table[name] = (centre * (1 + 0.01 * random.normal(size=rows))).astype(table[name].dtype)
+        if f"e_{name}" in table:
+            table[f"e_{name}"] = np.full(rows, 0.01 * abs(centre) + 0.1, "f4")
+    table["ra"], table["dec"] = random.uniform(0, 360, rows), random.uniform(-90, 90, rows)
+    table["parallax"], table["m_g"] = np.full(rows, 20.0), np.full(rows, 10.0, "f4")
+    table["m_g"][::5] = np.nan
+    for name in ("rv", "teff", "logg", "m_h", "chi2"):
+        table[name][::7] = np.nan
+    table["flags"][::7] = Flag.UNREADABLE
+    return table
+
+
+def made(folder, table, settings=None, **options):
+    write_table(table, folder / "measured.parquet", schema=SURVEY, provenance={"creator": "stargap 0", "model": "m 1"})
+    built = build_catalogue(folder / "measured.parquet", folder / "catalogue", settings, **options)
+    return built, read_columns(built.spectra), read_columns(built.stars)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 50])
+@pytest.mark.parametrize("null", [False, True])
+def test_every_spectrum_has_its_row_and_both_tables_obey_the_schema(tmp_path, rows, null):
+    table = survey(rows, null=null)
+    built, spectra, stars = made(tmp_path, table)
+    assert validate(spectra, schema=CATALOGUE) == []
+    assert validate(stars, schema=STARS) == []
+    np.testing.assert_array_equal(spectra["spectrum_id"], table["spectrum_id"])
+    for column in CATALOGUE:
+        if column.name in table:
+            np.testing.assert_array_equal(spectra[column.name], table[column.name], column.name)
+    assert built.star_count == len(stars["spectrum_id"]) == (rows if null else -(-rows // 2))
+    assert stars["n_spectra"].sum() == rows
+    assert built.cuts.counts[-1].left == np.count_nonzero(spectra["in_final_catalogue"])
+    if rows > 1 and not null:
+        assert spectra["in_final_catalogue"].mean() > 0.8
+        assert (spectra["cuts"][::7] & FinalCut.NO_LABELS != 0).all()
+        np.testing.assert_array_equal(spectra["distance"], np.where(np.isnan(table["m_g"]), np.nan, 50))
+
+
+def test_parts_have_no_effect(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "_PART", 1000)
+    _, spectra, stars = made(tmp_path, survey(50))
+    monkeypatch.setattr(build, "_PART", 7)
+    built, other, other_stars = made(tmp_path, survey(50))
+    assert pq.ParquetFile(built.spectra).num_row_groups == 8
+    for one, two in ((spectra, other), (stars, other_stars)):
+        for name, values in one.items():
+            np.testing.assert_array_equal(two[name], values, name)
+
+
+def test_errors_and_ages_are_joined_by_identifier_and_not_by_place(tmp_path):
+    table = survey(50)
+    ids = table["spectrum_id"][[40, 2, 9]]
+    added = {"spectrum_id": ids, "e_rv": [4.0, 2.0, 9.0], "e_rv_paper": [4.5, 2.5, 9.5], "e_rv_sys": [1.0, 1.0, 1.0]}
+    added |= {"age_mean": [5.0, 0.5, np.nan], "age_median": [5.0, 3.0, np.nan]}
+    _, spectra, _ = made(tmp_path, table, added=added)
+    rows = np.searchsorted(spectra["spectrum_id"], ids)
+    np.testing.assert_array_equal(spectra["e_rv"][rows], np.float32([4, 2, 9]))
+    np.testing.assert_array_equal(spectra["e_rv_paper"][rows], np.float32([4.5, 2.5, 9.5]))
+    np.testing.assert_array_equal(spectra["e_rv_fit"], table["e_rv"])
+    assert np.isnan(np.delete(spectra["e_rv"], rows)).all()
+    assert np.isnan(np.delete(spectra["e_rv_paper"], rows)).all()
+    np.testing.assert_array_equal(spectra["e_teff"], table["e_teff"])
+    assert np.flatnonzero(spectra["cuts"] & FinalCut.YOUNG).tolist() == [2]
+    assert not spectra["in_final_catalogue"][2]
+
+
+def test_companions_are_declared_in_the_settings(tmp_path):
+    write_table({"id": [GAIA + 1, 5]}, tmp_path / "v.csv", schema=[Column("id", "int64")], provenance={})
+    declared = CompanionTable(table=str(tmp_path / "v.csv"), means="variable", keys=("id",))
+    built, spectra, stars = made(tmp_path, survey(50), CatalogueSettings(companions={"gaia": declared}))
+    assert np.flatnonzero(spectra["vb_flag"]).tolist() == [2, 3]
+    assert np.flatnonzero(stars["vb_flag"]).tolist() == [1]
+    assert "gaia: 2 of 50 spectra, 2 by identifier, 0 by position (0 ambiguous)" in built.cuts.notes
+    _, spectra, _ = made(tmp_path, survey(50))
+    assert (spectra["vb_flag"] == INT_NULL).all()
+
+
+def test_products_say_what_they_were_made_with(tmp_path):
+    settings = CatalogueSettings(combine="best", cuts=CutSettings(errors="paper"))
+    built, spectra, _ = made(tmp_path, survey(4), settings)
+    for path in (built.spectra, built.stars):
+        told = provenance_of(path)
+        assert told["creator"] == "stargap 0"
+        assert told["catalogue_creator"].startswith("stargap ")
+        assert CatalogueSettings(**json.loads(told["catalogue_settings"])) == settings
+    assert set(spectra["version"]) == {"stargap 0; m 1"}
+
+
+def test_two_builds_are_equal_byte_for_byte(tmp_path):
+    built, _, _ = made(tmp_path, survey(50))
+    before = built.spectra.read_bytes(), built.stars.read_bytes()
+    built, _, _ = made(tmp_path, survey(50))
+    assert (built.spectra.read_bytes(), built.stars.read_bytes()) == before
+    assert sorted(path.name for path in built.spectra.parent.iterdir()) == ["spectra.parquet", "stars.parquet"]
+
+
+def test_tables_that_cannot_be_used_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"measured.parquet: cannot be read as Parquet"):
+        build_catalogue(tmp_path / "measured.parquet", tmp_path)
+    write_table({"spectrum_id": [1]}, tmp_path / "m.parquet", schema=[Column("spectrum_id", "int64")], provenance={})
+    with pytest.raises(UsageError, match=r"no table of a survey run: columns missing: 'path', 'obsid'.* [.][.][.]$"):
+        build_catalogue(tmp_path / "m.parquet", tmp_path)
+    with pytest.raises(UsageError, match="added columns 'cuts', 'age' are none of the catalogue's that can be given"):
+        made(tmp_path, survey(2), added={"spectrum_id": [1], "cuts": [1], "age": [1]})
+    with pytest.raises(UsageError, match="repeat"):
+        made(tmp_path, survey(2), added={"spectrum_id": [1, 1], "e_rv": [1.0, 1.0]})
