@@ -84,6 +84,47 @@ def test_products_carry_settings_version_model_and_seed(whole):
     assert str(whole).encode() not in metadata[b"settings"], "checksums must not depend on the folder"
 
 
+def test_a_bad_file_has_its_row_and_leaves_the_others_as_they_were(survey, asked, tmp_path):
+    paths = sorted((survey / "spectra").rglob("*.fits.gz"))[:12]
+    for number, path in enumerate(paths):
+        shutil.copy(path, tmp_path / f"{number:02d}.fits.gz")
+    good = asked(tmp_path / "good", input={"spectra": [str(tmp_path / "*.fits.gz")]})
+    run_survey(good)
+    (tmp_path / "04.fits.gz").write_bytes(b"not a spectrum")
+    run_survey(asked(tmp_path / "bad", input={"spectra": [str(tmp_path / "*.fits.gz")]}))
+    before, after = (pq.read_table(tmp_path / name / "measured.parquet") for name in ("good", "bad"))
+    assert after["failure"].to_pylist()[4]
+    assert after["flags"].to_pylist()[4] == int(Flag.UNREADABLE)
+    others = np.arange(12) != 4
+    for name in ("path", "spectrum_id", "rv", "e_rv", "teff", "e_teff", "logg", "m_h", "halpha_ew", "flags"):
+        one, two = (table[name].to_numpy()[others] for table in (before, after))
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.slow
+def test_a_transfer_is_trained_on_the_survey_itself(asked, tmp_path):
+    write_survey_store(tmp_path, 330, seed=6, repeats=0.0, junk=0.02, store=tmp_path / "run/store")
+    quick = {
+        "stars": 150,
+        "match_stars": 120,
+        "gauge_stars": 100,
+        "validation_stars": 50,
+        "gauge_rounds": 1,
+        "rounds": 1,
+    }
+    transfer = {"use": "train", "prior": {"draws": 5000, "alpha": 0.0}, "training": quick}
+    settings = asked(tmp_path / "run", input={"gaia": tmp_path / "gaia.parquet"}, ingest={}, transfer=transfer)
+    states = named(run_survey(settings))
+    assert states["transfer"].state == states["table"].state == "done"
+    assert states["transfer"].rows == states["clean"].rows - states["clean"].counts["rejected"]
+    table = pq.read_table(tmp_path / "run/measured.parquet")
+    assert b"residual" in table.schema.metadata[b"model"]
+    assert not (tmp_path / "run/transfer/spectra").exists()
+    before = touched(tmp_path / "run")
+    run_survey(settings)
+    assert touched(tmp_path / "run") == before
+
+
 # ---- again
 
 

@@ -33,6 +33,7 @@ def write_survey_store(
     repeats: float = 0.1,
     store: str | Path | None = None,
     dtype: Dtype = "float32",
+    shard_rows: int = SHARD_ROWS,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Path:
     """Write the spectra of `simulate_survey` into ``store/``, with ``gaia.parquet`` and ``truth.parquet`` beside it.
@@ -48,6 +49,7 @@ def write_survey_store(
         repeats: fraction observed several times.
         store: the store's folder, if it is not to be ``store/``.
         dtype: of the pixels in the store.
+        shard_rows: spectra in a shard.
         progress: called as ``progress(done, stars)``.
 
     Returns:
@@ -82,19 +84,21 @@ def write_survey_store(
         for chunk in chunks:
             for name, file, columns in (("gaia", gaia_file, chunk.gaia), ("truth", truth_file, chunk.truth)):
                 table = pa.table(columns)
-                tables.setdefault(name, pq.ParquetWriter(file, table.schema)).write_table(table)
+                if name not in tables:
+                    tables[name] = pq.ParquetWriter(file, table.schema)
+                tables[name].write_table(table)
             waiting.append(_part(chunk))
             rows, done = rows + len(chunk.spectra), done + len(chunk.gaia["source_id"])
-            while sum(len(part[0]) for part in waiting) >= SHARD_ROWS:
-                waiting = _write(store, number, waiting, dtype)
+            while sum(len(part[0]) for part in waiting) >= shard_rows:
+                waiting = _write(store, number, waiting, dtype, shard_rows)
                 number += 1
             if progress is not None:
                 progress(done, stars)
         if waiting and sum(len(part[0]) for part in waiting):
-            _write(store, number, waiting, dtype)
+            _write(store, number, waiting, dtype, shard_rows)
         for writer in tables.values():
             writer.close()
-    finish(store, rows, settings={"simulated": stars, "seed": seed, "mix": mix}, dtype=dtype)
+    finish(store, rows, settings={"simulated": stars, "seed": seed, "mix": mix}, dtype=dtype, shard_rows=shard_rows)
     return folder
 
 
@@ -104,14 +108,14 @@ def _part(chunk: SurveyChunk) -> Part:
     return native, facts, failure, [None if source < 0 else source for source in known]
 
 
-def _write(store: Path, number: int, parts: list[Part], dtype: Dtype) -> list[Part]:
+def _write(store: Path, number: int, parts: list[Part], dtype: Dtype, shard_rows: int) -> list[Part]:
     """Write the first rows of `parts` as a shard and return the rest."""
     native = concatenate([part[0] for part in parts])
     facts = [fact for part in parts for fact in part[1]]
     failure = [reason for part in parts for reason in part[2]]
     source = [one for part in parts for one in part[3]]
-    here = slice(0, SHARD_ROWS)
+    here = slice(0, shard_rows)
     columns: dict[str, list[Any]] = {"failure": failure[here], "gaia_source_id": source[here]}
-    write_shard(store, number, native[here], columns, facts[here], dtype=dtype)
-    rest = slice(SHARD_ROWS, None)
+    write_shard(store, number, native[here], columns, facts[here], dtype=dtype, shard_rows=shard_rows)
+    rest = slice(shard_rows, None)
     return [(native[rest], facts[rest], failure[rest], source[rest])]
