@@ -17,8 +17,9 @@ from torch.nn import functional
 import stargap
 from stargap.errors import ModelError, UsageError
 from stargap.pixels import STARGAP
+from stargap.transfer.critics import Critics
 from stargap.transfer.layers import Down, Up
-from stargap.transfer.network import Critics, CycleStarNet, NetworkSettings
+from stargap.transfer.network import CycleStarNet, NetworkSettings
 
 SMALL = {
     "outer_filters": (3, 4),

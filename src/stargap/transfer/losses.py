@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from stargap.transfer.network import Critics, Cycles, CycleStarNet
+from stargap.transfer.critics import Critics
+from stargap.transfer.network import Cycles, CycleStarNet
 
 __all__ = [
     "PUBLISHED_WEIGHTS",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ from stargap.transfer.layers import (
     layers_of,
 )
 
-__all__ = ["Critics", "CycleStarNet", "Cycles", "NetworkCard", "NetworkSettings"]
+__all__ = ["CycleStarNet", "Cycles", "NetworkCard", "NetworkSettings"]
 
 KIND, VERSION = "cycle-starnet", 1
 STARS_AT_ONCE = 8
@@ -398,45 +397,3 @@ class CycleStarNet(nn.Module):
 def _wavelength_range() -> tuple[float, float, int]:
     wavelength = STARGAP.wavelength
     return float(wavelength[0]), float(wavelength[-1]), wavelength.size
-
-
-class _Critic(nn.Module):
-    def __init__(self, settings: NetworkSettings, latent: int) -> None:
-        super().__init__()
-        s, filters = settings, settings.critic_filters
-        self.spectrum = chain(Down, (1, *filters), (s.critic_stride,) * len(filters), s)
-        self.latent = nn.Sequential(*(Point(a, b, s.slope) for a, b in pairwise((latent, *s.critic_latent_filters))))
-        seen = s.critic_positions * filters[-1] + s.positions * s.critic_latent_filters[-1]
-        self.last = Point(seen, 1)
-
-    def forward(self, spectrum: Tensor, latent: Tensor) -> Tensor:
-        seen = torch.cat([self.spectrum(spectrum).flatten(1), self.latent(latent).flatten(1)], dim=1)
-        return self.last(seen)[:, 0].to(self.last.weight.dtype)
-
-
-class Critics(nn.Module):
-    """The critics of both domains: logits ``(row,)`` that a pair of spectrum and latent is a reconstruction.
-
-    The published critics end in a sigmoid, which is in the loss here.
-
-    Args:
-        settings: of the network that is judged.
-        seed: of the initial weights.
-
-    Example:
-        >>> network, critics = CycleStarNet(), Critics()
-        >>> spectrum = torch.rand(2, 2901)
-        >>> critics.synthetic(network.inputs(spectrum), network.encode_synthetic(spectrum)).shape
-        torch.Size([2])
-    """
-
-    def __init__(self, settings: NetworkSettings | None = None, *, seed: int = 0) -> None:
-        super().__init__()
-        settings = settings or NetworkSettings()
-        self.synthetic = _Critic(settings, settings.shared_latent)
-        self.observed = _Critic(settings, settings.shared_latent + settings.split_latent)
-        initialise(self, seed, settings.bias)
-
-    def critic_parameters(self) -> Iterator[nn.Parameter]:
-        """What the critic step moves."""
-        return self.parameters()
