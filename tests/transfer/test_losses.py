@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stargap.transfer.critics import Critics
 from stargap.transfer.losses import (
     PUBLISHED_WEIGHTS,
     Batch,
@@ -20,7 +21,7 @@ from stargap.transfer.losses import (
     generator_loss,
     transfer,
 )
-from stargap.transfer.network import Critics, CycleStarNet, NetworkSettings
+from stargap.transfer.network import CycleStarNet, NetworkSettings
 
 few = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 PIXELS = 1500
