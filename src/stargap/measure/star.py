@@ -14,7 +14,7 @@ from stargap.catalogue.schema import INT_NULL, MEASURED
 from stargap.errors import SpectrumError, UsageError
 from stargap.flags import Flag, flag_text
 from stargap.labels import LABELS
-from stargap.measure.domains import Transfer, fit_domains
+from stargap.measure.domains import DomainFit, Transfer, fit_domains
 from stargap.measure.halpha import measure_halpha
 from stargap.measure.labels import EmulatorModel, LabelFit, Parameters, fit_labels
 from stargap.measure.subtype import measure_indices
@@ -47,11 +47,12 @@ FACTS = tuple(column.name for column in MEASURED if column.name in Facts.__datac
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a picture of a fit needs, row by row with the columns."""
+    """What a picture of a fit needs, row by row with the columns; ``domains`` with a transfer alone."""
 
     native: NativeBatch
     prepared: Prepared
     fit: LabelFit
+    domains: DomainFit | None = None
 
 
 def parameters_for(settings: MeasureSettings, emulator: Emulator) -> Parameters:
@@ -211,12 +212,14 @@ def measure_native(
     if transfer is None:
         start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, nothing), value=torch.nan)
         prepared, fit = _fit_at(native, rv, settings, emulator, start)
+        domains = None
     else:
         prepared = prepare(native, rv, grid_for(settings.preset))
         parameters = parameters_for(settings, emulator)
-        fit = fit_domains(
+        domains = fit_domains(
             prepared, transfer, parameters, starts=settings.starts, max_iterations=settings.max_iterations
-        ).observed
+        )
+        fit = domains.observed
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
     padded = torch.as_tensor(np.pad(factor, (0, nothing), constant_values=1.0))
@@ -263,7 +266,7 @@ def measure_native(
     columns["flags"] = flags
     columns["flag_text"] = np.array([flag_text(bits) for bits in flags.tolist()], dtype=object)
     columns["failure"] = np.array(failure, dtype=object)
-    return {column.name: columns[column.name] for column in MEASURED}, Fitted(native, prepared, fit)
+    return {column.name: columns[column.name] for column in MEASURED}, Fitted(native, prepared, fit, domains)
 
 
 def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDArray[np.int64]) -> Columns:
