@@ -1,0 +1,153 @@
+"""Scatter of repeated observations in bins of S/N, and the error models that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LEAST_PULL", "MAD_ERROR", "PIVOT", "Bins", "Curve", "Repeats", "Scale", "fit_curve", "fit_scale"]
+
+_Floats = NDArray[np.float64]
+
+LEAST_SHARE = 0.05
+"""Part of its own variance that must be left in a spectrum's distance from its star's mean, for it to tell anything."""
+LEAST_PULL = 1e-9
+"""Scatter of pulls below which values of a star do not differ at all, such as at a bound of the fit."""
+LEAST_IN_BIN = 10
+PIVOT = 20.0
+"""S/N at which the scale of an error model is given."""
+MAD_ERROR = 1.17
+"""Standard error of the robust scatter of n normal numbers is this times it over sqrt(n)."""
+
+
+class Curve(NamedTuple):
+    """a / x + b at S/N x with standard errors; ``held``, which of them is 0 because the unbounded fit made it negative.
+
+    The error of the one that is held is that of the unbounded fit.
+    """
+
+    a: float
+    b: float
+    e_a: float
+    e_b: float
+    held: Literal["", "a", "b"]
+
+
+class Scale(NamedTuple):
+    """sqrt((scale (x / 20)^slope e_fit)^2 + floor^2) at S/N x with standard errors; that of a floor of 0 is None."""
+
+    scale: float
+    e_scale: float
+    slope: float
+    e_slope: float
+    floor: float
+    e_floor: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Repeats:
+    """Spectra of stars with two or more, each ``(row,)``; ``star`` counts from 0."""
+
+    value: _Floats
+    error: _Floats
+    snr: _Floats
+    star: NDArray[np.int64]
+
+    def pulls(self, sigma: _Floats) -> tuple[_Floats, _Floats]:
+        """Return distances from the star's mean over their errors, and the part of its own variance left in each.
+
+        Both ``(row,)`` and right if sigma is; the pull is NaN where that part is too little.
+        """
+        weight = sigma**-2
+        total = np.bincount(self.star, weight)
+        mean = np.bincount(self.star, weight * self.value) / total
+        left = 1.0 - weight / total[self.star]
+        enough = left > LEAST_SHARE
+        expected = sigma * np.sqrt(np.where(enough, left, np.nan))
+        return (self.value - mean[self.star]) / expected, left
+
+
+class Bins:
+    """Bins of S/N with equal numbers of repeats; ``snr``, the median of each."""
+
+    def __init__(self, data: Repeats, count: int) -> None:
+        edges = np.quantile(data.snr, np.linspace(0, 1, count + 1))[1:-1]
+        place = np.searchsorted(edges, data.snr, side="right")
+        self.rows = [np.flatnonzero(place == number) for number in range(count)]
+        self.rows = [rows for rows in self.rows if len(rows) >= LEAST_IN_BIN]
+        self.snr = np.array([np.median(data.snr[rows]) for rows in self.rows])
+        self.data = data
+
+    def scatter(self, sigma: _Floats) -> tuple[_Floats, _Floats]:
+        """Return robust scatter of pulls in each bin, and its relative error.
+
+        A bin whose spectra tell nothing, because other spectra of their stars are far worse, has 1 and a huge error.
+        """
+        pull, left = self.data.pulls(sigma)
+        spread, informed = np.ones(len(self.rows)), np.full(len(self.rows), 1e-6)
+        for number, rows in enumerate(self.rows):
+            told = rows[np.isfinite(pull[rows])]
+            if len(told) >= LEAST_IN_BIN:
+                spread[number] = 1.4826 * np.median(np.abs(pull[told]))
+                informed[number] = left[told].sum()
+        return np.maximum(spread, LEAST_PULL), MAD_ERROR / np.sqrt(informed)
+
+
+def fit_curve(data: Repeats, bins: Bins) -> tuple[Curve, _Floats, _Floats]:
+    """Return the curve, and the scatter of one spectrum at the bins' S/N with its relative error, each ``(bin,)``."""
+    from scipy.optimize import curve_fit
+
+    def line(x: _Floats, a: float, b: float) -> _Floats:
+        return a * x + b
+
+    x = 1.0 / bins.snr
+    sigma, at_bins = np.ones_like(data.snr), np.ones_like(x)
+    for _ in range(6):  # weights and the change of S/N within a bin follow from the curve itself
+        pull, relative = bins.scatter(sigma)
+        scatter = pull * at_bins
+        found, covariance = curve_fit(line, x, scatter, sigma=scatter * relative, absolute_sigma=True)
+        held: Literal["", "a", "b"] = "b" if found[1] < 0 else "a" if found[0] < 0 else ""
+        if held:
+            shape = x if held == "b" else np.ones_like(x)
+            weight = (scatter * relative) ** -2
+            only = float((weight * shape * scatter).sum() / (weight * shape**2).sum())
+            found = np.array([only, 0.0] if held == "b" else [0.0, only])
+        sigma, at_bins = line(1.0 / data.snr, *found), line(x, *found)
+    e_a, e_b = np.sqrt(np.diag(covariance))
+    return Curve(float(found[0]), float(found[1]), float(e_a), float(e_b), held), scatter, relative
+
+
+def fit_scale(data: Repeats, bins: Bins) -> Scale:
+    """Return how errors of fits become those that make the scatter of pulls 1 in every bin."""
+    from scipy.optimize import least_squares
+
+    signal = np.log(data.snr / PIVOT)
+    start = float(np.median(bins.scatter(data.error)[0]))
+    usual = start * float(np.median(data.error))
+
+    def calibrated(parameters: _Floats) -> _Floats:
+        change, slope, floor = parameters - 1.0  # so that steps of 2 % are coarser than the steps of a median
+        return np.sqrt((start * np.exp(change + slope * signal) * data.error) ** 2 + floor * usual**2)
+
+    def residuals(parameters: _Floats) -> _Floats:
+        pull, relative = bins.scatter(calibrated(parameters))
+        return np.asarray(np.log(pull) / relative)
+
+    bounds = ([-np.inf, -1.0, 1.0], [np.inf, 3.0, np.inf])
+    best = least_squares(residuals, [1.0, 1.0, 1.1], bounds=bounds, x_scale=0.1, diff_step=0.02)
+    change, slope, floor = best.x - 1.0
+    free = np.array([True, True, floor > 1e-3])
+    error = np.full(3, np.nan)
+    error[free] = np.sqrt(np.diag(np.linalg.pinv(best.jac[:, free].T @ best.jac[:, free])))
+    scale = start * float(np.exp(change))
+    return Scale(
+        scale=scale,
+        e_scale=scale * float(error[0]),
+        slope=float(slope),
+        e_slope=float(error[1]),
+        floor=float(np.sqrt(floor)) * usual if free[2] else 0.0,
+        e_floor=float(error[2] / (2 * np.sqrt(floor))) * usual if free[2] else None,
+    )
