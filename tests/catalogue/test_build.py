@@ -125,7 +125,12 @@ def test_two_builds_are_equal_byte_for_byte(tmp_path):
     before = built.spectra.read_bytes(), built.stars.read_bytes()
     built, _, _ = made(tmp_path, survey(50))
     assert (built.spectra.read_bytes(), built.stars.read_bytes()) == before
-    assert sorted(path.name for path in built.spectra.parent.iterdir()) == ["spectra.parquet", "stars.parquet"]
+    names = sorted(path.name for path in built.spectra.parent.iterdir())
+    assert names == [
+        "cuts.md",
+        "spectra.parquet",
+        "stars.parquet",
+    ]
 
 
 def test_tables_that_cannot_be_used_are_refused(tmp_path):

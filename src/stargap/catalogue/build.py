@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from stargap import __version__
+from stargap.atomic import replacing
 from stargap.catalogue.companions import CompanionTable, find_companions
 from stargap.catalogue.crossmatch import match_ids
 from stargap.catalogue.cuts import CUT_COLUMNS, CutSettings, final_cuts
 from stargap.catalogue.gaia import equal_columns
-from stargap.catalogue.sample import Sample
+from stargap.catalogue.sample import Sample, counts_table
 from stargap.catalogue.schema import CATALOGUE, STARS, SURVEY
 from stargap.catalogue.stars import Combination, combine_stars, star_numbers
 from stargap.catalogue.write import provenance_of, read_columns, read_parts, write_parts
@@ -78,6 +79,8 @@ def build_catalogue(
     added: Mapping[str, ArrayLike] | None = None,
 ) -> Built:
     """Make ``spectra.parquet`` and ``stars.parquet`` of a survey run's table, in its order, nothing left out.
+
+    ``cuts.md`` tells how many spectra each cut leaves, beside the paper's.
 
     A survey of any size is read and written part by part. What all spectra have to be compared in, identifiers, labels,
     errors and flags, is held in memory: about 0.3 kB a spectrum.
@@ -150,6 +153,8 @@ def build_catalogue(
     write_parts(spectra(), path, schema=CATALOGUE, provenance=about)
     stars = folder / "stars.parquet"
     write_parts(combine_stars(path, star, star_count, settings.combine), stars, schema=STARS, provenance=about)
+    with replacing(folder / "cuts.md") as file:
+        file.write((counts_table(cuts) + "\n").encode())
     return Built(path, stars, cuts, star_count)
 
 

@@ -15,16 +15,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.atomic import replacing
+from stargap.catalogue.fitstable import ascii_text, write_fits
 from stargap.catalogue.schema import INT_NULL, MEASURED, Column, conform
 from stargap.errors import UsageError
 
-__all__ = ["check_output", "provenance_of", "read_columns", "read_parts", "write_parts", "write_table"]
+__all__ = [
+    "check_output",
+    "provenance_of",
+    "read_columns",
+    "read_parts",
+    "write_parts",
+    "write_table",
+]
 
 _Arrays = Mapping[str, NDArray[Any]]
 _Provenance = Mapping[str, str]
 
-_FITS_CODES = {"int64": "K", "int32": "J", "float64": "D", "float32": "E", "bool": "L"}
-_FITS_UNSAFE = re.compile(r"[^ -\[\]-~]|[ &]$")
 _VOTABLE_TYPES = {"int64": "long", "int32": "int", "float64": "double", "float32": "float", "bool": "boolean"}
 _VOTABLE_UNITS = {"Angstrom": "0.1nm"}
 _ROWS_PER_BLOCK = 10_000
@@ -199,53 +205,9 @@ def _plain(values: Any) -> NDArray[Any]:
     return values.to_numpy(zero_copy_only=False)
 
 
-def _write_fits(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:
-    from astropy.io import fits
-
-    columns = []
-    for column in schema:
-        values = _ascii(arrays[column.name]) if column.dtype == "str" else arrays[column.name]
-        code = _FITS_CODES.get(column.dtype) or f"{values.dtype.itemsize}A"
-        null = column.null if column.dtype.startswith("int") else None
-        columns.append(fits.Column(column.name, code, unit=column.unit or None, null=null, array=values))
-    table = fits.BinTableHDU.from_columns(columns, name="STARGAP")
-    del columns
-    for number, column in enumerate(schema, start=1):
-        low, high = column.valid_range or (-math.inf, math.inf)
-        whole = column.dtype.startswith("int")
-        limits = {"TLMAX": high, "TLMIN": low}
-        cards: dict[str, Any] = {
-            name: int(limit) if whole else float(limit) for name, limit in limits.items() if math.isfinite(limit)
-        }
-        cards |= {"TCOMM": column.description, "TUCD": column.ucd}
-        for name, value in cards.items():
-            table.header.set(f"{name}{number}", value, after=f"TFORM{number}")
-    for number, (name, value) in enumerate(provenance.items(), start=1):
-        table.header[f"PROV{number}"] = _escape(f"{name} = {value}")
-    hdus = fits.HDUList([fits.PrimaryHDU(), table])
-    for hdu in hdus:
-        hdu.add_checksum(when="checksum")
-    hdus.writeto(file)
-
-
 def _write_fits_gz(arrays: _Arrays, schema: Sequence[Column], provenance: _Provenance, file: BinaryIO) -> None:
     with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
-        _write_fits(arrays, schema, provenance, packed)  # type: ignore[arg-type]
-
-
-def _ascii(values: NDArray[Any]) -> NDArray[np.bytes_]:
-    cells = values.tolist()
-    if _FITS_UNSAFE.search("".join(cells)) or any(cell.endswith((" ", "&")) for cell in cells):
-        values = np.array([_escape(cell) for cell in cells], dtype=object)
-    return values.astype("S") if cells else np.empty(0, dtype="S1")
-
-
-def _escape(text: str) -> str:
-    if not _FITS_UNSAFE.search(text):
-        return text
-    kept = text.rstrip(" &")
-    tail = "".join(f"\\x{ord(character):02x}" for character in text[len(kept) :])
-    return kept.encode("unicode_escape").decode("ascii") + tail
+        write_fits(arrays, schema, provenance, packed)  # type: ignore[arg-type]
 
 
 def _arrow(arrays: _Arrays, schema: Sequence[Column], *, all_nulls: bool) -> Any:
@@ -341,12 +303,13 @@ def _votable_header(schema: Sequence[Column], provenance: _Provenance) -> str:
     resource = tree.Resource()
     table = tree.TableElement(document, name="stargap")
     for number, (name, value) in enumerate(provenance.items(), start=1):
-        resource.infos.append(tree.Info(ID=f"provenance_{number}", name=name, value=_escape(value)))
+        resource.infos.append(tree.Info(ID=f"provenance_{number}", name=name, value=ascii_text(value)))
     for column in schema:
         text = {"datatype": "unicodeChar", "arraysize": "*"}
         kind = text if column.dtype == "str" else {"datatype": _VOTABLE_TYPES[column.dtype]}
         unit = _VOTABLE_UNITS.get(column.unit, column.unit) or None
-        field = tree.Field(document, name=column.name, unit=unit, ucd=column.ucd or None, **kind)
+        identity = re.sub(r"\W+", "_", column.name).strip("_")
+        field = tree.Field(document, ID=identity, name=column.name, unit=unit, ucd=column.ucd or None, **kind)
         field.description = column.description
         if column.dtype.startswith("int"):
             field.values.null = column.null
@@ -362,7 +325,7 @@ def _votable_header(schema: Sequence[Column], provenance: _Provenance) -> str:
 
 
 _WRITERS: dict[str, Callable[[_Arrays, Sequence[Column], _Provenance, BinaryIO], None]] = {
-    ".fits": _write_fits,
+    ".fits": write_fits,
     ".fits.gz": _write_fits_gz,
     ".parquet": _write_parquet,
     ".csv": _write_csv,
