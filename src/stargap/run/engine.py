@@ -33,7 +33,7 @@ Spread = Callable[[Sequence[Job]], Iterator["Outcome"]]
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """Errors of the disk that no other shard will escape."""
 WORKER_MEMORY = 1.5e9
-"""Bytes that a worker is given: three times what one was measured to need (docs/results/scale.md)."""
+"""Bytes that a worker is given: twice what one was measured to need (docs/results/scale.md)."""
 TIMEOUT = 3600.0
 
 
@@ -68,8 +68,9 @@ def default_workers() -> int:
     """Return as many workers as there are cores, or as memory allows if that is fewer."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024 * int(told["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
         return cores
     return max(1, min(cores, int(free / WORKER_MEMORY)))
 
