@@ -181,7 +181,7 @@ def fit_precision(
     models = {}
     for name in names:
         value, error = numbers(given, name, rows), numbers(given, f"e_{name}", rows)
-        good = np.flatnonzero(chosen & np.isfinite(value) & (error > 0) & (signal > 0))
+        good = np.flatnonzero(chosen & np.isfinite(value) & _ordinary(error) & _ordinary(signal))
         _, inverse, count = np.unique(ids[good], return_inverse=True, return_counts=True)
         several = count[inverse] > 1
         kept = good[several]
@@ -268,6 +268,13 @@ def systematic_error(delta: ArrayLike, errors: ArrayLike) -> Systematic:
     if excess(0.0) <= 0:
         return Systematic(bias, 0.0)
     return Systematic(bias, float(brentq(excess, 0.0, 2.0 * 1.4826 * float(np.median(centred)))))
+
+
+def _ordinary(values: _Floats) -> _Bools:
+    """Return where values are positive and within a factor of a million of their median: others cannot be weighed."""
+    positive = values > 0
+    middle = float(np.median(values[positive])) if positive.any() else 1.0
+    return positive & (values > 1e-6 * middle) & (values < 1e6 * middle)
 
 
 def _fit_one(data: Repeats) -> ErrorModel:

@@ -98,26 +98,19 @@ class Bins:
 
 def fit_curve(data: Repeats, bins: Bins) -> tuple[Curve, _Floats, _Floats]:
     """Return the curve, and the scatter of one spectrum at the bins' S/N with its relative error, each ``(bin,)``."""
-    from scipy.optimize import curve_fit
+    from scipy.optimize import lsq_linear
 
-    def line(x: _Floats, a: float, b: float) -> _Floats:
-        return a * x + b
-
-    x = 1.0 / bins.snr
-    sigma, at_bins = np.ones_like(data.snr), np.ones_like(x)
+    lines, sigma, at_bins = np.stack([1.0 / bins.snr, np.ones_like(bins.snr)], axis=1), np.ones_like(data.snr), 1.0
     for _ in range(6):  # weights and the change of S/N within a bin follow from the curve itself
         pull, relative = bins.scatter(sigma)
         scatter = pull * at_bins
-        found, covariance = curve_fit(line, x, scatter, sigma=scatter * relative, absolute_sigma=True)
-        held: Literal["", "a", "b"] = "b" if found[1] < 0 else "a" if found[0] < 0 else ""
-        if held:
-            shape = x if held == "b" else np.ones_like(x)
-            weight = (scatter * relative) ** -2
-            only = float((weight * shape * scatter).sum() / (weight * shape**2).sum())
-            found = np.array([only, 0.0] if held == "b" else [0.0, only])
-        sigma, at_bins = line(1.0 / data.snr, *found), line(x, *found)
-    e_a, e_b = np.sqrt(np.diag(covariance))
-    return Curve(float(found[0]), float(found[1]), float(e_a), float(e_b), held), scatter, relative
+        weighted = lines / (scatter * relative)[:, None]
+        found = lsq_linear(weighted, 1.0 / relative, bounds=(0.0, np.inf), method="bvls")
+        a, b = found.x
+        sigma, at_bins = a / data.snr + b, lines @ found.x
+    e_a, e_b = np.sqrt(np.diag(np.linalg.pinv(weighted.T @ weighted)))
+    held: Literal["", "a", "b"] = "a" if found.active_mask[0] else "b" if found.active_mask[1] else ""
+    return Curve(float(a), float(b), float(e_a), float(e_b), held), scatter, relative
 
 
 def fit_scale(data: Repeats, bins: Bins) -> Scale:
