@@ -27,7 +27,7 @@ __all__ = ["Built", "CatalogueSettings", "build_catalogue"]
 
 Columns = dict[str, NDArray[Any]]
 
-_PART = 100_000
+_PART = 50_000
 _LABELS = ("rv", "teff", "logg", "m_h")
 _MADE = ("distance", "vb_flag", "cuts", "in_final_catalogue", "version")
 

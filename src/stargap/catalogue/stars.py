@@ -23,8 +23,8 @@ _LABELS = ("rv", "teff", "logg", "m_h")
 _COMBINED = (*_LABELS, "a_m", "spt", "halpha_ew")
 _BITS = ("flags", "cuts", "vb_flag")
 _ACTIVE_EW = 0.75  # Angstrom, paper section 4.3
-_STARS_PER_BLOCK = 200_000
-_ROWS = 100_000
+_STARS_PER_BLOCK = 100_000
+_ROWS = 50_000
 _NEEDED = [column.name for column in CATALOGUE if column.name in {star.name for star in STARS}]
 
 

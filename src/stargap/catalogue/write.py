@@ -172,8 +172,7 @@ def read_columns(path: str | Path, columns: Sequence[str] | None = None) -> dict
 
     with pq.ParquetFile(path) as file:
         names = list(file.schema_arrow.names) if columns is None else list(columns)
-        table = file.read(columns=names)
-    return {name: _plain(table[name].combine_chunks()) for name in names}
+        return {name: _plain(file.read(columns=[name])[name].combine_chunks()) for name in names}
 
 
 def provenance_of(path: str | Path) -> dict[str, str]:
