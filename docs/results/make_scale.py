@@ -22,8 +22,8 @@ import torch
 
 from stargap import __version__
 from stargap.run.engine import stage_states
+from stargap.run.folder import Run
 from stargap.run.settings import SurveySettings
-from stargap.run.stages import Run
 from stargap.settings import example_toml, read_settings_as
 
 SEED = 1

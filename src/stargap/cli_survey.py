@@ -69,7 +69,7 @@ def run(
         Print how far each stage is, and do nothing.
     """
     from stargap.run.engine import default_workers, run_survey, stage_states
-    from stargap.run.stages import Run
+    from stargap.run.folder import Run
 
     chosen = _read(survey)
     if status:
@@ -257,7 +257,7 @@ def _report(states: list[StageState], chosen: SurveySettings) -> None:
     from rich.table import Table
 
     from stargap.catalogue.sample import CutCount, Sample, print_counts
-    from stargap.run.stages import CUT_COUNTS
+    from stargap.run.spectra import CUT_COUNTS
 
     screen = console()
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")

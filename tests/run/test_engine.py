@@ -22,7 +22,8 @@ from stargap.flags import Flag
 from stargap.mock.survey_store import write_survey_store
 from stargap.run import engine
 from stargap.run.engine import run_survey, stage_states
-from stargap.run.stages import STAGES, Run
+from stargap.run.folder import Run
+from stargap.run.stages import STAGES
 from stargap.settings import example_toml
 from stargap.spectra.store import verify
 

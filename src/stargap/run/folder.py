@@ -1,0 +1,202 @@
+"""The folder of a survey run: what is where in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from stargap import __version__
+from stargap.atomic import replacing
+from stargap.catalogue.tables import read_table
+from stargap.errors import UsageError
+from stargap.pixels import STARGAP
+from stargap.run.receipts import digest, file_digest
+from stargap.run.settings import SurveySettings
+from stargap.spectra.ingest import file_inputs
+from stargap.spectra.inputs import find_spectra
+from stargap.spectra.lamost_files import catalogue_inputs
+from stargap.spectra.plan import extend_plan
+from stargap.spectra.store import finish
+from stargap.theory.payne import Emulator
+from stargap.transfer.residual import ResidualTransfer
+
+__all__ = ["Columns", "Made", "Run", "content_digest", "read_columns", "stamp", "write_columns"]
+
+
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one piece came to: its products, all under the run's folder, rows, and counts worth telling."""
+
+    products: Sequence[Path]
+    rows: int
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and settings; what is where in it."""
+
+    folder: Path
+    settings: SurveySettings
+
+    @property
+    def store(self) -> Path:
+        """Folder of the store of native pixels."""
+        return self.folder / "store"
+
+    def receipts(self, stage: str) -> Path:
+        """Folder of a stage's receipts."""
+        return self.folder / "receipts" / stage
+
+    def receipt(self, stage: str, unit: int | None) -> Path:
+        """Where the receipt of one piece is, or will be."""
+        return self.receipts(stage) / ("all.json" if unit is None else f"{unit:05d}.json")
+
+    def part(self, stage: str, unit: int) -> Path:
+        """The table of a stage for one shard."""
+        return self.folder / stage / f"{unit:05d}.parquet"
+
+    def plan(self) -> None:
+        """Give every input its row in the store, new ones after those that are known."""
+        given = self.settings.input
+        if given.catalogue is not None:
+            if len(given.spectra) != 1:
+                message = "input.catalogue needs the one folder of its files in input.spectra"
+                raise UsageError(message)
+            inputs = catalogue_inputs(read_table(given.catalogue), given.spectra[0])
+        elif given.spectra:
+            inputs = file_inputs(find_spectra(given.spectra))
+        elif (self.store / "plan.parquet").exists() or (self.store / "manifest.json").exists():
+            return
+        else:
+            message = "input.spectra is empty: name files, folders, globs or @lists"
+            raise UsageError(message)
+        self.store.mkdir(parents=True, exist_ok=True)
+        extend_plan(self.store, inputs, self.settings.ingest.model_dump())
+
+    def finish(self) -> None:
+        """Finish the store, all of whose shards are there."""
+        ingest = self.settings.ingest
+        if (self.store / "plan.parquet").exists() and not (self.store / "manifest.json").exists():
+            about = ingest.model_dump()
+            finish(self.store, self.rows(None), settings=about, dtype=ingest.dtype, shard_rows=ingest.shard_rows)
+
+    def shards(self) -> int:
+        """Number of shards, 0 before there is a plan."""
+        return _shards(self.store, *stamp(self.store / "plan.parquet"), *stamp(self.store / "manifest.json"))
+
+    def rows(self, unit: int | None) -> int:
+        """Number of spectra of a shard, or of all."""
+        total, size = _rows(self.store, *stamp(self.store / "plan.parquet"), *stamp(self.store / "manifest.json"))
+        return total if unit is None else min(size, total - unit * size)
+
+    def emulator(self) -> Emulator:
+        """The emulator of this run."""
+        return _emulator(self.folder / "emulator" / "emulator.safetensors", *self._made("emulator"))
+
+    def transfer(self) -> ResidualTransfer | None:
+        """The transfer of this run, None if labels are the emulator's."""
+        if self.settings.transfer.use == "none":
+            return None
+        return _transfer(self.folder / "transfer" / "transfer.safetensors", *self._made("transfer"))
+
+    def _made(self, stage: str) -> tuple[int, int]:
+        return stamp(self.receipt(stage, None))
+
+    def provenance(self) -> dict[str, str]:
+        """What every table of the run carries."""
+        settings = self.settings.model_dump(mode="json", exclude={"output", "input"})
+        emulator, transfer = self.emulator().card, self.transfer()
+        used = emulator if transfer is None else transfer.card
+        return {
+            "creator": f"stargap {__version__}",
+            "settings": json.dumps(settings, sort_keys=True),
+            "model": f"{used.kind} v{used.version} {used.sha256}",
+            "model_training_data": used.training_data,
+            "model_seed": str(used.seed),
+            "pixel_grid": STARGAP.digest,
+        }
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Return date and size of a file, zeros where there is none."""
+    try:
+        told = path.stat()
+    except OSError:
+        return 0, 0
+    return told.st_mtime_ns, told.st_size
+
+
+@lru_cache(maxsize=8)
+def _rows(store: Path, *stamps: int) -> tuple[int, int]:
+    import pyarrow.parquet as pq
+
+    if (store / "plan.parquet").exists():
+        plan = pq.ParquetFile(store / "plan.parquet")
+        return plan.metadata.num_rows, json.loads(plan.schema_arrow.metadata[b"settings"])["shard_rows"]
+    if (store / "manifest.json").exists():
+        manifest = json.loads((store / "manifest.json").read_bytes())
+        return manifest["rows"], manifest["shard_rows"]
+    return 0, 1
+
+
+def _shards(store: Path, *stamps: int) -> int:
+    total, size = _rows(store, *stamps)
+    return -(-total // size)
+
+
+@lru_cache(maxsize=2)
+def _emulator(path: Path, *stamps: int) -> Emulator:
+    return Emulator.load(path)
+
+
+@lru_cache(maxsize=2)
+def _transfer(path: Path, *stamps: int) -> ResidualTransfer:
+    return ResidualTransfer.load(path)
+
+
+def write_columns(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as a Parquet table, complete or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        pq.write_table(pa.table(dict(columns)), file, compression="zstd")
+
+
+def read_columns(path: Path, names: list[str] | None = None) -> Columns:
+    """Return columns of a table of `write_columns`, all if none is named."""
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(path).read(names)
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def content_digest(path: Path) -> str:
+    """Return the checksum of a file from outside the run, or of the dates and sizes in a folder.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    if path.is_dir():
+        return digest({str(part.relative_to(path)): stamp(part) for part in sorted(path.rglob("*"))})
+    try:
+        return _file_digest(path, *stamp(path))
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror})"
+        raise UsageError(message) from None
+
+
+@lru_cache(maxsize=64)
+def _file_digest(path: Path, *stamps: int) -> str:
+    return file_digest(path)

@@ -1,0 +1,178 @@
+"""What a run trains or takes: emulator, labels of synthetic spectra, transfer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stargap.atomic import replacing
+from stargap.errors import ModelError
+from stargap.measure.labels import Parameters
+from stargap.run.folder import Made, Run, content_digest, read_columns
+from stargap.run.settings import SurveySettings
+from stargap.theory.payne import Emulator, Training, fit_emulator, shipped_emulator
+from stargap.theory.training_labels import draw_training_labels
+from stargap.transfer.residual import ResidualTransfer, shipped_transfer
+from stargap.transfer.rounds import train_residual
+from stargap.transfer.spectra import TrainingSpectra
+
+__all__ = [
+    "after_transfer",
+    "emulator_settings",
+    "make_emulator",
+    "make_labels",
+    "make_transfer",
+    "prior_settings",
+    "transfer_settings",
+]
+
+
+def make_emulator(run: Run, unit: int | None) -> Made:
+    """Train The Payne on a grid, or copy the one that is asked for."""
+    from stargap.theory.grids import read_grid, read_hdf5_grid
+
+    chosen, grid = run.settings.emulator, run.settings.emulator.grid
+    path = run.folder / "emulator" / "emulator.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if grid is None:
+        emulator = _trained_emulator(run.settings)
+    else:
+        spectra = read_hdf5_grid(grid) if grid.is_file() else read_grid(grid, resolution=4 * chosen.resolution)
+        emulator, _ = fit_emulator(spectra, Training(resolution=chosen.resolution, seed=chosen.seed))
+    emulator.save(path)
+    return Made([path, path.with_suffix(".json")], 0)
+
+
+def _trained_emulator(settings: SurveySettings) -> Emulator:
+    """The emulator that is asked for, else that of the transfer that is asked for, else the one in the package."""
+    if settings.emulator.model is not None:
+        return Emulator.load(settings.emulator.model / "emulator.safetensors")
+    transfer = _trained_transfer(settings)
+    return shipped_emulator() if transfer is None else transfer.emulator
+
+
+def _trained_transfer(settings: SurveySettings) -> ResidualTransfer | None:
+    chosen = settings.transfer
+    if chosen.model is not None:
+        return ResidualTransfer.load(chosen.model)
+    return shipped_transfer() if chosen.use == "simulated" else None
+
+
+def emulator_settings(settings: SurveySettings) -> dict[str, Any]:
+    """What the emulator follows from: its own checksum, or how it is trained."""
+    chosen = settings.emulator
+    if chosen.grid is None:
+        return {"emulator": {"model": _trained_emulator(settings).card.sha256}}
+    about: dict[str, Any] = chosen.model_dump(mode="json", include={"resolution", "seed"})
+    return {"emulator": {**about, "grid": content_digest(chosen.grid)}}
+
+
+def make_transfer(run: Run, unit: int | None) -> Made:
+    """Train the transfer on the survey, or copy the one that is asked for; nothing where labels are the emulator's.
+
+    Raises:
+        ModelError: it was trained with another emulator.
+    """
+    chosen = run.settings.transfer
+    folder = run.folder / "transfer"
+    path = folder / "transfer.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    if chosen.use == "none":
+        return Made([], 0)
+    if chosen.use != "train":
+        transfer = _trained_transfer(run.settings)
+        assert transfer is not None
+        if transfer.emulator.card.sha256 != run.emulator().card.sha256:
+            message = (
+                "the transfer was trained with another emulator than that of the run: leave emulator.model and "
+                "emulator.grid empty, and the transfer brings its own"
+            )
+            raise ModelError(message)
+        card = transfer.card
+        transfer.save(
+            path,
+            training_data=card.training_data,
+            settings=card.settings,
+            scores=card.scores,
+            simulated=card.simulated,
+            seed=card.seed,
+        )
+        return Made([path, path.with_suffix(".json")], 0)
+    return _train(run, path)
+
+
+def _train(run: Run, path: Path) -> Made:
+    chosen, emulator = run.settings.transfer, run.emulator()
+    spectra = _training_spectra(run, path.parent / "spectra")
+    alpha = chosen.prior.alpha
+    training = chosen.training
+    transfer = ResidualTransfer(emulator, degree=training.degree, map_degree=training.map_degree, alpha=alpha)
+    parameters = Parameters(emulator.card.lower, emulator.card.upper, {} if alpha is None else {"a_m": alpha})
+    prior = np.load(run.folder / "labels" / "labels.npy", allow_pickle=False)
+    told = train_residual(transfer, spectra, prior, parameters, training, path.parent / "training", progress=False)
+    if told.stopped == "signal":
+        raise KeyboardInterrupt
+    scores = {f"{stage}: {name}": value for stage, report in told.reports.items() for name, value in report.items()}
+    transfer.save(
+        path,
+        training_data=f"{len(spectra)} spectra of the survey",
+        settings=training.model_dump(),
+        scores={name: value for name, value in scores.items() if np.isfinite(value)},
+        simulated=False,
+        seed=training.seed,
+    )
+    shutil.rmtree(path.parent / "spectra")
+    return Made([path, path.with_suffix(".json")], len(spectra))
+
+
+def _training_spectra(run: Run, folder: Path) -> TrainingSpectra:
+    """Draw clean spectra of the sample at random and copy them into arrays on disk, in the order of the store."""
+    counts = []
+    for unit in range(run.shards()):
+        clean = read_columns(run.part("clean", unit), ["rejected"])
+        counts.append(np.flatnonzero(~clean["rejected"]))
+    total = sum(map(len, counts))
+    wanted = min(run.settings.transfer.spectra, total)
+    picked = np.sort(np.random.default_rng([run.settings.transfer.seed, 6]).permutation(total)[:wanted])
+    shutil.rmtree(folder, ignore_errors=True)
+    arrays = TrainingSpectra.create(folder, wanted)
+    first = done = 0
+    for unit, rows in enumerate(counts):
+        here = rows[picked[(picked >= first) & (picked < first + len(rows))] - first]
+        if len(here):
+            arrays.put(done, TrainingSpectra.load(run.folder / "prepared" / f"{unit:05d}")[here])
+        first, done = first + len(rows), done + len(here)
+    return TrainingSpectra.load(folder)
+
+
+def transfer_settings(settings: SurveySettings) -> dict[str, Any]:
+    """What the transfer follows from: its own checksum, or how it is trained."""
+    chosen = settings.transfer
+    if chosen.use == "train":
+        return {"transfer": chosen.model_dump(mode="json", exclude={"model"})}
+    transfer = _trained_transfer(settings)
+    return {"transfer": {"model": None if transfer is None else transfer.card.sha256}}
+
+
+def after_transfer(settings: SurveySettings) -> tuple[str, ...]:
+    """Stages before the transfer: those that make its training spectra, where it is trained."""
+    return ("emulator", "labels", "prepare", "clean") if settings.transfer.use == "train" else ("emulator",)
+
+
+def make_labels(run: Run, unit: int | None) -> Made:
+    """Draw labels of synthetic spectra (paper section 3.3.2)."""
+    prior = run.settings.transfer.prior
+    labels = draw_training_labels(prior.draws, preset=prior.preset, alpha=prior.alpha, seed=prior.seed)
+    path = run.folder / "labels" / "labels.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        np.save(file, labels)
+    return Made([path], len(labels))
+
+
+def prior_settings(settings: SurveySettings) -> dict[str, Any]:
+    """What the labels follow from."""
+    return {"transfer": settings.transfer.model_dump(mode="json", include={"prior"})}
