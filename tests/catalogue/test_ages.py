@@ -1,6 +1,7 @@
 """Kinematic ages: those of Zoomies' own loop, posteriors that keep their promise, and no age without its data."""
 
 import csv
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -197,6 +198,23 @@ def test_only_the_coldest_orbits_are_young():
         young = is_young({f"age_{name}_{what}": getattr(ages, what) for what in ("mean", "median")}, name)
         assert (np.diff(young.astype(int)) <= 0).all()
         assert ln_jz[young].max() == pytest.approx(limit, abs=0.05)
+
+
+def test_young_groups_near_the_sun_are_on_colder_orbits(shared_data):
+    with gzip.open(shared_data / "labels" / "carmenes_ix.csv.gz", "rt", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = {f"e_{name}": f"{name}_error" for name in ("parallax", "pmra", "pmdec", "rv")} | {n: n for n in ASTROMETRY}
+    columns = {ours: [float(row[theirs] or "nan") for row in rows] for ours, theirs in names.items()}
+    ages = kinematic_ages({"spectrum_id": np.arange(len(rows)), **columns})
+    group = np.array([row["Group"] for row in rows])
+    ln_jz = ages.columns["ln_jz"]
+    young = np.isin(group, ("Hya", "beta Pic", "UMa", "AB Dor", "Col", "Car")) & np.isfinite(ln_jz)
+    field = (group == "") & np.isfinite(ln_jz)
+    assert young.sum() > 150
+    assert np.median(ln_jz[young]) < np.median(ln_jz[field]) - 0.5
+    assert np.median(ages.columns["age_rgb_mean"][young]) < np.median(ages.columns["age_rgb_mean"][field])
+    assert 0 < ages.young["rgb"] < ages.young["msto"] < 0.2 * ages.aged
+    assert ages.aged + ((ages.columns["age_flags"] & NULL) != 0).sum() == len(rows)
 
 
 def test_every_flag_has_a_sentence():
