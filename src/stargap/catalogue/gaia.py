@@ -28,9 +28,16 @@ GAIA_COLUMNS = {
     "rp_mag": "phot_rp_mean_mag",
     "bp_rp": "bp_rp",
     "pmra": "pmra",
+    "e_pmra": "pmra_error",
     "pmdec": "pmdec",
+    "e_pmdec": "pmdec_error",
+    "gaia_rv": "radial_velocity",
+    "e_gaia_rv": "radial_velocity_error",
 }
-"""Columns joined to each spectrum, and their names in Gaia's tables (mas, mag, mas/yr)."""
+"""Columns joined to each spectrum, and their names in Gaia's tables (mas, mag, mas/yr, km/s)."""
+
+_DISPENSABLE = ("bp_rp", "pmra_error", "pmdec_error", "radial_velocity", "radial_velocity_error")
+"""What the sample does without."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +171,7 @@ def _sources(gaia: Mapping[str, ArrayLike]) -> tuple[_Arrays, list[str]]:
     if left_out:
         stars = {name: values[first] for name, values in stars.items()}
         notes.append(f"{left_out:,} rows of the Gaia table repeat a source or have no source_id, and were left out")
-    lacking = [name for name in GAIA_COLUMNS.values() if name not in stars and name != "bp_rp"]
+    lacking = [name for name in GAIA_COLUMNS.values() if name not in stars and name not in _DISPENSABLE]
     if lacking:
         notes.append(f"the Gaia table lacks {', '.join(lacking)}: unknown for every spectrum")
     return stars, notes

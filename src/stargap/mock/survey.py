@@ -31,6 +31,8 @@ LATE = 3100.0
 BLOCK = 16 * CHUNK
 """Stars whose labels are drawn together."""
 MOST_EXPOSURES = 8
+FAINTEST_RVS = 14.5
+"""G down to which Gaia gives a radial velocity (mag)."""
 FIBRES = (16, 250)
 SUBTYPES = ([2800.0, 3050.0, 3200.0, 3400.0, 3550.0, 3680.0, 3850.0], [6, 5, 4, 3, 2, 1, 0])
 PHOTOMETRY: Final = {
@@ -80,13 +82,13 @@ def simulate_survey(
 ) -> Iterator[SurveyChunk]:
     """Yield a simulated survey, chunk by chunk, in memory that does not grow with the number of stars.
 
-    A star has the same truth, and its spectra the same noise, however many stars are asked for. A target is junk with
-    probability `junk`, each kind equally often, and is then observed once. Repeats share labels, velocity and position
-    and differ in night, fibre, S/N (by a factor of about 1.4, and then perhaps below 5) and
-    H-alpha. M_G and BP-RP follow the shipped isochrones
-    with a scatter of 0.25 and 0.03 mag, the distance follows from the S/N. RUWE is null for 2 % and above 1.4 for 6 %,
-    the parallax is null for 1 %; LAMOST's catalogue lacks the source_id of 10 % and the redshift of 5 %, and 1 % of
-    the fibres are masked.
+    A star has the same truth, and its spectra the same noise, however many stars are asked for. A target is junk
+    with probability `junk`, each kind equally often, and is then observed once. Repeats share labels, velocity and
+    position and differ in night, fibre, S/N (by a factor of about 1.4, and then perhaps below 5) and H-alpha. M_G
+    and BP-RP follow the shipped isochrones with a scatter of 0.25 and 0.03 mag, the distance follows from the S/N.
+    RUWE is null for 2 % and above 1.4 for 6 %, the parallax is null for 1 %; stars brighter than G = 14.5 have a
+    Gaia velocity with an error of 0.3 km/s and more; LAMOST's catalogue lacks the source_id of 10 % and the
+    redshift of 5 %, and 1 % of the fibres are masked.
 
     Args:
         stars: number of targets.
@@ -169,6 +171,8 @@ def _targets(
     ruwe = np.where(rng.random(CHUNK) < 0.06, rng.uniform(1.4, 10.0, CHUNK), ruwe)
     error = (0.02 + 0.03 * 10 ** (0.2 * (g_mag - 15.0))) * np.maximum(ruwe, 1.0)
     motion = 40.0 * unit[:, 3:5] * parallax[:, None] / 4.74047
+    with_rv = (g_mag < FAINTEST_RVS) & (np.abs(source_rv) < 500.0)
+    rv_error = 0.3 + 3.0 * 10 ** (0.4 * (g_mag - 14.0))
     known = rng.random((4, CHUNK))
     star = number * CHUNK + np.arange(CHUNK)
     return {
@@ -193,6 +197,10 @@ def _targets(
         "phot_g_mean_mag": g_mag,
         "phot_bp_mean_mag": g_mag + 0.6 * colour,
         "phot_rp_mean_mag": g_mag - 0.4 * colour,
+        "pmra_error": 0.9 * error,
+        "pmdec_error": 0.8 * error,
+        "radial_velocity": np.where(with_rv, source_rv + rv_error * unit[:, 6], np.nan),
+        "radial_velocity_error": np.where(with_rv, rv_error, np.nan),
     }
 
 
@@ -208,6 +216,10 @@ GAIA = (
     "phot_g_mean_mag",
     "phot_bp_mean_mag",
     "phot_rp_mean_mag",
+    "pmra_error",
+    "pmdec_error",
+    "radial_velocity",
+    "radial_velocity_error",
 )
 
 
