@@ -2,16 +2,31 @@
 
 from pathlib import Path
 
+from stargap.catalogue.flag_columns import FLAG_COLUMNS
 from stargap.catalogue.schema import CATALOGUE, MEASURED, STARS, SURVEY, columns_table
-from stargap.flags import FLAG_TEXT
+
+ABOUT = {
+    "flags": "of a measurement; in tables of measurements, `flag_text` holds the sentences",
+    "sample_flags": "of the cuts of the sample",
+    "clean_flags": "of the cleaning",
+    "cuts": "of the cuts of the final catalogue; the last three remove nothing",
+    "vb_flag": "of catalogues of variable and binary candidates",
+    "age_flags": "of kinematic ages",
+}
+
+
+def bits(column: str) -> str:
+    """Return the section of one column of bits."""
+    rows = [f"| {flag.bit_length() - 1} | `{flag.name}` | {text} |" for flag, text in FLAG_COLUMNS[column].items()]
+    return "\n".join([f"### `{column}`: {ABOUT[column]}", "", "| bit | name | meaning |", "|---|---|---|", *rows])
 
 
 def page() -> str:
     """Return the page; a test holds docs/columns.md against it."""
-    flags = "\n".join(f"| {flag.bit_length() - 1} | `{flag.name}` | {text} |" for flag, text in FLAG_TEXT.items())
+    flags = "\n\n".join(bits(column) for column in FLAG_COLUMNS)
     return f"""# Columns and flags
 
-Made by `python docs/make_columns.py` from `stargap.catalogue.schema` and `stargap.flags`.
+Made by `python docs/make_columns.py` from `stargap.catalogue.schema` and `stargap.catalogue.flag_columns`.
 
 ## Columns of `stargap measure`
 
@@ -31,10 +46,8 @@ Made by `python docs/make_columns.py` from `stargap.catalogue.schema` and `starg
 
 ## Flags
 
-`flags` is the sum of 2^bit; `flag_text` holds the sentences. Bits 24 to 31 are left to users.
+Each is the sum of 2^bit; bits 24 to 31 are left to users.
 
-| bit | name | meaning |
-|---|---|---|
 {flags}
 """
 

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from stargap.catalogue.schema import INT_NULL, MEASURED
-from stargap.catalogue.show import print_table
+from stargap.catalogue.cuts import FinalCut
+from stargap.catalogue.flag_columns import FLAG_COLUMNS, bit_text, set_bits
+from stargap.catalogue.schema import CATALOGUE, INT_NULL, MEASURED, STARS
+from stargap.catalogue.show import print_rows, print_table
+from stargap.catalogue.write import write_table
 from stargap.errors import UsageError
 from stargap.flags import Flag
 
@@ -114,3 +117,84 @@ def test_bad_requests():
     del table["teff"]
     with pytest.raises(UsageError, match="columns missing: 'teff'"):
         print_table(table)
+
+
+def test_every_bit_of_every_column_has_a_name_and_a_sentence():
+    for column, bits in FLAG_COLUMNS.items():
+        for flag, sentence in bits.items():
+            assert bit_text(column, int(flag).bit_length() - 1) == (flag.name.lower(), sentence)
+        assert bit_text(column, 23)[1] in ("unknown bit 23", bits.get(1 << 23))
+        assert bit_text(column, 31) == ("bit_31", "user bit 31")
+    assert {c.name for c in CATALOGUE if "Bit" in c.description} == set(FLAG_COLUMNS)
+    assert set_bits(0) == set_bits(INT_NULL) == []
+    assert set_bits(1 << 31 | 1) == [0, 31]
+
+
+def test_the_catalogue_is_shown_by_designation_with_all_its_flags():
+    table = {column.name: [None] * 3 for column in CATALOGUE}
+    table |= {"designation": ["J1", "J2", ""], "flags": [16, 0, INT_NULL], "cuts": [0, 8, INT_NULL]}
+    lines = printed(table)
+    assert [line.split()[0] for line in lines[2:5]] == ["J1", "J2", "–"]
+    assert lines[5:] == [
+        "3 spectra",
+        "  1 × low_sn: S/N below 5 in r or i",
+        "  1 × cuts too_hot: Teff too high for an M dwarf",
+    ]
+
+
+def star(folder, suffix=".fits"):
+    rows = {column.name: [None] * 3 for column in STARS}
+    rows |= {"spectrum_id": [11, 12, 13], "gaia_source_id": [6917528997577384320, 6917528997577384321, None]}
+    rows |= {"designation": ["J1", "é\x1b[31m", "J1"], "teff": [3195.04, None, 3300.0], "e_teff": [22.0, None, 3.0]}
+    rows |= {"cuts": [int(FinalCut.YOUNG | FinalCut.ACTIVE) | 1 << 27, None, 0], "in_final_catalogue": [False] * 3}
+    write_table(rows, folder / f"stars{suffix}", schema=STARS, provenance={})
+    return folder / f"stars{suffix}"
+
+
+def rows_printed(*request, width=300, encoding="utf-8"):
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding)
+    print_rows(*request, console=Console(file=file, width=width))
+    file.flush()
+    return [line.rstrip() for line in raw.getvalue().decode(encoding).splitlines()]
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".parquet", ".vot", ".csv", ".ecsv"])
+def test_a_star_is_found_by_any_of_its_identifiers(tmp_path, suffix):
+    file = star(tmp_path, suffix)
+    lines = rows_printed(file, ["6917528997577384320"])
+    assert lines == rows_printed(file, ["11"])
+    told = {line.split()[0]: line.split()[1:] for line in lines}
+    assert told["gaia_source_id"][0] == "6917528997577384320"
+    assert told["teff"] == ["3195.0", "K", "Effective", "temperature"]
+    assert told["young:"][:3] == ["mean", "or", "median"]
+    assert told["active:"] == ["H-alpha", "in", "emission:", "labels", "are", "suspect"]
+    assert told["bit_27:"] == ["user", "bit", "27"]
+    assert "logg," in told["null:"]
+    assert "teff," not in told["null:"]
+    assert len({line.index("K ") for line in lines if " K " in line}) == 1
+
+
+def test_several_rows_are_apart_and_each_is_shown_once(tmp_path):
+    file = star(tmp_path)
+    lines = rows_printed(file, ["J1", "11"])
+    assert lines.count("") == 1
+    assert [line.split()[1] for line in lines if line.startswith("spectrum_id")] == ["11", "13"]
+
+
+def test_any_terminal_is_safe(tmp_path):
+    lines = rows_printed(star(tmp_path), ["12"], encoding="ascii")
+    assert all("\x1b" not in line for line in lines)
+    assert any(line.startswith("null: ") for line in lines)
+
+
+def test_identifiers_that_are_not_there(tmp_path):
+    file = star(tmp_path)
+    for wanted in ("-9999", "", "14", "6917528997577384322"):
+        with pytest.raises(UsageError, match=f"no row has '{wanted}' as its spectrum_id, gaia_source_id, designation"):
+            rows_printed(file, [wanted])
+    with pytest.raises(UsageError, match="does not exist"):
+        rows_printed(tmp_path / "no.fits", ["1"])
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match="none of stargap's tables: it has columns 'a', 'b'"):
+        rows_printed(tmp_path / "t.csv", ["1"])

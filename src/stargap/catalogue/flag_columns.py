@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from stargap.catalogue.ages import AGE_FLAG_TEXT
 from stargap.catalogue.cleaning_rules import CLEAN_TEXT
 from stargap.catalogue.companions import COMPANION_TEXT
 from stargap.catalogue.cuts import FINAL_CUT_TEXT
 from stargap.catalogue.sample import CUT_TEXT
-from stargap.flags import FLAG_TEXT
+from stargap.flags import FLAG_TEXT, USER_BITS
 
-__all__ = ["FLAG_COLUMNS", "flag_sentences"]
+__all__ = ["FLAG_COLUMNS", "bit_text", "set_bits"]
 
 FLAG_COLUMNS: Final[Mapping[str, Mapping[Any, str]]] = {
     "flags": FLAG_TEXT,
@@ -19,21 +20,31 @@ FLAG_COLUMNS: Final[Mapping[str, Mapping[Any, str]]] = {
     "clean_flags": CLEAN_TEXT,
     "cuts": FINAL_CUT_TEXT,
     "vb_flag": COMPANION_TEXT,
+    "age_flags": AGE_FLAG_TEXT,
 }
 """By column, the sentences of its bits."""
 
 
-def flag_sentences(column: str, bits: int) -> list[str]:
-    """Return one line for each bit that is set: its name and its sentence; none where the mask is null.
+def set_bits(mask: int) -> list[int]:
+    """Return the numbers of the bits that are set; none where the mask is null (-9999).
 
     Example:
-        >>> flag_sentences("flags", 16 | 1 << 30)
-        ['low_sn: S/N below 5 in r or i', 'bit_30: of no known meaning']
-        >>> flag_sentences("flags", -9999)
-        []
+        >>> set_bits(5), set_bits(-9999)
+        ([0, 2], [])
     """
-    if bits < 0:
-        return []
-    known = {int(flag): f"{str(flag.name).lower()}: {text}" for flag, text in FLAG_COLUMNS[column].items()}
-    places = (1 << place for place in range(bits.bit_length()) if bits >> place & 1)
-    return [known.get(bit, f"bit_{bit.bit_length() - 1}: of no known meaning") for bit in places]
+    return [bit for bit in range(mask.bit_length()) if mask >> bit & 1] if mask > 0 else []
+
+
+def bit_text(column: str, bit: int) -> tuple[str, str]:
+    """Return the name and the sentence of a bit of a column.
+
+    Example:
+        >>> bit_text("flags", 4)
+        ('low_sn', 'S/N below 5 in r or i')
+        >>> bit_text("cuts", 30)
+        ('bit_30', 'user bit 30')
+    """
+    for flag, sentence in FLAG_COLUMNS[column].items():
+        if flag == 1 << bit:
+            return str(flag.name).lower(), sentence
+    return f"bit_{bit}", f"{'user' if bit >= USER_BITS else 'unknown'} bit {bit}"

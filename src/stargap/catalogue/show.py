@@ -1,23 +1,25 @@
-"""A measured table on the terminal: one line a spectrum, then what its flags mean."""
+"""Tables on the terminal: one line a spectrum, or all that is known of one, and what its flags mean."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from pathlib import PurePath
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stargap.catalogue.schema import INT_NULL, MEASURED, conform
+from stargap.catalogue.flag_columns import FLAG_COLUMNS, bit_text, set_bits
+from stargap.catalogue.schema import INT_NULL, MEASURED, Column, conform
+from stargap.catalogue.tables import read_table
+from stargap.catalogue.validate import as_schema, schema_of
 from stargap.errors import UsageError
-from stargap.flags import FLAG_TEXT, Flag, flag_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_table"]
+__all__ = ["print_rows", "print_table"]
 
 _NUMBERS = (
     ("S/N r", "", "snr_r", None, 0),
@@ -34,6 +36,8 @@ _ASCII = str.maketrans({"±": "+-", "–": "-", "α": "a", "…": "~", "Å": "A"
 _NARROW = 100
 _FLAG_WIDTH = 9
 _NAME_WIDTH = 12
+_IDENTIFIERS = ("spectrum_id", "obsid", "gaia_source_id", "designation", "ID")
+_MOST_BITS = 32
 
 
 def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = None, max_rows: int = 40) -> None:
@@ -43,8 +47,8 @@ def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = N
     flags that occur are counted and spelled out below the table, over all rows. Nulls are shown as –.
 
     Args:
-        columns: arrays ``(row,)`` as in :data:`stargap.catalogue.schema.MEASURED`; only those shown are
-            needed.
+        columns: arrays ``(row,)`` as in :data:`stargap.catalogue.schema.MEASURED` or ``CATALOGUE``; only those
+            shown are needed. A spectrum without a path is shown by its designation.
         console: where to print; standard output if None.
         max_rows: how many rows to show before ``... n more rows``.
 
@@ -70,8 +74,11 @@ def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = N
         message = f"max_rows is {max_rows}; it must be 0 or more"
         raise UsageError(message)
     given: dict[str, Any] = {name: values for name, values in columns.items() if name in _SHOWN}
+    if "path" not in given and "designation" in columns:
+        given["path"] = columns["designation"]
     shown = conform({name: values[:max_rows] for name, values in given.items()}, schema=_SCHEMA)
-    flags = conform({"flags": given["flags"]}, schema=[c for c in _SCHEMA if c.name == "flags"])["flags"]
+    masks = {name: columns[name] for name in FLAG_COLUMNS if name in columns}
+    flags = conform(masks, schema=[Column(name, "int64") for name in masks])
     console = Console() if console is None else console
     ascii_only = console.options.ascii_only
 
@@ -84,7 +91,7 @@ def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = N
         cells = [plain(text) for text in texts]
         numbers.append([cell.rjust(_widest(cells)) for cell in cells])
     names = [plain(_name(path)) for path in shown["path"].tolist()]
-    words = [", ".join(_bit_name(bit) for bit in _bits(mask)) for mask in shown["flags"].tolist()]
+    words = [", ".join(bit_text("flags", bit)[0] for bit in set_bits(mask)) for mask in shown["flags"].tolist()]
 
     gap = 1 if console.width < _NARROW else 2
     taken = sum(len(column[0]) + gap for column in numbers) + gap
@@ -137,18 +144,100 @@ def _without_end(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def _bits(mask: int) -> list[int]:
-    return [] if mask == INT_NULL else [bit for bit in range(32) if mask >> bit & 1]
+def _summary(flags: Mapping[str, NDArray[Any]], shown: int) -> list[str]:
+    rows = len(flags["flags"])
+    lines = [f"... {rows - shown} more rows"] if rows > shown else []
+    lines.append("1 spectrum" if rows == 1 else f"{rows} spectra")
+    for column, masks in flags.items():
+        known = masks[masks != INT_NULL]
+        told = "" if column == "flags" else f"{column} "
+        for bit in range(_MOST_BITS):
+            count = np.count_nonzero(known >> bit & 1)
+            if count:
+                name, sentence = bit_text(column, bit)
+                lines.append(f"  {count} × {told}{name}: {sentence}")
+    return lines
 
 
-def _bit_name(bit: int) -> str:
-    flag = Flag(1 << bit)
-    return str(flag.name).lower() if flag in FLAG_TEXT else f"bit_{bit}"
+def print_rows(path: str | Path, ids: Sequence[str], *, console: Console | None = None) -> None:
+    """Print all that a table says of some spectra or stars, a line a column, with units and flags in words.
+
+    Args:
+        path: a table of stargap, in any of its formats.
+        ids: spectrum_id, obsid, gaia_source_id or designation; every row with one of them is printed.
+        console: where to print; standard output if None.
+
+    Raises:
+        UsageError: the table cannot be read or is none of stargap's, or an identifier is not in it.
+
+    Example:
+        >>> from rich.console import Console
+        >>> from stargap.catalogue.schema import STARS
+        >>> from stargap.catalogue.write import write_table
+        >>> file = getfixture("tmp_path") / "stars.fits"
+        >>> star = {column.name: [None] for column in STARS} | {"gaia_source_id": [4472832130942575872]}
+        >>> star |= {"teff": [3195.0], "e_teff": [22.0], "cuts": [8192], "in_final_catalogue": [True]}
+        >>> write_table(star, file, schema=STARS, provenance={})
+        >>> print_rows(file, ["4472832130942575872"], console=Console(width=90))
+        gaia_source_id     4472832130942575872          Gaia DR3 source identifier
+        teff                            3195.0 K        Effective temperature
+        e_teff                            22.0 K        1-sigma error of teff as repeats show it
+        cuts                              8192          Bit mask of cuts, of any of the combined spectra
+                                                          active: H-alpha in emission: labels are suspect
+        in_final_catalogue                True          Whether no cut of the final catalogue removes it
+        null: spectrum_id, designation, ra, dec, n_spectra, ...
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console() if console is None else console
+    read = read_table(path)
+    schema = [column for column in schema_of(read, path) if column.name in read]
+    table = {column.name: as_schema(column, read[column.name]) for column in schema}
+    rows = _rows_of(table, schema, ids, path)
+    names = max(len(column.name) for column in schema)
+    units = max(len(column.unit) for column in schema)
+    for place, row in enumerate(rows):
+        values = [_value(column, table[column.name][row]) for column in schema]
+        width = max(map(len, values))
+        lines = [""] if place else []
+        for column, value in zip(schema, values, strict=True):
+            if value == "–":
+                continue
+            aligned = value.ljust(width) if column.dtype == "str" else value.rjust(width)
+            lines.append(f"{column.name:<{names}} {aligned} {column.unit:<{units}} {column.description}")
+            if column.name in FLAG_COLUMNS:
+                start = " " * (names + width + units + 5)
+                told = (bit_text(column.name, bit) for bit in set_bits(int(table[column.name][row])))
+                lines += [f"{start}{name}: {sentence}" for name, sentence in told]
+        nulls = [column.name for column, value in zip(schema, values, strict=True) if value == "–"]
+        lines += [f"null: {', '.join(nulls)}"] if nulls else []
+        for line in lines:
+            text = line.translate(_ASCII) if console.options.ascii_only else line
+            console.print(Text(text), soft_wrap=True)
 
 
-def _summary(flags: NDArray[Any], shown: int) -> list[str]:
-    lines = [f"... {len(flags) - shown} more rows"] if len(flags) > shown else []
-    lines.append("1 spectrum" if len(flags) == 1 else f"{len(flags)} spectra")
-    known = flags[flags != INT_NULL]
-    counts = [(bit, int(np.count_nonzero(known >> bit & 1))) for bit in range(32)]
-    return lines + [f"  {n} × {_bit_name(bit)}: {flag_text(1 << bit)}" for bit, n in counts if n]
+def _rows_of(
+    table: Mapping[str, NDArray[Any]], schema: Sequence[Column], ids: Sequence[str], path: str | Path
+) -> list[int]:
+    words = {
+        column.name: np.where(column.is_null(table[column.name]), "", table[column.name].astype(str))
+        for column in schema
+        if column.name in _IDENTIFIERS
+    }
+    rows: dict[int, None] = {}
+    for wanted in (str(one).strip() for one in ids):
+        found = {row for cells in words.values() for row in np.flatnonzero(cells == wanted).tolist() if wanted}
+        if not found:
+            message = f"{path}: no row has {wanted!r} as its {', '.join(words)}"
+            raise UsageError(message)
+        rows |= dict.fromkeys(sorted(found))
+    return list(rows)
+
+
+def _value(column: Column, value: Any) -> str:
+    if column.dtype != "bool" and column.is_null(np.array([value])).any():
+        return "–"
+    if column.dtype.startswith("float"):
+        return f"{value:.{column.decimals}f}"
+    return "".join(c if c.isprintable() else "?" for c in str(value))
