@@ -167,9 +167,10 @@ def test_no_age_without_its_data(stars, column, value, flag):
 @pytest.mark.parametrize("column", ["e_rv", "e_pmra", "e_pmdec"])
 def test_an_unknown_error_is_told_and_counts_as_none(stars, column):
     known = kinematic_ages(stars | {column: np.zeros(200)})
-    unknown = kinematic_ages({name: values for name, values in stars.items() if name != column})
-    assert (unknown.columns["age_flags"] == AgeFlag.ERROR_UNKNOWN).all()
-    np.testing.assert_array_equal(unknown.columns["age_rgb_mean"], known.columns["age_rgb_mean"])
+    missing = {name: values for name, values in stars.items() if name != column}
+    for unknown in (kinematic_ages(missing), kinematic_ages(missing | {column: np.full(200, -1.0)})):
+        assert (unknown.columns["age_flags"] == AgeFlag.ERROR_UNKNOWN).all()
+        np.testing.assert_array_equal(unknown.columns["age_rgb_mean"], known.columns["age_rgb_mean"])
 
 
 def test_no_rows_and_no_columns():

@@ -210,7 +210,7 @@ def kinematic_ages(columns: Mapping[str, ArrayLike]) -> Ages:
     flags = _flags(star, error)
     usable = (flags & _NULL) == 0
     places = np.full((rows, 1 + 2 * len(_MEASURED)), np.nan)
-    errors = [np.nan_to_num(error[name][usable]) for name in _MEASURED]
+    errors = [np.where(error[name] > 0, error[name], 0.0)[usable] for name in _MEASURED]
     places[usable] = _ln_jz([one[usable] for one in star.values()], errors)
     lost = usable & ~np.isfinite(places).all(axis=1)
     flags[lost] |= AgeFlag.NO_ACTION
