@@ -93,6 +93,11 @@ def _pair(
     return value, Column(f"e_{name}", "float32", unit, f"stat.error;{ucd}", error, (0, _INF), decimals=decimals)
 
 
+def _precise(name: str, unit: str, ucd: str, description: str) -> tuple[Column, Column]:
+    value, error = _pair(name, unit, ucd, description)
+    return replace(value, dtype="float64"), error
+
+
 _RATIO = "phot.flux.density;arith.ratio"
 
 MEASURED: tuple[Column, ...] = (
@@ -159,8 +164,25 @@ MEASURED: tuple[Column, ...] = (
 """The columns that ``stargap measure`` writes, in order."""
 
 
+def _synthetic(name: str) -> Column:
+    value = next(column for column in MEASURED if column.name == name)
+    return replace(value, name=f"{name}_syn", description=f"{name} of the fit in the synthetic domain", paper_name="")
+
+
+def _systematic(name: str) -> Column:
+    error = next(column for column in MEASURED if column.name == f"e_{name}")
+    return replace(error, name=f"e_{name}_sys", description=f"Systematic error of {name}, which repeats cannot see")
+
+
+DOMAINS: tuple[Column, ...] = (
+    *map(_synthetic, ("teff", "logg", "m_h", "chi2")),
+    *map(_systematic, ("teff", "logg", "m_h")),
+)
+"""What a survey run measures beside ``MEASURED``: null where labels are the emulator's alone."""
+
 SURVEY: tuple[Column, ...] = (
     *MEASURED,
+    *DOMAINS,
     Column("in_sample", "bool", "", "meta.code", "Whether the spectrum passes the cuts of the sample"),
     Column("sample_flags", "int64", "", "meta.code.qual", "Bit mask of the cuts of the sample"),
     Column("gaia_source_id", "int64", "", "meta.id;src", "Gaia DR3 source identifier"),
@@ -183,7 +205,20 @@ SURVEY: tuple[Column, ...] = (
     Column("bp_rp", "float32", "mag", "phot.color;em.opt.B;em.opt.R", "Gaia colour BP - RP", (-10, 20)),
     Column("m_g", "float32", "mag", "phot.mag;phys.magAbs", "Absolute G magnitude from the parallax", (-20, 30)),
     Column("pmra", "float64", "mas/yr", "pos.pm;pos.eq.ra", "Gaia proper motion in right ascension times cos(dec)"),
+    Column("e_pmra", "float32", "mas/yr", "stat.error;pos.pm;pos.eq.ra", "1-sigma error of pmra", (0, _INF)),
     Column("pmdec", "float64", "mas/yr", "pos.pm;pos.eq.dec", "Gaia proper motion in declination"),
+    Column("e_pmdec", "float32", "mas/yr", "stat.error;pos.pm;pos.eq.dec", "1-sigma error of pmdec", (0, _INF)),
+    Column("gaia_rv", "float32", "km/s", "spect.dopplerVeloc.opt", "Gaia radial velocity", (-2000, 2000), "", 2),
+    Column(
+        "e_gaia_rv",
+        "float32",
+        "km/s",
+        "stat.error;spect.dopplerVeloc.opt",
+        "1-sigma error of gaia_rv",
+        (0, _INF),
+        "",
+        2,
+    ),
     Column("cluster", "int64", "", "meta.id", "Cluster of the cleaning that the spectrum belongs to"),
     Column("clean_flags", "int64", "", "meta.code.qual", "Bit mask of the cleaning: why it rejects the spectrum"),
 )
@@ -211,17 +246,12 @@ def _measured(name: str) -> tuple[Column, ...]:
             description=f"Error of {name} as in the paper: repeats and fit, eq. 8",
             paper_name=paper,
         ),
-        replace(error, name=f"e_{name}_sys", description=f"Systematic error of {name}, which repeats cannot see"),
+        _systematic(name),
     )
 
 
-def _synthetic(name: str) -> Column:
-    value = _BY_NAME[name]
-    return replace(value, name=f"{name}_syn", description=f"{name} of the fit in the synthetic domain", paper_name="")
-
-
 _GAIA = _some("g_mag", "bp_mag", "rp_mag", "bp_rp", "m_g", "parallax", "e_parallax")
-_MOTION = _some("ruwe", "pmra", "pmdec")
+_MOTION = _some("ruwe", "pmra", "e_pmra", "pmdec", "e_pmdec", "gaia_rv", "e_gaia_rv")
 _DISTANCE = Column(
     "distance", "float32", "pc", "pos.distance", "1/parallax where the parallax has enough S/N", (0, _INF), "", 2
 )
@@ -258,6 +288,7 @@ CATALOGUE: tuple[Column, ...] = (
     *_measured("teff"),
     *_measured("logg"),
     *_measured("m_h"),
+    Column("precision_flags", "int64", "", "meta.code.qual", "Bit mask: errors to be used with care", (0, 2**32 - 1)),
     *_some("a_m", "e_a_m", "chi2"),
     *map(_synthetic, ("teff", "logg", "m_h", "chi2")),
     *_some("tio5", "e_tio5", "cah2", "e_cah2", "cah3", "e_cah3", "zeta", "e_zeta"),
@@ -279,7 +310,7 @@ def _of_star(name: str) -> tuple[Column, ...]:
     return (
         value,
         replace(error, description=f"1-sigma error of {name} as repeats show it"),
-        replace(error, name=f"e_{name}_sys", description=f"Systematic error of {name}, which repeats cannot see"),
+        _systematic(name),
         replace(error, name=f"scatter_{name}", ucd=f"stat.stdev;{value.ucd}", description=scatter),
     )
 
