@@ -66,9 +66,9 @@ class BinScatter(_Frozen):
 class ErrorModel(_Frozen):
     """How errors of one quantity follow from its fit and the S/N x; plain numbers, in the quantity's unit.
 
-    The calibrated error is sqrt((scale (x / 20)^slope e_fit)^2 + floor^2); the scatter of repeats is a / x + b
-    (paper section 4.1, eq. 9). Without enough repeats ``calibrated`` is false, the errors are those of the fit and the
-    curve is null.
+    The calibrated error is sqrt((k e_fit)^2 + floor^2) with ln k = ln scale + slope u + bend u^2, u = ln(x / 20); the
+    scatter of repeats is a / x + b (paper section 4.1, eq. 9). Without enough repeats ``calibrated`` is false, the
+    errors are those of the fit and the curve is null.
     """
 
     calibrated: bool
@@ -82,6 +82,9 @@ class ErrorModel(_Frozen):
     e_scale: float | None = None
     slope: float = 0.0
     e_slope: float | None = None
+    bend: float = 0.0
+    e_bend: float | None = None
+    """Null where the bend is held at 0: below 300 repeats."""
     floor: Annotated[float, Field(ge=0)] = 0.0
     e_floor: float | None = None
     """Null where the floor is 0."""
@@ -108,8 +111,9 @@ class ErrorModel(_Frozen):
         error, x = np.asarray(fit_error, dtype=float), np.asarray(snr, dtype=float)
         if self.snr_range is None:
             return error.copy()
-        inside = np.clip(np.where(x > 0, x, PIVOT), *self.snr_range)
-        return np.where(x > 0, np.hypot(self.scale * (inside / PIVOT) ** self.slope * error, self.floor), np.nan)
+        u = np.log(np.clip(np.where(x > 0, x, PIVOT), *self.snr_range) / PIVOT)
+        scaled = self.scale * np.exp(self.slope * u + self.bend * u**2) * error
+        return np.where(x > 0, np.hypot(scaled, self.floor), np.nan)
 
 
 class Precision(_Frozen):

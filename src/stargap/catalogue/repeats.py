@@ -17,6 +17,8 @@ LEAST_SHARE = 0.05
 LEAST_PULL = 1e-9
 """Scatter of pulls below which values of a star do not differ at all, such as at a bound of the fit."""
 LEAST_IN_BIN = 10
+LEAST_TO_BEND = 6
+"""Bins below which the logarithm of a scale is linear in that of S/N."""
 PIVOT = 20.0
 """S/N at which the scale of an error model is given."""
 MAD_ERROR = 1.17
@@ -37,12 +39,17 @@ class Curve(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """sqrt((scale (x / 20)^slope e_fit)^2 + floor^2) at S/N x with standard errors; that of a floor of 0 is None."""
+    """sqrt((k e_fit)^2 + floor^2), ln k = ln scale + slope u + bend u^2, u = ln(x / 20), at S/N x; standard errors.
+
+    The error of what is held at 0 is None: a floor that the fit makes 0, and the bend below 6 bins.
+    """
 
     scale: float
     e_scale: float
     slope: float
     e_slope: float
+    bend: float
+    e_bend: float | None
     floor: float
     e_floor: float | None
 
@@ -122,25 +129,32 @@ def fit_scale(data: Repeats, bins: Bins) -> Scale:
     usual = start * float(np.median(data.error))
 
     def calibrated(parameters: _Floats) -> _Floats:
-        change, slope, floor = parameters - 1.0  # so that steps of 2 % are coarser than the steps of a median
-        return np.sqrt((start * np.exp(change + slope * signal) * data.error) ** 2 + floor * usual**2)
+        floor, *powers = parameters - 1.0  # so that steps of 2 % are coarser than the steps of a median
+        scale = start * np.exp(np.polynomial.polynomial.polyval(signal, powers))
+        return np.sqrt((scale * data.error) ** 2 + floor * usual**2)
 
     def residuals(parameters: _Floats) -> _Floats:
         pull, relative = bins.scatter(calibrated(parameters))
         return np.asarray(np.log(pull) / relative)
 
-    bounds = ([-np.inf, -1.0, 1.0], [np.inf, 3.0, np.inf])
-    best = least_squares(residuals, [1.0, 1.0, 1.1], bounds=bounds, x_scale=0.1, diff_step=0.02)
-    change, slope, floor = best.x - 1.0
-    free = np.array([True, True, floor > 1e-3])
-    error = np.full(3, np.nan)
-    error[free] = np.sqrt(np.diag(np.linalg.pinv(best.jac[:, free].T @ best.jac[:, free])))
+    bends = len(bins.rows) >= LEAST_TO_BEND
+    low, high = [1.0, -np.inf, -1.0, 0.0], [np.inf, np.inf, 3.0, 2.0]
+    size = 4 if bends else 3
+    bounds = (low[:size], high[:size])
+    best = least_squares(residuals, [1.1, 1.0, 1.0, 1.0][:size], bounds=bounds, x_scale=0.1, diff_step=0.02)
+    floor, change, slope, bend = np.append(best.x - 1.0, np.zeros(4 - size))
+    free = np.array([floor > 1e-3, True, True, bends])
+    jacobian = best.jac[:, free[:size]]
+    error = np.full(4, np.nan)
+    error[free] = np.sqrt(np.diag(np.linalg.pinv(jacobian.T @ jacobian)))
     scale = start * float(np.exp(change))
     return Scale(
         scale=scale,
-        e_scale=scale * float(error[0]),
+        e_scale=scale * float(error[1]),
         slope=float(slope),
-        e_slope=float(error[1]),
-        floor=float(np.sqrt(floor)) * usual if free[2] else 0.0,
-        e_floor=float(error[2] / (2 * np.sqrt(floor))) * usual if free[2] else None,
+        e_slope=float(error[2]),
+        bend=float(bend),
+        e_bend=float(error[3]) if bends else None,
+        floor=float(np.sqrt(floor)) * usual if free[0] else 0.0,
+        e_floor=float(error[0] / (2 * np.sqrt(floor))) * usual if free[0] else None,
     )

@@ -1,0 +1,134 @@
+"""Make `precision.md`: errors calibrated on repeats of a simulated survey, against the truth of other stars."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stargap import __version__, measure
+from stargap.catalogue.precision import QUANTITIES, Precision, fit_precision, published_errors, systematic_error
+from stargap.mock.instrument import CHUNK
+from stargap.mock.survey import simulate_survey
+from stargap.validation.compare import robust_scatter
+
+Columns = dict[str, NDArray[np.float64]]
+
+SEED = 12
+BINS = ((5, 10), (10, 20), (20, 50), (50, 300))
+UNITS = {"rv": "km/s", "teff": "K", "logg": "dex", "m_h": "dex"}
+PAPER = {"rv": (9.7, 3.7), "teff": (61, 22), "logg": (0.07, 0.02), "m_h": (0.14, 0.05)}
+"""The paper's precision at S/N 10 and 100."""
+
+INTRO = """\
+# Errors from repeats, on a simulated survey
+
+Made by `docs/results/make_precision.py`, stargap {version}, seed {seed}: {stars:,} simulated M dwarfs without junk,
+{rows:,} spectra, measured with `transfer-simulated`. All numbers are of simulated stars, but the paper's. The models
+(`stargap.catalogue.precision`) saw repeats of every second star and no truth; the second table is of the other stars.
+Errors of the fits are too large here (scales below 1): by default they hold what real LAMOST co-adds have beyond their
+quoted noise (`lamost_noise_factor`, `lamost_rv_floor`), which simulated spectra have not.
+
+* *random*: robust scatter of the distances from a star's mean, corrected for it, over the error: 1 if the error of what
+  differs between spectra of a star is right.
+* *truth*: that of measured - true, the bias of the bin removed, over the calibrated error alone. It is above 1 where
+  spectra of a star share an error, which repeats cannot see.
+* *truth, with systematic*: the same over sqrt(e^2 + systematic^2); bias and systematic of each bin are from the stars
+  that the models saw.
+* *eq. 8*: over the paper's error, sqrt(repeat^2 + fit^2), against the truth and in its random part. Below 1: too large.
+  Where the fit's error is right, the random part is 0.71, as the noise of the spectrum counts twice.
+"""
+
+
+def main() -> None:
+    """Simulate, measure, fit, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stars", type=int, default=36 * CHUNK)
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("precision.md"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    table = _measured(options.stars)
+    seen = table["star"] % 2 == 0
+    model = fit_precision(table, star="star", use=seen)
+    intro = INTRO.format(version=__version__, seed=SEED, stars=options.stars, rows=len(seen))
+    page = [intro, *_curves(model), *_pulls(model, table, seen)]
+    options.output.write_text("\n".join(page) + "\n", encoding="utf-8")
+
+
+def _measured(stars: int) -> Columns:
+    parts: list[Columns] = []
+    for chunk in simulate_survey(stars, seed=SEED, junk=0.0, repeats=0.6):
+        found = measure(chunk.spectra, model="transfer-simulated")
+        ours = {name: found[name].astype(float) for each in QUANTITIES for name in (each, f"e_{each}")}
+        truth = {f"true_{name}": chunk.truth[name] for name in QUANTITIES}
+        parts.append({"star": chunk.truth["star"], "snr_r": found["snr_r"].astype(float), **ours, **truth})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _curves(model: Precision) -> Iterator[str]:
+    yield "| | repeats | S/N | a | b | at S/N 10, paper | at S/N 100, paper | scale at S/N 20 | slope | bend | floor |"
+    yield "|---|" + "---:|" * 10
+    for name, one in model.errors.items():
+        assert one.snr_range is not None
+        ten, hundred = (float(one.repeat_error(snr)) for snr in (10.0, 100.0))
+        cells = [
+            f"{name} ({UNITS[name]})",
+            f"{one.repeats:,}",
+            f"{one.snr_range[0]:.0f} to {one.snr_range[1]:.0f}",
+            f"{one.a:.3g} ± {one.e_a:.1g}",
+            f"{one.b:.2g} ± {one.e_b:.1g}",
+            f"{ten:.2g}, {PAPER[name][0]:g}",
+            f"{hundred:.2g}, {PAPER[name][1]:g}",
+            f"{one.scale:.2f} ± {one.e_scale:.2f}",
+            f"{one.slope:.2f} ± {one.e_slope:.2f}",
+            f"{one.bend:.2f}",
+            f"{one.floor:.2g}",
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _pulls(model: Precision, table: Columns, seen: NDArray[np.bool_]) -> Iterator[str]:
+    errors = published_errors(model, table)
+    _, star = np.unique(table["star"], return_inverse=True)
+    yield ""
+    yield (
+        "| | S/N | spectra | bias | systematic | random | truth | truth, with systematic | ± | eq. 8, truth "
+        "| eq. 8, random |"
+    )
+    yield "|---|---|" + "---:|" * 9
+    for name in model.errors:
+        delta, error, paper = table[name] - table[f"true_{name}"], errors[f"e_{name}"], errors[f"e_{name}_paper"]
+        finite = np.isfinite(delta + error + paper)
+        weight = np.where(finite, error**-2, 0.0)
+        total = np.maximum(np.bincount(star, weight), np.finfo(float).tiny)
+        mean = np.bincount(star, weight * np.where(finite, delta, 0.0)) / total
+        left = 1 - weight / total[star]
+        for low, high in BINS:
+            inside = finite & (table["snr_r"] >= low) & (table["snr_r"] < high)
+            shared = systematic_error(delta[inside & seen], error[inside & seen])
+            rows = inside & ~seen
+            several = rows & (left > 0.05)
+            apart = 1.4826 * np.abs(delta - mean[star])[several] / np.sqrt(left[several])
+            beyond = delta[rows] - shared.bias
+            cells = [
+                f"{name} ({UNITS[name]})",
+                f"{low} to {high}",
+                f"{rows.sum():,}",
+                f"{shared.bias:.2g}",
+                f"{shared.scatter:.2g}",
+                f"{np.median(apart / error[several]):.2f}",
+                f"{robust_scatter(beyond / error[rows]):.2f}",
+                f"{robust_scatter(beyond / np.hypot(error[rows], shared.scatter)):.2f}",
+                f"{1.17 / np.sqrt(rows.sum()):.2f}",
+                f"{robust_scatter(beyond / paper[rows]):.2f}",
+                f"{np.median(apart / paper[several]):.2f}",
+            ]
+            yield f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
