@@ -11,6 +11,7 @@ ABOUT = {
     "clean_flags": "of the cleaning",
     "cuts": "of the cuts of the final catalogue; the last three remove nothing",
     "vb_flag": "of catalogues of variable and binary candidates",
+    "precision_flags": "errors to be used with care",
     "age_flags": "of kinematic ages",
 }
 

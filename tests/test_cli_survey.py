@@ -89,9 +89,19 @@ def test_a_mock_survey_is_run_to_its_table_and_told_of(here, capsys):
     assert len(pq.read_table(here / "sim/run/measured.parquet")) == 12
     assert (here / "sim/run/cleaning.html").exists()
     out, _, code = said(capsys, "run", "sim/survey.toml", "--status")
-    assert out.count("done") == 10
+    assert out.count("done") == 11
     out, _, code = said(capsys, "stage", "clean", "sim/survey.toml", "--workers", 1)
     assert "rejected" in out
+    out, _, code = said(capsys, "catalogue", "sim/survey.toml", "--formats", "vot", "--paper")
+    assert code == 0
+    assert "538,107" in out
+    folder = here / "sim/run/catalogue"
+    for name in ("spectra.fits", "stars.parquet", "stars.vot", "table1.vot"):
+        assert (folder / name).exists()
+    out, _, code = said(capsys, "show", folder / "spectra.fits", "--id", 3)
+    assert (code, "spectrum_id" in out, "teff" in out) == (0, True, True)
+    assert said(capsys, "validate", folder / "stars.vot")[2] == 0
+    assert said(capsys, "validate", here / "sim/truth.parquet")[2] == 2
 
 
 def test_pieces_that_failed_are_named_and_the_exit_code_is_3(here, capsys, monkeypatch):

@@ -24,7 +24,7 @@ FAILED = 3
 
 def add_commands(app: App) -> None:
     """Add the commands of this module to the command line."""
-    for command in (run, stage, settings, mock, missing):
+    for command in (run, stage, catalogue, show, validate, settings, mock, missing):
         app.command(command)
 
 
@@ -43,8 +43,8 @@ def run(
 ) -> None:
     """Do every stage of a survey run that is not done: from spectra on disk to one table of measurements.
 
-    Stages: ingest, sample, emulator, velocity, prepare, clean, labels, transfer, measure, table. A run that was
-    stopped, by Ctrl-C, a signal or a power cut, goes on when the same command is given again, with the same result.
+    Stages: ingest, sample, emulator, velocity, prepare, clean, labels, transfer, measure, table, catalogue. A run that
+    was stopped, by Ctrl-C, a signal or a power cut, goes on when the same command is given again, with the same result.
     Exits with 0 when all is done, 3 when some pieces failed twice (their stage says why), 2 when the request is wrong.
 
     Parameters
@@ -99,7 +99,7 @@ def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
     Parameters
     ----------
     name
-        ingest, sample, emulator, velocity, prepare, clean, labels, transfer, measure or table.
+        ingest, sample, emulator, velocity, prepare, clean, labels, transfer, measure, table or catalogue.
     survey
         TOML file with the settings.
     workers
@@ -112,6 +112,73 @@ def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
     with sigterm_as_ctrl_c(), bars() as tell:
         states = run_survey(chosen, only=name, workers=count, progress=tell)
     _report([state for state in states if state.stage == name], chosen)
+
+
+def catalogue(
+    survey: Path, /, *, formats: list[Literal["fits", "vot", "csv", "ecsv", "cds"]] | None = None, paper: bool = False
+) -> None:
+    """Make the catalogue of a survey run that is done up to its table: a row a spectrum, and a row a star.
+
+    Errors are calibrated on repeats, spectra of a star combined, variables and binaries marked, and the cuts of the
+    final catalogue made as bits; the settings say how ([catalogue], [publish]).
+
+    Parameters
+    ----------
+    survey
+        TOML file with the settings.
+    formats
+        Further formats to write it in, beside Parquet and those of the settings.
+    paper
+        Write the paper's Table 1 too.
+    """
+    from stargap.catalogue.publish import write_catalogue
+    from stargap.run.engine import run_survey
+
+    chosen = _read(survey)
+    with sigterm_as_ctrl_c(), bars() as tell:
+        states = run_survey(chosen, only="catalogue", progress=tell)
+    _report([state for state in states if state.stage == "catalogue"], chosen)
+    folder = chosen.output / "catalogue"
+    wanted = formats or chosen.publish.formats
+    written = write_catalogue(folder, formats=formats) if formats else []
+    written += write_catalogue(folder, formats=wanted, paper=True) if paper else []
+    print((folder / "cuts.md").read_text(), end="")
+    for path in dict.fromkeys(written):
+        print(f"wrote {path}")
+    print(f"catalogue {folder}")
+
+
+def show(table: Path, /, *, id: Annotated[list[str], Parameter(name="--id")]) -> None:
+    """Print all that a table says of some spectra or stars, with units and flags in words.
+
+    Parameters
+    ----------
+    table
+        Any table of stargap, in any of its formats.
+    id
+        spectrum_id, obsid, gaia_source_id or designation; can be given several times.
+    """
+    from stargap.catalogue.show import print_rows
+
+    print_rows(table, id, console=console())
+
+
+def validate(table: Path, /) -> None:
+    """Check a table of stargap against its schema and list every violation; exits with 1 if there is one.
+
+    Parameters
+    ----------
+    table
+        Any table of stargap, in any of its formats.
+    """
+    from stargap.catalogue.validate import validate_file
+
+    problems = validate_file(table)
+    for problem in problems:
+        print(problem)
+    print(f"{table}: {len(problems)} violations" if problems else f"{table}: as the schema says")
+    if problems:
+        sys.exit(1)
 
 
 def settings(survey: Path | None = None, /, *, write: Path | None = None) -> None:
@@ -282,5 +349,6 @@ def _report(states: list[StageState], chosen: SurveySettings) -> None:
     if failures:
         print(f"{len(failures)} pieces failed twice; run the same command again to try once more", file=sys.stderr)
         sys.exit(FAILED)
-    if any(state.stage == "table" and state.state == "done" for state in states):
-        print(f"table {chosen.output / 'measured.parquet'}")
+    for name, product in (("table", "measured.parquet"), ("catalogue", "catalogue")):
+        if len(states) > 1 and any(state.stage == name and state.state == "done" for state in states):
+            print(f"{name:<9} {chosen.output / product}")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stargap.catalogue.cleaning_bins import BIN, BIN_CENTRES, NATIVE, QUIET_BINS, ROWS, Features, Shard, bin_spectra
-from stargap.catalogue.cleaning_rules import OF_CLUSTER, OF_SPECTRUM, Clean, CleaningSettings
+from stargap.catalogue.cleaning_rules import Clean, CleaningSettings, is_rejected
 from stargap.pixels import STARGAP
 
 __all__ = ["Cleaning", "Cluster", "clean"]
@@ -72,9 +72,7 @@ class Cleaning:
     @property
     def rejected(self) -> NDArray[np.bool_]:
         """Spectra that are not to be used, ``(star,)``."""
-        by_rule = (self.flags & int(OF_CLUSTER) != 0) & (self.flags & int(Clean.OVERRULED_KEEP) == 0)
-        alone = self.flags & int(OF_SPECTRUM | Clean.OVERRULED_REJECT) != 0
-        return np.asarray(alone | by_rule)
+        return is_rejected(self.flags)
 
 
 def _alone(features: Features, settings: CleaningSettings) -> NDArray[np.int64]:

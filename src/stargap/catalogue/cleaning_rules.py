@@ -5,9 +5,11 @@ from __future__ import annotations
 from enum import IntFlag
 from typing import Annotated, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["CLEAN_TEXT", "OF_CLUSTER", "OF_SPECTRUM", "QUIET", "Clean", "CleaningSettings", "clean_text"]
+__all__ = ["CLEAN_TEXT", "OF_CLUSTER", "OF_SPECTRUM", "QUIET", "Clean", "CleaningSettings", "clean_text", "is_rejected"]
 
 QUIET: Final = (
     (6018, 6048), (6333, 6378), (6393, 6423), (6438, 6453), (6498, 6513), (6618, 6648), (6663, 6678), (6738, 6768),
@@ -108,6 +110,17 @@ CLEAN_TEXT: Final[dict[Clean, str]] = {
 }
 OF_SPECTRUM = Clean.FEW_PIXELS | Clean.MISSING_ARM | Clean.NO_SIGNAL | Clean.ROUGH | Clean.OUTLIER
 OF_CLUSTER = Clean.WEAK_BANDS | Clean.GIANT | Clean.NOT_QUIET
+
+
+def is_rejected(flags: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which spectra are not to be used by bits of `Clean` ``(star,)``, a person's verdicts above the rules'.
+
+    Example:
+        >>> is_rejected(np.array([0, Clean.ROUGH, Clean.GIANT, Clean.GIANT | Clean.OVERRULED_KEEP, Clean.BORDERLINE]))
+        array([False,  True,  True, False, False])
+    """
+    by_rule = (flags & int(OF_CLUSTER) != 0) & (flags & int(Clean.OVERRULED_KEEP) == 0)
+    return np.asarray(by_rule | (flags & int(OF_SPECTRUM | Clean.OVERRULED_REJECT) != 0))
 
 
 def clean_text(flags: int) -> str:

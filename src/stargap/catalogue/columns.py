@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CATALOGUE", "INT_NULL", "MEASURED", "PAPER", "STARS", "SURVEY", "Column", "columns_table"]
+__all__ = ["CATALOGUE", "DOMAINS", "INT_NULL", "MEASURED", "PAPER", "STARS", "SURVEY", "Column", "columns_table"]
 
 INT_NULL = -9999
 """The null of every integer column."""

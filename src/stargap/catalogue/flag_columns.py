@@ -9,6 +9,7 @@ from stargap.catalogue.ages import AGE_FLAG_TEXT
 from stargap.catalogue.cleaning_rules import CLEAN_TEXT
 from stargap.catalogue.companions import COMPANION_TEXT
 from stargap.catalogue.cuts import FINAL_CUT_TEXT
+from stargap.catalogue.precision import PRECISION_FLAG_TEXT
 from stargap.catalogue.sample import CUT_TEXT
 from stargap.flags import FLAG_TEXT, USER_BITS
 
@@ -21,6 +22,7 @@ FLAG_COLUMNS: Final[Mapping[str, Mapping[Any, str]]] = {
     "cuts": FINAL_CUT_TEXT,
     "vb_flag": COMPANION_TEXT,
     "age_flags": AGE_FLAG_TEXT,
+    "precision_flags": PRECISION_FLAG_TEXT,
 }
 """By column, the sentences of its bits."""
 

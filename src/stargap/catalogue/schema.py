@@ -9,11 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stargap.catalogue.columns import CATALOGUE, INT_NULL, MEASURED, PAPER, STARS, SURVEY, Column, columns_table
+from stargap.catalogue.columns import (
+    CATALOGUE,
+    DOMAINS,
+    INT_NULL,
+    MEASURED,
+    PAPER,
+    STARS,
+    SURVEY,
+    Column,
+    columns_table,
+)
 from stargap.errors import UsageError
 
-__all__ = ["CATALOGUE", "INT_NULL", "MEASURED", "PAPER", "STARS", "SURVEY", "Column", "columns_table", "conform",
-           "validate"]  # fmt: skip
+__all__ = ["CATALOGUE", "DOMAINS", "INT_NULL", "MEASURED", "PAPER", "STARS", "SURVEY", "Column", "columns_table",
+           "conform", "validate"]  # fmt: skip
 
 _INF = float("inf")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

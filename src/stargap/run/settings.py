@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from stargap.catalogue.build import CatalogueSettings
 from stargap.catalogue.cleaning import CleaningSettings
 from stargap.catalogue.sample import SampleSettings
 from stargap.settings import MeasureSettings
@@ -14,7 +15,7 @@ from stargap.spectra.ingest import IngestSettings
 from stargap.transfer.rounds import ResidualSettings
 from stargap.transfer.settings import PriorSettings
 
-__all__ = ["EmulatorSettings", "InputSettings", "SurveySettings", "TransferSettings"]
+__all__ = ["EmulatorSettings", "InputSettings", "PublishSettings", "SurveySettings", "TransferSettings"]
 
 
 class InputSettings(BaseModel):
@@ -82,6 +83,19 @@ class TransferSettings(BaseModel):
         return self
 
 
+class PublishSettings(BaseModel):
+    """What the catalogue stage adds and writes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ages: bool = False
+    """Add kinematic ages (section 4, cut 3); needs galpy: pip install 'stargap[ages]'."""
+    formats: list[Literal["fits", "vot", "csv", "ecsv", "cds"]] = ["fits"]
+    """Formats beside Parquet."""
+    paper_table: bool = False
+    """Write the paper's Table 1 too."""
+
+
 class SurveySettings(BaseModel):
     """Everything that a survey run follows from.
 
@@ -108,6 +122,10 @@ class SurveySettings(BaseModel):
     """Cycle-StarNet's place (section 3)."""
     measure: MeasureSettings = MeasureSettings()
     """Velocities, labels, subtypes, activity (sections 2.3, 3.5)."""
+    catalogue: CatalogueSettings = CatalogueSettings()
+    """Stars, cuts, companions (section 4)."""
+    publish: PublishSettings = PublishSettings()
+    """Ages and formats."""
 
     def absolute(self) -> SurveySettings:
         """Return the same settings with every path absolute, as other processes and machines need them."""

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from stargap.catalogue.gaia import read_gaia
 from stargap.catalogue.sample import select
-from stargap.catalogue.schema import MEASURED
+from stargap.catalogue.schema import DOMAINS, MEASURED
 from stargap.catalogue.tables import read_table
 from stargap.catalogue.write import write_table
 from stargap.labels import LABELS
-from stargap.measure.star import BATCH, BatchVelocity, batch_velocity, measure_native, unmeasured
+from stargap.measure.star import BATCH, BatchVelocity, Fitted, batch_velocity, measure_native, unmeasured
 from stargap.run.folder import Columns, Made, Run, content_digest, read_columns, stamp, write_columns
 from stargap.run.receipts import digest
 from stargap.spectra.ingest import ingest_shard, rescue_shard
@@ -156,8 +156,9 @@ def make_measured(run: Run, unit: int | None) -> Made:
         settings = settings.model_copy(update={"fixed": {**settings.fixed, "a_m": transfer.alpha}})
     facts, failure = shard.facts(), shard.failures()
     columns = unmeasured(facts, failure, shard.spectrum_id)
+    columns |= {column.name: np.full(len(shard), np.nan) for column in DOMAINS}
     for first, some in zip(range(0, len(rows), BATCH), _batches(rows), strict=True):
-        part, _ = measure_native(
+        part, fitted = measure_native(
             shard.read(some),
             [facts[row] for row in some],
             settings,
@@ -167,10 +168,21 @@ def make_measured(run: Run, unit: int | None) -> Made:
             transfer=transfer,
             velocity=velocity[first : first + len(some)],
         )
+        part |= _of_domains(fitted, len(some))
         for name, values in part.items():
             columns[name][some] = values
     path = run.part("measure", unit)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_table(columns, path, schema=MEASURED, provenance=run.provenance())
-    fitted = np.isfinite(columns["teff"])
-    return Made([path], len(shard), {"measured": int(fitted.sum())})
+    write_table(columns, path, schema=(*MEASURED, *DOMAINS), provenance=run.provenance())
+    measured = np.isfinite(columns["teff"])
+    return Made([path], len(shard), {"measured": int(measured.sum())})
+
+
+def _of_domains(fitted: Fitted, count: int) -> Columns:
+    """The columns ``DOMAINS`` of a batch; none where there is no transfer."""
+    if fitted.domains is None:
+        return {}
+    synthetic, systematic = fitted.domains.synthetic, fitted.domains.systematic.numpy()[:count]
+    columns = {f"{name}_syn": synthetic.labels.numpy()[:count, LABELS.index(name)] for name in ("teff", "logg", "m_h")}
+    columns |= {f"e_{name}_sys": systematic[:, LABELS.index(name)] for name in ("teff", "logg", "m_h")}
+    return columns | {"chi2_syn": synthetic.chi2.numpy()[:count]}

@@ -27,7 +27,7 @@ from stargap.run.spectra import (
     make_velocity,
     rescue_ingest,
 )
-from stargap.run.tables import make_clean, make_table, overrule_digest
+from stargap.run.tables import make_catalogue, make_clean, make_table, overrule_digest
 
 __all__ = ["STAGES", "Stage"]
 
@@ -139,6 +139,14 @@ STAGES: tuple[Stage, ...] = (
         lambda settings: ("sample", "clean", "measure"),
         lambda settings: {},
         make_table,
+    ),
+    Stage(
+        "catalogue",
+        "calibrate errors, combine spectra of a star, cut and publish",
+        False,
+        lambda settings: ("table",),
+        _only("catalogue", "publish"),
+        make_catalogue,
     ),
 )
 """All stages, in the order in which they are done."""

@@ -9,15 +9,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stargap.atomic import replacing
+from stargap.catalogue.ages import Ages, kinematic_ages
+from stargap.catalogue.build import build_catalogue
 from stargap.catalogue.cleaning import clean
 from stargap.catalogue.cleaning_page import overrule, write_cleaning_page
-from stargap.catalogue.schema import INT_NULL, SURVEY
+from stargap.catalogue.cleaning_rules import is_rejected
+from stargap.catalogue.precision import fit_precision, published_errors
+from stargap.catalogue.publish import write_catalogue
+from stargap.catalogue.schema import CATALOGUE, INT_NULL, SURVEY
 from stargap.catalogue.tables import read_table
+from stargap.catalogue.write import read_columns as columns_of
 from stargap.catalogue.write import write_parts
 from stargap.run.folder import Columns, Made, Run, content_digest, read_columns, write_columns
 from stargap.transfer.spectra import TrainingSpectra
 
-__all__ = ["make_clean", "make_table", "overrule_digest"]
+__all__ = ["make_catalogue", "make_clean", "make_table", "overrule_digest"]
 
 
 @dataclass(frozen=True)
@@ -80,3 +87,45 @@ def make_table(run: Run, unit: int | None) -> Made:
     path = run.folder / "measured.parquet"
     write_parts(parts(), path, schema=SURVEY, provenance=run.provenance())
     return Made([path], run.rows(None))
+
+
+LABELS_WITH_ERRORS = ("rv", "teff", "logg", "m_h")
+MOTION = ("ra", "dec", "parallax", "e_parallax", "pmra", "pmdec", "e_pmra", "e_pmdec", "rv", "e_rv")
+CALIBRATION, OTHER = "rgb", "msto"
+"""Of kinematic ages: the one that the paper's cut is made with, and the other one."""
+
+
+def make_catalogue(run: Run, unit: int | None) -> Made:
+    """Calibrate errors on repeats, add ages, cross-match, cut, and write the catalogue (paper section 4)."""
+    table, folder = run.folder / "measured.parquet", run.folder / "catalogue"
+    folder.mkdir(exist_ok=True)
+    names = {"spectrum_id", "gaia_source_id", "snr_r", "in_sample", "clean_flags", *MOTION}
+    names |= {f"{mark}{name}" for name in LABELS_WITH_ERRORS for mark in ("", "e_")}
+    columns = columns_of(table, sorted(names))
+    usable = columns["in_sample"] & ~is_rejected(columns["clean_flags"])
+    precision = fit_precision(columns, use=usable)
+    errors = published_errors(precision, columns)
+    with replacing(folder / "precision.json") as file:
+        file.write(precision.model_dump_json(indent=1).encode())
+    added = {"spectrum_id": columns["spectrum_id"]}
+    known = {column.name for column in CATALOGUE}
+    added |= {name: values for name, values in errors.items() if name in known}
+    counts = {}
+    if run.settings.publish.ages:
+        ages = kinematic_ages({**columns, "e_rv": errors["e_rv"]})
+        added |= _age_columns(ages)
+        counts = {f"young by {name}": number for name, number in ages.young.items()}
+    built = build_catalogue(table, folder, run.settings.catalogue, added=added)
+    written = write_catalogue(folder, formats=run.settings.publish.formats)
+    if run.settings.publish.paper_table:
+        written += write_catalogue(folder, formats=run.settings.publish.formats, paper=True)
+    final = int(columns_of(built.spectra, ["in_final_catalogue"])["in_final_catalogue"].sum())
+    products = [folder / "precision.json", folder / "cuts.md", built.spectra, built.stars, *dict.fromkeys(written)]
+    return Made(products, run.rows(None), {"stars": built.star_count, "final": final, **counts})
+
+
+def _age_columns(ages: Ages) -> Columns:
+    """Name the columns of ages as the catalogue does."""
+    found = {name: ages.columns[name] for name in ("ln_jz", "e_ln_jz", "age_flags")}
+    found |= {f"age_{what}": ages.columns[f"age_{CALIBRATION}_{what}"] for what in ("mean", "median", "p16", "p84")}
+    return {**found, f"age_median_{OTHER}": ages.columns[f"age_{OTHER}_median"]}
