@@ -83,7 +83,7 @@ def build_catalogue(
     ``cuts.md`` tells how many spectra each cut leaves, beside the paper's.
 
     A survey of any size is read and written part by part. What all spectra have to be compared in, identifiers, labels,
-    errors and flags, is held in memory: about 0.3 kB a spectrum.
+    errors and flags, is held in memory: about 0.4 kB a spectrum.
 
     Without errors in `added`, ``e_rv``, ``e_teff``, ``e_logg`` and ``e_m_h`` are those of the fit.
 

@@ -100,18 +100,21 @@ def _known(column: Column, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[
     return values[~null], null
 
 
-def _cells(column: Column, values: Any) -> list[str]:
+def _cells(column: Column, values: Any, width: int = 0) -> list[str]:
     if column.dtype == "str":
-        return [ascii_text(value) for value in values]
-    cell = f"%.{column.decimals}f" if column.dtype.startswith("float") else "%d"
+        return [ascii_text(value).ljust(width) for value in values]
+    cell = f"%{width}.{column.decimals}f" if column.dtype.startswith("float") else f"%{width}d"
     return [cell % value for value in np.asarray(values).tolist()]
 
 
 def _padded(column: Column, values: NDArray[Any], width: int) -> list[str]:
-    cells = _cells(column, values)
-    for row in np.flatnonzero(column.is_null(values)):
-        cells[row] = ""
-    return [cell.ljust(width) for cell in cells] if column.dtype == "str" else [cell.rjust(width) for cell in cells]
+    null, blank = column.is_null(values), " " * width
+    if null.all():
+        return [blank] * len(values)
+    cells = _cells(column, values, width)
+    for row in np.flatnonzero(null).tolist():
+        cells[row] = blank
+    return cells
 
 
 def cds_readme(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from stargap.catalogue.cleaning_rules import OF_CLUSTER, OF_SPECTRUM, Clean
+from stargap.catalogue.cleaning_rules import is_rejected
 from stargap.catalogue.gaia import equal_columns, numbers
 from stargap.catalogue.sample import CutCount, Sample
 from stargap.errors import UsageError
@@ -155,7 +155,7 @@ def final_cuts(columns: Mapping[str, ArrayLike], settings: CutSettings | None = 
     nothing = np.zeros(rows, dtype=bool)
     steps: list[tuple[str, FinalCut, _Bools, _Bools]] = [
         ("sample", FinalCut.NOT_IN_SAMPLE, ~given["in_sample"].astype(bool), nothing),
-        ("cleaning", FinalCut.NOT_CLEAN, _rejected(clean_flags), nothing),
+        ("cleaning", FinalCut.NOT_CLEAN, is_rejected(clean_flags), nothing),
         ("labels", FinalCut.NO_LABELS, np.asarray(np.isnan(labels).any(axis=0)), nothing),
         ("Teff", FinalCut.TOO_HOT, values["teff"] > settings.hottest_teff, nothing),
         ("log g", FinalCut.LOGG_AT_BOUND, given["flags"].astype(np.int64) & Flag.LOGG_AT_BOUND != 0, nothing),
@@ -191,11 +191,6 @@ def final_cuts(columns: Mapping[str, ArrayLike], settings: CutSettings | None = 
     )
     ids = given["spectrum_id"].astype(np.int64)
     return Sample({"spectrum_id": ids, "cuts": flags, "in_final_catalogue": kept}, tuple(counts), notes)
-
-
-def _rejected(flags: NDArray[np.int64]) -> _Bools:
-    by_rule = (flags & int(OF_CLUSTER) != 0) & (flags & int(Clean.OVERRULED_KEEP) == 0)
-    return by_rule | (flags & int(OF_SPECTRUM | Clean.OVERRULED_REJECT) != 0)
 
 
 def _outliers(errors: _Floats, snr: _Floats, population: _Bools, settings: CutSettings) -> tuple[_Bools, _Bools]:
