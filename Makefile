@@ -5,15 +5,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint benchmarks emulator results-real-stars results-transfer results-cleaning results-scale lock clean
+.PHONY: help demo test lint benchmarks emulator results-real-stars results-transfer results-cleaning results-precision results-scale lock clean
 
 help:
-	@echo "make demo                simulate a few hundred LAMOST files, measure them, compare with the truth"
+	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
 	@echo "make test                style, types, tests and doctests"
 	@echo "make benchmarks          speeds, as a table with ratios against scipy and numpy"
 	@echo "make results-real-stars  docs/results/real-stars.md, from the spectra in $(DATA)/lamost"
 	@echo "make results-transfer    docs/results/transfer.md: train and score transfers on a simulated survey (about 2 hours)"
 	@echo "make results-cleaning    docs/results/cleaning.md: what the cleaning rejects, of simulated and real spectra (about 10 minutes)"
+	@echo "make results-precision   docs/results/precision.md: errors from repeats against the truth (about 7 minutes)"
 	@echo "make results-scale       docs/results/scale.md: 1,000 to 100,000 simulated spectra through stargap run (about an hour)"
 	@echo "make emulator            train the shipped emulator again, from $(DATA)/grid/marcs_ts_base.h5"
 
@@ -49,6 +50,9 @@ results-transfer: $(READY)
 
 results-cleaning: $(READY)
 	$(BIN)/python docs/results/make_cleaning.py --data $(DATA)
+
+results-precision: $(READY)
+	$(BIN)/python docs/results/make_precision.py
 
 results-scale: $(READY)
 	$(BIN)/python docs/results/make_scale.py

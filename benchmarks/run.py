@@ -28,7 +28,7 @@ import stargap
 from stargap.measure.files import measure
 from stargap.measure.labels import EmulatorModel, Parameters, fit_labels
 from stargap.measure.velocity import emulator_templates, measure_velocity
-from stargap.mock.demo import write_mock_survey
+from stargap.mock.files import write_lamost
 from stargap.mock.spectra import mock_stars
 from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.prepare import normalise, prepare, to_lattice
@@ -38,6 +38,33 @@ from stargap.theory.payne import shipped_emulator
 
 STARS = 1024
 BASELINE_STARS = 8
+
+
+def write_mock_survey(folder, stars):
+    """Write simulated stars as LAMOST files, in the three layouts in turn, every other one compressed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    layouts = ("lamost-image", "lamost-table", "lamost-dr1")
+    paths = []
+    for row, (flux, ivar) in enumerate(zip(stars.flux, stars.ivar, strict=True)):
+        layout = layouts[row % 3]
+        packed = row % 2 == 0
+        path = folder / f"spec-58000-SIM_sp{1 + row // 250:02d}-{1 + row % 250:03d}.fits{'.gz' if packed else ''}"
+        write_lamost(
+            path,
+            stars.wavelength,
+            flux,
+            ivar,
+            layout=layout,
+            andmask=(ivar == 0).astype(int),
+            obsid=None if layout == "lamost-dr1" else 900_000_000 + row,
+            ra=float((row * 137.508) % 360),
+            dec=float(-10 + 60 * ((row * 0.618) % 1)),
+            spectrograph=1 + row // 250 % 16,
+            fiber=1 + row % 250,
+            compress=packed,
+        )
+        paths.append(path)
+    return paths
 
 
 def timed(work, repeats=5):

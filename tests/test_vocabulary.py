@@ -57,17 +57,17 @@ def test_the_text_holds_the_sentences_of_the_bits_that_are_set_and_no_other(flag
 
 
 def test_an_unknown_bit_is_named_by_its_number():
-    free = next(bit for bit in range(24) if not any(flag.value == 1 << bit for flag in Flag))
+    free = next(bit for bit in (*range(24), *range(32, 63)) if not any(flag.value == 1 << bit for flag in Flag))
     assert str(free) in flag_text(1 << free)
 
 
 def test_a_bit_that_is_not_the_users_is_not_called_theirs():
-    free = next(bit for bit in range(24) if not any(flag.value == 1 << bit for flag in Flag))
+    free = next(bit for bit in (*range(24), *range(32, 63)) if not any(flag.value == 1 << bit for flag in Flag))
     assert "user" not in flag_text(1 << free)
 
 
-def test_rows_without_labels_are_those_that_could_not_be_read_or_have_too_few_pixels():
-    assert NULL_LABELS == Flag.UNREADABLE | Flag.TOO_FEW_PIXELS
+def test_rows_without_labels_are_unread_unselected_or_have_too_few_pixels():
+    assert NULL_LABELS == Flag.UNREADABLE | Flag.TOO_FEW_PIXELS | Flag.NOT_SELECTED
     assert not NULL_LABELS & (Flag.LOW_SN | Flag.ACTIVE | Flag.BAD_FIT | Flag.NOT_CONVERGED)
 
 

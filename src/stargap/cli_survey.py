@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stargap.run.engine import StageState
     from stargap.run.settings import SurveySettings
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "report_states"]
 
 FAILED = 3
 """Exit code of a run of which some pieces failed."""
@@ -73,7 +73,7 @@ def run(
 
     chosen = _read(survey)
     if status:
-        _report(stage_states(Run(chosen.output.absolute(), chosen.absolute())), chosen)
+        report_states(stage_states(Run(chosen.output.absolute(), chosen.absolute())), chosen)
         return
     count = default_workers() if workers is None else workers_asked(workers)
     with sigterm_as_ctrl_c(), ExitStack() as stack:
@@ -90,7 +90,7 @@ def run(
             timeout=60.0 * timeout,
             progress=tell,
         )
-    _report(states, chosen)
+    report_states(states, chosen)
 
 
 def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
@@ -111,7 +111,7 @@ def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
     count = default_workers() if workers is None else workers_asked(workers)
     with sigterm_as_ctrl_c(), bars() as tell:
         states = run_survey(chosen, only=name, workers=count, progress=tell)
-    _report([state for state in states if state.stage == name], chosen)
+    report_states([state for state in states if state.stage == name], chosen)
 
 
 def catalogue(
@@ -137,7 +137,7 @@ def catalogue(
     chosen = _read(survey)
     with sigterm_as_ctrl_c(), bars() as tell:
         states = run_survey(chosen, only="catalogue", progress=tell)
-    _report([state for state in states if state.stage == "catalogue"], chosen)
+    report_states([state for state in states if state.stage == "catalogue"], chosen)
     folder = chosen.output / "catalogue"
     wanted = formats or chosen.publish.formats
     written = write_catalogue(folder, formats=formats) if formats else []
@@ -319,7 +319,7 @@ def _client(address: str, workers: int) -> Any:
         raise UsageError(message) from None
 
 
-def _report(states: list[StageState], chosen: SurveySettings) -> None:
+def report_states(states: list[StageState], chosen: SurveySettings) -> None:
     """Print how far each stage is, the cuts beside the paper's, and what failed."""
     from rich.table import Table
 

@@ -8,7 +8,7 @@ __all__ = ["FLAG_TEXT", "NULL_LABELS", "Flag", "flag_text"]
 
 
 class Flag(IntFlag):
-    """Why a number is missing or should be used with care. Bits 24 to 31 are left to users."""
+    """Why a number is missing or should be used with care. Bits 24 to 31 are left to users; more of ours go beyond."""
 
     UNREADABLE = 1 << 0
     TOO_FEW_PIXELS = 1 << 1
@@ -60,7 +60,7 @@ FLAG_TEXT: dict[Flag, str] = {
     Flag.ACTIVE: "H-alpha in emission: labels are suspect",
     Flag.DOMAINS_DISAGREE: "labels of the synthetic and the observed domain differ by more than a transfer explains",
     Flag.OUTSIDE_TRAINING: "labels beyond those of the stars that the transfer was trained on",
-    Flag.NOT_SELECTED: "not in the sample, and so not measured; sample_flags say why",
+    Flag.NOT_SELECTED: "outside the sample and not measured: sample_flags say why",
 }
 
 USER_BITS = 24
@@ -81,6 +81,6 @@ def flag_text(flags: int) -> str:
     """
     parts = [sentence for flag, sentence in FLAG_TEXT.items() if flags & flag]
     known = sum(FLAG_TEXT)
-    others = (bit for bit in range(32) if (int(flags) >> bit) & 1 and not (known >> bit) & 1)
-    parts += [f"{'user' if bit >= USER_BITS else 'unknown'} bit {bit}" for bit in others]
+    others = (bit for bit in range(63) if (int(flags) >> bit) & 1 and not (known >> bit) & 1)
+    parts += [f"{'user' if USER_BITS <= bit < 32 else 'unknown'} bit {bit}" for bit in others]
     return "; ".join(parts)

@@ -162,8 +162,12 @@ def _example_lines(settings: BaseModel, table: str) -> Iterator[str]:
         yield f"[{table}{name}]"
         if isinstance(inner, BaseModel):
             yield from _example_lines(inner, f"{table}{name}.")
-        else:
-            yield from (f"{key} = {json.dumps(value)}" for key, value in inner.items())
+            continue
+        yield from (f"{key} = {json.dumps(value)}" for key, value in inner.items() if not isinstance(value, BaseModel))
+        for key, value in inner.items():
+            if isinstance(value, BaseModel):
+                yield f"[{table}{name}.{json.dumps(key)}]"
+                yield from _example_lines(value, f"{table}{name}.{json.dumps(key)}.")
 
 
 def _explanations(kind: type[BaseModel]) -> dict[str, str]:

@@ -280,7 +280,7 @@ def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDAr
     Example:
         >>> columns = unmeasured([Facts(path="a.fits", obsid=7)], [""], np.array([0]))
         >>> columns["obsid"].tolist(), columns["teff"].tolist(), columns["flag_text"].tolist()
-        ([7], [nan], ['not in the sample, and so not measured; sample_flags say why'])
+        ([7], [nan], ['outside the sample and not measured: sample_flags say why'])
     """
     count = len(facts)
     columns: Columns = {}
