@@ -108,14 +108,15 @@ def test_an_unknown_settings_key_names_the_nearest(folder, tmp_path, capsys):
     assert "did you mean 'error_floor'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["measure", "demo", "emulator", "train"])
+@pytest.mark.parametrize("command", [name for name in cli.app if not name.startswith("-")])
 def test_every_command_has_help_with_every_option_explained(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    options = [line.strip("│* ") for line in printed.splitlines() if line.startswith("│") and "--" in line]
-    assert options
+    cells = [line.strip("│* ") for line in printed.splitlines() if line.startswith("│")]
+    options = [cell for cell in cells if cell.startswith("--")]
+    assert options or command == "validate", "it has none"
     for line in options:
         assert re.search(r"  \S", line) or line.endswith(("INT", "PATH", "FLOAT")), line
 

@@ -38,7 +38,10 @@ BINS = ((5.0, 10.0), (10.0, 20.0), (20.0, 50.0), (50.0, 1e9))
 
 @dataclass(frozen=True)
 class Headline:
-    """One number of the paper, what this run finds in the same way, and how this run compares with the truth."""
+    """One number of the paper, what this run finds in the same way, and how this run compares with the truth.
+
+    Pulls are over the published error and the systematic one together.
+    """
 
     quantity: str
     paper: str
@@ -174,7 +177,8 @@ def _offset(
     off = (columns[name] - truth[name])[rows].astype(float)
     if off.size < 2:
         return "too few"
-    pull = off / columns[f"e_{name}"][rows]
+    error = np.hypot(columns[f"e_{name}"], np.nan_to_num(columns.get(f"e_{name}_sys", 0.0)))
+    pull = off / error[rows]
     digits = DIGITS[name]
     return f"{np.median(off):+.{digits}f} ± {robust_scatter(off):.{digits}f}, pulls {robust_scatter(pull):.2f}"
 

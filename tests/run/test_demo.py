@@ -1,0 +1,57 @@
+"""The demonstration: a whole survey in LAMOST's files, joined with its truth by identifier, resumed when run again."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from stargap.run.demo import BINS, QUANTITIES, UNITS, headlines, run_demo
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return run_demo(tmp_path_factory.mktemp("demo"), stars=70, seed=5)
+
+
+def number(text):
+    return float(re.match(r"[-+]?[\d.,]+", text)[0].replace(",", ""))
+
+
+@pytest.mark.slow
+def test_every_stage_is_done_and_every_spectrum_has_its_row(demo):
+    assert {state.state for state in demo.states} == {"done"}
+    truth = pq.read_table(demo.folder / "truth.parquet")
+    spectra = pq.read_table(demo.folder / "run/catalogue/spectra.parquet")
+    assert sorted(spectra["obsid"].to_pylist()) == sorted(truth["obsid"].to_pylist())
+    assert (demo.folder / "recovery.png").stat().st_size > 10_000
+    assert (demo.folder / "run/cleaning.html").exists()
+
+
+@pytest.mark.slow
+def test_the_numbers_are_those_of_the_tables_against_the_truth(demo):
+    rows = {row.quantity: row for row in demo.headlines if not row.quantity.startswith(" ")}
+    spectra = pq.read_table(demo.folder / "run/catalogue/spectra.parquet")
+    assert number(rows["spectra"].run) == len(spectra)
+    final = spectra["in_final_catalogue"].to_numpy(zero_copy_only=False)
+    assert number(rows["in the catalogue"].run) == final.sum() > 20
+    truth = pq.read_table(demo.folder / "truth.parquet")
+    known = dict(zip(truth["obsid"].to_pylist(), range(len(truth)), strict=True))
+    place = np.array([known[obsid] for obsid in spectra["obsid"].to_pylist()])
+    off = spectra["teff"].to_numpy() - truth["teff"].to_numpy()[place]
+    dwarf = (truth["kind"].to_numpy() == "dwarf") & ~truth["active"].to_numpy(zero_copy_only=False)
+    used = np.isfinite(off) & dwarf[place] & (spectra["clean_flags"].to_numpy() == 0)
+    assert number(rows[UNITS["teff"]].truth) == pytest.approx(np.median(off[used]), abs=6)
+    assert abs(number(rows[UNITS["rv"]].truth)) < 5
+    assert len(demo.headlines) == 4 + len(QUANTITIES) * (1 + len(BINS) + 2)
+
+
+@pytest.mark.slow
+def test_run_again_it_makes_nothing_and_says_the_same(demo):
+    paths = [path for path in (demo.folder / "run").rglob("*") if path.is_file() and path.name != "survey.toml"]
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    again = run_demo(demo.folder, stars=70, seed=5)
+    assert {path: path.stat().st_mtime_ns for path in paths} == before
+    assert again.headlines == demo.headlines == headlines(demo.folder)
