@@ -333,6 +333,7 @@ def test_another_model_or_version_is_refused_too(whole, asked, tmp_path, monkeyp
         ({"until": "sample", "since": "measure"}, "stage sample comes before stage measure"),
         ({"part": (0, 4)}, "i/N with i from 1 to N"),
         ({"part": (1, 4), "gather": True}, "not together with gather"),
+        ({"part": (1, 4), "since": "measure"}, "in one part would undo the others"),
         ({"only": "measure"}, "no spectra: do stage ingest first"),
     ],
 )

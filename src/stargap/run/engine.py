@@ -120,6 +120,9 @@ def run_survey(
     if part is not None and (gather or not 1 <= part[0] <= part[1]):
         message = f"shard {part[0]}/{part[1]}: i/N with i from 1 to N, and not together with gather"
         raise UsageError(message)
+    if part is not None and since is not None:
+        message = f"from {since} in one part would undo the others: first remake it without parts, until {since}"
+        raise UsageError(message)
     settings = settings.absolute()
     run = Run(settings.output, settings)
     first = names.index(only or since or names[0])
