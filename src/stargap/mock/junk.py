@@ -141,7 +141,7 @@ def _bad_sky(rng: np.random.Generator, wave: Array, flux: Array, ivar: Array, cl
     """Night-sky lines added or over-subtracted, 0.4 to 2 times as high as the star is bright."""
     heights = rng.uniform(0.2, 1.0, len(NIGHT_SKY))
     sky = _lines(wave, tuple(zip(NIGHT_SKY, 5.0 * heights, strict=True)), 1800.0)
-    return flux + rng.choice([-1.0, 1.0]) * rng.uniform(0.4, 2.0) * np.median(clean) * sky, ivar
+    return flux + rng.choice([-1.0, 1.0]) * rng.uniform(0.4, 2.0) * np.median(clean[wave > 5900.0]) * sky, ivar
 
 
 def _wrong_flux(rng: np.random.Generator, wave: Array, flux: Array, ivar: Array, clean: Array) -> tuple[Array, Array]:
