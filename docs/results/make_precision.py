@@ -14,7 +14,7 @@ from stargap import __version__, measure
 from stargap.catalogue.precision import QUANTITIES, Precision, fit_precision, published_errors, systematic_error
 from stargap.mock.instrument import CHUNK
 from stargap.mock.survey import simulate_survey
-from stargap.validation.compare import robust_scatter
+from stargap.validation.statistics import robust_scatter
 
 Columns = dict[str, NDArray[np.float64]]
 

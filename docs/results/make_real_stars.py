@@ -28,15 +28,15 @@ from stargap.spectra.prepare import NativeBatch, Smoother, prepare, to_lattice
 from stargap.spectra.read import read_spectrum
 from stargap.spectra.spectrum import Spectrum
 from stargap.theory.payne import shipped_emulator
-from stargap.validation.compare import (
-    Comparison,
+from stargap.validation.figures.fit import fit_figure
+from stargap.validation.statistics import (
+    Compared,
     clip,
     compare,
     leave_one_out_constant,
     leave_one_out_line,
     robust_scatter,
 )
-from stargap.validation.figures.fit import fit_figure
 
 Array = NDArray[np.float64]
 
@@ -267,7 +267,7 @@ scatter is somewhat optimistic. The error floor of the label fit was chosen by r
 literature label was used to choose anything in the label fit."""
 
 
-def compare_set(cool: Cool, name: str, reference: Array, members: NDArray[np.bool_]) -> tuple[Comparison, Comparison]:
+def compare_set(cool: Cool, name: str, reference: Array, members: NDArray[np.bool_]) -> tuple[Compared, Compared]:
     """Compare our label, and the baseline's, with a reference for some stars."""
     members = members & np.isfinite(reference) & np.isfinite(cool.ours(name))
     known = reference[members]
@@ -280,7 +280,7 @@ def compare_set(cool: Cool, name: str, reference: Array, members: NDArray[np.boo
     )
 
 
-def comparison_cells(result: Comparison, digits: int, *, short: bool = False) -> list[str]:
+def comparison_cells(result: Compared, digits: int, *, short: bool = False) -> list[str]:
     """Return n and the five statistics (or three) as text; scatter needs 3 stars, slope and rank 6."""
     places = {"median": digits, "scatter": digits, "clipped": digits} | ({} if short else {"slope": 2, "rank": 2})
     cells = [str(result.n)]

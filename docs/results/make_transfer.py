@@ -51,7 +51,6 @@ from stargap.transfer.residual import LabelMap, ResidualTransfer
 from stargap.transfer.rounds import ResidualSettings, fit_training, match_labels, train_residual
 from stargap.transfer.spectra import TrainingSpectra
 from stargap.transfer.training import TrainingSettings, train
-from stargap.validation.compare import robust_scatter
 from stargap.validation.figures.transfer import (
     correction_figure,
     losses_figure,
@@ -60,6 +59,7 @@ from stargap.validation.figures.transfer import (
     split_figure,
     tsne_figure,
 )
+from stargap.validation.statistics import robust_scatter
 
 LEVELS = {"mild": "marcs_ts_base", "hard": "marcs_ts_nocah"}
 MIXES = ("matched", "galactic")

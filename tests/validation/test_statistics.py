@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from astropy.stats import sigma_clipped_stats
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from stargap.errors import UsageError
-from stargap.validation.compare import (
+from stargap.validation.statistics import (
     clip,
     compare,
     leave_one_out_constant,
@@ -15,6 +16,7 @@ from stargap.validation.compare import (
     ranks,
     robust_scatter,
     statistics,
+    trend,
 )
 
 NUMBERS = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
@@ -57,6 +59,17 @@ def test_statistics_against_scipy():
     assert result.rank == pytest.approx(stats.spearmanr(ours, reference).statistic)
 
 
+def test_clipped_deviation_and_outliers_against_astropy():
+    ours, reference = labels(400)
+    ours[:12] += 2000
+    result = statistics(ours, reference)
+    kept = stats.sigmaclip(ours - reference, 3, 3).clipped
+    _, _, deviation = sigma_clipped_stats(ours - reference, sigma=3, maxiters=None, cenfunc="mean", std_ddof=0)
+    assert result.clipped == pytest.approx(deviation * (len(kept) / (len(kept) - 1)) ** 0.5)
+    assert result.outliers == pytest.approx(1 - len(kept) / 400)
+    assert result.outliers >= 12 / 400
+
+
 def test_rank_with_ties_against_scipy():
     ours, reference = (np.round(values / 200) for values in labels(60))
     assert statistics(ours, reference).rank == pytest.approx(stats.spearmanr(ours, reference).statistic)
@@ -70,6 +83,49 @@ def test_bootstrap_errors_against_theory():
     assert errors.median == pytest.approx(1.2533 * scatter / count**0.5, rel=0.3)
     assert errors.clipped == pytest.approx(scatter / (2 * count) ** 0.5, rel=0.3)
     assert errors.slope == pytest.approx(stats.linregress(reference, ours).stderr, rel=0.2)
+
+
+def test_errors_of_many_stars_are_those_of_all():
+    ours, reference = labels(40_000, scatter=70.0)
+    errors = compare(ours + 0.1 * reference, reference, resamples=100).errors
+    assert errors.median == pytest.approx(1.2533 * 70.0 / 200, rel=0.3)
+    assert errors.slope == pytest.approx(stats.linregress(reference, ours).stderr, rel=0.3)
+
+
+def test_trend_of_clean_data_is_the_least_squares_line():
+    random = np.random.default_rng(3)
+    label, delta = random.uniform(3000, 4000, 500), random.uniform(-1, 1, 500)
+    delta += 0.002 * label
+    line = stats.linregress(label, delta)
+    found = trend([*label, np.nan], [*delta, 5.0])
+    assert (found.slope, found.n) == (pytest.approx(line.slope), 500)
+    assert found.error == pytest.approx(line.stderr, rel=0.2)
+
+
+def test_trend_shrugs_off_outliers():
+    random = np.random.default_rng(4)
+    label = random.uniform(-1, 0.5, 1000)
+    delta = 0.3 * label + random.normal(0, 0.1, 1000)
+    delta[label > 0.4] += 20.0 * (random.random((label > 0.4).sum()) < 0.3)
+    found = trend(label, delta)
+    assert abs(found.slope - 0.3) < 4 * found.error
+    assert stats.linregress(label, delta).slope > 0.5
+
+
+def test_error_of_a_trend_allows_for_scatter_that_grows():
+    random = np.random.default_rng(5)
+    slopes, errors = [], []
+    for seed in range(150):
+        label = random.uniform(0, 1, 100)
+        found = trend(label, random.normal(0, 0.2 + label**2), resamples=40, seed=seed)
+        slopes.append(found.slope)
+        errors.append(found.error)
+    assert np.median(errors) == pytest.approx(np.std(slopes), rel=0.15)
+
+
+@pytest.mark.parametrize("label", [[], [1.0], [1.0, 2.0], [5.0] * 6, [np.nan] * 6])
+def test_no_trend_without_three_different_labels(label):
+    assert np.isnan(trend(label, np.arange(len(label)))[:2]).all()
 
 
 def test_seed_decides_the_errors():
