@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stargap.labels import LABELS
+from stargap.validation.figures.panels import TITLES, new_figure, no_stars, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["emulator_figure"]
 
-TITLES = {"teff": "Teff (K)", "logg": "log g (dex)", "m_h": "[M/H] (dex)", "a_m": "[a/M] (dex)"}
+NAMES = TITLES | {"a_m": "[a/M] (dex)"}
 
 
 def emulator_figure(labels: NDArray[np.float64], errors: NDArray[np.float64]) -> Figure:
@@ -24,9 +25,7 @@ def emulator_figure(labels: NDArray[np.float64], errors: NDArray[np.float64]) ->
         labels: ``(spectrum, 4)``.
         errors: eq. 1, ``(spectrum,)``, a fraction.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = new_figure(10, 3.2)
     axes = figure.subplots(1, len(LABELS), sharey=True)
     width = 0.12 * np.random.default_rng(0).uniform(-1, 1, len(labels))
     for axis, (place, name) in zip(axes, enumerate(LABELS), strict=True):
@@ -37,9 +36,12 @@ def emulator_figure(labels: NDArray[np.float64], errors: NDArray[np.float64]) ->
         )
         axis.axhline(1.0, color="#d55e00", lw=0.8, ls="--")
         axis.set_yscale("log")
-        axis.set_xlabel(TITLES[name])
-        axis.tick_params(direction="in", top=True, right=True)
+        axis.set_xlabel(NAMES[name])
+        tidy(axis)
+        if not len(errors):
+            no_stars(axis)
     axes[0].set_ylabel("eq. 1 error (%)")
     figure.colorbar(points, ax=axes, label=TITLES["teff"], pad=0.01)
-    figure.suptitle(f"{len(errors)} validation spectra: median {100 * np.median(errors):.3f} %", fontsize=10)
+    middle = f": median {100 * np.median(errors):.3f} %" if len(errors) else ""
+    figure.suptitle(f"{len(errors)} validation spectra{middle}", fontsize=10)
     return figure

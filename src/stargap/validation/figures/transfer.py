@@ -11,9 +11,20 @@ from numpy.typing import NDArray
 from stargap.labels import LABELS, LOGG, M_H, TEFF
 from stargap.pixels import WINDOWS
 from stargap.validation.compare import robust_scatter
+from stargap.validation.figures.panels import (
+    BOX,
+    COLOURS,
+    DATA,
+    LEGEND,
+    MODEL,
+    TITLES,
+    TRUTH,
+    no_stars,
+    running_median,
+    tidy,
+)
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -25,13 +36,8 @@ __all__ = [
     "tsne_figure",
 ]
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "0.5", "0.15")
-DATA, MODEL, TRUTH = "#0072b2", "#d55e00", "0.15"
-TITLES = {"teff": "Teff (K)", "logg": "log g (dex)", "m_h": "[M/H] (dex)"}
 PARTS = {"generator": "generators", "critic": "critics", "validation": "validation"}
 SPLIT_TITLES = ("ln line width / emulator's", "its change over 1500 Å", "velocity left (km/s)")
-LEGEND: dict[str, Any] = {"fontsize": 8, "loc": "upper right", "framealpha": 0.8, "edgecolor": "none"}
-BOX = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.5}
 Array = NDArray[Any]
 
 
@@ -65,7 +71,7 @@ def losses_figure(metrics: Mapping[str, Array]) -> Figure:
             axis.axvline(best[-1], color="0.6", lw=0.8, ls=":")
         axis.set_xlabel("step")
         axis.set_title(title, fontsize=9)
-        _tidy(axis)
+        tidy(axis)
     return figure
 
 
@@ -86,14 +92,20 @@ def tsne_figure(
     names = list(dict.fromkeys(name for groups in panels.values() for name in groups))
     for axis, (title, groups) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         # points of all groups in one random order, so that none covers another
-        points = np.concatenate(list(groups.values()))
-        colours = np.concatenate([[COLOURS[names.index(name) % 8]] * len(rows) for name, rows in groups.items()])
+        points = np.concatenate([np.empty((0, 2)), *groups.values()])
+        colours = np.repeat(
+            [COLOURS[names.index(name) % 8] for name in groups], [len(rows) for rows in groups.values()]
+        )
         order = np.random.default_rng(0).permutation(len(points))
         size = float(np.clip(4000 / max(len(points), 1), 1, 12))
-        axis.scatter(*points[order].T, c=colours[order].tolist(), s=size, alpha=0.6, linewidths=0)
+        if not len(points):
+            no_stars(axis)
+        else:
+            axis.scatter(*points[order].T, c=colours[order].tolist(), s=size, alpha=0.6, linewidths=0)
         for name in groups:
             axis.scatter([], [], color=COLOURS[names.index(name) % 8], s=12, label=name)
-        axis.legend(**LEGEND)
+        if groups:
+            axis.legend(**LEGEND)
         axis.set_title(title, fontsize=9)
         axis.set(xticks=[], yticks=[])
     return figure
@@ -125,9 +137,11 @@ def residual_figure(before: Array, after: Array, truth: Array | None = None) -> 
             axis.axvline(middle, color=colour, lw=0.8, ls=":")
     if every.size:
         axis.legend(**LEGEND, title="median", title_fontsize=8)
+    else:
+        no_stars(axis)
     axis.set_xlabel("mean |residual| / σ")
     axis.set_ylabel("stars")
-    _tidy(axis)
+    tidy(axis)
     return figure
 
 
@@ -151,7 +165,7 @@ def recovery_by_level_figure(rows: Mapping[str, tuple[Array, Array]]) -> Figure:
             x, y = truth[finite, place], delta[finite]
             axis.plot(x, y, ".", ms=2, color=DATA, alpha=0.4, rasterized=True)
             axis.axhline(0, color="0.6", lw=0.8)
-            axis.plot(*_running(x, y), color=MODEL, lw=1.4)
+            axis.plot(*running_median(x, y), color=MODEL, lw=1.4)
             middle, spread = (float(np.median(y)) if y.size else np.nan, robust_scatter(y))
             digits = 0 if place == TEFF else 3
             text = f"{middle:+.{digits}f} ± {spread:.{digits}f}"
@@ -159,7 +173,7 @@ def recovery_by_level_figure(rows: Mapping[str, tuple[Array, Array]]) -> Figure:
             if place == TEFF:
                 axis.set_title(title, fontsize=9)
             axis.set_xlabel(f"true {TITLES[LABELS[place]]}")
-            _tidy(axis)
+            tidy(axis)
         across[0].set_ylim(-(limit or 1.0), limit or 1.0)
         across[0].set_ylabel(f"Δ {TITLES[LABELS[place]]}")
     figure.suptitle("Simulated stars: found minus true; median ± 1.4826 MAD", fontsize=10)
@@ -188,7 +202,7 @@ def correction_figure(wavelength: Array, correction: Array, truth: Array, labels
         axis.set_title(title, fontsize=8, loc="left", pad=3)
         axis.axhline(0, color="0.6", lw=0.6)
         axis.set_xlim(wavelength[0], wavelength[-1])
-        _tidy(axis)
+        tidy(axis)
     panels[0].legend(**LEGEND, ncols=2)
     panels[-1].set_xlabel("rest-frame wavelength (Å, vacuum)")
     figure.supylabel("correction (%)", fontsize=9)
@@ -213,19 +227,9 @@ def split_figure(z: Array, truth: Array) -> Figure:
         if x.size:
             ends = np.array([x.min(), x.max()])
             axis.plot(ends, ends, color=MODEL, lw=1)
-            axis.plot(*_running(x, y), color=TRUTH, lw=1.2)
+            axis.plot(*running_median(x, y), color=TRUTH, lw=1.2)
         axis.set_title(f"{SPLIT_TITLES[number]}: scatter {robust_scatter(y - x):.3g}", fontsize=8)
         axis.set_xlabel("true")
-        _tidy(axis)
+        tidy(axis)
     figure.axes[0].set_ylabel("found")
     return figure
-
-
-def _running(x: Array, y: Array, bins: int = 12) -> tuple[Array, Array]:
-    """Medians of y in bins of equal numbers of x."""
-    some = [part for part in np.array_split(np.argsort(x, kind="stable"), bins) if part.size > 4]
-    return np.array([np.median(x[part]) for part in some]), np.array([np.median(y[part]) for part in some])
-
-
-def _tidy(axis: Axes) -> None:
-    axis.tick_params(direction="in", top=True, right=True, labelsize=8)
