@@ -84,14 +84,16 @@ def test_few_stars_are_points(count):
 def test_many_stars_are_a_map_whose_cells_hold_them_all():
     rng = np.random.default_rng(1)
     x, y = rng.uniform(0, 1, (2, 2 * DENSE))
+    y **= 2
     axis = panel()
     drawn = draw_stars(axis, x, y, span=SPAN)
     count = drawn.get_array()
     assert count.size == CELLS**2
     assert count.sum() == 2 * DENSE
-    # the lower left quarter of the map is that of the plane
+    # rows of the map are y, its columns x
     cells = count.filled(0).reshape(CELLS, CELLS)
-    assert cells[: CELLS // 2, : CELLS // 2].sum() == ((x < 0.5) & (y < 0.5)).sum()
+    assert cells[: CELLS // 2, CELLS // 2 :].sum() == ((x > 0.5) & (y < 0.5)).sum()
+    assert cells[CELLS // 2 :, : CELLS // 2].sum() == ((x < 0.5) & (y > 0.5)).sum()
     x[:3] = 2.0
     axis = panel()
     assert draw_stars(axis, x, y, span=SPAN).get_array().sum() == 2 * DENSE - 3

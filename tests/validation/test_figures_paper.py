@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from stargap.validation.figures.diagrams import TRACKS, active_figure, hr_figure
 from stargap.validation.figures.emulator import emulator_figure
 from stargap.validation.figures.panels import DENSE
 from stargap.validation.figures.precision import precision_figure
+from stargap.validation.figures.processing import processing_figure
 from stargap.validation.figures.survey import sky_figure, snr_figure, subclass_numbers, subtype_figure
 from stargap.validation.figures.transfer import residual_figure, tsne_figure
 
@@ -191,6 +194,28 @@ def test_subtypes_beyond_the_ends_are_counted():
     assert "median +1.0" in axis.texts[-1].get_text(), "subclass less SpT"
 
 
+def test_processing_gives_back_what_was_observed_and_shades_what_is_not_fitted():
+    wave = np.arange(6000.0, 6100.0)
+    observed, continuum = 5.0 + np.sin(wave / 7), np.linspace(4, 6, 100)
+    good = np.ones(100, dtype=bool)
+    good[20:30] = False
+    figure = processing_figure(wave, observed / continuum, 0.1 / continuum, continuum, good)
+    flux, error, normal, _ = figure.axes
+    np.testing.assert_allclose(flux.lines[0].get_ydata(), observed)
+    np.testing.assert_allclose(flux.lines[1].get_ydata(), continuum)
+    np.testing.assert_allclose(error.lines[0].get_ydata(), np.where(good, 0.1, np.nan))
+    for axis in figure.axes:
+        (shade,) = axis.collections
+        (path,) = shade.get_paths()
+        assert path.vertices[:, 0].min() >= 6019.5
+        assert path.vertices[:, 0].max() <= 6030.5
+    assert normal.get_ylim()[0] < (observed / continuum).min()
+    written(figure)
+    bad = processing_figure(wave, np.full(100, np.nan), np.ones(100), np.zeros(100), np.zeros(100))
+    assert texts(bad) == ["no pixels"] * 4
+    written(bad)
+
+
 def test_velocity_says_ours_less_the_reference():
     table = make_stars(500)
     figure = velocity_figure(table["rv"] + 3.0, table["rv"])
@@ -318,3 +343,15 @@ def test_binaries_above_each_snr():
         assert axis.texts[-1].get_text() == f"5 to 95 %: {low:+.1f} to {high:+.1f}"
         assert "median +0.10" in axis.texts[-2].get_text()
     assert "no stars" in texts(binaries_figure([0.1], [0.1], [10.0]))
+
+
+def test_the_gallery_has_every_figure_and_is_small():
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "figures.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\d+) ", page, flags=re.MULTILINE) == [str(number) for number in range(1, 19)]
+    assert len(re.findall(r"^!\[", page, flags=re.MULTILINE)) == 18
+    pictures = sorted((docs / "figures").glob("*.png"))
+    assert {f"figures/{path.name}" for path in pictures} == set(re.findall(r"\((figures/[^)]+)\)", page))
+    assert all(path.stat().st_size <= 40_000 for path in pictures)
+    for module, function in re.findall(r"^## .*`(\w+)\.(\w+)\(", page, flags=re.MULTILINE):
+        assert hasattr(import_module(f"stargap.validation.figures.{module}"), function)

@@ -66,6 +66,8 @@ def losses_figure(metrics: Mapping[str, Array]) -> Figure:
             )
         if names:
             axis.set_yscale("log")
+            low, high = axis.get_ylim()
+            axis.set_ylim(low, high * (high / low) ** (0.09 * len(names)))  # room for the legend
             axis.legend(**LEGEND | {"fontsize": 7})
         if best.size:
             axis.axvline(best[-1], color="0.6", lw=0.8, ls=":")
