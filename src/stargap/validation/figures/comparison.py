@@ -39,18 +39,18 @@ __all__ = ["apogee_figure", "binaries_figure", "differences_figure", "literature
 LABELS = ("teff", "logg", "m_h")
 MARKERS = "os^Dv<>P"
 HIGH_SNR = 50.0
+LEAST_SNR = (5.0, 20.0, 50.0)
 APOGEE_WARM = 3500.0
 """Teff (K) in APOGEE above which its [M/H] is compared (paper section 5.2)."""
 Columns = Mapping[str, ArrayLike]
 
 
-def velocity_figure(rv: ArrayLike, reference: ArrayLike, *, name: str = "Gaia RVS", title: str = "") -> Figure:
+def velocity_figure(rv: ArrayLike, reference: ArrayLike, *, title: str = "") -> Figure:
     """Draw velocities against those of Gaia (paper figure 4), and below it their differences.
 
     Args:
         rv: ours, km/s, ``(star,)``; stars without either velocity are left out.
-        reference: the same stars' velocities, km/s.
-        name: of the reference.
+        reference: the same stars' velocities in Gaia, km/s.
         title: above the figure.
     """
     figure = new_figure(5.6, 6.6, title=title)
@@ -60,7 +60,7 @@ def velocity_figure(rv: ArrayLike, reference: ArrayLike, *, name: str = "Gaia RV
     drawn = [_one_to_one(top, other, ours, "rv", ends=ends), _delta(bottom, other, ours, "rv", ends=ends)]
     top.set_box_aspect(None)  # so that both panels are equally wide
     top.set_ylabel("our RV (km/s)")
-    bottom.set_xlabel(f"{name} RV (km/s)")
+    bottom.set_xlabel("Gaia RVS RV (km/s)")
     count_bar(figure, [top, bottom], drawn)
     return figure
 
@@ -168,23 +168,20 @@ def differences_figure(ours: Columns, methods: Mapping[str, Columns], *, title: 
     return figure
 
 
-def binaries_figure(
-    m_h: ArrayLike, primary: ArrayLike, snr: ArrayLike, *, least: Sequence[float] = (5.0, 20.0, 50.0), title: str = ""
-) -> Figure:
-    """Draw [M/H] of M dwarfs against [Fe/H] of their FGK primaries, at several S/N (paper figure 18).
+def binaries_figure(m_h: ArrayLike, primary: ArrayLike, snr: ArrayLike, *, title: str = "") -> Figure:
+    """Draw [M/H] of M dwarfs against [Fe/H] of their FGK primaries, above S/N 5, 20 and 50 (paper figure 18).
 
     Args:
         m_h: ours of the M dwarf (dex), ``(pair,)``; pairs without either are left out.
         primary: [Fe/H] of the primary (dex).
         snr: of the M dwarf's spectrum, per pixel in r.
-        least: a panel for the pairs above each of these S/N.
         title: above the figure.
     """
-    figure = new_figure(0.8 + 3.1 * len(least), 3.8, title=title)
+    figure = new_figure(0.8 + 3.1 * len(LEAST_SNR), 3.8, title=title)
     mine, other, signal = finite_rows(m_h, primary, snr)
     ends = _common(other, mine)
     maps = []
-    for axis, lowest in zip(figure.subplots(1, len(least), sharey=True, squeeze=False)[0], least, strict=True):
+    for axis, lowest in zip(figure.subplots(1, len(LEAST_SNR), sharey=True, squeeze=False)[0], LEAST_SNR, strict=True):
         rows = signal > lowest
         maps.append(_one_to_one(axis, other[rows], mine[rows], "m_h", ends=ends))
         if rows.any():

@@ -41,16 +41,13 @@ LEAST_IN_BIN = 20
 COLOUR, MAGNITUDE = "BP − RP (mag)", "$M_G$ (mag)"
 
 
-def kiel_figure(
-    teff: ArrayLike, logg: ArrayLike, m_h: ArrayLike, *, isochrones: Isochrones | None = None, title: str = ""
-) -> Figure:
-    """Draw log g against Teff coloured by [M/H], with isochrones in the same colours (paper figure 9).
+def kiel_figure(teff: ArrayLike, logg: ArrayLike, m_h: ArrayLike, *, title: str = "") -> Figure:
+    """Draw log g against Teff coloured by [M/H], with PARSEC isochrones in the same colours (paper figure 9).
 
     Args:
         teff: K, ``(star,)``; stars without one of the three are left out.
         logg: dex.
         m_h: dex.
-        isochrones: by default those inside the package.
         title: above the figure.
     """
     figure = new_figure(6.4, 4.6, title=title)
@@ -58,7 +55,7 @@ def kiel_figure(
     x, y, metal = finite_rows(teff, logg, m_h)
     norm = metal_norm(metal)
     _kiel(axis, x, y, metal, norm, (limits(x), limits(y)) if x.size else ((2800.0, 4300.0), (4.3, 5.5)))
-    _tracks(axis, shipped_isochrones() if isochrones is None else isochrones, norm)
+    _tracks(axis, shipped_isochrones(), norm)
     metal_bar(figure, [axis], norm)
     return figure
 
