@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint benchmarks emulator results-real-stars results-transfer results-cleaning results-precision results-scale lock clean
+.PHONY: help demo test lint benchmarks emulator results-real-stars results-transfer results-cleaning results-precision results-scale figures lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
@@ -16,6 +16,7 @@ help:
 	@echo "make results-cleaning    docs/results/cleaning.md: what the cleaning rejects, of simulated and real spectra (about 10 minutes)"
 	@echo "make results-precision   docs/results/precision.md: errors from repeats against the truth (about 7 minutes)"
 	@echo "make results-scale       docs/results/scale.md: 1,000 to 100,000 simulated spectra through stargap run (about an hour)"
+	@echo "make figures             docs/figures.md: the paper's figures from simulated stars (half a minute)"
 	@echo "make emulator            train the shipped emulator again, from $(DATA)/grid/marcs_ts_base.h5"
 
 $(READY): requirements.lock pyproject.toml
@@ -56,6 +57,9 @@ results-precision: $(READY)
 
 results-scale: $(READY)
 	$(BIN)/python docs/results/make_scale.py
+
+figures: $(READY)
+	$(BIN)/python docs/make_figures.py
 
 lock: $(READY)
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \
