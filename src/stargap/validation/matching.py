@@ -16,8 +16,10 @@ from stargap.catalogue.schema import INT_NULL
 from stargap.catalogue.stars import star_numbers
 from stargap.errors import UsageError
 
-__all__ = ["QUANTITIES", "CompareSettings", "Matched", "Quantity", "match_stars", "our_columns", "their_columns"]
+__all__ = ["QUANTITIES", "CompareSettings", "Matched", "Quantity", "Rows", "best_spectra", "checked_columns",
+           "column_values", "match_stars", "our_columns", "their_columns", "usable_rows"]  # fmt: skip
 
+Rows = Literal["final", "all"]
 Quantity = Literal["rv", "teff", "logg", "m_h"]
 QUANTITIES: tuple[Quantity, ...] = ("rv", "teff", "logg", "m_h")
 
@@ -68,7 +70,7 @@ class CompareSettings(BaseModel):
     """Its columns of flags and the bits that a row must not have."""
     least_teff: dict[Quantity, FiniteFloat] = {}
     """Its Teff (K) below which one of its quantities is not compared."""
-    rows: Literal["final", "all"] = "final"
+    rows: Rows = "final"
     """Our rows: those in the final catalogue, or the sample where there is no catalogue yet; or all."""
     snr: Literal["snr_r", "snr_i"] = "snr_r"
     """Our S/N, by which spectra of one star are ranked and the cuts are made."""
@@ -160,10 +162,10 @@ def match_stars(
         >>> matched.notes[0]
         '2 stars (3 of our 3 spectra) are in reference: 3 spectra by identifier, 0 by position (0 ambiguous)'
     """
-    mine, size = _checked(ours, our_columns(settings)[0], "our table")
-    theirs, _ = _checked(reference, their_columns(settings), settings.name)
+    mine, size = checked_columns(ours, our_columns(settings)[0], "our table")
+    theirs, _ = checked_columns(reference, their_columns(settings), settings.name)
     notes: list[str] = []
-    usable = _usable(mine, size, settings, notes)
+    usable = usable_rows(mine, settings.rows, notes)
     kept = _kept(theirs, settings, notes)
     rows, separation = np.full(size, -1, dtype=np.int64), np.full(size, np.nan)
     if settings.key:
@@ -176,8 +178,9 @@ def match_stars(
     if settings.radius_arcsec is not None:
         rest = np.flatnonzero(usable & (rows < 0) & ~np.isin(star, star[rows >= 0]))
         ambiguous = _match_positions(mine, theirs, rest, kept[~np.isin(kept, rows)], star, settings, rows, separation)
-    values = {name: _values(mine, name) for name in QUANTITIES}
-    chosen = _best_spectra(rows, star, [values[name] for name in settings.columns], _values(mine, settings.snr))
+    values = {name: column_values(mine, name) for name in QUANTITIES}
+    snr, compared = column_values(mine, settings.snr), [values[name] for name in settings.columns]
+    chosen = best_spectra(np.flatnonzero(rows >= 0), star, compared, snr)
     total, by_sky = int((rows >= 0).sum()), int((rows >= 0).sum()) - by_id
     told = f"{len(chosen):,} stars ({total:,} of our {int(usable.sum()):,} spectra) are in {settings.name}: "
     told += f"{by_id:,} spectra by identifier, {by_sky:,} by position ({ambiguous:,} ambiguous)"
@@ -185,7 +188,7 @@ def match_stars(
     if total > len(chosen):
         notes.insert(1, f"of stars with several spectra the one with the highest {settings.snr} counts")
     there = rows[chosen]
-    known = {name: _values(theirs, column)[there] for name, column in settings.columns.items()}
+    known = {name: column_values(theirs, column)[there] for name, column in settings.columns.items()}
     for name, least in settings.least_teff.items():
         if name in known:
             known[name] = np.where(known["teff"] >= least, known[name], np.nan)
@@ -193,7 +196,7 @@ def match_stars(
         rows=chosen,
         reference_rows=there,
         separation=separation[chosen],
-        snr=_values(mine, settings.snr)[chosen],
+        snr=snr[chosen],
         ours={name: values[name][chosen] for name in settings.columns},
         reference=known,
         labels={name: values[name][chosen] for name in QUANTITIES if name != "rv"},
@@ -201,7 +204,12 @@ def match_stars(
     )
 
 
-def _checked(columns: Mapping[str, ArrayLike], needed: list[str], what: str) -> tuple[_Columns, int]:
+def checked_columns(columns: Mapping[str, ArrayLike], needed: list[str], what: str) -> tuple[_Columns, int]:
+    """Return columns as arrays, and their length.
+
+    Raises:
+        UsageError: one that is needed is missing, or they differ in shape.
+    """
     arrays = {name: np.asarray(values) for name, values in columns.items()}
     missing = [name for name in needed if name not in arrays]
     if missing:
@@ -214,7 +222,7 @@ def _checked(columns: Mapping[str, ArrayLike], needed: list[str], what: str) -> 
     return arrays, len(next(iter(arrays.values())))
 
 
-def _values(columns: _Columns, name: str) -> _Floats:
+def column_values(columns: _Columns, name: str) -> _Floats:
     """Return a column as float64, NaN where null or missing."""
     size = len(next(iter(columns.values())))
     if name in columns and columns[name].dtype.kind not in "fiub":
@@ -226,10 +234,11 @@ def _values(columns: _Columns, name: str) -> _Floats:
     return numbers(columns, name, size)
 
 
-def _usable(mine: _Columns, size: int, settings: CompareSettings, notes: list[str]) -> NDArray[np.bool_]:
-    """Return which of our rows are compared."""
+def usable_rows(mine: _Columns, which: Rows, notes: list[str]) -> NDArray[np.bool_]:
+    """Return which of our rows are compared, ``(row,)``, and add a note if not all are."""
+    size = len(next(iter(mine.values())))
     mark = next((name for name in ("in_final_catalogue", "in_sample") if name in mine), None)
-    if settings.rows == "all" or mark is None:
+    if which == "all" or mark is None:
         return np.ones(size, dtype=bool)
     inside = mine[mark].astype(bool)
     notes.append(f"{int(inside.sum()):,} of our {size:,} spectra have {mark} and are compared")
@@ -241,7 +250,7 @@ def _kept(theirs: _Columns, settings: CompareSettings, notes: list[str]) -> _Row
     size = len(next(iter(theirs.values())))
     good = np.ones(size, dtype=bool)
     for name, (low, high) in settings.keep.items():
-        values = _values(theirs, name)
+        values = column_values(theirs, name)
         good &= (values >= low) & (values <= high)
     for name, bits in settings.refuse_bits.items():
         if theirs[name].dtype.kind not in "iu" and size:
@@ -253,7 +262,7 @@ def _kept(theirs: _Columns, settings: CompareSettings, notes: list[str]) -> _Row
         notes.append(f"{int((~good).sum()):,} of its {size:,} rows are left out by their flags and values")
     kept = np.flatnonzero(good)
     if settings.prefer:
-        rank = np.nan_to_num(_values(theirs, settings.prefer)[kept], nan=-np.inf)
+        rank = np.nan_to_num(column_values(theirs, settings.prefer)[kept], nan=-np.inf)
         kept = kept[np.argsort(-rank, kind="stable")]
     return kept
 
@@ -270,12 +279,12 @@ def _match_positions(
 ) -> int:
     """Fill in rows and separations of our stars that a row of theirs is near to; return how many are ambiguous."""
     assert settings.radius_arcsec is not None
-    place = {name: _values(mine, name) for name in ("ra", "dec", "pmra", "pmdec")}
+    place = {name: column_values(mine, name) for name in ("ra", "dec", "pmra", "pmdec")}
     known = rest[np.isfinite(place["ra"][rest]) & np.isfinite(place["dec"][rest])]
     names, first = np.unique(star[known], return_index=True)
     stars = {name: values[known[first]] for name, values in place.items()}
     stars["ref_epoch"] = np.full(len(first), settings.position_epoch)
-    ra, dec = (_values(theirs, name)[kept] for name in (settings.ra, settings.dec))
+    ra, dec = (column_values(theirs, name)[kept] for name in (settings.ra, settings.dec))
     match = match_sky(ra, dec, settings.epoch, stars, radius_arcsec=settings.radius_arcsec)
     near = np.flatnonzero(match.rows >= 0)
     order = near[np.lexsort((near, match.separation[near], match.rows[near]))]
@@ -290,9 +299,15 @@ def _match_positions(
     return int((unsure | (times > 1)).sum())
 
 
-def _best_spectra(rows: _Rows, star: _Rows, values: list[_Floats], snr: _Floats) -> _Rows:
-    """Return of each star the matched row with most values, then the highest S/N, in the order of our table."""
-    matched = np.flatnonzero(rows >= 0)
-    many = np.sum([np.isfinite(column[matched]) for column in values], axis=0)
-    order = matched[np.lexsort((-np.nan_to_num(snr[matched], nan=-np.inf), -many))]
+def best_spectra(rows: _Rows, star: _Rows, values: list[_Floats], snr: _Floats) -> _Rows:
+    """Return of each star the row, of those given, with most values, then the highest S/N; in the order of the table.
+
+    Args:
+        rows: of the table.
+        star: number of the star of every row of it.
+        values: columns of it, NaN where null.
+        snr: S/N of every row.
+    """
+    many = np.sum([np.isfinite(column[rows]) for column in values], axis=0)
+    order = rows[np.lexsort((-np.nan_to_num(snr[rows], nan=-np.inf), -many))]
     return np.sort(order[np.unique(star[order], return_index=True)[1]])
