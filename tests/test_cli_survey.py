@@ -101,6 +101,10 @@ def test_a_mock_survey_is_run_to_its_table_and_told_of(here, capsys):
     out, _, code = said(capsys, "show", folder / "spectra.fits", "--id", 3)
     assert (code, "spectrum_id" in out, "teff" in out) == (0, True, True)
     assert said(capsys, "validate", folder / "stars.vot")[2] == 0
+    out, _, code = said(capsys, "compare", folder / "spectra.parquet", "sim/truth.parquet", "--reference", "truth")
+    assert (code, "simulated" in out, "Teff" in out) == (0, True, True)
+    _, error, code = said(capsys, "compare", folder / "spectra.parquet", "sim/truth.parquet")
+    assert (code, "--reference NAME or --settings FILE" in error) == (2, True)
     assert said(capsys, "validate", here / "sim/truth.parquet")[2] == 2
 
 

@@ -24,7 +24,7 @@ FAILED = 3
 
 def add_commands(app: App) -> None:
     """Add the commands of this module to the command line."""
-    for command in (run, stage, catalogue, show, validate, settings, mock, missing):
+    for command in (run, stage, catalogue, compare, show, validate, settings, mock, missing):
         app.command(command)
 
 
@@ -146,6 +146,47 @@ def catalogue(
     for path in dict.fromkeys(written):
         print(f"wrote {path}")
     print(f"catalogue {folder}")
+
+
+def compare(
+    ours: Path,
+    table: Path,
+    /,
+    *,
+    reference: str | None = None,
+    settings: Path | None = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+) -> None:
+    """Compare velocities and labels with those of any other table: median, scatter, outliers, trends, by S/N.
+
+    Parameters
+    ----------
+    ours
+        A catalogue, the table of a survey run, or one of stargap measure.
+    table
+        The other table: FITS, CSV, Parquet or VOTable.
+    reference
+        Name of ready settings for a published table; an unknown name lists all.
+    settings
+        TOML file that says how the other table is joined and what its columns are called.
+    output
+        Folder for comparison.md and comparison.csv.
+    """
+    from stargap.settings import read_settings_as
+    from stargap.validation.compare import run_compare
+    from stargap.validation.matching import CompareSettings
+    from stargap.validation.references import reference_settings
+
+    if (reference is None) == (settings is None):
+        message = "give --reference NAME or --settings FILE: how the other table is joined and what its columns are"
+        raise UsageError(message)
+    if settings is not None:
+        chosen = read_settings_as(CompareSettings, settings)
+    else:
+        chosen = reference_settings(reference or "")
+    run_compare(ours, table, chosen, output).print(console())
+    if output is not None:
+        print(f"wrote {output / 'comparison.md'}")
 
 
 def show(table: Path, /, *, id: Annotated[list[str], Parameter(name="--id")]) -> None:
