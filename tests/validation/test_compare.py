@@ -179,6 +179,17 @@ def test_position_helps_only_where_no_identifier_does():
     assert "1 spectra by identifier, 1 by position" in matched.notes[0]
 
 
+def test_what_an_identifier_has_joined_is_left_alone_by_position():
+    ours = {"gaia_source_id": [7, 8], "ra": [10.0, 10.0], "dec": [0.0, 0.0], "snr_r": [9.0, 9.0], "teff": [1.0, 2.0]}
+    table = {"id": [7], "ra": [10.0], "dec": [0.0], "teff": [5.0]}
+    matched = match_stars(ours, table, CompareSettings(columns={"teff": "teff"}, key="id", radius_arcsec=2.0))
+    assert matched.rows.tolist() == [0]
+    ours |= {"gaia_source_id": [7, 7], "obsid": [1, 2], "snr_r": [9.0, 90.0]}
+    table = {"id": [1, 99], "ra": [200.0, 10.0], "dec": [0.0, 0.0], "teff": [5.0, 6.0]}
+    chosen = CompareSettings(columns={"teff": "teff"}, key="id", our_key="obsid", radius_arcsec=2.0)
+    assert match_stars(ours, table, chosen).reference["teff"].tolist() == [5.0]
+
+
 def test_rows_are_chosen_by_flags_values_and_preference():
     ours, table = stars(6)
     table = {k: np.concatenate([v, v]) for k, v in table.items()} | {"snr": np.array([1.0] * 6 + [2.0] * 5 + [np.nan])}
