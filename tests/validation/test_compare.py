@@ -149,6 +149,7 @@ def test_positions_are_compared_at_the_epoch_of_the_table():
     assert matched.separation.max() < 0.5
     at_rest = match_stars({k: v for k, v in ours.items() if not k.startswith("pm")}, table, BY_SKY)
     assert len(at_rest.rows) < 50
+    assert "200 spectra have no proper motion" in at_rest.notes[-1]
 
 
 def test_spectra_of_one_star_do_not_share_out_its_reference():

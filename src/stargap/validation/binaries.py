@@ -324,7 +324,7 @@ def _cells(one: BinaryAgreement) -> tuple[str, ...]:
         f"> {one.snr_above:g}",
         f"{one.result.n:,}",
         number(values.median, errors.median, digits=3, sign=True),
-        number(values.scatter, errors.scatter, digits=3),
+        number(values.scatter if one.result.n > 1 else np.nan, errors.scatter, digits=3),
         number(values.clipped, errors.clipped, digits=3),
         _span(one.delta),
         _span(one.m_h),

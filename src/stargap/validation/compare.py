@@ -216,7 +216,7 @@ def _cells(one: Agreement, paper: bool) -> tuple[str, ...]:
         "all" if one.snr_above is None else f"> {one.snr_above:g}",
         f"{one.result.n:,}",
         number(values.median, errors.median, digits=digits, sign=True),
-        number(values.scatter, errors.scatter, digits=digits),
+        number(values.scatter if one.result.n > 1 else np.nan, errors.scatter, digits=digits),
         number(values.clipped, errors.clipped, digits=digits),
         "-" if np.isnan(values.outliers) else f"{100 * values.outliers:.1f} %",
     )
