@@ -179,9 +179,8 @@ def match_stars(
         rest = np.flatnonzero(usable & (rows < 0) & ~np.isin(star, star[rows >= 0]))
         still = int(np.isnan(column_values(mine, "pmra")[rest]).sum())
         if still and settings.epoch != settings.position_epoch:
-            notes.append(
-                f"{still:,} spectra have no proper motion and are looked for where they were in {settings.position_epoch:g}"
-            )
+            then = f"{settings.position_epoch:g}"
+            notes.append(f"{still:,} spectra have no proper motion and are looked for where they were in {then}")
         ambiguous = _match_positions(mine, theirs, rest, kept[~np.isin(kept, rows)], star, settings, rows, separation)
     values = {name: column_values(mine, name) for name in QUANTITIES}
     snr, compared = column_values(mine, settings.snr), [values[name] for name in settings.columns]
