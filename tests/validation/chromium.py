@@ -1,0 +1,115 @@
+"""A headless Chromium driven through its debugging pipe, without any other package."""
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+         "--disable-background-networking", "--disable-extensions", "--remote-debugging-pipe")  # fmt: skip
+
+
+class Page:
+    """One page: `open` an address, `run` an expression, `click` a place; `problems` are errors that it met."""
+
+    def __init__(self, profile):
+        binary = next(filter(None, map(shutil.which, NAMES)), None)
+        if binary is None:
+            pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
+        to_browser, self.write = os.pipe()
+        self.read, from_browser = os.pipe()
+        spare = [os.dup(end) for end in (to_browser, from_browser)]  # so that neither is 3 or 4 when these are set
+
+        def descriptors():
+            os.dup2(spare[0], 3)
+            os.dup2(spare[1], 4)
+
+        self.process = subprocess.Popen(
+            [binary, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            preexec_fn=descriptors,
+            close_fds=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for end in (to_browser, from_browser, *spare):
+            os.close(end)
+        self.number, self.rest, self.problems, self.session, self.events = 0, b"", [], None, []
+        target = next(one for one in self.send("Target.getTargets")["targetInfos"] if one["type"] == "page")
+        attached = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self.session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method, **parameters):
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self.number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def _next(self, timeout=60.0):
+        while b"\0" not in self.rest:
+            ready, _, _ = select.select([self.read], [], [], timeout)
+            assert ready, "the browser does not answer"
+            part = os.read(self.read, 1 << 20)
+            assert part, "the browser ended"
+            self.rest += part
+        line, self.rest = self.rest.split(b"\0", 1)
+        told = json.loads(line)
+        self._note(told.get("method"), told.get("params", {}))
+        return told
+
+    def _note(self, method, told):
+        if method == "Runtime.exceptionThrown":
+            self.problems.append(told["exceptionDetails"].get("exception", told["exceptionDetails"]))
+        elif (method == "Log.entryAdded" and told["entry"]["level"] == "error") or (
+            method == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning")
+        ):
+            self.problems.append(told)
+        elif method == "Network.requestWillBeSent" and not told["request"]["url"].startswith(
+            ("file:", "data:", "blob:")
+        ):
+            self.problems.append(told["request"]["url"])
+
+    def size(self, width, height):
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def open(self, path):
+        self.send("Page.navigate", url=path.as_uri())
+        self.until("document.readyState === 'complete'")
+
+    def run(self, expression):
+        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def until(self, expression, seconds=30.0):
+        end = time.monotonic() + seconds
+        while not self.run(expression):
+            assert time.monotonic() < end, f"never true: {expression}"
+            time.sleep(0.02)
+
+    def click(self, x, y):
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def key(self, name):
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=name, code=name)
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.write)
+        os.close(self.read)

@@ -1,0 +1,34 @@
+"""A small simulated survey, run to its catalogue, for tests of what is made of it."""
+
+import pytest
+
+from stargap.mock.survey_files import write_survey
+from stargap.run.engine import run_survey
+from stargap.run.settings import SurveySettings
+
+TITLE = 'M dwarfs <b>& "others"</b>'
+
+
+@pytest.fixture(scope="session")
+def simulated_survey(tmp_path_factory):
+    return write_survey(tmp_path_factory.mktemp("simulated"), 40, seed=3, repeats=0.2, junk=0.1)
+
+
+@pytest.fixture(scope="session")
+def finished_run(simulated_survey, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    settings = SurveySettings(
+        output=folder,
+        input={
+            "spectra": [str(simulated_survey / "spectra")],
+            "catalogue": simulated_survey / "lamost.csv",
+            "gaia": simulated_survey / "gaia.parquet",
+        },
+        ingest={"shard_rows": 16},
+        transfer={"use": "simulated", "prior": {"draws": 1000, "alpha": 0.0}},
+        measure={"starts": 1},
+        catalogue={"title": TITLE},
+        publish={"formats": []},
+    )
+    assert all(state.state == "done" for state in run_survey(settings))
+    return folder

@@ -1,0 +1,422 @@
+import base64
+import csv
+import json
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stargap.catalogue.flag_columns import bit_text, set_bits
+from stargap.catalogue.write import read_columns
+from stargap.errors import UsageError
+from stargap.run.folder import Run
+from stargap.run.stages import STAGES
+from stargap.validation import report
+from stargap.validation.report import write_report
+from stargap.validation.report_data import STAGE_ORDER, read_run, read_sheets
+from stargap.validation.report_explorer import choose_rows, write_points, write_rows, write_spectra
+from stargap.validation.report_headlines import headline_sheet
+from stargap.validation.report_spectra import FittedSpectra, fit_again
+from stargap.validation.report_truth import truth_sheets
+
+VOID = {"meta", "link", "img", "input", "br", "hr"}
+
+
+class Outline(HTMLParser):
+    """What a page holds; that its tags close in order is checked as it is read."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], ""
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.open):
+            self.text += data
+
+    def of(self, *names):
+        return [attrs for tag, attrs in self.tags if tag in names]
+
+
+def content_of(path):
+    text = path.read_text()
+    head, body = text.split(",", 2)[:2], text.split(",", 2)[2]
+    assert head[0].startswith("stargapLoaded(")
+    assert body.endswith(");\n")
+    return json.loads(body.removesuffix(");\n"))
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(finished_run, simulated_survey, tmp_path_factory):
+    output = tmp_path_factory.mktemp("report")
+    page = write_report(finished_run, output=output, truth=simulated_survey / "truth.parquet")
+    assert page == output / "index.html"
+    return output
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return Outline((folder / "index.html").read_text())
+
+
+@pytest.fixture(scope="module")
+def data(finished_run, simulated_survey):
+    return read_run(finished_run, truth=simulated_survey / "truth.parquet")
+
+
+# ---- the page
+
+
+def test_page_is_self_contained(folder, page):
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    addresses = [attrs.get("src") or attrs.get("href") for attrs in page.of("img", "script", "link", "a")]
+    for address in filter(None, addresses):
+        if address.startswith("#"):
+            assert address[1:] in ids
+        elif not address.startswith("data:"):
+            assert "://" not in address
+            assert (folder / unquote(address)).is_file()
+
+
+def test_page_is_accessible(page):
+    assert page.of("html")[0]["lang"] == "en"
+    assert len(page.of("h1")) == 1
+    assert all(attrs["alt"].strip() for attrs in page.of("img"))
+    assert len(page.of("img")) > 8
+    canvases = page.of("canvas")
+    assert len(canvases) == 3
+    assert all(attrs["aria-label"] for attrs in canvases)
+    assert [attrs.get("tabindex") for attrs in canvases if attrs["role"] == "application"] == ["0", "0"]
+    assert all("scope" in attrs for attrs in page.of("th"))
+
+
+def test_every_figure_of_the_paper_is_drawn_or_says_why(folder, page):
+    for number in range(1, 19):
+        (one,) = [attrs["id"] for attrs in page.of("figure") if attrs.get("id", "").startswith(f"figure-{number:02d}-")]
+        name = one.removeprefix("figure-")
+        if (folder / "figures" / f"{name}.png").exists():
+            assert len(rows_of(folder / "data" / f"{name}.csv")) > 0
+        else:
+            assert f"Figure {number}:" in page.text
+    drawn = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert drawn == {path.stem for path in (folder / "data").glob("[0-9]*.csv")}
+    assert {"01-sky", "05-processing", "07-tsne", "08-residuals", "09-kiel", "11-hr", "19-recovery"} <= drawn
+    assert "drawing it failed" not in page.text
+
+
+def test_text_from_outside_is_text(page):
+    assert not page.of("b")
+    assert 'M dwarfs <b>& "others"</b> (simulated)' in page.text
+
+
+def test_simulated_is_said(page, data, finished_run, monkeypatch):
+    assert "Every star here is simulated" in page.text
+    heads = [sheet.header for sheet in (headline_sheet(data, None),)]
+    assert heads[0][1:] == ("paper, real stars", "this run (simulated)", "against the truth (simulated)")
+    assert all("(simulated)" in sheet.title for sheet in truth_sheets(data))
+    assert read_run(finished_run).mark == " (simulated)"
+    # without a word of it anywhere, stars are real
+    real = replace(data, simulated=False, truth=None)
+    assert headline_sheet(real, None).header == ("quantity", "paper, real stars", "this run")
+
+
+def test_numbers_are_those_of_the_catalogue(folder, finished_run):
+    spectra = read_columns(finished_run / "catalogue/spectra.parquet", ["in_final_catalogue"])
+    stars = read_columns(finished_run / "catalogue/stars.parquet")
+    told = {row["quantity"]: row["this run (simulated)"] for row in rows_of(folder / "data/headlines.csv")}
+    assert told["spectra in the final catalogue"] == str(spectra["in_final_catalogue"].sum())
+    kept = stars["in_final_catalogue"]
+    assert told["stars in the final catalogue"] == str(kept.sum())
+    kiel = rows_of(folder / "data/09-kiel.csv")
+    assert [int(row["gaia_source_id"]) for row in kiel] == stars["gaia_source_id"][kept].tolist()
+    np.testing.assert_array_equal(np.float32([row["teff"] for row in kiel]), stars["teff"][kept])
+
+
+def test_cuts_are_those_of_the_run(folder, finished_run):
+    sample, final = rows_of(folder / "data/cuts-1.csv"), rows_of(folder / "data/cuts-2.csv")
+    assert sample[-1]["left"] == final[0]["left"]  # what the sample leaves is what the catalogue's cuts start from
+    for cuts in (sample, final):
+        assert [row["before"] for row in cuts[1:]] == [row["left"] for row in cuts[:-1]]
+
+
+@pytest.mark.slow
+def test_report_is_the_same_again_and_leaves_no_old_files(folder, finished_run, simulated_survey):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / "spectra" / "999.js").write_text("old")
+    (folder / "notes.txt").write_text("mine")
+    write_report(finished_run, output=folder, truth=simulated_survey / "truth.parquet")
+    assert (folder / "notes.txt").read_text() == "mine"
+    (folder / "notes.txt").unlink()
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after.keys() == before.keys()
+    assert [path.name for path in after if after[path] != before[path]] == []
+
+
+def test_stages_are_those_of_a_run(data):
+    assert tuple(stage.name for stage in STAGES) == STAGE_ORDER
+    assert [stage.name for stage in data.stages] == list(STAGE_ORDER)
+    assert dict((stage.name, stage.pieces) for stage in data.stages)["measure"] > 1
+
+
+# ---- what cannot be shown
+
+
+@pytest.mark.slow
+def test_figure_that_fails_says_so_and_others_stay(finished_run, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        message = "too <dark> today"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("stargap.validation.figures.diagrams.kiel_figure", fail)
+    text = Outline(write_report(finished_run, output=tmp_path, spectra=3).read_text()).text
+    assert "drawing it failed: RuntimeError: too <dark> today" in text
+    assert (tmp_path / "figures/11-hr.png").exists()
+    assert not (tmp_path / "figures/09-kiel.png").exists()
+
+
+COMPARED = """# Comparison with APOGEE
+
+## Ours - reference
+
+| quantity | stars |
+|---|---:|
+| Teff & <log g> | 7 |
+
+* by hand
+"""
+
+
+@pytest.mark.slow
+def test_run_without_its_store_and_with_comparisons(finished_run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy, ignore=shutil.ignore_patterns("store", "cleaning.html", "report"))
+    (copy / "compare/apogee").mkdir(parents=True)
+    (copy / "compare/apogee/comparison.md").write_text(COMPARED)
+    folder = write_report(copy).parent
+    assert folder == copy / "report"
+    page = Outline((folder / "index.html").read_text())
+    assert "spectra and models cannot be made again" in page.text
+    assert "nothing was cleaned" in page.text
+    assert all(word in page.text for word in ("Comparison with APOGEE", "Teff & <log g>", "by hand", "see comparisons"))
+    points = content_of(folder / "explorer/points.js")
+    assert points["count"] > points["shown"] == 0
+    assert not list((folder / "spectra").iterdir())
+
+
+def test_nothing_to_report_is_refused(finished_run, tmp_path):
+    with pytest.raises(UsageError, match="finish the run first"):
+        write_report(tmp_path)
+    truth = tmp_path / "truth.csv"
+    truth.write_text("obsid,teff\n1,3500\n")
+    with pytest.raises(UsageError, match="no column 'rv', 'logg'"):
+        write_report(finished_run, truth=truth)
+    truth.write_text("obsid,teff,logg,m_h,rv,kind,active\n1,3500,5,0,0,dwarf,false\n")
+    with pytest.raises(UsageError, match="neither obsid nor spectrum_id names rows"):
+        write_report(finished_run, truth=truth)
+
+
+def test_tables_of_markdown_come_back():
+    sheets, notes = read_sheets("text\n| a | b |\n|---|---:|\n|  | 1 |\n| x | |\n\n* one\n* two\n")
+    assert (sheets[0].header, sheets[0].rows, sheets[0].left) == (("a", "b"), (("", "1"), ("x", "")), 1)
+    assert notes == ("one", "two")
+    assert read_sheets("") == ((), ())
+
+
+# ---- the explorer's files
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60), st.integers(0, 70))
+def test_chosen_rows(stars, points):
+    labelled, final = (np.array([star[place] for star in stars], dtype=bool) for place in (0, 1))
+    table = {"teff": np.where(labelled, 3500.0, np.nan), "logg": np.full(len(stars), 5.0), "in_final_catalogue": final}
+    rows = choose_rows(table, points=points)
+    assert len(set(rows.tolist())) == len(rows) == min(points, labelled.sum())
+    assert labelled[rows].all()
+    assert final[rows].sum() == min(len(rows), (final & labelled).sum())
+    np.testing.assert_array_equal(rows, choose_rows(table, points=points))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 120), st.integers(0, 2**32 - 1))
+def test_spectra_survive_their_files(tmp_path_factory, count, seed):
+    random = np.random.default_rng(seed)
+    values = (10.0 ** random.uniform(-3, 6, (3, count, 1)) * random.normal(size=(3, count, 40))).astype(np.float32)
+    values[random.random(values.shape) < 0.1] = np.nan
+    values[:, random.random(count) < 0.1] = np.nan
+    nothing = np.empty(0)
+    folder = tmp_path_factory.mktemp("spectra")
+    wave = 6000.5 + 2.0 * np.arange(40)
+    write_spectra(folder, FittedSpectra(wave, *values, nothing, nothing, None, None, None))
+    found = []
+    for path in sorted((folder / "spectra").glob("*.js")):
+        content = content_of(path)
+        assert (content["start"], content["step"]) == (6000.5, 2.0)
+        whole = np.frombuffer(base64.b64decode(content["data"]), "<i2").reshape(-1, 3, content["pixels"])
+        scale = np.reshape(content["scale"], (-1, 3, 1))
+        found.append(np.where(whole == -32768, np.nan, whole * scale))
+    read = np.concatenate([np.empty((0, 3, 40)), *found]).transpose(1, 0, 2)
+    assert read.shape == values.shape
+    np.testing.assert_array_equal(np.isnan(read), np.isnan(values))
+    largest = np.nanmax(np.abs(np.nan_to_num(values)), axis=2, keepdims=True, initial=0.0)
+    assert (np.abs(np.nan_to_num(read) - np.nan_to_num(values)) <= largest / 32767 * 0.51).all()
+
+
+def test_rows_hold_exact_identifiers(folder, finished_run):
+    table = read_columns(finished_run / "catalogue/spectra.parquet")
+    points = content_of(folder / "explorer/points.js")
+    ids = points["ids"]["gaia_source_id"].split()
+    assert max(map(int, ids)) > 2**53
+    names = [name for name, *_ in points["schema"]]
+    rows = [row for path in sorted((folder / "rows").glob("*.js")) for row in content_of(path)]
+    assert len(rows) == len(ids) == points["count"]
+    place = {number: row for row, number in enumerate(table["spectrum_id"].tolist())}
+    teff = np.frombuffer(base64.b64decode(points["columns"]["teff"]), "<f4")
+    for number, row in enumerate(rows):
+        told = dict(zip(names, row, strict=True))
+        here = place[int(told["spectrum_id"])]
+        gaia = table["gaia_source_id"][here]
+        assert told["gaia_source_id"] == ("" if gaia == -9999 else str(gaia))
+        assert ids[number] == str(gaia)
+        assert teff[number] == table["teff"][here]
+        assert float(told["teff"]) == pytest.approx(float(table["teff"][here]), abs=0.051)
+        assert told["flags"].split(":")[0] == str(table["flags"][here])
+        sentences = "; ".join(bit_text("cuts", bit)[1] for bit in set_bits(int(table["cuts"][here])))
+        assert told["cuts"] == f"{table['cuts'][here]}" + (f": {sentences}" if sentences else "")
+    assert any(":" in row[names.index("cuts")] for row in rows)
+
+
+def test_models_are_those_of_the_run(finished_run):
+    table = read_columns(finished_run / "catalogue/spectra.parquet", ["spectrum_id", "teff", "logg", "m_h"])
+    rows = choose_rows({**table, "in_final_catalogue": np.ones(len(table["teff"]), dtype=bool)})
+    ids = table["spectrum_id"][rows]
+    assert (np.diff(ids) < 0).any()
+    assert len({number // 16 for number in ids.tolist()}) > 1  # of several shards
+    fitted = fit_again(finished_run, ids)
+    for place, name in enumerate(("teff", "logg", "m_h")):
+        np.testing.assert_allclose(fitted.labels[:, place], table[name][rows], rtol=1e-5, atol=1e-5)
+    assert fitted.before is not None
+    assert np.nanmedian(fitted.after) < np.nanmedian(fitted.before)
+    assert Run(finished_run, None).store.exists()
+    again = fit_again(finished_run, ids[:3])
+    np.testing.assert_allclose(again.model, fitted.model[:3], atol=1e-5)
+    with pytest.raises(UsageError, match="were not measured"):
+        fit_again(finished_run, np.setdiff1d(table["spectrum_id"], ids)[:1])
+
+
+def test_no_spectra_at_all(finished_run):
+    assert fit_again(finished_run, np.empty(0, dtype=np.int64)).observed.shape[0] == 0
+
+
+def test_empty_choice_writes_empty_files(finished_run, tmp_path):
+    table, nothing = finished_run / "catalogue/spectra.parquet", np.empty(0, dtype=np.int64)
+    write_points(tmp_path, table, nothing, 0)
+    write_rows(tmp_path, table, nothing)
+    assert content_of(tmp_path / "explorer/points.js")["count"] == 0
+    assert not (tmp_path / "rows").exists()
+
+
+# ---- the truth
+
+
+@pytest.fixture(scope="module")
+def planted(data):
+    """A truth that differs from what was measured by known amounts, of many copies of the spectra."""
+    random = np.random.default_rng(0)
+    rows = np.flatnonzero(data.final & (data.truth["kind"] == "dwarf"))
+    rows = random.choice(rows, 4000)
+    spectra = {name: values[rows].copy() for name, values in data.spectra.items()}
+    truth = {name: values[rows].copy() for name, values in data.truth.items()}
+    truth["active"] = random.random(4000) < 0.25
+    spectra["activity_3sigma"] = np.where(truth["active"], random.random(4000) < 0.8, random.random(4000) < 0.1)
+    for name, offset in (("rv", 2.0), ("teff", 50.0), ("logg", -0.1), ("m_h", 0.05)):
+        spectra[f"e_{name}"] = np.full(4000, abs(offset))
+        spectra[f"e_{name}_sys"] = np.full(4000, np.nan)
+        truth[name] = spectra[name] - offset - abs(offset) * random.normal(size=4000)
+    return replace(data, spectra=spectra, truth=truth)
+
+
+def cells(sheet, *start):
+    return next(row[len(start) :] for row in sheet.rows if row[: len(start)] == start)
+
+
+def test_planted_offsets_are_found(planted):
+    offsets, groups, calibration, _, _, flags = truth_sheets(planted)
+    n, median, mad, std, pulls = cells(offsets, "Teff (K)", "all")
+    assert int(n.replace(",", "")) == (~planted.truth["active"]).sum()
+    assert abs(float(median) - 50) < 4
+    assert abs(float(mad) - 50) < 4
+    assert abs(float(std) - 50) < 4
+    assert abs(float(pulls) - 1) < 0.06
+    assert float(cells(offsets, "[M/H] (dex)", "all")[1]) == pytest.approx(0.05, abs=0.011)
+    # every published error is as large as the offset: within 1 sigma of it are those of -2 to 0 sigma
+    assert abs(float(cells(calibration, "RV (km/s)", "as published")[1].split()[0]) - 47.7) < 3
+    for width, share in zip((1, 2, 3), (68.3, 95.4, 99.7), strict=True):
+        found = float(cells(calibration, "log g (dex)", "less their median")[width].split()[0])
+        assert abs(found - share) < 3
+    assert any(row[0] == "active" for row in groups.rows)
+    found, wrong, pure = cells(flags, "active: activity_3sigma", "all")[2:]
+    assert abs(float(found.split()[0]) - 80) < 5
+    assert abs(float(wrong.split()[0]) - 10) < 3
+    share = 80 * 0.25 / (0.8 * 0.25 + 0.1 * 0.75)
+    assert abs(float(pure.split()[0]) - share) < 5
+
+
+def test_bins_of_snr_add_up(data):
+    offsets = truth_sheets(data)[0]
+    for title in ("RV (km/s)", "Teff (K)"):
+        counts = [int(row[2]) for row in offsets.rows if row[0] == title]
+        snr = data.spectra["snr_r"]
+        assert counts[0] >= sum(counts[1:])
+        assert counts[0] - sum(counts[1:]) <= (snr < 5).sum()
+
+
+def test_junk_is_counted_once(data):
+    junk = truth_sheets(data)[3]
+    for row in junk.rows:
+        total, *parts = map(int, row[1:6])
+        assert total == sum(parts)
+    assert int(junk.rows[-1][1]) == (data.truth["kind"] != "dwarf").sum() > 0
+
+
+def test_spectra_without_a_truth_are_left_out(data):
+    known = data.truth["known"].copy()
+    known[: len(known) // 2] = False
+    less = replace(data, truth={**data.truth, "known": known})
+    full, half = truth_sheets(data)[0].rows[0][2], truth_sheets(less)[0].rows[0][2]
+    assert 0 < int(half) < int(full)
+    junk = truth_sheets(less)[3].rows[-1]
+    assert int(junk[1]) == ((data.truth["kind"] != "dwarf") & known).sum()
+
+
+def test_nothing_is_known(data):
+    nothing = replace(data, truth={**data.truth, "known": np.zeros(len(data.final), dtype=bool)})
+    assert truth_sheets(nothing)[0].rows[0][2:] == ("0", "-", "-", "-", "-")
+    assert headline_sheet(nothing, None).rows
+
+
+def test_script_is_in_the_package():
+    room = Path(report.__file__).parent / "templates"
+    assert {"report.html", "explorer.js"} <= {path.name for path in room.iterdir()}
