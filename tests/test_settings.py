@@ -411,3 +411,16 @@ def test_a_simulated_survey_holds_alpha_unless_told_otherwise():
     assert TrainSettings().alpha == 0.0
     assert TrainSettings(prior=PriorSettings(alpha=0.2)).alpha == 0.2
     assert TrainSettings(data=DataSettings(spectra="x")).alpha is None
+
+
+def test_tables_of_tables_and_odd_keys_come_back_from_their_example():
+    import tomllib
+
+    from stargap.run.settings import SurveySettings
+    from stargap.validation.references import REFERENCES
+
+    for one in REFERENCES.values():
+        assert type(one)(**tomllib.loads(example_toml(one))) == one
+    companions = {"Gaia variables": {"table": "v.fits", "means": "variable", "keys": ("source_id",)}}
+    survey = SurveySettings.model_validate({"catalogue": {"companions": companions}})
+    assert SurveySettings(**tomllib.loads(example_toml(survey))) == survey

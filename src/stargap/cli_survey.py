@@ -298,7 +298,7 @@ def mock(
             given = {"spectra": [str(output / "spectra")], "catalogue": output / "lamost.csv"}
     chosen = SurveySettings(
         output=run_folder,
-        input={**given, "gaia": output / "gaia.parquet"},  # type: ignore[arg-type]
+        input={**given, "gaia": output / "gaia.parquet", "simulated": True},  # type: ignore[arg-type]
         transfer={"prior": {"alpha": 0.0}},  # type: ignore[arg-type]
         measure={"fixed": {"a_m": 0.0}},  # type: ignore[arg-type]
     )

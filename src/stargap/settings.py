@@ -6,6 +6,7 @@ import ast
 import difflib
 import inspect
 import json
+import re
 import textwrap
 import tomllib
 from collections.abc import Iterator
@@ -163,11 +164,16 @@ def _example_lines(settings: BaseModel, table: str) -> Iterator[str]:
         if isinstance(inner, BaseModel):
             yield from _example_lines(inner, f"{table}{name}.")
             continue
-        yield from (f"{key} = {json.dumps(value)}" for key, value in inner.items() if not isinstance(value, BaseModel))
+        plain = {key: value for key, value in inner.items() if not isinstance(value, BaseModel)}
+        yield from (f"{_toml_key(key)} = {json.dumps(value)}" for key, value in plain.items())
         for key, value in inner.items():
             if isinstance(value, BaseModel):
-                yield f"[{table}{name}.{json.dumps(key)}]"
-                yield from _example_lines(value, f"{table}{name}.{json.dumps(key)}.")
+                yield f"[{table}{name}.{_toml_key(key)}]"
+                yield from _example_lines(value, f"{table}{name}.{_toml_key(key)}.")
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name)
 
 
 def _explanations(kind: type[BaseModel]) -> dict[str, str]:

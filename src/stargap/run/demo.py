@@ -97,6 +97,7 @@ def run_demo(
                 "spectra": [str(folder / "spectra")],
                 "catalogue": folder / "lamost.csv",
                 "gaia": folder / "gaia.parquet",
+                "simulated": True,
             },
             "transfer": {"use": "simulated", "prior": {"alpha": 0.0}},
             "publish": {"ages": ages, "formats": ["fits"]},

@@ -117,7 +117,9 @@ class Run:
         settings = self.settings.model_dump(mode="json", exclude={"output", "input"})
         emulator, transfer = self.emulator().card, self.transfer()
         used = emulator if transfer is None else transfer.card
+        simulated = self.settings.input.simulated or (transfer is not None and transfer.card.simulated)
         return {
+            **({"simulated": "true"} if simulated else {}),
             "creator": f"stargap {__version__}",
             "settings": json.dumps(settings, sort_keys=True),
             "model": f"{used.kind} v{used.version} {used.sha256}",

@@ -30,6 +30,8 @@ class InputSettings(BaseModel):
     gaia: Path | None = None
     """Gaia DR3 columns of the targets, as a table in one of these formats; without it RUWE, M_G and colour are
     unknown (section 2.1)."""
+    simulated: bool = False
+    """The spectra are simulated: every table of the run says so."""
     overrule: Path | None = None
     """A person's verdicts on clusters of the cleaning, as cleaning.html tells how to write them."""
 
