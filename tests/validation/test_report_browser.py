@@ -1,0 +1,248 @@
+"""The report in a headless browser: it loads without errors, and a click shows the star that was clicked."""
+
+import time
+
+import numpy as np
+import pytest
+from chromium import Page
+
+from stargap.catalogue.columns import CATALOGUE, STARS
+from stargap.catalogue.write import read_columns, write_table
+from stargap.validation import report
+from stargap.validation.report import write_report
+from stargap.validation.report_explorer import choose_rows
+from stargap.validation.report_spectra import FittedSpectra, fit_again
+
+MANY, SHOWN = 50_000, 2_000
+EXPLORER = "document.getElementById('explorer').dataset"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    page = Page(tmp_path_factory.mktemp("browser"))
+    page.size(1280, 900)
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def written(finished_run, simulated_survey, tmp_path_factory):
+    output = tmp_path_factory.mktemp("report page")  # a folder whose name needs quoting in an address
+    return write_report(finished_run, output=output, truth=simulated_survey / "truth.parquet")
+
+
+def opened(browser, path):
+    browser.problems.clear()
+    browser.open(path)
+    browser.until(f"{EXPLORER}.loaded")
+    assert browser.problems == []
+
+
+def place(browser, diagram, index):
+    """Where a point is on the screen, once its diagram is in view."""
+    browser.run(f"document.getElementById('{diagram}').scrollIntoView({{block: 'center'}})")
+    corner = browser.run(
+        f"(() => {{ const box = document.getElementById('{diagram}').getBoundingClientRect(); "
+        "return [box.left, box.top]; })()"
+    )
+    inside = browser.run(f"stargapExplorer.place('{diagram}', {index})")
+    return corner[0] + inside[0], corner[1] + inside[1]
+
+
+def shown_after_click(browser, diagram, x, y):
+    browser.run(f"delete {EXPLORER}.ready")
+    browser.click(x, y)
+    browser.until(f"{EXPLORER}.ready")
+    return browser.run(f"{EXPLORER}.ready")
+
+
+def pixel(browser, canvas, x, y):
+    return browser.run(
+        f"Array.from(document.getElementById('{canvas}').getContext('2d').getImageData({x}, {y}, 1, 1).data)"
+    )
+
+
+def row_shown(browser):
+    return dict(
+        browser.run(
+            "Array.from(document.querySelectorAll('#row tr')).map((r) => [r.cells[0], r.cells[1]].map((c) => c.textContent))"
+        )
+    )
+
+
+def test_click_shows_the_star_its_spectrum_and_its_row(browser, written, finished_run):
+    opened(browser, written)
+    table = read_columns(finished_run / "catalogue/spectra.parquet")
+    rows = choose_rows(table)
+    fitted = fit_again(finished_run, table["spectrum_id"][rows])
+    final = np.flatnonzero(table["in_final_catalogue"][rows])
+    assert len(final) > 10
+    for diagram, number in (("kiel", final[3]), ("kiel", final[-1]), ("hr", final[5])):
+        row = rows[number]
+        x, y = place(browser, diagram, number)
+        assert shown_after_click(browser, diagram, x, y) == str(table["spectrum_id"][row])
+        cells = row_shown(browser)
+        assert cells["spectrum_id"] == str(table["spectrum_id"][row])
+        assert cells["gaia_source_id"] == str(table["gaia_source_id"][row])
+        assert float(cells["m_h"]) == pytest.approx(float(table["m_h"][row]), abs=0.00051)
+        for name, values in (("observed", fitted.observed), ("model", fitted.model), ("residual", fitted.residual)):
+            seen = browser.run(f"Array.from(stargapExplorer.spectrum().{name}, (v) => Number.isFinite(v) ? v : null)")
+            expected = values[number]
+            np.testing.assert_array_equal(np.isnan(np.array(seen, dtype=float)), np.isnan(expected))
+            largest = np.nanmax(np.abs(expected))
+            np.testing.assert_allclose(np.array(seen, dtype=float), expected, atol=largest / 32767 * 0.51)
+        # the ring around the point is dark, and the point inside it is not white
+        here = browser.run(f"stargapExplorer.place('{diagram}', {number})")
+        ring = [pixel(browser, diagram, round(here[0]) + dx, round(here[1])) for dx in (7, 8)]
+        assert min(sum(colour[:3]) for colour in ring) < 150
+        assert sum(pixel(browser, diagram, round(here[0]), round(here[1]))[:3]) < 3 * 250
+    assert browser.problems == []
+
+
+def test_status_tells_the_identifiers_in_full(browser, written, finished_run):
+    opened(browser, written)
+    table = read_columns(finished_run / "catalogue/spectra.parquet")
+    rows = choose_rows(table)
+    number = int(np.flatnonzero(table["in_final_catalogue"][rows] & (table["gaia_source_id"][rows] > 2**53))[0])
+    gaia = str(table["gaia_source_id"][rows[number]])
+    browser.run(
+        f"document.getElementById('find').value = '{gaia}'; document.querySelector('#find-form button').click()"
+    )
+    browser.until(f"{EXPLORER}.ready")
+    assert gaia in browser.run("document.getElementById('status').textContent")
+    browser.run("document.getElementById('find').value = '12'; document.querySelector('#find-form button').click()")
+    browser.run(
+        "document.getElementById('find').value = 'no star'; document.querySelector('#find-form button').click()"
+    )
+    assert "no spectrum in the explorer has" in browser.run("document.getElementById('status').textContent")
+    assert browser.problems == []
+
+
+def test_keyboard_moves_from_star_to_star(browser, written, finished_run):
+    opened(browser, written)
+    browser.run("document.getElementById('kiel').focus()")
+    browser.key("ArrowRight")
+    browser.until(f"{EXPLORER}.ready")
+    first = browser.run(f"{EXPLORER}.ready")
+    for key, axis, way in (("ArrowRight", 0, 1), ("ArrowLeft", 0, -1), ("ArrowDown", 1, 1), ("ArrowUp", 1, -1)):
+        before = browser.run(f"stargapExplorer.place('kiel', stargapExplorer.index({EXPLORER}.chosen))")
+        browser.key(key)
+        after = browser.run(f"stargapExplorer.place('kiel', stargapExplorer.index({EXPLORER}.chosen))")
+        assert way * (after[axis] - before[axis]) >= 0
+    assert first is not None
+    assert browser.problems == []
+
+
+def test_spectra_that_a_cut_removes_are_shown_on_request(browser, written, finished_run):
+    opened(browser, written)
+    table = read_columns(finished_run / "catalogue/spectra.parquet")
+    rows = choose_rows(table)
+    removed = np.flatnonzero(~table["in_final_catalogue"][rows])
+    if not len(removed):
+        pytest.skip("this survey has none")
+    wanted = str(table["spectrum_id"][rows[removed[0]]])
+    browser.run("document.getElementById('removed').click()")
+    assert shown_after_click(browser, "kiel", *place(browser, "kiel", removed[0])) == wanted
+    assert "not in the final catalogue" in browser.run("document.getElementById('status').textContent")
+
+
+def test_missing_file_is_told(browser, written):
+    opened(browser, written)
+    (written.parent / "rows").rename(written.parent / "rows-away")
+    try:
+        browser.click(*place(browser, "kiel", 0))
+        browser.until(
+            "document.getElementById('status').textContent.includes('cannot be shown: rows/000.js is missing')"
+        )
+    finally:
+        (written.parent / "rows-away").rename(written.parent / "rows")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A catalogue of 50,000 spectra, of which 2,000 have one that says which it is in its first pixels."""
+    folder = tmp_path_factory.mktemp("many")
+    random = np.random.default_rng(5)
+    teff = random.uniform(2900, 4200, MANY)
+    table = {column.name: np.full(MANY, column.null) for column in CATALOGUE if column.dtype not in ("bool", "str")}
+    table |= {column.name: np.full(MANY, "", dtype=object) for column in CATALOGUE if column.dtype == "str"}
+    table |= {
+        "spectrum_id": 2**60 + random.permutation(MANY),
+        "gaia_source_id": 2**61 + np.arange(MANY),
+        "teff": teff,
+        "logg": 6.5 - teff / 2400 + random.normal(0, 0.08, MANY),
+        "m_h": random.normal(-0.2, 0.3, MANY),
+        "bp_rp": 5.5 - teff / 1000 + random.normal(0, 0.05, MANY),
+        "m_g": 20.0 - teff / 300 + random.normal(0, 0.4, MANY),
+        "snr_r": random.uniform(5, 100, MANY),
+        "in_final_catalogue": random.random(MANY) < 0.95,
+        "flags": np.zeros(MANY, dtype=np.int64),
+        "sample_flags": np.zeros(MANY, dtype=np.int64),
+        "clean_flags": np.zeros(MANY, dtype=np.int64),
+        "cuts": np.zeros(MANY, dtype=np.int64),
+    }
+    (folder / "catalogue").mkdir()
+    write_table(table, folder / "catalogue/spectra.parquet", schema=CATALOGUE, provenance={"creator": "test"})
+    stars = {name: values for name, values in table.items() if name in {column.name for column in STARS}}
+    rest = {c.name: np.full(MANY, c.null if c.dtype != "bool" else False, dtype=object if c.dtype == "str" else None)
+            for c in STARS if c.name not in stars}  # fmt: skip
+    write_table(stars | rest, folder / "catalogue/stars.parquet", schema=STARS, provenance={})
+    (folder / "catalogue/precision.json").write_text('{"version": "0", "errors": {}}')
+    return folder, table
+
+
+@pytest.mark.slow
+def test_fifty_thousand_stars(browser, many, tmp_path, monkeypatch):
+    folder, table = many
+    wave = 6000.5 + 2.0 * np.arange(1450)
+
+    def marked(_, spectrum_id):
+        values = np.tile(np.sin(wave / 50).astype(np.float32), (len(spectrum_id), 1))
+        values[:, 0] = (spectrum_id - 2**60) / MANY
+        number = np.ones(len(spectrum_id))
+        return FittedSpectra(wave, values, values, values, number, np.ones((len(spectrum_id), 4)), None, None, None)
+
+    monkeypatch.setattr(report, "fit_again", marked)
+    page = write_report(folder, output=tmp_path)
+    began = time.monotonic()
+    opened(browser, page)
+    assert browser.run(f"{EXPLORER}.loaded") == str(MANY)
+    assert time.monotonic() - began < 10
+    rows = choose_rows(table)
+    ids, final = table["spectrum_id"][rows], table["in_final_catalogue"][rows]
+    # pixels of every star from those of two
+    corners = [browser.run(f"stargapExplorer.place('kiel', {i})") for i in range(2)]
+    teff, logg = (table[name][rows].astype(np.float32).astype(float) for name in ("teff", "logg"))
+    x, y = (
+        np.polynomial.Polynomial.fit(values[:2], [corner[axis] for corner in corners], 1)(values)
+        for axis, values in enumerate((teff, logg))
+    )
+    random = np.random.default_rng(1)
+    for only in (True, False):
+        if not only:
+            browser.run("document.getElementById('only').click()")
+        pickable = np.flatnonzero(final & ((np.arange(MANY) < SHOWN) | (not only)))
+        for _ in range(4):
+            at = round(float(random.uniform(100, 500))), round(float(random.uniform(60, 300)))
+            far = np.hypot(x[pickable] - at[0], y[pickable] - at[1])
+            origin = np.subtract(place(browser, "kiel", 0), corners[0])
+            began = time.monotonic()
+            found = shown_after_click(browser, "kiel", *(origin + at))
+            assert time.monotonic() - began < 3
+            # a click is rounded to whole pixels of the canvas
+            near = ids[pickable[far <= far.min() + 1.5]]
+            assert int(found) in near
+            number = int(np.flatnonzero(ids == int(found))[0])
+            first = browser.run("stargapExplorer.spectrum() && stargapExplorer.spectrum().observed[0]")
+            if number < SHOWN:
+                assert first == pytest.approx((int(found) - 2**60) / MANY, abs=1e-4)
+            else:
+                assert first is None
+            assert row_shown(browser)["spectrum_id"] == found
+    redraw = browser.run(
+        "(() => { const start = performance.now(); const box = document.getElementById('colour'); box.value = 'snr_r'; "
+        "box.dispatchEvent(new Event('change')); return performance.now() - start; })()"
+    )
+    print(f"redraw of {MANY} points: {redraw:.0f} ms")
+    assert redraw < 2000
+    assert browser.problems == []
