@@ -13,8 +13,10 @@ from pydantic import ValidationError
 
 from stargap.errors import StargapError, UsageError
 from stargap.labels import LABELS
+from stargap.run.settings import SurveySettings
 from stargap.settings import MeasureSettings, example_toml, read_settings, read_settings_as
 from stargap.transfer.settings import DataSettings, PriorSettings, TrainSettings
+from stargap.validation.references import REFERENCES
 
 few = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 KEYS = tuple(MeasureSettings.model_fields)
@@ -414,11 +416,6 @@ def test_a_simulated_survey_holds_alpha_unless_told_otherwise():
 
 
 def test_tables_of_tables_and_odd_keys_come_back_from_their_example():
-    import tomllib
-
-    from stargap.run.settings import SurveySettings
-    from stargap.validation.references import REFERENCES
-
     for one in REFERENCES.values():
         assert type(one)(**tomllib.loads(example_toml(one))) == one
     companions = {"Gaia variables": {"table": "v.fits", "means": "variable", "keys": ("source_id",)}}

@@ -145,6 +145,7 @@ def demo(
     print("(docs/results/real-stars.md); the paper's numbers are of real ones.")
     print(f"overview  {result.folder / 'recovery.png'}")
     print(f"cleaning  {result.settings.output / 'cleaning.html'}")
+    print(f"report    {result.report}")
 
 
 @app.command

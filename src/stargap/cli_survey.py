@@ -24,7 +24,7 @@ FAILED = 3
 
 def add_commands(app: App) -> None:
     """Add the commands of this module to the command line."""
-    for command in (run, stage, catalogue, compare, show, validate, settings, mock, missing):
+    for command in (run, stage, catalogue, report, compare, show, validate, settings, mock, missing):
         app.command(command)
 
 
@@ -146,6 +146,33 @@ def catalogue(
     for path in dict.fromkeys(written):
         print(f"wrote {path}")
     print(f"catalogue {folder}")
+
+
+def report(
+    survey: Path,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    truth: Path | None = None,
+    spectra: int = 2000,
+) -> None:
+    """Write a run's report: a page that opens without a network, with figures, counts and an explorer of spectra.
+
+    Parameters
+    ----------
+    survey
+        TOML file with the settings of a run that is done up to its catalogue.
+    output
+        Folder to write; report in the run's folder by default.
+    truth
+        Table of true values of a simulated survey (truth.parquet), for a page on what comes out of them.
+    spectra
+        Spectra in the explorer, at most.
+    """
+    from stargap.validation.report import write_report
+
+    chosen = _read(survey)
+    print(f"report {write_report(chosen.output, output=output, truth=truth, spectra=spectra)}")
 
 
 def compare(

@@ -22,6 +22,7 @@ from stargap.run.settings import SurveySettings
 from stargap.settings import example_toml
 from stargap.validation.compare import robust_scatter
 from stargap.validation.figures.recovery import recovery_figure
+from stargap.validation.report import write_report
 
 __all__ = ["Demo", "Headline", "headlines", "run_demo"]
 
@@ -34,6 +35,8 @@ PAPER_REPEATS = {"rv": (9.7, 3.7), "teff": (61.0, 22.0), "logg": (0.07, 0.02), "
 """Scatter of the paper's repeats at S/N 10 and 100 (section 4.1)."""
 BINS = ((5.0, 10.0), (10.0, 20.0), (20.0, 50.0), (50.0, 1e9))
 """Bins of S/N in r."""
+EXPLORED = 500
+"""Spectra in the report's explorer."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,13 @@ class Headline:
 
 @dataclass(frozen=True)
 class Demo:
-    """What `run_demo` made: the folder, the settings, how far each stage is, and the numbers."""
+    """What `run_demo` made: the folder, the settings, how far each stage is, the numbers, and the report's page."""
 
     folder: Path
     settings: SurveySettings
     states: list[StageState]
     headlines: list[Headline]
+    report: Path
 
 
 def run_demo(
@@ -113,7 +117,12 @@ def run_demo(
         drawn = {name: values[plain] for name, values in columns.items()}
         figure = recovery_figure(drawn, labels, truth["rv"][plain], truth["snr_r"][plain])
         figure.savefig(file, format="png", dpi=120)
-    return Demo(folder, settings, states, headlines(folder))
+    page = folder / "run/report/index.html"
+    if not page.exists() or page.stat().st_mtime < (folder / "run/catalogue/spectra.parquet").stat().st_mtime:
+        if progress is not None:
+            progress("report", 0, 1)
+        write_report(folder / "run", truth=folder / "truth.parquet", spectra=EXPLORED)
+    return Demo(folder, settings, states, headlines(folder), page)
 
 
 def headlines(folder: str | Path) -> list[Headline]:
