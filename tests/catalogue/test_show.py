@@ -190,7 +190,7 @@ def test_any_terminal_is_safe(tmp_path):
 
 def test_identifiers_that_are_not_there(tmp_path):
     file = star(tmp_path)
-    for wanted in ("-9999", "", "14", "6917528997577384322"):
+    for wanted in ("-9999", "", "14", "011", "1_1", "6917528997577384322", str(11 + 2**64), "J"):
         with pytest.raises(UsageError, match=f"no row has '{wanted}' as its spectrum_id, gaia_source_id, designation"):
             rows_printed(file, [wanted])
     with pytest.raises(UsageError, match="does not exist"):

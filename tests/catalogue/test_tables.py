@@ -1,6 +1,7 @@
 """Tables in the wild: every format gives the same arrays, ids are exact, and damage is one clear error."""
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +244,39 @@ def test_choice_of_columns(tmp_path, suffix):
     np.testing.assert_array_equal(twice["ra"], twice["RA"])
     with pytest.raises(UsageError, match=r"no column 'sourceid'; did you mean 'source_id'\?"):
         read_table(path, ["sourceid", "ra"])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_of_a_table_are_those_of_the_whole(tmp_path, suffix):
+    path = tmp_path / f"t{suffix}"
+    schema = (*SCHEMA, Column("good", "bool"))
+    table = ours(5) | {"good": [True, False, True, True, False]}
+    table["ruwe"][3], table["fiber"][0], table["subclass"][4] = None, None, ""
+    write_table(table, path, schema=schema, provenance={})
+    whole = read_table(path)
+    for rows in ([], [4, 0, 0], [2], np.arange(5)):
+        part = read_table(path, rows=rows)
+        assert list(part) == list(whole)
+        for name, values in part.items():
+            assert values.dtype == whole[name].dtype
+            np.testing.assert_array_equal(values, whole[name][np.asarray(rows, dtype=int)])
+    with pytest.raises(UsageError, match="out of bounds"):
+        read_table(path, ["source_id"], rows=[5])
+
+
+def test_a_parquet_table_is_read_in_the_memory_of_one_column(tmp_path):
+    path = tmp_path / "t.parquet"
+    rows, columns = 100_000, 40
+    schema = tuple(Column(f"c{number}", "float64") for number in range(columns))
+    values = np.random.default_rng(1).normal(size=rows)
+    write_table({column.name: values for column in schema}, path, schema=schema, provenance={})
+    read_table(path, ["c0"])
+    tracemalloc.start()
+    try:
+        assert read_table(path, rows=[7])["c3"][0] == values[7]
+        assert tracemalloc.get_traced_memory()[1] < columns * values.nbytes / 8
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -191,24 +191,32 @@ def print_rows(path: str | Path, ids: Sequence[str], *, console: Console | None 
     from rich.text import Text
 
     console = Console() if console is None else console
-    read = read_table(path)
+    identifiers = read_table(path, [], optional=_IDENTIFIERS)
+    wanted = [str(one).strip() for one in ids]
+    found = {one: [row for values in identifiers.values() for row in _rows_with(values, one)] for one in wanted}
+    rows = list(dict.fromkeys(row for one in wanted for row in sorted(found[one])))
+    read = read_table(path, rows=rows)
     schema = [column for column in schema_of(read, path) if column.name in read]
+    lacking = next((one for one in wanted if not found[one]), None)
+    if lacking is not None:
+        keys = ", ".join(column.name for column in schema if column.name in identifiers)
+        message = f"{path}: no row has {lacking!r} as its {keys}"
+        raise UsageError(message)
     table = {column.name: as_schema(column, read[column.name]) for column in schema}
-    rows = _rows_of(table, schema, ids, path)
-    names = max(len(column.name) for column in schema)
+    longest = max(len(column.name) for column in schema)
     units = max(len(column.unit) for column in schema)
-    for place, row in enumerate(rows):
-        values = [_value(column, table[column.name][row]) for column in schema]
+    for place in range(len(rows)):
+        values = [_value(column, table[column.name][place]) for column in schema]
         width = max(map(len, values))
         lines = [""] if place else []
         for column, value in zip(schema, values, strict=True):
             if value == "–":
                 continue
             aligned = value.ljust(width) if column.dtype == "str" else value.rjust(width)
-            lines.append(f"{column.name:<{names}} {aligned} {column.unit:<{units}} {column.description}")
+            lines.append(f"{column.name:<{longest}} {aligned} {column.unit:<{units}} {column.description}")
             if column.name in FLAG_COLUMNS:
-                start = " " * (names + width + units + 5)
-                told = (bit_text(column.name, bit) for bit in set_bits(int(table[column.name][row])))
+                start = " " * (longest + width + units + 5)
+                told = (bit_text(column.name, bit) for bit in set_bits(int(table[column.name][place])))
                 lines += [f"{start}{name}: {sentence}" for name, sentence in told]
         nulls = [column.name for column, value in zip(schema, values, strict=True) if value == "–"]
         lines += [f"null: {', '.join(nulls)}"] if nulls else []
@@ -217,22 +225,13 @@ def print_rows(path: str | Path, ids: Sequence[str], *, console: Console | None 
             console.print(Text(text), soft_wrap=True)
 
 
-def _rows_of(
-    table: Mapping[str, NDArray[Any]], schema: Sequence[Column], ids: Sequence[str], path: str | Path
-) -> list[int]:
-    words = {
-        column.name: np.where(column.is_null(table[column.name]), "", table[column.name].astype(str))
-        for column in schema
-        if column.name in _IDENTIFIERS
-    }
-    rows: dict[int, None] = {}
-    for wanted in (str(one).strip() for one in ids):
-        found = {row for cells in words.values() for row in np.flatnonzero(cells == wanted).tolist() if wanted}
-        if not found:
-            message = f"{path}: no row has {wanted!r} as its {', '.join(words)}"
-            raise UsageError(message)
-        rows |= dict.fromkeys(sorted(found))
-    return list(rows)
+def _rows_with(values: NDArray[Any], wanted: str) -> list[int]:
+    """Return the rows of a column of identifiers whose value is spelled so; null is no identifier."""
+    if values.dtype.kind == "O":
+        return np.flatnonzero(values == wanted).tolist() if wanted else []
+    whole = re.fullmatch(r"-?\d{1,19}", wanted)
+    number = int(wanted) if whole else INT_NULL
+    return [] if number == INT_NULL or str(number) != wanted else np.flatnonzero(values == number).tolist()
 
 
 def _value(column: Column, value: Any) -> str:

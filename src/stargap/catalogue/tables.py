@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from stargap.catalogue.schema import INT_NULL
 from stargap.errors import UsageError
@@ -20,6 +20,7 @@ __all__ = ["read_table"]
 
 _Table = dict[str, NDArray[Any]]
 _Choose = Callable[[Mapping[str, bool]], dict[str, str]]
+_Rows = NDArray[np.int64] | slice
 
 _HEAD_BYTES = 4096
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -28,14 +29,19 @@ _NULL_WORDS = ["", "null", "NULL", "nan", "NaN", "NAN", "N/A", "NA", "--"]
 
 
 def read_table(
-    path: str | Path, columns: Sequence[str] | None = None, *, optional: Iterable[str] = ()
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    *,
+    optional: Iterable[str] = (),
+    rows: ArrayLike | None = None,
 ) -> dict[str, NDArray[Any]]:
     r"""Return columns ``{name: (row,)}`` of a table file, nulls as in :mod:`stargap.catalogue.schema`.
 
     The format is told by the content, plain or gzip, whatever the file's name: a FITS binary table (the first
     of the file), Parquet, VOTable (its first table), and text with a header line, separated by commas, ``|``
     (as LAMOST publishes), tabs or semicolons; lines that start with ``#`` before the header line are skipped,
-    so ECSV is read too. Only the chosen columns of FITS, Parquet and text are decoded.
+    so ECSV is read too. Only the chosen columns of FITS, Parquet and text are decoded, and of FITS and Parquet one
+    at a time, so that a few rows of a long table take the memory of one column.
 
     ==========  =======================================================================================
     integers    int64, nulls -9999; never through a float, so 19-digit identifiers are exact
@@ -54,9 +60,10 @@ def read_table(
         path: the table.
         columns: names to read, in any case; all if None. They name the result as they are spelled here.
         optional: further names, read where the table has them.
+        rows: numbers of the rows to keep, from 0, in this order; all if None.
 
     Raises:
-        UsageError: the file is missing, damaged or no table, lacks a column, or an integer exceeds int64.
+        UsageError: the file is missing, damaged or no table, lacks a column or a row, or an integer exceeds int64.
 
     Example:
         >>> file = getfixture("tmp_path") / "dr10.csv"
@@ -74,11 +81,12 @@ def read_table(
     def choose(available: Mapping[str, bool]) -> dict[str, str]:
         return _choose(path, available, columns, optional)
 
+    kept: _Rows = slice(None) if rows is None else np.asarray(rows, dtype=np.int64)
     read, kind, packed = _reader(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return read(path, packed, choose)
+            return read(path, packed, choose, kept)
     except UsageError:
         raise
     except Exception as error:  # damage is met with almost any class
@@ -87,7 +95,7 @@ def read_table(
         raise UsageError(message) from error
 
 
-def _reader(path: Path) -> tuple[Callable[[Path, bool, _Choose], _Table], str, bool]:
+def _reader(path: Path) -> tuple[Callable[[Path, bool, _Choose, _Rows], _Table], str, bool]:
     """Return what reads the file, the name of its format, and whether it is compressed by gzip."""
     packed = False
     try:
@@ -172,7 +180,7 @@ def _text(cell: Any) -> str:
     return "" if cell is None else str(cell).rstrip(" \0")
 
 
-def _read_fits(path: Path, packed: bool, choose: _Choose) -> _Table:
+def _read_fits(path: Path, packed: bool, choose: _Choose, rows: _Rows) -> _Table:
     from astropy.io import fits
 
     with fits.open(path, memmap=True, uint=True) as hdus:  # a map, so that columns left out are not read
@@ -188,7 +196,7 @@ def _read_fits(path: Path, packed: bool, choose: _Choose) -> _Table:
             raise ValueError(message)
         stored = np.asarray(hdu.data).dtype
         single = {c.name: not stored[c.name].shape and not c.dim and stored[c.name].kind != "c" for c in hdu.columns}
-        return {name: _fits_column(hdu, there) for name, there in choose(single).items()}
+        return {name: _fits_column(hdu, there)[rows] for name, there in choose(single).items()}
 
 
 def _fits_column(hdu: Any, name: str) -> NDArray[Any]:
@@ -203,7 +211,7 @@ def _fits_column(hdu: Any, name: str) -> NDArray[Any]:
     return _plain(values, raw == column.null if stated else np.zeros(len(raw), dtype=bool))
 
 
-def _read_votable(path: Path, packed: bool, choose: _Choose) -> _Table:
+def _read_votable(path: Path, packed: bool, choose: _Choose, rows: _Rows) -> _Table:
     from astropy.io import votable
 
     table = votable.parse(str(path), verify="ignore").get_first_table()
@@ -213,22 +221,20 @@ def _read_votable(path: Path, packed: bool, choose: _Choose) -> _Table:
     result = {}
     for name, there in choose(single).items():
         column = table.array[table.array.dtype.names[places[there]]]
-        result[name] = _plain(np.ma.getdata(column), np.ma.getmaskarray(column))
+        result[name] = _plain(np.ma.getdata(column), np.ma.getmaskarray(column))[rows]
     return result
 
 
-def _read_parquet(path: Path, packed: bool, choose: _Choose) -> _Table:
+def _read_parquet(path: Path, packed: bool, choose: _Choose, rows: _Rows) -> _Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         single = {field.name: not pa.types.is_nested(field.type) for field in file.schema_arrow}
-        wanted = choose(single)
-        table = file.read(columns=list(dict.fromkeys(wanted.values())))
-    return {name: _from_arrow(table[there]) for name, there in wanted.items()}
+        return {name: _from_arrow(file.read(columns=[there])[there])[rows] for name, there in choose(single).items()}
 
 
-def _read_text(path: Path, packed: bool, choose: _Choose) -> _Table:
+def _read_text(path: Path, packed: bool, choose: _Choose, rows: _Rows) -> _Table:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -265,7 +271,7 @@ def _read_text(path: Path, packed: bool, choose: _Choose) -> _Table:
         return {}
     with stream() as source:
         table = csv.read_csv(source, convert_options=convert, **options)
-    return {name: _from_words(table[there]) for name, there in wanted.items()}
+    return {name: _from_words(table[there])[rows] for name, there in wanted.items()}
 
 
 def _from_words(words: Any) -> NDArray[Any]:
