@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stargap.catalogue.columns import CATALOGUE, STARS
 from stargap.catalogue.flag_columns import bit_text, set_bits
-from stargap.catalogue.write import read_columns
+from stargap.catalogue.write import read_columns, write_parts
 from stargap.errors import UsageError
 from stargap.run.folder import Run
 from stargap.run.stages import STAGES
 from stargap.validation import report
+from stargap.validation.matching import CompareSettings
 from stargap.validation.report import write_report
 from stargap.validation.report_data import STAGE_ORDER, read_run, read_sheets
 from stargap.validation.report_explorer import choose_rows, write_points, write_rows, write_spectra
@@ -154,6 +156,35 @@ def test_numbers_are_those_of_the_catalogue(folder, finished_run):
     np.testing.assert_array_equal(np.float32([row["teff"] for row in kiel]), stars["teff"][kept])
 
 
+@pytest.mark.slow
+def test_tables_of_others_are_drawn_and_told_of(finished_run, tmp_path):
+    table = read_columns(finished_run / "catalogue/spectra.parquet")
+    stars = np.flatnonzero(table["in_final_catalogue"])
+    others = tmp_path / "others.csv"
+    lines = [f"{table['obsid'][i]},{table['teff'][i] - 40},{table['logg'][i]},{table['m_h'][i] + 0.1}" for i in stars]
+    others.write_text("\n".join(["obsid,teff,logg,m_h", *lines]))
+    made = CompareSettings(columns={"teff": "teff", "logg": "logg", "m_h": "m_h"}, key="obsid", our_key="obsid")
+    tables = [(others, made.model_copy(update={"name": name})) for name in ("Mann 2015", "APOGEE DR17", "SLAM")]
+    tables.append((others, CompareSettings(name="ULySS", columns={"teff": "teff"}, key="obsid", our_key="obsid")))
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("store", "report"))
+    (run / "compare/wide").mkdir(parents=True)
+    (run / "compare/wide/binaries.csv").write_text("snr,m_h,primary_m_h\n9,0.1,0.0\n60,-0.2,-0.3\n")
+    folder = write_report(run, comparisons=tables, points=5).parent
+    text = Outline((folder / "index.html").read_text()).text
+    assert text.count("simulated stars") >= 4
+    assert "Comparison with APOGEE DR17" in text
+    for number, name in enumerate(("literature", "apogee", "methods", "differences", "binaries"), start=14):
+        assert (folder / "figures" / f"{number}-{name}.png").exists()
+    unique = len(np.unique(table["gaia_source_id"][stars]))
+    for name in ("14-literature", "15-apogee"):
+        rows = rows_of(folder / "data" / f"{name}.csv")
+        assert len(rows) == unique
+        assert all(float(row["teff"]) - float(row["their_teff"]) == pytest.approx(40, abs=0.01) for row in rows)
+    assert {row["source"] for row in rows_of(folder / "data/17-differences.csv")} == {"SLAM", "ULySS"}
+    assert len(rows_of(folder / "data/18-binaries.csv")) == 2
+
+
 def test_cuts_are_those_of_the_run(folder, finished_run):
     sample, final = rows_of(folder / "data/cuts-1.csv"), rows_of(folder / "data/cuts-2.csv")
     assert sample[-1]["left"] == final[0]["left"]  # what the sample leaves is what the catalogue's cuts start from
@@ -223,6 +254,19 @@ def test_run_without_its_store_and_with_comparisons(finished_run, tmp_path):
     points = content_of(folder / "explorer/points.js")
     assert points["count"] > points["shown"] == 0
     assert not list((folder / "spectra").iterdir())
+
+
+@pytest.mark.slow
+def test_catalogue_without_a_row_has_a_report(tmp_path):
+    folder = tmp_path / "catalogue"
+    folder.mkdir()
+    for name, schema in (("spectra", CATALOGUE), ("stars", STARS)):
+        write_parts([], folder / f"{name}.parquet", schema=schema, provenance={})
+    (folder / "precision.json").write_text('{"version": "0", "errors": {}}')
+    text = Outline(write_report(tmp_path).read_text()).text
+    assert "drawing it failed" not in text
+    assert "simulated" not in text.casefold()
+    assert content_of(tmp_path / "report/explorer/points.js")["count"] == 0
 
 
 def test_nothing_to_report_is_refused(finished_run, tmp_path):

@@ -7,7 +7,7 @@ import io
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from stargap import __version__
 from stargap.atomic import replacing
+from stargap.validation.matching import CompareSettings
 from stargap.validation.report_data import RunData, read_run
 from stargap.validation.report_explorer import MOST_POINTS, MOST_SPECTRA, choose_rows, write_points, write_rows
 from stargap.validation.report_explorer import write_spectra as write_explorer_spectra
@@ -38,6 +39,7 @@ def write_report(
     *,
     output: str | Path | None = None,
     truth: str | Path | None = None,
+    comparisons: Sequence[tuple[str | Path, CompareSettings]] = (),
     spectra: int = MOST_SPECTRA,
     points: int = MOST_POINTS,
     seed: int = 0,
@@ -47,12 +49,14 @@ def write_report(
     The page has the paper's numbers beside the run's, every figure with the data behind it as CSV, counts after each
     cut, what the cleaning rejected, settings, versions and times of the stages, and an explorer, in which a click on a
     star shows its spectrum, model, residual and row. What cannot be shown says why. Results of ``stargap compare``
-    in folders of ``RUN/compare/`` are shown too.
+    in folders of ``RUN/compare/`` are shown too, and wide binaries of `run_binaries` there are drawn.
 
     Args:
         run_folder: of a run that is done up to its catalogue.
         output: folder to write; by default ``report`` in the run's folder. Files of an older report are replaced.
         truth: table of true values of simulated stars (``truth.parquet``), for a section on what comes out of them.
+        comparisons: tables of others, each with how it is compared (`stargap.validation.references` has ready ones),
+            for figures 14 to 17.
         spectra: at most so many spectra in the explorer, drawn at random, those of the final catalogue first.
         points: at most so many stars in its diagrams.
         seed: of these draws.
@@ -61,9 +65,9 @@ def write_report(
         the page.
 
     Raises:
-        UsageError: there is no catalogue, or the truth cannot be read or joined.
+        UsageError: there is no catalogue, or the truth or a table cannot be read or joined.
     """
-    data = read_run(run_folder, truth=truth)
+    data = read_run(run_folder, truth=truth, comparisons=comparisons)
     folder = data.folder / "report" if output is None else Path(output)
     page = folder / "index.html"
     page.unlink(missing_ok=True)  # a page is there only with all that it shows

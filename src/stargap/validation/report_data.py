@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +19,8 @@ from stargap.catalogue.schema import INT_NULL
 from stargap.catalogue.tables import read_table
 from stargap.catalogue.write import provenance_of, read_columns
 from stargap.errors import UsageError
+from stargap.validation.matching import CompareSettings
+from stargap.validation.report_compared import Compared, compare_all
 from stargap.validation.sheets import Sheet, is_simulated
 
 __all__ = ["STAGE_ORDER", "Cluster", "Columns", "RunData", "StageTime", "read_run", "read_sheets"]
@@ -65,7 +67,8 @@ class RunData:
 
     ``spectra`` and ``stars`` are columns of the catalogue, ``(row,)``; ``truth`` those of a table of true values in the
     order of ``spectra``, with ``known``, whether a spectrum is in it. ``cuts`` are the tables of counts with their
-    notes, ``cards`` the models' cards, ``settings`` the run's file.
+    notes, ``cards`` the models' cards, ``settings`` the run's file; ``comparisons`` are name, tables and notes of what
+    ``stargap compare`` wrote and of ``tables``.
     """
 
     folder: Path
@@ -81,6 +84,7 @@ class RunData:
     notes: tuple[str, ...]
     clusters: tuple[Cluster, ...]
     comparisons: tuple[tuple[str, tuple[Sheet, ...], tuple[str, ...]], ...]
+    tables: tuple[Compared, ...] = ()
     truth: Columns | None = None
 
     @property
@@ -94,7 +98,12 @@ class RunData:
         return " (simulated)" if self.simulated else ""
 
 
-def read_run(folder: str | Path, *, truth: str | Path | None = None) -> RunData:
+def read_run(
+    folder: str | Path,
+    *,
+    truth: str | Path | None = None,
+    comparisons: Sequence[tuple[str | Path, CompareSettings]] = (),
+) -> RunData:
     """Read what the report of a survey run needs.
 
     Stars are simulated where a truth is given, where a table of the run says so, or where its transfer was trained on
@@ -104,9 +113,10 @@ def read_run(folder: str | Path, *, truth: str | Path | None = None) -> RunData:
         folder: of the run, done up to its catalogue.
         truth: table of true values, such as a simulated survey writes: teff, logg, m_h, rv, kind and active, joined by
             obsid, or by spectrum_id where that is null or repeated.
+        comparisons: tables of others, each with how it is compared.
 
     Raises:
-        UsageError: there is no catalogue, or the truth cannot be read or joined.
+        UsageError: there is no catalogue, or the truth or a table cannot be read or joined.
     """
     folder = Path(folder)
     spectra, stars = (folder / "catalogue" / f"{name}.parquet" for name in ("spectra", "stars"))
@@ -120,6 +130,8 @@ def read_run(folder: str | Path, *, truth: str | Path | None = None) -> RunData:
     cuts += [replace(sheet, title="Cuts of the catalogue (sections 2.1 and 4)") for sheet in counts]
     simulated = truth is not None or bool(cards["transfer"].get("simulated"))
     simulated = simulated or any(is_simulated(path) for path in (folder / "measured.parquet", spectra) if path.exists())
+    tables = compare_all(spectra, comparisons, simulated=simulated)
+    told = ((one.comparison.title, one.comparison.sheets(), one.comparison.notes) for one in tables)
     return RunData(
         folder=folder,
         spectra=columns,
@@ -133,7 +145,8 @@ def read_run(folder: str | Path, *, truth: str | Path | None = None) -> RunData:
         cuts=tuple(cuts),
         notes=notes,
         clusters=tuple(_clusters(_text(folder / "cleaning.html"))),
-        comparisons=tuple(_comparisons(folder)),
+        comparisons=(*told, *_comparisons(folder)),
+        tables=tables,
         truth=None if truth is None else _join_truth(columns, Path(truth)),
     )
 
@@ -201,13 +214,14 @@ def _sample_cuts(folder: Path) -> Sheet | None:
     if not cuts:
         return None
     header = ("before", "failed", "unknown", "left")
-    rows = tuple((cut, *(f"{counts[f'{cut}: {what}']:,}" for what in header)) for cut in cuts)
-    return Sheet("Cuts of the sample (section 2.1)", ("cut", *header), rows)
+    paper = {"class M dwarf": "818,686"}
+    rows = tuple((cut, *(f"{counts[f'{cut}: {what}']:,}" for what in header), paper.get(cut, "")) for cut in cuts)
+    return Sheet("Cuts of the sample (section 2.1)", ("cut", *header, "paper"), rows)
 
 
 def _comparisons(folder: Path) -> Iterator[tuple[str, tuple[Sheet, ...], tuple[str, ...]]]:
     """Yield what ``stargap compare`` wrote into folders of ``compare/``: name, tables and notes."""
-    for path in sorted((folder / "compare").glob("*/comparison.md")):
+    for path in sorted((folder / "compare").glob("*/*.md")):
         text = _text(path)
         yield text.splitlines()[0].lstrip("# ") if text else path.parent.name, *read_sheets(text)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stargap.errors import UsageError
 from stargap.labels import LABELS
+from stargap.validation.report_compared import compared_figure, kind_of
 from stargap.validation.report_data import Columns, RunData
 from stargap.validation.report_spectra import FittedSpectra
 from stargap.validation.report_truth import QUANTITIES, errors_of, plain_stars
@@ -89,7 +90,16 @@ def draw_figures(data: RunData, fitted: FittedSpectra | None, why_not: str = "")
          lambda title: _active(data, title)),
         ("13-subtype", "Figure 13: subtypes", "Subtypes from TiO5 and the pipeline's subclasses.",
          lambda title: _subtype(data, title)),
-        *((name, title, caption, _elsewhere) for name, title, caption in ELSEWHERE),
+        ("14-literature", "Figure 14: literature", "Labels against literature; filled symbols are of S/N above 50.",
+         lambda title: _compared(data, 14, title)),
+        ("15-apogee", "Figure 15: APOGEE", "Labels against APOGEE's, and their differences.",
+         lambda title: _compared(data, 15, title)),
+        ("16-methods", "Figure 16: other methods", "HR and Kiel diagrams of several methods.",
+         lambda title: _compared(data, 16, title)),
+        ("17-differences", "Figure 17: other methods", "Our labels minus those of other methods.",
+         lambda title: _compared(data, 17, title)),
+        ("18-binaries", "Figure 18: wide binaries", "[M/H] of M dwarfs against [Fe/H] of their FGK primaries.",
+         lambda title: _binaries(data, title)),
     ]  # fmt: skip
     if data.truth is not None:
         caption = "Inactive M dwarfs of the final catalogue: recovered minus true, with the published errors."
@@ -105,15 +115,6 @@ def draw_figures(data: RunData, fitted: FittedSpectra | None, why_not: str = "")
             yield Picture(name, title, told, reason=str(error))
         except Exception as error:  # one figure must not take the whole report with it
             yield Picture(name, title, told, reason=f"drawing it failed: {type(error).__name__}: {error}")
-
-
-ELSEWHERE = (
-    ("14-literature", "Figure 14: literature", "Labels against literature."),
-    ("15-apogee", "Figure 15: APOGEE", "Labels against APOGEE's."),
-    ("16-methods", "Figure 16: other methods", "HR and Kiel diagrams of several methods."),
-    ("17-differences", "Figure 17: other methods", "Differences from other methods."),
-    ("18-binaries", "Figure 18: wide binaries", "[M/H] of M dwarfs against [Fe/H] of their FGK primaries."),
-)
 
 
 def _needed(fitted: FittedSpectra | None, why_not: str) -> FittedSpectra:
@@ -286,12 +287,28 @@ def _subtype(data: RunData, title: str) -> Drawn:
     return subtype_figure(columns["spt"], columns["subclass"], title=title), columns
 
 
-def _elsewhere(title: str) -> Drawn:
-    message = (
-        "it needs a table of others, which a run does not have: stargap compare CATALOGUE TABLE -o RUN/compare/NAME, "
-        "whose tables the next report shows"
-    )
-    raise NotDrawn(message)
+def _compared(data: RunData, number: int, title: str) -> Drawn:
+    wanted = {14: "literature", 15: "apogee"}.get(number, "methods")
+    tables = [one for one in data.tables if kind_of(one.name) == wanted]
+    if not any(len(one.matched.rows) for one in tables):
+        what = {"literature": "of literature labels", "apogee": "of APOGEE", "methods": "of another method"}[wanted]
+        message = f"no table {what} that has stars of this run was given"
+        raise NotDrawn(message)
+    return compared_figure(number, tables, data.spectra, title=title)
+
+
+def _binaries(data: RunData, title: str) -> Drawn:
+    from stargap.catalogue.tables import read_table
+    from stargap.validation.figures.comparison import binaries_figure
+
+    path = next(iter(sorted((data.folder / "compare").glob("*/binaries.csv"))), None)
+    if path is None:
+        message = (
+            "no pairs were compared: stargap.validation.binaries.run_binaries writes RUN/compare/NAME/binaries.csv"
+        )
+        raise NotDrawn(message)
+    pairs = read_table(path)
+    return binaries_figure(pairs["m_h"], pairs["primary_m_h"], pairs["snr"], title=title), pairs
 
 
 def _recovery(data: RunData) -> Drawn:

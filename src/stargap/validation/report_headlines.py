@@ -61,7 +61,7 @@ def _counts(data: RunData) -> Iterator[tuple[str, str, str, str]]:
 def _count_m_dwarfs(data: RunData) -> str:
     """Return what passes the first cut of the sample; all spectra where its counts are gone."""
     first = next((sheet.rows[0] for sheet in data.cuts if sheet.rows and sheet.rows[0][0] == "class M dwarf"), None)
-    return first[-1] if first is not None else f"{len(data.final):,}"
+    return first[4] if first is not None else f"{len(data.final):,}"
 
 
 def _true_activity(data: RunData) -> str:
