@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from stargap import __version__
-from stargap.cli_survey import add_commands
+from stargap import __version__, cli_survey, cli_tables
 from stargap.errors import StargapError, UsageError
 from stargap.terminal import bar, bars, console, sigterm_as_ctrl_c, workers_asked
 
@@ -272,7 +271,8 @@ def _headline_table(rows: list[Any]) -> Any:
     return table
 
 
-add_commands(app)
+for commands in (cli_survey, cli_tables):
+    commands.add_commands(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stargap.run.engine import StageState
     from stargap.run.settings import SurveySettings
 
-__all__ = ["add_commands", "report_states"]
+__all__ = ["add_commands", "read_survey", "report_states"]
 
 FAILED = 3
 """Exit code of a run of which some pieces failed."""
@@ -24,7 +24,7 @@ FAILED = 3
 
 def add_commands(app: App) -> None:
     """Add the commands of this module to the command line."""
-    for command in (run, stage, catalogue, report, compare, show, validate, settings, mock, missing):
+    for command in (run, stage, settings, mock, missing):
         app.command(command)
 
 
@@ -71,7 +71,7 @@ def run(
     from stargap.run.engine import default_workers, run_survey, stage_states
     from stargap.run.folder import Run
 
-    chosen = _read(survey)
+    chosen = read_survey(survey)
     if status:
         report_states(stage_states(Run(chosen.output.absolute(), chosen.absolute())), chosen)
         return
@@ -107,146 +107,11 @@ def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
     """
     from stargap.run.engine import default_workers, run_survey
 
-    chosen = _read(survey)
+    chosen = read_survey(survey)
     count = default_workers() if workers is None else workers_asked(workers)
     with sigterm_as_ctrl_c(), bars() as tell:
         states = run_survey(chosen, only=name, workers=count, progress=tell)
     report_states([state for state in states if state.stage == name], chosen)
-
-
-def catalogue(
-    survey: Path, /, *, formats: list[Literal["fits", "vot", "csv", "ecsv", "cds"]] | None = None, paper: bool = False
-) -> None:
-    """Make the catalogue of a survey run that is done up to its table: a row a spectrum, and a row a star.
-
-    Errors are calibrated on repeats, spectra of a star combined, variables and binaries marked, and the cuts of the
-    final catalogue made as bits; the settings say how ([catalogue], [publish]).
-
-    Parameters
-    ----------
-    survey
-        TOML file with the settings.
-    formats
-        Further formats to write it in, beside Parquet and those of the settings.
-    paper
-        Write the paper's Table 1 too.
-    """
-    from stargap.catalogue.publish import write_catalogue
-    from stargap.run.engine import run_survey
-
-    chosen = _read(survey)
-    with sigterm_as_ctrl_c(), bars() as tell:
-        states = run_survey(chosen, only="catalogue", progress=tell)
-    report_states([state for state in states if state.stage == "catalogue"], chosen)
-    folder = chosen.output / "catalogue"
-    wanted = formats or chosen.publish.formats
-    written = write_catalogue(folder, formats=formats) if formats else []
-    written += write_catalogue(folder, formats=wanted, paper=True) if paper else []
-    print((folder / "cuts.md").read_text(), end="")
-    for path in dict.fromkeys(written):
-        print(f"wrote {path}")
-    print(f"catalogue {folder}")
-
-
-def report(
-    survey: Path,
-    /,
-    *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    truth: Path | None = None,
-    spectra: int = 2000,
-) -> None:
-    """Write a run's report: a page that opens without a network, with figures, counts and an explorer of spectra.
-
-    Parameters
-    ----------
-    survey
-        TOML file with the settings of a run that is done up to its catalogue.
-    output
-        Folder to write; report in the run's folder by default.
-    truth
-        Table of true values of a simulated survey (truth.parquet), for a page on what comes out of them.
-    spectra
-        Spectra in the explorer, at most.
-    """
-    from stargap.validation.report import write_report
-
-    chosen = _read(survey)
-    print(f"report {write_report(chosen.output, output=output, truth=truth, spectra=spectra)}")
-
-
-def compare(
-    ours: Path,
-    table: Path,
-    /,
-    *,
-    reference: str | None = None,
-    settings: Path | None = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-) -> None:
-    """Compare velocities and labels with those of any other table: median, scatter, outliers, trends, by S/N.
-
-    Parameters
-    ----------
-    ours
-        A catalogue, the table of a survey run, or one of stargap measure.
-    table
-        The other table: FITS, CSV, Parquet or VOTable.
-    reference
-        Name of ready settings for a published table; an unknown name lists all.
-    settings
-        TOML file that says how the other table is joined and what its columns are called.
-    output
-        Folder for comparison.md and comparison.csv.
-    """
-    from stargap.settings import read_settings_as
-    from stargap.validation.compare import run_compare
-    from stargap.validation.matching import CompareSettings
-    from stargap.validation.references import reference_settings
-
-    if (reference is None) == (settings is None):
-        message = "give --reference NAME or --settings FILE: how the other table is joined and what its columns are"
-        raise UsageError(message)
-    if settings is not None:
-        chosen = read_settings_as(CompareSettings, settings)
-    else:
-        chosen = reference_settings(reference or "")
-    run_compare(ours, table, chosen, output).print(console())
-    if output is not None:
-        print(f"wrote {output / 'comparison.md'}")
-
-
-def show(table: Path, /, *, id: Annotated[list[str], Parameter(name="--id")]) -> None:
-    """Print all that a table says of some spectra or stars, with units and flags in words.
-
-    Parameters
-    ----------
-    table
-        Any table of stargap, in any of its formats.
-    id
-        spectrum_id, obsid, gaia_source_id or designation; can be given several times.
-    """
-    from stargap.catalogue.show import print_rows
-
-    print_rows(table, id, console=console())
-
-
-def validate(table: Path, /) -> None:
-    """Check a table of stargap against its schema and list every violation; exits with 1 if there is one.
-
-    Parameters
-    ----------
-    table
-        Any table of stargap, in any of its formats.
-    """
-    from stargap.catalogue.validate import validate_file
-
-    problems = validate_file(table)
-    for problem in problems:
-        print(problem)
-    print(f"{table}: {len(problems)} violations" if problems else f"{table}: as the schema says")
-    if problems:
-        sys.exit(1)
 
 
 def settings(survey: Path | None = None, /, *, write: Path | None = None) -> None:
@@ -263,7 +128,7 @@ def settings(survey: Path | None = None, /, *, write: Path | None = None) -> Non
     from stargap.run.settings import SurveySettings
     from stargap.settings import example_toml
 
-    text = example_toml(SurveySettings() if survey is None else _read(survey))
+    text = example_toml(SurveySettings() if survey is None else read_survey(survey))
     if write is None:
         print(text, end="")
         return
@@ -354,7 +219,12 @@ def missing(catalogue: Path, folder: Path, /, *, output: Annotated[Path, Paramet
     print(f"wrote {output}: {count:,} files to download")
 
 
-def _read(path: Path) -> SurveySettings:
+def read_survey(path: Path) -> SurveySettings:
+    """Read the settings of a run.
+
+    Raises:
+        UsageError: see `read_settings_as`.
+    """
     from stargap.run.settings import SurveySettings
     from stargap.settings import read_settings_as
 
