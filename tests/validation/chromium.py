@@ -5,6 +5,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -12,6 +13,15 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
          "--disable-background-networking", "--disable-extensions", "--remote-debugging-pipe")  # fmt: skip
+
+LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 100) for end in sys.argv[1:3]]
+for end, place in zip(ends, (3, 4)):
+    os.dup2(end, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Starts the browser with its pipe's ends where it wants them."""
 
 
 class Page:
@@ -23,21 +33,11 @@ class Page:
             pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
         to_browser, self.write = os.pipe()
         self.read, from_browser = os.pipe()
-        spare = [os.dup(end) for end in (to_browser, from_browser)]  # so that neither is 3 or 4 when these are set
-
-        def descriptors():
-            os.dup2(spare[0], 3)
-            os.dup2(spare[1], 4)
-
-        self.process = subprocess.Popen(
-            [binary, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            preexec_fn=descriptors,
-            close_fds=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for end in (to_browser, from_browser, *spare):
+        ends = to_browser, from_browser
+        command = [sys.executable, "-c", LAUNCH, *map(str, ends), binary, *FLAGS, f"--user-data-dir={profile}"]
+        quiet = {name: subprocess.DEVNULL for name in ("stdin", "stdout", "stderr")}
+        self.process = subprocess.Popen([*command, "about:blank"], pass_fds=ends, **quiet)
+        for end in ends:
             os.close(end)
         self.number, self.rest, self.problems, self.session, self.events = 0, b"", [], None, []
         target = next(one for one in self.send("Target.getTargets")["targetInfos"] if one["type"] == "page")

@@ -137,14 +137,14 @@
     const [x0, x1] = range(points.columns[diagram.x], use), [y0, y1] = range(points.columns[diagram.y], use);
     diagram.px = diagram.xDown ? scale(x0, x1, box.right, box.left) : scale(x0, x1, box.left, box.right);
     diagram.py = scale(y0, y1, box.top, box.bottom);
-    const groups = Array.from({length: points.palette.length + 1}, () => []);
-    for (let i = points.count - 1; i >= 0; i--) if (use(i) && points.final[i]) groups[bin(i) + 1].push(i);
     const size = points.count > 5000 ? 2 : 4;
     const [xs, ys] = [points.columns[diagram.x], points.columns[diagram.y]];
-    groups.forEach((group, place) => {
-      pen.fillStyle = place ? points.palette[place - 1] : "#888";
-      for (const i of group) pen.fillRect(diagram.px(xs[i]) - size / 2, diagram.py(ys[i]) - size / 2, size, size);
-    });
+    // one by one in the points' random order: drawn colour by colour, the last would hide the others
+    for (let i = points.count - 1; i >= 0; i--) {
+      if (!points.final[i] || !use(i)) continue;
+      pen.fillStyle = points.palette[bin(i)] || "#888";
+      pen.fillRect(diagram.px(xs[i]) - size / 2, diagram.py(ys[i]) - size / 2, size, size);
+    }
     pen.strokeStyle = "#555";
     pen.lineWidth = 1;
     pen.beginPath();
@@ -296,8 +296,9 @@
       spectrum = found;
       showRow(rows[i % points.rowsAFile]);
       byId("download").hidden = found === null;
-      byId("status").textContent = "spectrum_id " + id + ", obsid " + points.ids.obsid[i] + ", gaia_source_id " +
-        points.ids.gaia_source_id[i] + (points.final[i] ? "" : ", not in the final catalogue");
+      const name = (kind) => (points.ids[kind][i] === "-9999" ? "unknown" : points.ids[kind][i]);
+      byId("status").textContent = "spectrum_id " + id + ", obsid " + name("obsid") + ", gaia_source_id " +
+        name("gaia_source_id") + (points.final[i] ? "" : ", not in the final catalogue");
       byId("explorer").dataset.ready = id;
     } catch (error) {
       if (chosen === i) byId("status").textContent = "Spectrum " + id + " cannot be shown: " + error.message;
