@@ -17,8 +17,28 @@ __all__ = ["add_commands"]
 
 def add_commands(app: App) -> None:
     """Add the commands of this module to the command line."""
-    for command in (catalogue, report, compare, show, validate):
+    for command in (gaia, catalogue, report, compare, show, validate):
         app.command(command)
+
+
+def gaia(spectra: Path, /, *, output: Annotated[Path, Parameter(name=["--output", "-o"])]) -> None:
+    """Ask the Gaia archive for the sources of a survey's spectra; stargap run takes the table as input.gaia.
+
+    A download that was stopped goes on when the same command is given again. Needs a network and stargap[tap].
+
+    Parameters
+    ----------
+    spectra
+        Table of a LAMOST release, index.parquet of a store, or any table with gaia_source_id, or ra and dec.
+    output
+        Parquet table to write.
+    """
+    from stargap.catalogue.gaia_tap import fetch_gaia, read_targets
+
+    with sigterm_as_ctrl_c(), bars() as tell:
+        told = fetch_gaia(read_targets(spectra), output, progress=tell)
+    print(f"{told.found:,} of {told.ids:,} identifiers and {told.positions:,} positions: {told.sources:,} sources")
+    print(f"wrote {output}")
 
 
 def catalogue(
