@@ -207,6 +207,25 @@ def test_ecsv(tmp_path, table):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("null", [False, True])
+def test_long_identifiers_are_exact_in_the_readers_of_others(tmp_path, suffix, null):
+    ids = [6917528997577384321, 2**63 - 1, 2**53 + 1, -1] + [None] * null
+    path = tmp_path / f"t{suffix}"
+    schema = (Column("gaia_source_id", "int64"), Column("row", "int64"))
+    write_table({"gaia_source_id": ids, "row": range(len(ids))}, path, schema=schema, provenance={})
+    if suffix in (".csv", ".parquet"):
+        read = pl.read_csv(path) if suffix == ".csv" else pl.read_parquet(path)
+        assert read["gaia_source_id"].dtype == pl.Int64
+        assert read["gaia_source_id"].to_list() == ids
+    if suffix == ".parquet":
+        assert pq.read_table(path)["gaia_source_id"].to_pylist() == ids
+    else:
+        column = Table.read(path)["gaia_source_id"]
+        assert column.dtype.newbyteorder("=") == np.int64
+        assert np.ma.asarray(column).tolist() == ids
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_bool_columns_and_infinities(tmp_path, suffix):
     schema = (Column("good", "bool", "", "meta.code"), Column("x", "float32", "km/s", "phys.veloc"))
     path = tmp_path / f"t{suffix}"
