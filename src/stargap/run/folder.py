@@ -16,12 +16,13 @@ from stargap.atomic import replacing
 from stargap.catalogue.tables import read_table
 from stargap.errors import UsageError
 from stargap.pixels import STARGAP
-from stargap.run.receipts import digest, file_digest
+from stargap.run.receipts import digest
 from stargap.run.settings import SurveySettings
 from stargap.spectra.ingest import file_inputs
 from stargap.spectra.inputs import find_spectra
 from stargap.spectra.lamost_files import catalogue_inputs
 from stargap.spectra.plan import extend_plan
+from stargap.spectra.shards import file_sha256
 from stargap.spectra.store import finish
 from stargap.theory.payne import Emulator
 from stargap.transfer.residual import ResidualTransfer
@@ -201,4 +202,4 @@ def content_digest(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _file_digest(path: Path, *stamps: int) -> str:
-    return file_digest(path)
+    return file_sha256(path)

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stargap.atomic import replacing
+from stargap.spectra.shards import file_sha256
 
-__all__ = ["Product", "Receipt", "digest", "file_digest", "read_receipt", "write_receipt"]
+__all__ = ["Product", "Receipt", "digest", "read_receipt", "write_receipt"]
 
 
 class Product(BaseModel):
@@ -61,12 +62,6 @@ def digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_receipt(path: Path) -> Receipt | None:
     """Return a receipt, or None where there is none that can be read: its piece is then made again."""
     try:
@@ -89,7 +84,7 @@ def write_receipt(
 ) -> Receipt:
     """Write down what was made, with checksums, under `path`."""
     found = {
-        str(product.relative_to(folder)): Product(bytes=product.stat().st_size, sha256=file_digest(product))
+        str(product.relative_to(folder)): Product(bytes=product.stat().st_size, sha256=file_sha256(product))
         for product in products
     }
     receipt = Receipt(

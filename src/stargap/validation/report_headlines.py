@@ -16,7 +16,7 @@ from stargap.validation.report_spectra import FittedSpectra
 from stargap.validation.report_truth import DIGITS, QUANTITIES, errors_of, plain_stars
 from stargap.validation.sheets import Sheet, number
 
-__all__ = ["headline_sheet"]
+__all__ = ["PAPER_REPEATS", "headline_sheet"]
 
 PAPER_OFFSETS = {"teff": (12.0, 70.0), "logg": (-0.04, 0.17), "m_h": (-0.06, 0.20)}
 """Median and scatter against literature (section 5.1)."""
