@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stargap.errors import UsageError
-from stargap.validation.compare import statistics
 from stargap.validation.figures.panels import (
     CELLS,
     DENSE,
@@ -21,6 +20,7 @@ from stargap.validation.figures.panels import (
     new_figure,
     running_median,
 )
+from stargap.validation.statistics import statistics
 
 SPAN = (0.0, 1.0), (0.0, 1.0)
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40)

@@ -20,18 +20,16 @@ from stargap.mock.survey_files import write_survey
 from stargap.run.engine import StageState, run_survey
 from stargap.run.settings import SurveySettings
 from stargap.settings import example_toml
-from stargap.validation.compare import robust_scatter
 from stargap.validation.figures.recovery import recovery_figure
 from stargap.validation.report import write_report
-from stargap.validation.report_headlines import PAPER_REPEATS
+from stargap.validation.report_headlines import PAPER_OFFSETS, PAPER_REPEATS
+from stargap.validation.statistics import robust_scatter
 
 __all__ = ["Demo", "Headline", "headlines", "run_demo"]
 
 QUANTITIES = ("rv", "teff", "logg", "m_h")
 UNITS = {"rv": "RV (km/s)", "teff": "Teff (K)", "logg": "log g (dex)", "m_h": "[M/H] (dex)"}
 DIGITS = {"rv": 1, "teff": 0, "logg": 2, "m_h": 2}
-PAPER_OFFSETS = {"rv": (3.0, 9.0), "teff": (12.0, 70.0), "logg": (-0.04, 0.17), "m_h": (-0.06, 0.20)}
-"""Median and scatter of the paper's values against Gaia RVS and literature (sections 2.3, 5)."""
 BINS = ((5.0, 10.0), (10.0, 20.0), (20.0, 50.0), (50.0, 1e9))
 """Bins of S/N in r."""
 EXPLORED = 500

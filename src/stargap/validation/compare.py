@@ -22,22 +22,12 @@ from stargap.validation.matching import (
     their_columns,
 )
 from stargap.validation.sheets import Sheet, is_simulated, number, print_sheets, write_results
-from stargap.validation.statistics import Compared, Trend, clip, compare, robust_scatter, statistics, trend
+from stargap.validation.statistics import Compared, Trend, compare, trend
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = [
-    "Agreement",
-    "Comparison",
-    "LabelTrend",
-    "clip",
-    "compare_tables",
-    "read_matched",
-    "robust_scatter",
-    "run_compare",
-    "statistics",
-]
+__all__ = ["Agreement", "Comparison", "LabelTrend", "compare_tables", "read_matched", "run_compare"]
 
 _TITLES: dict[Quantity, str] = {"rv": "RV", "teff": "Teff", "logg": "log g", "m_h": "[M/H]"}
 _UNITS: dict[Quantity, str] = {"rv": "km/s", "teff": "K", "logg": "dex", "m_h": "dex"}

@@ -11,9 +11,9 @@ from stargap.catalogue.cleaning_rules import is_rejected
 from stargap.catalogue.companions import Companion
 from stargap.catalogue.cuts import FinalCut
 from stargap.catalogue.schema import INT_NULL
-from stargap.validation.compare import robust_scatter, statistics
 from stargap.validation.report_data import Columns, RunData
 from stargap.validation.sheets import Sheet, number
+from stargap.validation.statistics import robust_scatter, statistics
 
 __all__ = ["DIGITS", "QUANTITIES", "errors_of", "plain_stars", "truth_sheets"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
-from stargap.validation.compare import clip, robust_scatter
+from stargap.validation.statistics import clip, robust_scatter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

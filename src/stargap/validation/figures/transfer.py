@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from stargap.labels import LABELS, LOGG, M_H, TEFF
 from stargap.pixels import WINDOWS
-from stargap.validation.compare import robust_scatter
 from stargap.validation.figures.panels import (
     BOX,
     COLOURS,
@@ -23,6 +22,7 @@ from stargap.validation.figures.panels import (
     running_median,
     tidy,
 )
+from stargap.validation.statistics import robust_scatter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
