@@ -88,10 +88,17 @@ def test_a_mock_survey_is_run_to_its_table_and_told_of(here, capsys):
     assert "818,686" in out, "the cuts stand beside the paper's"
     assert len(pq.read_table(here / "sim/run/measured.parquet")) == 12
     assert (here / "sim/run/cleaning.html").exists()
+    assert "report    sim/run/report/index.html" in out
+    assert "Against the truth" in (here / "sim/run/report/index.html").read_text()
     out, _, code = said(capsys, "run", "sim/survey.toml", "--status")
-    assert out.count("done") == 11
+    assert out.count("done") == 12
     out, _, code = said(capsys, "stage", "clean", "sim/survey.toml", "--workers", 1)
     assert "rejected" in out
+    out, _, code = said(capsys, "report", "sim/survey.toml", "-o", "page", "--spectra", 1)
+    assert (code, out) == (0, "report page/index.html\n")
+    assert "Against the truth" in (here / "page/index.html").read_text(), "the settings name the truth"
+    out, _, code = said(capsys, "run", "sim/survey.toml", "--status")
+    assert out.count("done") == 12, "a report elsewhere is not the run's"
     out, _, code = said(capsys, "catalogue", "sim/survey.toml", "--formats", "vot", "--paper")
     assert code == 0
     assert "538,107" in out

@@ -41,11 +41,12 @@ def run(
     timeout: float = 60.0,
     status: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Do every stage of a survey run that is not done: from spectra on disk to one table of measurements.
+    """Do every stage of a survey run that is not done: from spectra on disk to a catalogue and its report.
 
-    Stages: ingest, sample, emulator, velocity, prepare, clean, labels, transfer, measure, table, catalogue. A run that
-    was stopped, by Ctrl-C, a signal or a power cut, goes on when the same command is given again, with the same result.
-    Exits with 0 when all is done, 3 when some pieces failed twice (their stage says why), 2 when the request is wrong.
+    Stages: ingest, sample, emulator, velocity, prepare, clean, labels, transfer, measure, table, catalogue, report. A
+    run that was stopped, by Ctrl-C, a signal or a power cut, goes on when the same command is given again, with the
+    same result. Exits with 0 when all is done, 3 when some pieces failed twice (their stage says why), 2 when the
+    request is wrong.
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
     Parameters
     ----------
     name
-        ingest, sample, emulator, velocity, prepare, clean, labels, transfer, measure, table or catalogue.
+        ingest, sample, emulator, velocity, prepare, clean, labels, transfer, measure, table, catalogue or report.
     survey
         TOML file with the settings.
     workers
@@ -193,6 +194,7 @@ def mock(
         input={**given, "gaia": output / "gaia.parquet", "simulated": True},  # type: ignore[arg-type]
         transfer={"prior": {"alpha": 0.0}},  # type: ignore[arg-type]
         measure={"fixed": {"a_m": 0.0}},  # type: ignore[arg-type]
+        report={"truth": output / "truth.parquet"},  # type: ignore[arg-type]
     )
     with (output / "survey.toml").open("w", encoding="utf-8") as file:
         file.write(example_toml(chosen))
@@ -287,6 +289,6 @@ def report_states(states: list[StageState], chosen: SurveySettings) -> None:
     if failures:
         print(f"{len(failures)} pieces failed twice; run the same command again to try once more", file=sys.stderr)
         sys.exit(FAILED)
-    for name, product in (("table", "measured.parquet"), ("catalogue", "catalogue")):
-        if len(states) > 1 and any(state.stage == name and state.state == "done" for state in states):
+    for name, product in (("table", "measured.parquet"), ("catalogue", "catalogue"), ("report", "report/index.html")):
+        if len(states) > 1 and any(state.stage == name and state.state == "done" and state.rows for state in states):
             print(f"{name:<9} {chosen.output / product}")

@@ -17,7 +17,7 @@ __all__ = ["add_commands"]
 
 def add_commands(app: App) -> None:
     """Add the commands of this module to the command line."""
-    for command in (gaia, catalogue, report, compare, show, validate):
+    for command in (gaia, catalogue, report, compare, binaries, show, validate):
         app.command(command)
 
 
@@ -81,9 +81,12 @@ def report(
     *,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     truth: Path | None = None,
-    spectra: int = 2000,
+    spectra: int | None = None,
 ) -> None:
     """Write a run's report: a page that opens without a network, with figures, counts and an explorer of spectra.
+
+    stargap run makes it too, as its last stage; this makes it again in any case, also of a run of another version. What
+    it shows beside the run, such as tables of others, the settings say ([report]).
 
     Parameters
     ----------
@@ -92,14 +95,16 @@ def report(
     output
         Folder to write; report in the run's folder by default.
     truth
-        Table of true values of a simulated survey (truth.parquet), for a page on what comes out of them.
+        Table of true values of a simulated survey (truth.parquet), instead of the one in the settings.
     spectra
-        Spectra in the explorer, at most.
+        Spectra in the explorer, at most, instead of what the settings say.
     """
-    from stargap.validation.report import write_report
+    from stargap.run.report import write_run_report
 
     chosen = read_survey(survey)
-    print(f"report {write_report(chosen.output, output=output, truth=truth, spectra=spectra)}")
+    given = {name: value for name, value in (("truth", truth), ("spectra", spectra)) if value is not None}
+    shown = type(chosen.report).model_validate(chosen.report.model_dump() | given)
+    print(f"report {write_run_report(chosen.output, shown, output)}")
 
 
 def compare(
@@ -141,6 +146,43 @@ def compare(
     run_compare(ours, table, chosen, output).print(console())
     if output is not None:
         print(f"wrote {output / 'comparison.md'}")
+
+
+def binaries(
+    ours: Path,
+    pairs: Path,
+    primaries: Path,
+    /,
+    *,
+    settings: Path | None = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+) -> None:
+    """Compare [M/H] of M dwarfs with that of the FGK stars they are bound to, beside the paper's numbers, by S/N.
+
+    The paper's cuts are made and counted: probability of a chance alignment below 0.01, separation above 3 arcsec,
+    velocities within 10 km/s. With RUN/compare/NAME as output, stargap report draws the pairs.
+
+    Parameters
+    ----------
+    ours
+        A catalogue, the table of a survey run, or one of stargap measure.
+    pairs
+        Table of wide binaries; columns are those of El-Badry et al. 2021 unless the settings name others.
+    primaries
+        Table of FGK stars with [M/H] or [Fe/H] and velocities; columns are those of LAMOST's LRS catalogue of A, F, G
+        and K stars unless the settings name others.
+    settings
+        TOML file with names of columns and the cuts, as [report.binaries.settings] of stargap settings has them.
+    output
+        Folder for binaries.md and binaries.csv.
+    """
+    from stargap.settings import read_settings_as
+    from stargap.validation.binaries import BinarySettings, run_binaries
+
+    chosen = BinarySettings() if settings is None else read_settings_as(BinarySettings, settings)
+    run_binaries(ours, pairs, primaries, chosen, output).print(console())
+    if output is not None:
+        print(f"wrote {output / 'binaries.md'}")
 
 
 def show(table: Path, /, *, id: Annotated[list[str], Parameter(name="--id")]) -> None:

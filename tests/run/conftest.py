@@ -32,6 +32,7 @@ def asked(survey):
             "ingest": {"shard_rows": SHARD_ROWS},
             "transfer": {"prior": {"draws": 1000, "alpha": 0.0}},
             "measure": {"fixed": {"a_m": 0.0}, "starts": 1},
+            "report": {"skip": True},
         }
         return SurveySettings(output=output, **{**given, **changes})
 

@@ -29,6 +29,7 @@ def finished_run(simulated_survey, tmp_path_factory):
         measure={"starts": 1},
         catalogue={"title": TITLE},
         publish={"formats": []},
+        report={"skip": True},
     )
     assert all(state.state == "done" for state in run_survey(settings))
     return folder

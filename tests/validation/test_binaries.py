@@ -8,6 +8,7 @@ import pytest
 
 from stargap.catalogue.schema import CATALOGUE, Column
 from stargap.catalogue.write import write_table
+from stargap.cli import main
 from stargap.errors import UsageError
 from stargap.settings import example_toml, read_settings_as
 from stargap.validation.binaries import BinarySettings, compare_binaries, run_binaries
@@ -127,24 +128,72 @@ def test_paper_stands_beside_ours_and_simulated_is_said():
     headings = [line for line in page.splitlines() if line.startswith("#")]
     assert all("simulated" in line for line in headings)
     assert "| 868 |" in page
-    assert "+0.04 | 0.24 | -1.20 to +0.50 |" in page
+    assert "| +0.04 | 0.24 |" in page
+    assert "| -1.20 to +0.50 |" in page
     assert "simulated" not in compare_binaries(*survey(50), PLAIN).markdown()
 
 
-def test_files_in_and_out(tmp_path):
-    ours, pairs, bright = survey(50)
+def written(tmp_path, ours, pairs, bright):
     write_table(ours, tmp_path / "c.parquet", schema=[c for c in CATALOGUE if c.name in ours], provenance={})
     ids = ("source_id1", "source_id2")
     schema = [Column(name, "int64" if name in ids else "float64") for name in pairs]
     write_table(pairs, tmp_path / "pairs.fits", schema=schema, provenance={})
     schema = [Column(name, "int64" if name == "gaia_source_id" else "float64") for name in bright]
     write_table(bright, tmp_path / "bright.csv", schema=schema, provenance={})
-    files = tmp_path / "c.parquet", tmp_path / "pairs.fits", tmp_path / "bright.csv"
+    return tmp_path / "c.parquet", tmp_path / "pairs.fits", tmp_path / "bright.csv"
+
+
+def test_files_in_and_out(tmp_path):
+    ours, pairs, bright = survey(50)
+    files = written(tmp_path, ours, pairs, bright)
     found = run_binaries(*files, PLAIN, tmp_path / "out")
     assert found.agreements[0].result.n == 50
     assert (tmp_path / "out" / "binaries.md").read_text() == found.markdown()
     rows = list(csv.DictReader((tmp_path / "out" / "binaries.csv").read_text().splitlines()))
     assert [int(row["gaia_source_id"]) for row in rows] == ours["gaia_source_id"].tolist()
+
+
+def said(capsys, *words):
+    """What a command prints, and its exit code."""
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    told = capsys.readouterr()
+    return told.out, told.err, end.value.code
+
+
+def test_command_prints_the_cuts_and_the_numbers_beside_the_papers(tmp_path, capsys):
+    ours, pairs, bright = survey(50)
+    files = written(tmp_path, ours, pairs, bright)
+    out, _, code = said(capsys, "binaries", *files, "-o", tmp_path / "out")
+    lines = out.splitlines()
+    assert code == 0
+    assert "…" not in out, "a number that is cut short is another number"
+    for cut in ("R_chance_align < 0.01", "separation > 3 arcsec", "|dRV| < 10 km/s"):
+        assert any(line.startswith(cut) for line in lines)
+    found = run_binaries(*files)
+    for one, scatter in zip(found.agreements, ("0.24", "0.21", "0.15"), strict=True):
+        line, spans = [line for line in lines if line.startswith(f"> {one.snr_above:g} ")]
+        cells = line.split()
+        assert int(cells[2]) == one.result.n
+        assert float(cells[3]) == pytest.approx(one.result.values.median, abs=0.0006)
+        assert cells[-1] == scatter
+        assert "{:+.2f} to {:+.2f}".format(*one.delta) in spans
+    assert lines[-1] == f"wrote {tmp_path / 'out' / 'binaries.md'}"
+    assert (tmp_path / "out" / "binaries.md").read_text() == found.markdown()
+
+
+def test_command_takes_other_names_of_columns_and_other_cuts(tmp_path, capsys):
+    ours, pairs, bright = survey(50)
+    pairs = {"sep_arcsec": np.linspace(0.1, 5, 50), **{name: pairs[name] for name in ("source_id1", "source_id2")}}
+    files = written(tmp_path, ours, pairs, bright)
+    (tmp_path / "b.toml").write_text('chance = ""\nseparation = "sep_arcsec"\nseparation_unit = 1.0\n')
+    out, _, code = said(capsys, "binaries", *files, "--settings", tmp_path / "b.toml")
+    assert code == 0
+    assert "R_chance_align" not in out
+    (cut,) = [line.split() for line in out.splitlines() if line.startswith("separation > 3 arcsec")]
+    assert cut[4:8] == ["50", "29", "0", "21"]
+    _, error, code = said(capsys, "binaries", *files)
+    assert (code, "'R_chance_align'" in error) == (2, True)
 
 
 def test_published_pairs_that_carry_their_primaries(shared_data):

@@ -21,7 +21,6 @@ from stargap.run.engine import StageState, run_survey
 from stargap.run.settings import SurveySettings
 from stargap.settings import example_toml
 from stargap.validation.figures.recovery import recovery_figure
-from stargap.validation.report import write_report
 from stargap.validation.report_headlines import PAPER_OFFSETS, PAPER_REPEATS
 from stargap.validation.statistics import robust_scatter
 
@@ -102,6 +101,7 @@ def run_demo(
             },
             "transfer": {"use": "simulated", "prior": {"alpha": 0.0}},
             "publish": {"ages": ages, "formats": ["fits"]},
+            "report": {"truth": folder / "truth.parquet", "spectra": EXPLORED},
         }
     )
     with replacing(folder / "survey.toml") as file:
@@ -114,12 +114,7 @@ def run_demo(
         drawn = {name: values[plain] for name, values in columns.items()}
         figure = recovery_figure(drawn, labels, truth["rv"][plain], truth["snr_r"][plain])
         figure.savefig(file, format="png", dpi=120)
-    page = folder / "run/report/index.html"
-    if not page.exists() or page.stat().st_mtime < (folder / "run/catalogue/spectra.parquet").stat().st_mtime:
-        if progress is not None:
-            progress("report", 0, 1)
-        write_report(folder / "run", truth=folder / "truth.parquet", spectra=EXPLORED)
-    return Demo(folder, settings, states, headlines(folder), page)
+    return Demo(folder, settings, states, headlines(folder), folder / "run/report/index.html")
 
 
 def headlines(folder: str | Path) -> list[Headline]:

@@ -20,6 +20,7 @@ from stargap.errors import StargapError, UsageError
 from stargap.processes import Workers, each_alone
 from stargap.run.folder import Run
 from stargap.run.receipts import Receipt, digest, read_receipt, write_receipt
+from stargap.run.report import check_report_files
 from stargap.run.settings import SurveySettings
 from stargap.run.stages import STAGES, Stage
 from stargap.settings import example_toml, read_settings_as
@@ -132,6 +133,8 @@ def run_survey(
         message = f"stage {until} comes before stage {since}"
         raise UsageError(message)
     _refuse_other_settings(run, again=STAGES[first:] if since is not None else ())
+    if STAGES[-1] in chosen:
+        check_report_files(settings.report)
     run.folder.mkdir(parents=True, exist_ok=True)
     with replacing(run.folder / "survey.toml") as file:
         file.write(example_toml(settings).encode())
@@ -368,7 +371,7 @@ def _needs_all(stage: Stage, settings: SurveySettings) -> bool:
 def _refuse_other_settings(run: Run, again: Sequence[Stage]) -> None:
     """Refuse to mix products of other settings or versions with new ones; those of stages in `again` are not kept."""
     for stage in STAGES:
-        if stage in again:
+        if stage in again or stage.apart:
             return
         for unit in _units(run, stage):
             receipt = _receipt(run, stage.name, unit)

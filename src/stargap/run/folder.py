@@ -115,7 +115,7 @@ class Run:
 
     def provenance(self) -> dict[str, str]:
         """What every table of the run carries."""
-        settings = self.settings.model_dump(mode="json", exclude={"output", "input"})
+        settings = self.settings.model_dump(mode="json", exclude={"output", "input", "report"})
         emulator, transfer = self.emulator().card, self.transfer()
         used = emulator if transfer is None else transfer.card
         simulated = self.settings.input.simulated or (transfer is not None and transfer.card.simulated)

@@ -14,6 +14,7 @@ from stargap.settings import MeasureSettings
 from stargap.spectra.ingest import IngestSettings
 from stargap.transfer.rounds import ResidualSettings
 from stargap.transfer.settings import PriorSettings
+from stargap.validation.report_settings import ReportSettings
 
 __all__ = ["EmulatorSettings", "InputSettings", "PublishSettings", "SurveySettings", "TransferSettings"]
 
@@ -128,6 +129,8 @@ class SurveySettings(BaseModel):
     """Stars, cuts, companions (section 4)."""
     publish: PublishSettings = PublishSettings()
     """Ages and formats."""
+    report: ReportSettings = ReportSettings()
+    """The report: what the run is compared with, and its explorer of spectra (section 5)."""
 
     def absolute(self) -> SurveySettings:
         """Return the same settings with every path absolute, as other processes and machines need them."""
@@ -143,6 +146,7 @@ class SurveySettings(BaseModel):
                 "input": given.model_copy(update={"spectra": spectra, **paths}),
                 "emulator": self.emulator.model_copy(update=emulator),
                 "transfer": self.transfer.model_copy(update={"model": _absolute(self.transfer.model)}),
+                "report": self.report.absolute(),
             }
         )
 

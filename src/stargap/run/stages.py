@@ -16,6 +16,7 @@ from stargap.run.models import (
     prior_settings,
     transfer_settings,
 )
+from stargap.run.report import make_report, report_digests
 from stargap.run.settings import SurveySettings
 from stargap.run.spectra import (
     file_states,
@@ -37,7 +38,8 @@ class Stage:
     """A stage: its name, what it does, whether a shard is its piece (or else all is), and how a piece is made.
 
     ``after`` names the stages whose products it reads, ``settings`` the part of the settings that it follows from, in
-    JSON types, ``outside`` digests of files from outside the run, and ``make`` makes a piece, in any process.
+    JSON types, ``outside`` digests of files from outside the run, and ``make`` makes a piece, in any process. A stage
+    that is ``apart`` is made again without a word when its settings or the version changed: no rows are mixed in it.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Stage:
     make: Callable[[Run, int | None], Made]
     outside: Callable[[Run, int | None], dict[str, str]] = lambda run, unit: {}
     rescue: Callable[[Run, int], None] | None = None
+    apart: bool = False
 
 
 def _only(*names: str) -> Callable[[SurveySettings], dict[str, Any]]:
@@ -147,6 +150,16 @@ STAGES: tuple[Stage, ...] = (
         lambda settings: ("table",),
         _only("catalogue", "publish"),
         make_catalogue,
+    ),
+    Stage(
+        "report",
+        "write the report",
+        False,
+        lambda settings: ("ingest", "sample", "emulator", "velocity", "clean", "transfer", "table", "catalogue"),
+        _only("report"),
+        make_report,
+        report_digests,
+        apart=True,
     ),
 )
 """All stages, in the order in which they are done."""

@@ -30,8 +30,14 @@ __all__ = ["Binaries", "BinaryAgreement", "BinarySettings", "compare_binaries", 
 _Floats = NDArray[np.float64]
 _Arrays = dict[str, NDArray[Any]]
 
-_PAPER = {5.0: (0.04, 0.24, -1.2, 0.5, 868), 20.0: (0.02, 0.21, -0.9, 0.5, None), 50.0: (-0.04, 0.15, -0.7, 0.2, 100)}
+_Paper = tuple[float, float, float, float, int | None]
+_PAPER: dict[float, _Paper] = {
+    5.0: (0.04, 0.24, -1.2, 0.5, 868),
+    20.0: (0.02, 0.21, -0.9, 0.5, None),
+    50.0: (-0.04, 0.15, -0.7, 0.2, 100),
+}
 """By S/N: bias, scatter, 5th and 95th percentile of [M/H] (dex), and number of pairs in the paper."""
+_UNKNOWN: _Paper = (np.nan, np.nan, np.nan, np.nan, None)
 
 
 class BinarySettings(BaseModel):
@@ -113,6 +119,12 @@ class Binaries:
     delta_rv: _Floats
 
     @property
+    def columns(self) -> _Arrays:
+        """The pairs that all cuts leave, ``(pair,)``: both identifiers, S/N, both [M/H], difference of velocities."""
+        names = ("gaia_source_id", "primary_id", "snr", "m_h", "primary_m_h", "delta_rv")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def title(self) -> str:
         """What the results are headed with."""
         return f"Wide binaries of FGK stars and M dwarfs{', simulated' if self.simulated else ''}"
@@ -122,18 +134,11 @@ class Binaries:
         mark = " (simulated)" if self.simulated else ""
         rows = tuple((cut.name, *(f"{n:,}" for n in cut[1:5]), _count(cut.paper)) for cut in self.cuts)
         cuts = Sheet(f"Cuts{mark}", ("cut", "before", "failed", "unknown", "left", "paper"), rows)
-        header: tuple[str, ...] = (
-            "S/N",
-            "pairs",
-            "median",
-            "1.4826 MAD",
-            "clipped std",
-            "5 to 95 %",
-            "5 to 95 % of [M/H]",
-        )
-        header = (*header, "paper: pairs", "bias", "scatter", "5 to 95 % of [M/H]")
-        found = tuple(map(_cells, self.agreements))
-        return cuts, Sheet(f"[M/H] of the M dwarf - [M/H] of the primary, dex{mark}", header, found)
+        header = ("S/N", "pairs", "median", "1.4826 MAD", "clipped std", "paper's bias", "paper's scatter")
+        title = f"[M/H] of the M dwarf - [M/H] of the primary, dex{mark}"
+        differences = Sheet(title, header, tuple(map(_cells, self.agreements)))
+        spans = ("S/N", "of the difference", "of our [M/H]", "paper's [M/H]", "pairs", "paper's pairs")
+        return cuts, differences, Sheet(f"5 to 95 %, dex{mark}", spans, tuple(map(_range_cells, self.agreements)))
 
     def markdown(self) -> str:
         """Return all of it as a page of Markdown."""
@@ -148,9 +153,8 @@ class Binaries:
         """Return the pairs as CSV: both identifiers, our S/N, both [M/H], and the difference of the velocities."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        names = ("gaia_source_id", "primary_id", "snr", "m_h", "primary_m_h", "delta_rv")
-        writer.writerow((*names, "simulated"))
-        for cells in zip(*(getattr(self, name).tolist() for name in names), strict=True):
+        writer.writerow((*self.columns, "simulated"))
+        for cells in zip(*(values.tolist() for values in self.columns.values()), strict=True):
             writer.writerow([*("" if cell != cell else cell for cell in cells), self.simulated])
         return file.getvalue()
 
@@ -320,20 +324,22 @@ def _ends(values: _Floats) -> tuple[float, float]:
 
 def _cells(one: BinaryAgreement) -> tuple[str, ...]:
     values, errors = one.result.values, one.result.errors
-    cells = (
+    bias, scatter, *_ = _PAPER.get(one.snr_above, _UNKNOWN)
+    return (
         f"> {one.snr_above:g}",
         f"{one.result.n:,}",
         number(values.median, errors.median, digits=3, sign=True),
         number(values.scatter if one.result.n > 1 else np.nan, errors.scatter, digits=3),
         number(values.clipped, errors.clipped, digits=3),
-        _span(one.delta),
-        _span(one.m_h),
+        number(bias, digits=2, sign=True),
+        number(scatter, digits=2),
     )
-    paper = _PAPER.get(one.snr_above)
-    if paper is None:
-        return (*cells, "-", "-", "-", "-")
-    bias, scatter, low, high, pairs = paper
-    return (*cells, _count(pairs), f"{bias:+.2f}", f"{scatter:.2f}", _span((low, high)))
+
+
+def _range_cells(one: BinaryAgreement) -> tuple[str, ...]:
+    *_, low, high, pairs = _PAPER.get(one.snr_above, _UNKNOWN)
+    spans = _span(one.delta), _span(one.m_h), _span((low, high))
+    return (f"> {one.snr_above:g}", *spans, f"{one.result.n:,}", _count(pairs))
 
 
 def _span(ends: tuple[float, float]) -> str:

@@ -17,17 +17,19 @@ from numpy.typing import NDArray
 
 from stargap import __version__
 from stargap.atomic import replacing
+from stargap.validation.binaries import BinarySettings
 from stargap.validation.matching import CompareSettings
 from stargap.validation.report_data import RunData, read_run
-from stargap.validation.report_explorer import MOST_POINTS, MOST_SPECTRA, choose_rows, write_points, write_rows
+from stargap.validation.report_explorer import choose_rows, write_points, write_rows
 from stargap.validation.report_explorer import write_spectra as write_explorer_spectra
 from stargap.validation.report_figures import Picture, draw_figures
 from stargap.validation.report_headlines import headline_sheet
+from stargap.validation.report_settings import MOST_POINTS, MOST_SPECTRA
 from stargap.validation.report_spectra import FittedSpectra, fit_again
 from stargap.validation.report_truth import truth_sheets
 from stargap.validation.sheets import Sheet
 
-__all__ = ["write_report"]
+__all__ = ["report_files", "write_report"]
 
 PARTS = {"figures": "*.png", "data": "*.csv", "explorer": "*.js", "rows": "*.js", "spectra": "*.js"}
 """Folders beside the page, and the files of them that belong to it."""
@@ -40,6 +42,7 @@ def write_report(
     output: str | Path | None = None,
     truth: str | Path | None = None,
     comparisons: Sequence[tuple[str | Path, CompareSettings]] = (),
+    binaries: tuple[str | Path, str | Path, BinarySettings] | None = None,
     spectra: int = MOST_SPECTRA,
     points: int = MOST_POINTS,
     seed: int = 0,
@@ -57,6 +60,7 @@ def write_report(
         truth: table of true values of simulated stars (``truth.parquet``), for a section on what comes out of them.
         comparisons: tables of others, each with how it is compared (`stargap.validation.references` has ready ones),
             for figures 14 to 17.
+        binaries: tables of wide binaries and of their primaries, and how they are joined, for figure 18.
         spectra: at most so many spectra in the explorer, drawn at random, those of the final catalogue first.
         points: at most so many stars in its diagrams.
         seed: of these draws.
@@ -67,7 +71,7 @@ def write_report(
     Raises:
         UsageError: there is no catalogue, or the truth or a table cannot be read or joined.
     """
-    data = read_run(run_folder, truth=truth, comparisons=comparisons)
+    data = read_run(run_folder, truth=truth, comparisons=comparisons, binaries=binaries)
     folder = data.folder / "report" if output is None else Path(output)
     page = folder / "index.html"
     page.unlink(missing_ok=True)  # a page is there only with all that it shows
@@ -94,6 +98,13 @@ def write_report(
         write_explorer_spectra(folder, fitted)
     _write(page, _page(data, sheets, pictures, rows, fitted, why_not, cleaning.exists()))
     return page
+
+
+def report_files(page: Path) -> list[Path]:
+    """Return the files that make up a report, the page last."""
+    folder = page.parent
+    found = [path for part, pattern in PARTS.items() for path in sorted((folder / part).glob(pattern))]
+    return [*found, *(path for path in (folder / "cleaning.html",) if path.exists()), page]
 
 
 def _fitted(data: RunData, rows: NDArray[np.int64]) -> tuple[FittedSpectra | None, str]:

@@ -19,6 +19,7 @@ from stargap.catalogue.schema import INT_NULL
 from stargap.catalogue.tables import read_table
 from stargap.catalogue.write import provenance_of, read_columns
 from stargap.errors import UsageError
+from stargap.validation.binaries import Binaries, BinarySettings, run_binaries
 from stargap.validation.matching import CompareSettings
 from stargap.validation.report_compared import Compared, compare_all
 from stargap.validation.sheets import Sheet, is_simulated
@@ -29,7 +30,7 @@ Columns = dict[str, NDArray[Any]]
 
 STAGE_ORDER = ("ingest", "sample", "emulator", "velocity", "prepare", "clean", "labels", "transfer", "measure", "table",
                "catalogue")  # fmt: skip
-"""Stages of a run, first to last; `stargap.run` is a later room, which imports this one."""
+"""Stages of a run up to its report, first to last; `stargap.run` is a later room, which imports this one."""
 LABELS = ("rv", "teff", "logg", "m_h")
 SPECTRA = (
     *("spectrum_id", "obsid", "gaia_source_id", "snr_r", "snr_i", "subclass", "spt", "bp_rp", "m_g", "gaia_rv", "chi2"),
@@ -68,7 +69,7 @@ class RunData:
     ``spectra`` and ``stars`` are columns of the catalogue, ``(row,)``; ``truth`` those of a table of true values in the
     order of ``spectra``, with ``known``, whether a spectrum is in it. ``cuts`` are the tables of counts with their
     notes, ``cards`` the models' cards, ``settings`` the run's file; ``comparisons`` are name, tables and notes of what
-    ``stargap compare`` wrote and of ``tables``.
+    ``stargap compare`` and ``stargap binaries`` wrote, of ``tables`` and of ``binaries``.
     """
 
     folder: Path
@@ -85,6 +86,7 @@ class RunData:
     clusters: tuple[Cluster, ...]
     comparisons: tuple[tuple[str, tuple[Sheet, ...], tuple[str, ...]], ...]
     tables: tuple[Compared, ...] = ()
+    binaries: Binaries | None = None
     truth: Columns | None = None
 
     @property
@@ -103,6 +105,7 @@ def read_run(
     *,
     truth: str | Path | None = None,
     comparisons: Sequence[tuple[str | Path, CompareSettings]] = (),
+    binaries: tuple[str | Path, str | Path, BinarySettings] | None = None,
 ) -> RunData:
     """Read what the report of a survey run needs.
 
@@ -114,6 +117,7 @@ def read_run(
         truth: table of true values, such as a simulated survey writes: teff, logg, m_h, rv, kind and active, joined by
             obsid, or by spectrum_id where that is null or repeated.
         comparisons: tables of others, each with how it is compared.
+        binaries: tables of wide binaries and of their primaries, and how they are joined.
 
     Raises:
         UsageError: there is no catalogue, or the truth or a table cannot be read or joined.
@@ -131,7 +135,12 @@ def read_run(
     simulated = truth is not None or bool(cards["transfer"].get("simulated"))
     simulated = simulated or any(is_simulated(path) for path in (folder / "measured.parquet", spectra) if path.exists())
     tables = compare_all(spectra, comparisons, simulated=simulated)
-    told = ((one.comparison.title, one.comparison.sheets(), one.comparison.notes) for one in tables)
+    told = [(one.comparison.title, one.comparison.sheets(), one.comparison.notes) for one in tables]
+    wide = None
+    if binaries is not None:
+        pairs, primaries, how = binaries
+        wide = run_binaries(spectra, pairs, primaries, how.model_copy(update={"simulated": simulated}))
+        told.append((wide.title, wide.sheets(), wide.notes))
     return RunData(
         folder=folder,
         spectra=columns,
@@ -147,6 +156,7 @@ def read_run(
         clusters=tuple(_clusters(_text(folder / "cleaning.html"))),
         comparisons=(*told, *_comparisons(folder)),
         tables=tables,
+        binaries=wide,
         truth=None if truth is None else _join_truth(columns, Path(truth)),
     )
 
@@ -195,8 +205,7 @@ def _receipts(folder: Path, stage: str) -> list[dict[str, Any]]:
 
 
 def _stages(folder: Path) -> Iterator[StageTime]:
-    names = {path.name for path in (folder / "receipts").glob("*") if path.is_dir()}
-    for name in (*STAGE_ORDER, *sorted(names - set(STAGE_ORDER))):
+    for name in STAGE_ORDER:
         made = _receipts(folder, name)
         if made:
             versions = ", ".join(sorted({one["stargap"] for one in made}))

@@ -16,12 +16,11 @@ from stargap.atomic import replacing
 from stargap.catalogue.flag_columns import FLAG_COLUMNS, bit_text, set_bits
 from stargap.catalogue.schema import CATALOGUE, Column
 from stargap.catalogue.write import read_columns
+from stargap.validation.report_settings import MOST_POINTS
 from stargap.validation.report_spectra import FittedSpectra
 
-__all__ = ["MOST_POINTS", "MOST_SPECTRA", "choose_rows", "write_points", "write_rows", "write_spectra"]
+__all__ = ["choose_rows", "write_points", "write_rows", "write_spectra"]
 
-MOST_POINTS = 50_000
-MOST_SPECTRA = 2_000
 ROWS_A_FILE = 250
 SPECTRA_A_FILE = 50
 NO_PIXEL = -32768

@@ -302,12 +302,19 @@ def _binaries(data: RunData, title: str) -> Drawn:
     from stargap.validation.figures.comparison import binaries_figure
 
     path = next(iter(sorted((data.folder / "compare").glob("*/binaries.csv"))), None)
-    if path is None:
+    if data.binaries is not None:
+        pairs = data.binaries.columns
+    elif path is not None:
+        pairs = read_table(path)
+    else:
         message = (
-            "no pairs were compared: stargap.validation.binaries.run_binaries writes RUN/compare/NAME/binaries.csv"
+            "no pairs were compared: name tables of wide binaries and of primaries in [report.binaries], or give "
+            "stargap binaries the output RUN/compare/NAME"
         )
         raise NotDrawn(message)
-    pairs = read_table(path)
+    if not np.isfinite(pairs["m_h"]).any():
+        message = "the cuts leave no pair of an FGK star and one of our M dwarfs"
+        raise NotDrawn(message)
     return binaries_figure(pairs["m_h"], pairs["primary_m_h"], pairs["snr"], title=title), pairs
 
 

@@ -43,8 +43,12 @@ class Sheet:
 
 
 def print_sheets(title: str, sheets: tuple[Sheet, ...], notes: tuple[str, ...], console: Console | None = None) -> None:
-    """Print tables below a title, and notes below them."""
+    """Print tables below a title, and notes below them.
+
+    Headings are broken where the terminal is narrow; numbers never are: such a table is wider than the terminal.
+    """
     from rich.console import Console
+    from rich.segment import Segments
     from rich.table import Table
     from rich.text import Text
 
@@ -54,11 +58,14 @@ def print_sheets(title: str, sheets: tuple[Sheet, ...], notes: tuple[str, ...], 
         console.print()
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
         table.title, table.title_justify, table.title_style = sheet.title, "left", ""
-        for place, name in enumerate(sheet.header):
-            table.add_column(name, justify="left" if place < sheet.left else "right")
+        columns = zip(sheet.header, *sheet.rows, strict=True)
+        widths = [max(map(len, (*cells, *name.split()))) for name, *cells in columns]
+        for place, (name, width) in enumerate(zip(sheet.header, widths, strict=True)):
+            table.add_column(name, justify="left" if place < sheet.left else "right", min_width=width)
         for cells in sheet.rows:
             table.add_row(*map(Text, cells))
-        console.print(table)
+        wide = console.options.update(width=max(console.width, sum(widths) + 2 * len(widths)))
+        console.print(Segments(console.render(table, wide)), soft_wrap=True, end="")
     console.print()
     for note in notes:
         console.print(Text(note), soft_wrap=True)
