@@ -147,6 +147,27 @@ def test_spectra_that_a_cut_removes_are_shown_on_request(browser, written, finis
     assert "not in the final catalogue" in status(browser)
 
 
+def test_on_a_narrow_screen_nothing_is_cut_off_or_squeezed(browser, written, finished_run):
+    browser.size(390, 800)
+    try:
+        opened(browser, written)
+        browser.click(*place(browser, "kiel", 0))
+        browser.until(f"{EXPLORER}.ready")
+        assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
+        cells = browser.run("Array.from(document.querySelectorAll('#row tr'), (row) => row.cells[1].clientHeight)")
+        assert len(cells) > 20
+        assert np.median(cells) < 60, "a number stands on one line"
+        assert browser.run("document.getElementById('chosen').clientHeight") < 800
+        # every number of the tables is on one line, and the way to it is a scroll
+        tall = browser.run(
+            "Array.from(document.querySelectorAll('main td.number'))"
+            ".filter((cell) => getComputedStyle(cell).whiteSpace !== 'nowrap').length"
+        )
+        assert tall == 0
+    finally:
+        browser.size(1280, 900)
+
+
 def test_missing_file_is_told(browser, written):
     opened(browser, written)
     (written.parent / "rows").rename(written.parent / "rows-away")

@@ -114,7 +114,7 @@ def write_cleaning_page(path: str | Path, cleaning: Cleaning, shards: Sequence[S
     members = _members(shards, {name: _some(rows) for name, rows in groups.items()})
     parts = [_opening(cleaning)]
     for one in sorted(shown, key=lambda one: (one.verdict != "rejected", one.number)):
-        title = f"cluster {one.number}: {one.size} spectra, {one.verdict}"
+        title = f"cluster {one.number}: {_spectra(one.size)}, {one.verdict}"
         picture = _picture(members[str(one.number)], title, *means[str(one.number)])
         parts.append(f"<h3 id=c{one.number}>{title}</h3><p>{html.escape(_reason(one))}</p>{picture}")
     parts.append("<h2>Spectra rejected one by one</h2>")
@@ -122,7 +122,7 @@ def write_cleaning_page(path: str | Path, cleaning: Cleaning, shards: Sequence[S
         rows = groups[flag.name or ""]
         if rows.size:
             told = html.escape(CLEAN_TEXT[flag])
-            picture = _picture(members[flag.name or ""], f"{rows.size} spectra")
+            picture = _picture(members[flag.name or ""], _spectra(rows.size))
             parts.append(f"<h3>{told}: {rows.size}</h3>{picture}")
     page = PAGE.replace("%BODY%", "\n".join(parts))
     with replacing(path) as file:
@@ -132,6 +132,10 @@ def write_cleaning_page(path: str | Path, cleaning: Cleaning, shards: Sequence[S
 
 def _reason(cluster: Cluster) -> str:
     return clean_text(cluster.flags) or "a person's choice"
+
+
+def _spectra(count: int) -> str:
+    return "1 spectrum" if count == 1 else f"{count} spectra"
 
 
 def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -185,7 +185,8 @@ def final_cuts(columns: Mapping[str, ArrayLike], settings: CutSettings | None = 
     flags[active] |= FinalCut.ACTIVE
     other = np.count_nonzero(kept & (values["age_median_msto"] < settings.least_age))
     notes = (
-        f"{np.count_nonzero(kept & active):,} spectra left are of active stars, whose labels are suspect",
+        f"{np.count_nonzero(kept & active):,} spectra left are of stars active beyond 3 sigma "
+        "(activity_3sigma), whose labels are suspect",
         f"{other:,} spectra left have a median age below {settings.least_age:g} Gyr under the turn-off calibration, "
         "which is not used for the cut",
     )

@@ -58,10 +58,12 @@ def print_sheets(title: str, sheets: tuple[Sheet, ...], notes: tuple[str, ...], 
         console.print()
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
         table.title, table.title_justify, table.title_style = sheet.title, "left", ""
-        columns = zip(sheet.header, *sheet.rows, strict=True)
-        widths = [max(map(len, (*cells, *name.split()))) for name, *cells in columns]
+        columns = list(zip(sheet.header, *sheet.rows, strict=True))
+        whole = [max(map(len, column)) for column in columns]
+        broken = [max(map(len, (*cells, *name.split()))) for name, *cells in columns]
+        widths = whole if sum(whole) + 2 * len(whole) <= console.width else broken
         for place, (name, width) in enumerate(zip(sheet.header, widths, strict=True)):
-            table.add_column(name, justify="left" if place < sheet.left else "right", min_width=width)
+            table.add_column(name, justify="left" if place < sheet.left else "right", width=width)
         for cells in sheet.rows:
             table.add_row(*map(Text, cells))
         wide = console.options.update(width=max(console.width, sum(widths) + 2 * len(widths)))

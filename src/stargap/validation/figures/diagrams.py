@@ -109,8 +109,10 @@ def active_figure(bp_rp: ArrayLike, m_g: ArrayLike, m_h: ArrayLike, activity: Ar
     places, lines = _percentiles(every_x, every_y)
     for percent, line, style in zip(PERCENTILES, lines.T, ("--", "-.", "--"), strict=True):
         axis.plot(places, line, color=TRUTH, lw=1.2, ls=style, zorder=3)
-        if len(places):
+        if len(places) > 1:
             axis.text(places[0], line[0], f"{percent} % ", fontsize=7, va="center", ha="right", zorder=4)
+    if len(places) < 2:
+        note(axis, f"no percentiles: too few bins of {LEAST_IN_BIN} stars")
     metal_bar(figure, [axis], norm)
     return figure
 
@@ -190,9 +192,10 @@ def _tracks(axis: Axes, isochrones: Isochrones, norm: Normalize) -> None:
             path_effects=[Stroke(linewidth=3.4, foreground="white"), Stroke(linewidth=2.6, foreground="0.1"), Normal()],
             zorder=3,
         )
-        # its [M/H] beside the coolest point that the panel shows
-        right, left = sorted(axis.get_xlim())
+        # its [M/H] beside the coolest point that the panel shows with room for it
+        (right, left), (top, bottom) = sorted(axis.get_xlim()), sorted(axis.get_ylim())
         shown = isochrones.teff[rows] - right > 0.01 * (left - right)
+        shown &= bottom - isochrones.logg[rows] > 0.05 * (bottom - top)
         if shown.any():
             place = isochrones.teff[rows][shown][0], isochrones.logg[rows][shown][0]
             style: dict[str, Any] = {"fontsize": 7, "va": "top", "ha": "right", "bbox": BOX | {"pad": 0.5}, "zorder": 4}

@@ -43,7 +43,7 @@ def precision_figure(columns: Mapping[str, ArrayLike], model: Precision, *, titl
     for axis, (name, label) in zip(figure.subplots(2, 2).flat, TITLES.items(), strict=True):
         tidy(axis)
         axis.set_xlabel("S/N per pixel in r")
-        axis.set_ylabel(f"scatter of repeats, {label}")
+        axis.set_ylabel(f"scatter of {label}")
         curve = model.errors.get(name)
         snr, scatter, error = _scatter(columns, name, curve)
         if not snr.size:

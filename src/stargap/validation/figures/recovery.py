@@ -45,6 +45,6 @@ def recovery_figure(
         axis.set_ylabel(f"Δ {title}")
         axis.tick_params(direction="in", top=True, right=True)
     for axis in figure.axes[2:]:
-        axis.set_xlabel("S/N per pixel at 7500 Å")
+        axis.set_xlabel("S/N per pixel")
     figure.suptitle("Simulated stars: recovered minus true", fontsize=10)
     return figure

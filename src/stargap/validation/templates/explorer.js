@@ -83,9 +83,9 @@
     return place;
   }
 
-  function ticks(low, high) {
-    const rough = (high - low) / 5, power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
+  function ticks(low, high, room) {
+    const rough = (high - low) / Math.max(2, Math.min(6, room)), power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= 0.75 * rough);
     const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
     const found = [];
     for (let n = Math.ceil(low / step); n * step <= high; n++) found.push([n * step, (n * step).toFixed(digits)]);
@@ -99,7 +99,7 @@
     pen.textAlign = "center";
     pen.textBaseline = "top";
     if (xTitle) {
-      for (const [value, text] of ticks(x.low, x.high)) {
+      for (const [value, text] of ticks(x.low, x.high, (box.right - box.left) / 70)) {
         pen.fillRect(x(value), box.bottom - 5, 1, 5);
         pen.fillText(text, x(value), box.bottom + 5);
       }
@@ -107,7 +107,7 @@
     }
     pen.textAlign = "right";
     pen.textBaseline = "middle";
-    for (const [value, text] of ticks(y.low, y.high)) {
+    for (const [value, text] of ticks(y.low, y.high, (box.bottom - box.top) / 32)) {
       pen.fillRect(box.left, y(value), 5, 1);
       pen.fillText(text, box.left - 5, y(value));
     }
