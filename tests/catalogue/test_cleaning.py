@@ -266,7 +266,8 @@ def test_the_page_shows_every_cluster_that_is_not_good(survey, cleaned, tmp_path
     shown = [cluster for cluster in cleaned.clusters if cluster.verdict != "good"]
     assert len(shown) >= 1
     for cluster in shown:
-        assert f"cluster {cluster.number}: {cluster.size} spectra, {cluster.verdict}" in reader.text
+        count = "1 spectrum" if cluster.size == 1 else f"{cluster.size} spectra"
+        assert f"cluster {cluster.number}: {count}, {cluster.verdict}" in reader.text
         assert clean_text(cluster.flags) in reader.text
     pictures = sum(source.startswith("data:") for source in reader.sources)
     alone = sum(bool((cleaned.flags & int(flag)).any()) for flag in Clean if flag & OF_SPECTRUM)

@@ -292,9 +292,7 @@ def _compared(data: RunData, number: int, title: str) -> Drawn:
     tables = [one for one in data.tables if kind_of(one.name) == wanted]
     if not any(len(one.matched.rows) for one in tables):
         what = {"literature": "of literature labels", "apogee": "of APOGEE", "methods": "of another method"}[wanted]
-        message = (
-            f"no table {what} that has stars of this run was given: name it in [report.comparisons] of the settings"
-        )
+        message = f"no table {what} that has stars of this run was given: name one in [report.comparisons]"
         raise NotDrawn(message)
     return compared_figure(number, tables, data.spectra, title=title)
 
