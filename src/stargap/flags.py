@@ -34,6 +34,7 @@ class Flag(IntFlag):
     DOMAINS_DISAGREE = 1 << 21
     OUTSIDE_TRAINING = 1 << 22
     NOT_SELECTED = 1 << 23
+    UNLIKE_TRAINING = 1 << 32
 
 
 FLAG_TEXT: dict[Flag, str] = {
@@ -60,6 +61,7 @@ FLAG_TEXT: dict[Flag, str] = {
     Flag.ACTIVE: "H-alpha in emission: labels are suspect",
     Flag.DOMAINS_DISAGREE: "labels of the synthetic and the observed domain differ by more than a transfer explains",
     Flag.OUTSIDE_TRAINING: "labels beyond those of the stars that the transfer was trained on",
+    Flag.UNLIKE_TRAINING: "the spectrum is unlike all that the model was made of: labels mean nothing",
     Flag.NOT_SELECTED: "outside the sample and not measured: sample_flags say why",
 }
 

@@ -143,7 +143,7 @@ def test_the_identity_gives_the_emulator_s_fit(emulator, prepared, box):
         torch.testing.assert_close(
             getattr(both.synthetic, field.name), getattr(first, field.name), rtol=0, atol=0, equal_nan=True
         )
-    second = fit_labels(prepared, model, emulator, box, error_floor=domains.FLOOR, start=first.labels)
+    second = fit_labels(prepared, model, emulator, box, error_floor=transfer.observed_floor, start=first.labels)
     # converged is 0.01 standard errors, or 0.05 where chi-square is flat
     assert (in_errors(both.observed, second) < 0.1).all()
     torch.testing.assert_close(both.observed.errors[:, :3], second.errors[:, :3], rtol=0.02, atol=0)

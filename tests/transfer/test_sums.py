@@ -9,8 +9,8 @@ from stargap.measure.labels import EmulatorModel
 from stargap.mock.instrument import prepared_stars
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.theory.payne import shipped_emulator
-from stargap.transfer.residual import ResidualTransfer, features
-from stargap.transfer.sums import INTERPOLATION, CorrectionSum, FloorSum
+from stargap.transfer.residual import INTERPOLATION, ResidualTransfer, features
+from stargap.transfer.sums import CorrectionSum, FloorSum
 
 PIXEL = 2104
 

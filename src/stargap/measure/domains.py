@@ -14,13 +14,12 @@ from stargap.labels import A_M, LABELS, M_H
 from stargap.measure.labels import EmulatorModel, ForwardModel, LabelFit, Parameters, fit_labels, linear_covariance
 from stargap.measure.lbfgs import fit_lbfgs
 from stargap.measure.optimise import bounded_step, gram
+from stargap.measure.prior import LabelPrior
 from stargap.spectra.prepare import Prepared
 from stargap.theory.payne import Emulator
 
 __all__ = ["DomainFit", "Transfer", "fit_domains", "joint_step"]
 
-FLOOR = 0.004
-"""Error floor of fits in the observed domain: the transfer's own interpolation error."""
 TOLERANCE = 0.05
 """Of the observed domain's fit (see `levenberg_marquardt`): the step that follows takes the rest."""
 DISAGREE = (300.0, 0.6, 0.5)
@@ -35,6 +34,21 @@ class Transfer(Protocol):
     @property
     def floor(self) -> Tensor:
         """Error floor of the synthetic domain, ``()`` or ``(pixel,)``."""
+        ...
+
+    @property
+    def observed_floor(self) -> float | Tensor:
+        """Error floor of the observed domain, a number or ``(pixel,)``."""
+        ...
+
+    @property
+    def prior(self) -> LabelPrior | None:
+        """Prior of the labels in both domains, if there is one."""
+        ...
+
+    @property
+    def chi2_limit(self) -> float:
+        """Reduced chi-square above which a spectrum is unlike those of the training, infinite if that is not known."""
         ...
 
     @property
@@ -116,6 +130,7 @@ def fit_domains(
         transfer.emulator,
         parameters,
         error_floor=transfer.floor,
+        prior=transfer.prior,
         starts=starts,
         max_iterations=max_iterations,
         slots=slots,
@@ -127,7 +142,8 @@ def fit_domains(
         model,
         transfer.emulator,
         parameters,
-        error_floor=FLOOR,
+        error_floor=transfer.observed_floor,
+        prior=transfer.prior,
         start=synthetic.labels,
         max_iterations=max_iterations,
         slots=slots,
@@ -181,15 +197,28 @@ def joint_step(
     columns = torch.cat([jacobian, transfer.split_columns(spectrum)], dim=1)
     columns = torch.where(prepared.good[rows][:, None], columns, 0.0)
     precision = torch.cat([torch.zeros(len(places)), transfer.split_scale.float() ** -2])
-    inverse, covariance = linear_covariance(prepared, columns, weight, rows, precision)
+    apart, change = _prior_terms(transfer.prior, full, directions, split_count)
+    steady = change @ change.transpose(1, 2)
+    inverse, covariance = linear_covariance(prepared, columns, weight, rows, precision, steady=steady)
     weighted = columns * weight[:, None]
-    hessian = gram(weighted, columns).double() + torch.diag(precision.double())
+    hessian = gram(weighted, columns).double() + torch.diag(precision.double()) + steady
     gradient = (weighted * (prepared.flux[rows] - spectrum)[:, None]).sum(dim=2, dtype=torch.float64)
+    gradient = gradient - (change * apart[:, None]).sum(dim=2)
     ends = ((lower, -torch.inf), (upper, torch.inf))
     low, high = (torch.nn.functional.pad(side - theta, (0, split_count), value=end) for side, end in ends)
     step = bounded_step(hessian, gradient, low, high)
     moved, _ = parameters.expand((theta + step[:, : len(places)]).clamp(lower, upper))
     return JointStep(step, moved, spectrum, columns, inverse, covariance)
+
+
+def _prior_terms(
+    prior: LabelPrior | None, labels: Tensor, directions: Tensor, split_count: int
+) -> tuple[Tensor, Tensor]:
+    """Departures from the prior ``(row, term)`` and their derivatives by labels and split numbers."""
+    if prior is None:
+        return labels.new_zeros(len(labels), 0), labels.new_zeros(len(labels), directions.shape[1] + split_count, 0)
+    apart, change = prior(labels, directions)
+    return apart, torch.nn.functional.pad(change, (0, 0, 0, split_count))
 
 
 def _with_split(
@@ -209,7 +238,8 @@ def _with_split(
     covariance = torch.full_like(observed.covariance, nan)
     split, split_errors = (torch.full((stars, split_count), nan).double() for _ in range(2))
     spectra, chi2, flags = observed.model.clone(), observed.chi2.clone(), observed.flags.clone()
-    weight = torch.where(prepared.good, 1.0 / (prepared.sigma.square() + FLOOR**2), 0.0)
+    floor = torch.as_tensor(transfer.observed_floor)
+    weight = torch.where(prepared.good, 1.0 / (prepared.sigma.square() + floor.square()), 0.0)
     fitted = torch.nonzero(torch.isfinite(observed.labels).all(dim=1))[:, 0]
     for first in range(0, len(fitted), slots):
         chunk = torch.arange(first, first + slots).clamp_max(len(fitted) - 1)
@@ -237,6 +267,7 @@ def _with_split(
     good = prepared.good.sum(dim=1) - len(places)
     squares = torch.where(prepared.good, weight * (prepared.flux - spectra).square(), 0.0).sum(dim=1)
     chi2 = torch.where(torch.isfinite(chi2), (squares / good).double(), chi2)
+    flags[chi2 > transfer.chi2_limit] |= int(Flag.UNLIKE_TRAINING)
     apart = (labels - synthetic.labels)[:, :3].abs()
     allowed = torch.maximum(5 * errors[:, :3].nan_to_num(torch.inf), torch.tensor(DISAGREE).double())
     flags[(apart > allowed).any(dim=1)] |= int(Flag.DOMAINS_DISAGREE)

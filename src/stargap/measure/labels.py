@@ -14,12 +14,14 @@ from torch import Tensor
 from stargap.flags import Flag
 from stargap.labels import A_M, LABELS, M_H, alpha_relation
 from stargap.measure.optimise import LeastSquares, Status, gram, levenberg_marquardt
+from stargap.measure.prior import LabelPrior
 from stargap.pixels import LATTICE, STARGAP, PixelGrid
 from stargap.spectra.prepare import Prepared, blur, normalise, smoother_for
 from stargap.theory.payne import Emulator
 
 __all__ = ["EmulatorModel", "ForwardModel", "LabelFit", "Parameters", "fit_labels"]
 
+PRIOR_TERMS = 2
 START_STEP = {"teff": 100.0, "logg": 0.5, "m_h": 0.5, "a_m": 0.2}
 FAR_START = {"teff": 300.0, "logg": 0.9, "m_h": 0.9, "a_m": 0.5}
 ROUNDING = 0.05
@@ -154,6 +156,7 @@ def fit_labels(
     parameters: Parameters,
     *,
     error_floor: float | Tensor = 0.01,
+    prior: LabelPrior | None = None,
     starts: int = 2,
     start: Tensor | None = None,
     slots: int = 32,
@@ -175,6 +178,7 @@ def fit_labels(
         parameters: free, fixed and tied labels, bounds.
         error_floor: added in quadrature to the normalised errors, for what the model cannot reproduce; a number, or
             one a pixel.
+        prior: of the labels; errors stay those of the noise alone.
         starts: 1 or 2.
         start: labels ``(star, 4)`` to start from instead of the table; then there is no second start.
         slots: see `levenberg_marquardt`.
@@ -190,14 +194,23 @@ def fit_labels(
     fitted = torch.nonzero(pixels >= least_pixels)[:, 0]
 
     def evaluate(theta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return spectra with derivatives, then what the prior adds."""
         labels, directions = parameters.expand(theta)
-        return model(labels, directions, rows)
+        spectrum, jacobian = model(labels, directions, rows)
+        if prior is None:
+            return spectrum, jacobian
+        apart, change = prior(labels, directions)
+        return torch.cat([spectrum, apart.float()], dim=1), torch.cat([jacobian, change.float()], dim=2)
+
+    extra = 0 if prior is None else PRIOR_TERMS
+    data = torch.nn.functional.pad(prepared.flux, (0, extra))
+    weights = torch.nn.functional.pad(weight, (0, extra), value=1.0)
 
     def fit(rows: Tensor, begin: Tensor) -> LeastSquares:
         return levenberg_marquardt(
             evaluate,
-            prepared.flux,
-            weight,
+            data,
+            weights,
             begin,
             lower=lower,
             upper=upper,
@@ -243,11 +256,14 @@ def fit_labels(
         chunk = torch.arange(first, first + slots).clamp_max(len(fitted) - 1)
         rows = fitted[chunk]
         spectrum, jacobian = evaluate(theta[chunk], rows)
-        _, cov = linear_covariance(prepared, jacobian, weight[rows], rows)
+        count = spectrum.shape[1] - extra
+        jacobian, change = jacobian[:, :, :count], jacobian[:, :, count:]
+        steady = gram(change, change).double() if extra else None
+        _, cov = linear_covariance(prepared, jacobian, weight[rows], rows, steady=steady)
         spread = cov.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
         _, directions = parameters.expand(theta[chunk])
         covariance[rows] = cov
-        best_model[rows] = spectrum
+        best_model[rows] = spectrum[:, :count]
         for k, name in enumerate(parameters.free):
             errors[rows, LABELS.index(name)] = spread[:, k]
         if parameters.tied and "m_h" in parameters.free:
@@ -329,7 +345,13 @@ def _cached_table(
 
 
 def linear_covariance(
-    prepared: Prepared, jacobian: Tensor, weight: Tensor, rows: Tensor, precision: Tensor | None = None
+    prepared: Prepared,
+    jacobian: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    precision: Tensor | None = None,
+    *,
+    steady: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the inverse Hessian and the covariance of a weighted linear fit, ``(row, k, k)`` float64 each.
 
@@ -341,11 +363,13 @@ def linear_covariance(
         jacobian: derivatives of the normalised spectrum, ``(row, k, pixel)``.
         weight: of the pixels in the fit, ``(row, pixel)``.
         rows: which stars, ``(row,)``.
-        precision: inverse prior variances of the parameters, ``(k,)``; none by default.
+        precision: inverse prior variances of the parameters, ``(k,)``, which scatter so much; none by default.
+        steady: further terms of the Hessian ``(row, k, k)``, from a prior that adds no scatter of its own.
     """
     weighted = jacobian * weight[:, None]
     prior = torch.zeros(jacobian.shape[1], dtype=torch.float64) if precision is None else precision.double()
-    inverse = torch.linalg.pinv(gram(weighted, jacobian).double() + torch.diag(prior), hermitian=True)
+    hessian = gram(weighted, jacobian).double() + torch.diag(prior)
+    inverse = torch.linalg.pinv(hessian if steady is None else hessian + steady, hermitian=True)
     if not prepared.grid.native_errors:
         return inverse, inverse
     grid, smoother = prepared.grid, smoother_for(prepared.grid)

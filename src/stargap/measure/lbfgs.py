@@ -10,6 +10,7 @@ from torch import Tensor
 from stargap.flags import Flag
 from stargap.labels import LABELS
 from stargap.measure.labels import ForwardModel, LabelFit, Parameters, fit_labels
+from stargap.measure.prior import LabelPrior
 from stargap.spectra.prepare import Prepared
 from stargap.theory.payne import Emulator
 
@@ -30,6 +31,7 @@ def fit_lbfgs(
     *,
     start: Tensor,
     error_floor: float | Tensor = 0.01,
+    prior: LabelPrior | None = None,
     max_iterations: int = 40,
     slots: int = 32,
     least_pixels: int = 200,
@@ -49,6 +51,7 @@ def fit_lbfgs(
         parameters: free, fixed and tied labels, bounds.
         start: labels ``(star, 4)``; where they are NaN, from the middle of the bounds.
         error_floor: see `fit_labels`.
+        prior: the same.
         max_iterations: of L-BFGS; each takes one or a few model evaluations.
         slots: see `fit_labels`.
         least_pixels: the same.
@@ -66,7 +69,13 @@ def fit_lbfgs(
         labels, directions = parameters.expand(point[None])
         spectrum, jacobian = (part[0].double() for part in model(labels, directions, torch.tensor([row])))
         residual, w = prepared.flux[row] - spectrum, weight[row].double()
-        return (w * residual.square()).sum(), -2 * (jacobian @ (w * residual)), (w * jacobian.square()).sum(dim=1)
+        chi2, slope = (w * residual.square()).sum(), -2 * (jacobian @ (w * residual))
+        curvature = (w * jacobian.square()).sum(dim=1)
+        if prior is not None:
+            apart, change = (part[0] for part in prior(labels, directions))
+            chi2, slope = chi2 + apart.square().sum(), slope + 2 * (change @ apart)
+            curvature = curvature + change.square().sum(dim=1)
+        return chi2, slope, curvature
 
     for row in torch.nonzero(prepared.good.sum(dim=1) >= least_pixels)[:, 0].tolist():
         begin = theta[row].clone()
@@ -96,6 +105,7 @@ def fit_lbfgs(
         emulator,
         parameters,
         error_floor=error_floor,
+        prior=prior,
         start=labels,
         slots=slots,
         max_iterations=1,

@@ -9,7 +9,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-__all__ = ["STATUS_TEXT", "LeastSquares", "Status", "bounded_step", "gram", "levenberg_marquardt"]
+__all__ = ["STATUS_TEXT", "LeastSquares", "Status", "bounded_step", "gram", "levenberg_marquardt", "solve_small"]
 
 
 ROUNDING = 2e-6
@@ -71,7 +71,7 @@ def bounded_step(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor) -
         free = (~held).to(hessian.dtype)
         slope = gradient - _times(hessian, step)
         matrix = hessian * free[:, :, None] * free[:, None, :] + eye * (1 - free)[:, :, None]
-        move = _solve(matrix, slope * free)
+        move = solve_small(matrix, slope * free)
         room = torch.where(move > 0, high - step, low - step) / move
         part, first = torch.where(held | (move == 0), torch.inf, room).min(dim=1, keepdim=True)
         blocked = part < 1.0
@@ -93,7 +93,7 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix * vector[:, None, :]).sum(dim=2)
 
 
-def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+def solve_small(matrix: Tensor, right: Tensor) -> Tensor:
     """Solve small positive definite systems by elimination, elementwise over rows.
 
     LAPACK's bits depend on where in memory a matrix stands; these do not.

@@ -79,6 +79,9 @@ class Prepared:
     bad_fraction: Tensor
     bad_continuum: Tensor
 
+    def __getitem__(self, rows: slice | Tensor) -> Prepared:
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "grid"})
+
 
 class Smoother:
     """Gaussian running sum over pixels, as two narrow banded matrix products through coarse nodes.

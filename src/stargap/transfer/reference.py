@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from stargap.spectra.prepare import Prepared
 from stargap.theory.payne import Emulator
 from stargap.transfer.layers import interpolate
 from stargap.transfer.network import CycleStarNet
+from stargap.transfer.residual import INTERPOLATION
 
 __all__ = ["ReferenceModel", "ReferenceTransfer", "fast_bfloat16"]
 
@@ -42,6 +44,10 @@ class ReferenceTransfer:
         tangent_dtype: type of the derivatives; by default bfloat16 where `fast_bfloat16`, or else that of the values.
             Fits then end within 0.02 standard errors of each other.
     """
+
+    observed_floor = INTERPOLATION
+    prior = None
+    chi2_limit = math.inf
 
     def __init__(self, network: CycleStarNet, emulator: Emulator, *, tangent_dtype: torch.dtype | None = None) -> None:
         self.network = copy.copy(network)

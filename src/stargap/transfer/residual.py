@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from importlib.resources import as_file, files
 from itertools import product
@@ -21,7 +22,9 @@ from stargap.spectra.prepare import Prepared
 from stargap.theory.payne import Emulator, EmulatorCard
 
 __all__ = [
+    "INTERPOLATION",
     "SPLIT",
+    "SPLIT_SCALE",
     "LabelMap",
     "ResidualCard",
     "ResidualModel",
@@ -40,6 +43,8 @@ SPLIT = ("line_spread", "line_spread_slope", "velocity")
 change over 1500 A, and the velocity left after the shift to the rest frame (km/s)."""
 SPLIT_SCALE = (0.06, 0.06, 5.0)
 """Their standard deviations over stars: fibres differ by about 6 % in line width, velocities of M dwarfs by 5 km/s."""
+INTERPOLATION = 0.004
+"""Error floor of fits through the correction: its own error of interpolation."""
 FWHM_TO_SIGMA = 0.42466090014400953
 
 
@@ -156,6 +161,9 @@ class ResidualTransfer(nn.Module):
     """
 
     card: ResidualCard
+    observed_floor = INTERPOLATION
+    prior = None
+    chi2_limit = math.inf
     coefficients: Tensor
     floor: Tensor
     split_scale: Tensor

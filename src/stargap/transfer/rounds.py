@@ -26,9 +26,9 @@ from stargap.spectra.prepare import Prepared
 from stargap.transfer.checkpoints import metrics_log, stop_signals
 from stargap.transfer.matching import Anchors, fit_density, fit_label_map, main_sequence
 from stargap.transfer.pairs import split_rows
-from stargap.transfer.residual import FREE, ResidualTransfer
+from stargap.transfer.residual import FREE, INTERPOLATION, ResidualTransfer
 from stargap.transfer.spectra import TrainingSpectra
-from stargap.transfer.sums import INTERPOLATION, CorrectionSum, FloorSum
+from stargap.transfer.sums import CorrectionSum, FloorSum
 
 __all__ = ["ResidualSettings", "ResidualTraining", "fit_training", "match_labels", "train_residual"]
 

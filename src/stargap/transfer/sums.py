@@ -7,16 +7,14 @@ from torch import Tensor
 
 from stargap.measure.labels import EmulatorModel
 from stargap.spectra.prepare import Prepared
-from stargap.transfer.residual import ResidualTransfer, features
+from stargap.transfer.residual import INTERPOLATION, ResidualTransfer, features
 
-__all__ = ["INTERPOLATION", "CorrectionSum", "FloorSum"]
+__all__ = ["CorrectionSum", "FloorSum"]
 
 FLOOR_SMOOTHING = 9
 """Pixels over which the learned floor is averaged."""
 CLEAR = 0.05
 """Normalised error above which a pixel says nothing of the emulator, and flux below which it says too little."""
-INTERPOLATION = 0.004
-"""Error floor of fits through the correction."""
 LEAST_SEEN = 0.1
 """Fraction of the stars that must show a pixel for a correction there: windows and velocities leave some to few."""
 
