@@ -268,7 +268,8 @@ def through(transfer: Transfer) -> Fit:
         slots = 8 if isinstance(transfer, ReferenceTransfer) else 32
         result = fit_domains(star, transfer, parameters(transfer.emulator), starts=1, slots=slots)
         observed = result.observed
-        return observed.labels.numpy(), observed.errors.numpy(), observed.model, result.split.numpy()
+        total = torch.hypot(observed.errors, result.systematic)
+        return observed.labels.numpy(), total.numpy(), observed.model, result.split.numpy()
 
     return fit
 
@@ -572,7 +573,8 @@ def closure(work: Work) -> str:
         result = fit_domains(replace(star, flux=torch.cat(parts) + noise), transfer, parameters(transfer.emulator))
         difference = (result.observed.labels - labels)[:, :3].numpy()
         off.append(difference)
-        pull.append(difference / result.observed.errors[:, :3].numpy())
+        total = torch.hypot(result.observed.errors, result.systematic)[:, :3]
+        pull.append(difference / total.numpy())
     apart, scaled = np.concatenate(off), np.concatenate(pull)
     sound = np.isfinite(apart).all(axis=1)
     texts = []

@@ -52,9 +52,9 @@ def measure(
     plot
         Folder for a picture of each fit.
     model
-        Instead of the emulator inside the package: a folder with another (emulator.safetensors and its card), a
-        trained transfer (transfer.safetensors, see stargap train), or the name transfer-simulated: the transfer inside
-        the package, trained on simulated stars and for such alone.
+        A trained transfer (transfer.safetensors, see stargap train), a folder with emulator.safetensors and its card,
+        or the name of a model inside the package: transfer-lamost (the default, experimental), emulator (no transfer;
+        the default with --preset paper), or transfer-simulated (for simulated stars alone).
     workers
         Processes; all cores by default. Results are the same for any number.
     preset
@@ -205,6 +205,8 @@ def train(
 ) -> None:
     """Train a transfer between synthetic and observed spectra; `stargap measure --model` then uses it.
 
+    A few stars of known labels are enough for architecture = "anchored"; thousands of unlabelled spectra for "default".
+
     Everything is said in one TOML file; stargap train --example prints one with every default and what it means. A
     run that was stopped goes on when the same command is given again.
 
@@ -229,24 +231,29 @@ def _train(path: Path | None, example: bool) -> None:
         raise UsageError(message)
 
     from stargap.settings import example_toml, read_settings_as
-    from stargap.transfer.settings import TrainSettings, find_emulator, find_spectra, run_training
+    from stargap.transfer.settings import TrainSettings, find_emulator, find_spectra, run_anchoring, run_training
 
     if path is None:
         print(example_toml(TrainSettings()), end="")
         return
     chosen = read_settings_as(TrainSettings, path)
     emulator = find_emulator(chosen)
-    with bars() as tell:
-        spectra = find_spectra(chosen, progress=tell)
-    told = run_training(chosen, emulator, spectra, progress=sys.stderr.isatty())
-    if told.path is None:
-        raise KeyboardInterrupt
-    simulated = ", simulated: for simulated stars alone" if chosen.data.simulated is not None else ""
-    print(f"trained on {len(spectra)} spectra{simulated}; {told.seconds:.0f} s")
+    if chosen.architecture == "anchored":
+        with bars() as tell:
+            told = run_anchoring(chosen, emulator, progress=tell)
+        print(f"trained in {told.seconds:.0f} s; each star left out in turn, ours - literature:")
+    else:
+        with bars() as tell:
+            spectra = find_spectra(chosen, progress=tell)
+        told = run_training(chosen, emulator, spectra, progress=sys.stderr.isatty())
+        if told.path is None:
+            raise KeyboardInterrupt
+        simulated = ", simulated: for simulated stars alone" if chosen.data.simulated is not None else ""
+        print(f"trained on {len(spectra)} spectra{simulated}; {told.seconds:.0f} s")
     for name, value in told.scores.items():
         print(f"  {name:<32} {value:.5g}")
     print(f"wrote {told.path}")
-    if chosen.architecture == "default":
+    if chosen.architecture != "reference":
         print(f"use: stargap measure SPECTRA --model {told.path}")
     else:
         print("use: stargap.transfer.reference.ReferenceTransfer(CycleStarNet.load(path), emulator), in Python")

@@ -98,6 +98,16 @@ def _precise(name: str, unit: str, ucd: str, description: str) -> tuple[Column, 
     return replace(value, dtype="float64"), error
 
 
+def _systematic(error: Column) -> Column:
+    text = f"Systematic error of {error.name.removeprefix('e_')}, which repeats cannot see"
+    return replace(error, name=f"{error.name}_sys", description=text)
+
+
+def _label(*given: Any) -> tuple[Column, ...]:
+    value, error = _pair(*given)
+    return value, error, _systematic(error)
+
+
 _RATIO = "phot.flux.density;arith.ratio"
 
 MEASURED: tuple[Column, ...] = (
@@ -111,9 +121,9 @@ MEASURED: tuple[Column, ...] = (
     Column("snr_i", "float32", "", "stat.snr;em.opt.I", "Median S/N per pixel in i", (-100, 1e6), "SNRi", 2),
     Column("subclass", "str", "", "src.spType", "Spectral class given by the survey's pipeline", None, "Subclass"),
     *_pair("rv", "km/s", "spect.dopplerVeloc.opt", "Heliocentric radial velocity", (-2000, 2000), "RV", 2),
-    *_pair("teff", "K", "phys.temperature.effective", "Effective temperature", (2000, 7000), "Teff", 1),
-    *_pair("logg", "", "phys.gravity", "Surface gravity log g in dex, [log(cm s-2)]", (2, 7), "Logg"),
-    *_pair("m_h", "", "phys.abund.Z", "Metallicity [M/H] in dex", (-5, 2), "[M/H]"),
+    *_label("teff", "K", "phys.temperature.effective", "Effective temperature", (2000, 7000), "Teff", 1),
+    *_label("logg", "", "phys.gravity", "Surface gravity log g in dex, [log(cm s-2)]", (2, 7), "Logg"),
+    *_label("m_h", "", "phys.abund.Z", "Metallicity [M/H] in dex", (-5, 2), "[M/H]"),
     *_pair("a_m", "", "phys.abund", "Alpha enhancement [a/M] in dex", (-1, 2)),
     Column("chi2", "float64", "", "stat.fit.chi2", "Reduced chi-square of the label fit", (0, _INF)),
     *_pair(
@@ -169,14 +179,8 @@ def _synthetic(name: str) -> Column:
     return replace(value, name=f"{name}_syn", description=f"{name} of the fit in the synthetic domain", paper_name="")
 
 
-def _systematic(name: str) -> Column:
-    error = next(column for column in MEASURED if column.name == f"e_{name}")
-    return replace(error, name=f"e_{name}_sys", description=f"Systematic error of {name}, which repeats cannot see")
-
-
 DOMAINS: tuple[Column, ...] = (
     *map(_synthetic, ("teff", "logg", "m_h", "chi2")),
-    *map(_systematic, ("teff", "logg", "m_h")),
 )
 """What a survey run measures beside ``MEASURED``: null where labels are the emulator's alone."""
 
@@ -246,7 +250,7 @@ def _measured(name: str) -> tuple[Column, ...]:
             description=f"Error of {name} as in the paper: repeats and fit, eq. 8",
             paper_name=paper,
         ),
-        _systematic(name),
+        _systematic(error),
     )
 
 
@@ -310,7 +314,7 @@ def _of_star(name: str) -> tuple[Column, ...]:
     return (
         value,
         replace(error, description=f"1-sigma error of {name} as repeats show it"),
-        _systematic(name),
+        _systematic(error),
         replace(error, name=f"scatter_{name}", ucd=f"stat.stdev;{value.ucd}", description=scatter),
     )
 

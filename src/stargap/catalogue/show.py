@@ -43,7 +43,7 @@ _MOST_BITS = 32
 def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = None, max_rows: int = 40) -> None:
     """Print a measured table for people: file, S/N, RV, Teff, log g, [M/H], subtype, Hα and flags.
 
-    Long file names lose their middle and long lists of flags their end, so that 80 columns are enough; the
+    Errors are the random and the systematic one together. Long file names lose their middle and long lists of flags their end, so that 80 columns are enough; the
     flags that occur are counted and spelled out below the table, over all rows. Nulls are shown as –.
 
     Args:
@@ -87,7 +87,7 @@ def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = N
 
     numbers = []
     for title, unit, value, error, digits in _NUMBERS:
-        texts = [title, unit, *_numbers(shown[value], shown.get(error or ""), digits)]
+        texts = [title, unit, *_numbers(shown[value], _total(shown, columns, error, max_rows), digits)]
         cells = [plain(text) for text in texts]
         numbers.append([cell.rjust(_widest(cells)) for cell in cells])
     names = [plain(_name(path)) for path in shown["path"].tolist()]
@@ -117,6 +117,18 @@ def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = N
 
 def _widest(texts: list[str]) -> int:
     return max(map(len, texts))
+
+
+def _total(
+    shown: Mapping[str, NDArray[Any]], columns: Mapping[str, ArrayLike], error: str | None, rows: int
+) -> NDArray[Any] | None:
+    """Random and systematic error together."""
+    if error is None:
+        return None
+    if f"{error}_sys" not in columns:
+        return shown[error]
+    given = np.asarray(columns[f"{error}_sys"], dtype=object)[:rows]
+    return np.hypot(shown[error], np.nan_to_num(np.array(given, dtype=float)))
 
 
 def _numbers(values: NDArray[Any], errors: NDArray[Any] | None, digits: int) -> list[str]:

@@ -86,7 +86,7 @@ class DomainFit:
 
     ``synthetic`` and ``observed`` are `LabelFit`; labels of the observed domain are the published ones, and their
     ``model`` holds the spectra with the stars' split numbers. ``split, split_errors`` are ``(star, split)``,
-    ``systematic`` ``(star, 4)`` is the part of ``observed.errors`` that more light would not take away.
+    ``systematic`` ``(star, 4)`` is the error that more light would not take away; ``observed.errors`` are of noise alone.
     """
 
     synthetic: LabelFit
@@ -111,7 +111,7 @@ def fit_domains(
     y1 = argmin sum (Payne(y) - to_synthetic(F_obs))^2 / s^2, then y = argmin sum (F_obs - model(y))^2 / s^2 from y1.
     The observed domain's fit ends with one Gauss-Newton step of labels and split numbers together, within the bounds
     of the labels and with the prior of the split numbers: the model is linear in them. Errors include the spread that
-    split numbers leave in the labels, and the transfer's own uncertainty.
+    split numbers leave in the labels; the transfer's own uncertainty is kept apart.
 
     Args:
         prepared: the stars; fluxes of pixels that are not good do not matter, NaN included.
@@ -257,7 +257,7 @@ def _with_split(
         free = [place for place in places if place != A_M]
         labels[rows[:, None], torch.tensor(free)] = mapped[:, free]
         systematic[rows[:, None], torch.tensor(free)] = own[:, free]
-        variance = spread.diagonal(dim1=1, dim2=2)[:, free].clamp_min(0) + own[:, free] ** 2
+        variance = spread.diagonal(dim1=1, dim2=2)[:, free].clamp_min(0)
         errors[rows[:, None], torch.tensor(free)] = variance.sqrt()
         if A_M in places or (parameters.tied and M_H in places):
             alpha = directions[:, :, A_M]

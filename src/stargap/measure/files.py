@@ -27,8 +27,8 @@ from stargap.settings import MeasureSettings
 from stargap.spectra.content import check_spectrum
 from stargap.spectra.read import read_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
-from stargap.theory.payne import Emulator, shipped_emulator
-from stargap.transfer.residual import ResidualTransfer, shipped_transfer
+from stargap.theory.payne import Emulator
+from stargap.transfer.models import EMULATOR, LAMOST, AnyTransfer, load_model_named
 
 __all__ = ["Measurements", "measure"]
 
@@ -81,9 +81,10 @@ def measure(
         wavelength: A, vacuum, heliocentric, ``(pixel,)``.
         ivar: inverse variances of the fluxes, the same shape, 0 at bad pixels; needed with `wavelength`.
         settings: see `MeasureSettings`.
-        model: instead of the emulator inside the package: a folder with ``emulator.safetensors`` and its card, a
-            trained transfer (``*.safetensors`` with its card), or ``transfer-simulated``, the transfer inside the
-            package that was trained on simulated stars and is for such.
+        model: a folder with ``emulator.safetensors`` and its card, a trained transfer (``*.safetensors`` with its
+            card), or the name of a model inside the package: ``transfer-lamost`` (the default, experimental: see its
+            card in docs/model-lamost.md), ``emulator``, or ``transfer-simulated``, for simulated stars alone. The
+            default of the paper's preset is ``emulator``: transfers work on spectra that ours prepares.
         workers: processes; results are the same for any number.
         plot: folder for a picture of each fit.
         plot_rows: draw only these values of ``spectrum_id``.
@@ -104,8 +105,10 @@ def measure(
     """
     settings = MeasureSettings() if settings is None else settings
     items = _items(spectra, wavelength, ivar)
-    used = _load(model)
-    if isinstance(used, ResidualTransfer):
+    if model is None:
+        model = LAMOST if settings.preset == "stargap" else EMULATOR
+    used = load_model_named(model)
+    if not isinstance(used, Emulator):
         if settings.preset != "stargap":
             message = f"{model}: a transfer works on spectra prepared by the stargap preset, not {settings.preset}"
             raise UsageError(message)
@@ -115,7 +118,7 @@ def measure(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     rows = None if plot_rows is None else frozenset(plot_rows)
-    job = _Job(settings, None if model is None else str(model), used.card.sha256, folder, rows)
+    job = _Job(settings, str(model), used.card.sha256, folder, rows)
     parts: list[Columns] = []
     jobs = [(job, first, items[first : first + BATCH]) for first in range(0, len(items), BATCH)]
     for part in each_result(_measure_chunk, jobs, max(1, min(workers, len(jobs))), rescue=_one_by_one):
@@ -142,35 +145,24 @@ def measure(
 @dataclass(frozen=True)
 class _Job:
     settings: MeasureSettings
-    model: str | None
+    model: str
     digest: str
     plot: Path | None
     plot_rows: frozenset[int] | None
 
 
 @lru_cache(maxsize=2)
-def _model(name: str | None, digest: str) -> Emulator | ResidualTransfer:
-    model = _load(name)
+def _model(name: str, digest: str) -> Emulator | AnyTransfer:
+    model = load_model_named(name)
     if model.card.sha256 != digest:
         message = f"{name}: the model was replaced while it was in use"
         raise ModelError(message)
     return model
 
 
-def _load(name: str | Path | None) -> Emulator | ResidualTransfer:
-    if name is None:
-        return shipped_emulator()
-    if str(name) == "transfer-simulated":
-        return shipped_transfer()
-    path = Path(name)
-    return (
-        ResidualTransfer.load(path) if path.suffix == ".safetensors" else Emulator.load(path / "emulator.safetensors")
-    )
-
-
 def _measure(job: _Job, items: Sequence[Spectrum | SpectrumError], first: int) -> tuple[Columns, Fitted]:
     model = _model(job.model, job.digest)
-    emulator, transfer = (model.emulator, model) if isinstance(model, ResidualTransfer) else (model, None)
+    emulator, transfer = (model, None) if isinstance(model, Emulator) else (model.emulator, model)
     return measure_batch(items, job.settings, emulator, transfer=transfer, first_id=first)
 
 

@@ -236,8 +236,10 @@ def measure_native(
     labels, errors = fit.labels.numpy()[:count], fit.errors.numpy()[:count] * factor[:, None]
     labels[np.isnan(columns["rv"])] = np.nan
     errors[np.isnan(labels)] = np.nan
+    own = np.full_like(labels, np.nan) if domains is None else domains.systematic.numpy()[:count]
     for place, name in enumerate(LABELS):
         columns[name], columns[f"e_{name}"] = labels[:, place], errors[:, place]
+        columns[f"e_{name}_sys"] = np.where(np.isnan(labels[:, place]), np.nan, own[:, place])
     columns["chi2"] = np.where(np.isnan(labels[:, 0]), np.nan, fit.chi2.numpy()[:count])
     for name, values in indices._asdict().items():
         columns[name] = values.numpy()[:count]

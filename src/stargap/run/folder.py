@@ -25,7 +25,7 @@ from stargap.spectra.plan import extend_plan
 from stargap.spectra.shards import file_sha256
 from stargap.spectra.store import finish
 from stargap.theory.payne import Emulator
-from stargap.transfer.residual import ResidualTransfer
+from stargap.transfer.models import AnyTransfer, load_transfer
 
 __all__ = ["Columns", "Made", "Run", "content_digest", "read_columns", "stamp", "write_columns"]
 
@@ -104,7 +104,7 @@ class Run:
         """The emulator of this run."""
         return _emulator(self.folder / "emulator" / "emulator.safetensors", *self._made("emulator"))
 
-    def transfer(self) -> ResidualTransfer | None:
+    def transfer(self) -> AnyTransfer | None:
         """The transfer of this run, None if labels are the emulator's."""
         if self.settings.transfer.use == "none":
             return None
@@ -163,8 +163,8 @@ def _emulator(path: Path, *stamps: int) -> Emulator:
 
 
 @lru_cache(maxsize=2)
-def _transfer(path: Path, *stamps: int) -> ResidualTransfer:
-    return ResidualTransfer.load(path)
+def _transfer(path: Path, *stamps: int) -> AnyTransfer:
+    return load_transfer(path)
 
 
 def write_columns(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:

@@ -15,6 +15,8 @@ from stargap.run.folder import Made, Run, content_digest, read_columns
 from stargap.run.settings import SurveySettings
 from stargap.theory.payne import Emulator, Training, fit_emulator, shipped_emulator
 from stargap.theory.training_labels import draw_training_labels
+from stargap.transfer.anchored import lamost_transfer
+from stargap.transfer.models import AnyTransfer, load_transfer
 from stargap.transfer.residual import ResidualTransfer, shipped_transfer
 from stargap.transfer.rounds import train_residual
 from stargap.transfer.spectra import TrainingSpectra
@@ -54,11 +56,11 @@ def _trained_emulator(settings: SurveySettings) -> Emulator:
     return shipped_emulator() if transfer is None else transfer.emulator
 
 
-def _trained_transfer(settings: SurveySettings) -> ResidualTransfer | None:
+def _trained_transfer(settings: SurveySettings) -> AnyTransfer | None:
     chosen = settings.transfer
     if chosen.model is not None:
-        return ResidualTransfer.load(chosen.model)
-    return shipped_transfer() if chosen.use == "simulated" else None
+        return load_transfer(chosen.model)
+    return {"simulated": shipped_transfer, "lamost": lamost_transfer}.get(chosen.use, lambda: None)()
 
 
 def emulator_settings(settings: SurveySettings) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def make_transfer(run: Run, unit: int | None) -> Made:
         if transfer.emulator.card.sha256 != run.emulator().card.sha256:
             message = (
                 "the transfer was trained with another emulator than that of the run: leave emulator.model and "
-                "emulator.grid empty, and the transfer brings its own"
+                "emulator.grid empty, and the transfer brings its own; or set transfer.use to none or train"
             )
             raise ModelError(message)
         card = transfer.card

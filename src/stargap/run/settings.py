@@ -64,9 +64,10 @@ class TransferSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    use: Literal["none", "model", "simulated", "train"] = "none"
-    """Publish labels of the emulator alone, through a model, through the model inside the package that was trained on
-    simulated stars (for such only), or through one that is trained on this survey."""
+    use: Literal["lamost", "none", "model", "simulated", "train"] = "lamost"
+    """Publish labels through the model inside the package for real LAMOST spectra (experimental), of the emulator
+    alone, through a model of yours, through the one inside the package that was trained on simulated stars (for such
+    only), or through one that is trained on this survey."""
     model: Path | None = None
     """A trained transfer (*.safetensors with its card), for use = "model"."""
     spectra: Annotated[int, Field(ge=1000)] = 110_000
@@ -131,6 +132,16 @@ class SurveySettings(BaseModel):
     """Ages and formats."""
     report: ReportSettings = ReportSettings()
     """The report: what the run is compared with, and its explorer of spectra (section 5)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SurveySettings:
+        if self.measure.preset == "paper" and self.transfer.use != "none":
+            message = (
+                f'measure.preset = "paper" prepares spectra otherwise than transfer.use = "{self.transfer.use}" needs: '
+                'set transfer.use = "none", or leave the preset'
+            )
+            raise ValueError(message)
+        return self
 
     def absolute(self) -> SurveySettings:
         """Return the same settings with every path absolute, as other processes and machines need them."""

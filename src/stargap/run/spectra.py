@@ -182,7 +182,6 @@ def _of_domains(fitted: Fitted, count: int) -> Columns:
     """The columns ``DOMAINS`` of a batch; none where there is no transfer."""
     if fitted.domains is None:
         return {}
-    synthetic, systematic = fitted.domains.synthetic, fitted.domains.systematic.numpy()[:count]
+    synthetic = fitted.domains.synthetic
     columns = {f"{name}_syn": synthetic.labels.numpy()[:count, LABELS.index(name)] for name in ("teff", "logg", "m_h")}
-    columns |= {f"e_{name}_sys": systematic[:, LABELS.index(name)] for name in ("teff", "logg", "m_h")}
     return columns | {"chi2_syn": synthetic.chi2.numpy()[:count]}

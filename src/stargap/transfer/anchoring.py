@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -24,7 +24,8 @@ from stargap.theory.payne import Emulator
 from stargap.transfer.anchored import AnchoredTransfer
 from stargap.transfer.residual import SPLIT_SCALE
 
-__all__ = ["AnchorSettings", "AnchorStars", "CrossValidated", "cross_validate", "train_anchored"]
+__all__ = ["AnchorSettings", "AnchorStars", "CrossValidated", "cross_validate", "fit_anchored",
+           "train_anchored"]  # fmt: skip
 
 PIXEL_INFORMATION = 0.3
 """Information of resampled pixels over that of independent ones with their errors: widths of priors shrink by its root,
@@ -34,8 +35,9 @@ LEAST_FLUX = 0.05
 FLOOR_SMOOTHING, ROUNDS = 3.0, 3
 BLIND = 1.0
 """Floor of pixels that fewer than half of the anchors show: they have no say."""
-LIMIT = 3.0
-"""Reduced chi-square of a spectrum unlike the anchors, over the largest of nine in ten anchors left out in turn."""
+LIMIT, LEAST_LIMIT = 3.0, 2.5
+"""Reduced chi-square of a spectrum unlike the anchors, over the largest of nine in ten anchors left out in turn; and
+its least value, since errors of LAMOST spectra are too small by up to a factor of 1.5."""
 
 
 class AnchorSettings(BaseModel):
@@ -107,7 +109,7 @@ def train_anchored(
     base: Tensor | None = None,
     scored: NDArray[np.bool_] | None = None,
     progress: Callable[[int], object] | None = None,
-) -> AnchoredTransfer:
+) -> tuple[AnchoredTransfer, CrossValidated]:
     """Make a transfer from anchors, with its systematic error and its limit of chi-square cross-validated by star.
 
     1. At each pixel the ratio of an anchor's spectrum to the emulator's at its own labels (log g of the isochrone) is
@@ -124,6 +126,9 @@ def train_anchored(
         scored: which spectra count in step 3, ``(spectrum,)``; all by default.
         progress: called with the number of spectra left out and fitted since the last call.
 
+    Returns:
+        the transfer, and what it was judged by.
+
     Raises:
         UsageError: fewer than six stars, or labels that are not finite or outside the emulator's range.
     """
@@ -134,8 +139,8 @@ def train_anchored(
     for place in (TEFF, LOGG, M_H):
         noise = np.median(found.errors[counted, place])
         transfer.own[place] = np.sqrt(max(float(np.var(apart[:, place]) - noise**2), 0.0))
-    transfer.limit.fill_(LIMIT * float(np.quantile(found.chi2[counted], 0.9)))
-    return transfer
+    transfer.limit.fill_(max(LIMIT * float(np.quantile(found.chi2[counted], 0.9)), LEAST_LIMIT))
+    return transfer, found
 
 
 def cross_validate(

@@ -25,6 +25,8 @@ from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.spectra.prepare import prepare
 from stargap.theory.payne import Emulator, shipped_emulator
 from stargap.theory.training_labels import draw_training_labels
+from stargap.transfer.anchor_files import read_anchor_stars, scores_of, write_cross_validation
+from stargap.transfer.anchoring import AnchorSettings, train_anchored
 from stargap.transfer.checkpoints import load_best
 from stargap.transfer.losses import CycleTask
 from stargap.transfer.matching import Anchors
@@ -43,6 +45,7 @@ __all__ = [
     "find_emulator",
     "find_spectra",
     "read_anchors",
+    "run_anchoring",
     "run_training",
 ]
 
@@ -97,8 +100,9 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: Literal["default", "reference"] = "default"
-    """What is trained: our transfer, or the published network (paper section 3.1)."""
+    architecture: Literal["default", "anchored", "reference"] = "default"
+    """What is trained: our transfer from unlabelled spectra, one from stars of known labels alone (seconds; needs
+    anchors, and no spectra), or the published network (paper section 3.1)."""
     emulator: Path | None = None
     """The synthetic domain: emulator.safetensors or its folder; else the emulator inside the package."""
     output: Path = Path("stargap-transfer")
@@ -108,12 +112,22 @@ class TrainSettings(BaseModel):
     prior: PriorSettings = PriorSettings()
     """Labels of synthetic spectra (paper section 3.3.2)."""
     anchors: Path | None = None
-    """CSV with row,teff,e_teff,logg,e_logg,m_h,e_m_h (K, dex): stars with known labels, by their row in the spectra,
-    that the label map of the architecture "default" is fitted to as well."""
+    """Stars with known labels. For "anchored": CSV with path,teff,logg,m_h (K, dex), and perhaps star, a name, and
+    scored, 0 for spectra that only train; paths start at the CSV. For "default": CSV with
+    row,teff,e_teff,logg,e_logg,m_h,e_m_h, by the row in the spectra, that the label map is fitted to as well."""
     default: ResidualSettings = ResidualSettings()
     """Of the architecture "default"."""
+    anchored: AnchorSettings = AnchorSettings()
+    """Of the architecture "anchored"."""
     reference: TrainingSettings = TrainingSettings()
     """Of the architecture "reference" (paper section 3.2)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainSettings:
+        if self.architecture == "anchored" and self.anchors is None:
+            message = 'architecture = "anchored" needs anchors, a CSV with path,teff,logg,m_h'
+            raise ValueError(message)
+        return self
 
     @property
     def alpha(self) -> float | None:
@@ -217,6 +231,43 @@ def run_training(
         origin = f"{len(spectra)} simulated spectra ({data.mix} mix, seed {data.seed}, nature of other physics)"
     made = _train_default if settings.architecture == "default" else _train_reference
     return made(settings, emulator, spectra, labels, origin, progress)
+
+
+def run_anchoring(
+    settings: TrainSettings, emulator: Emulator, *, progress: Callable[[str, int, int], None] | None = None
+) -> Trained:
+    """Make a transfer from the anchor stars, cross-validate it, and write both into the output folder.
+
+    Args:
+        settings: whose ``anchors`` and ``anchored`` say how.
+        emulator: from `find_emulator`.
+        progress: called with what is done, how much is done, and the total.
+
+    Raises:
+        UsageError: see `read_anchor_stars` and `train_anchored`.
+    """
+    assert settings.anchors is not None
+    began, done = time.monotonic(), 0
+    stars, scored = read_anchor_stars(settings.anchors, emulator)
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress("leaving stars out", done, int(scored.sum()))
+
+    transfer, found = train_anchored(stars, emulator, settings.anchored, scored=scored, progress=tell)
+    scores = scores_of(stars, found)
+    path = settings.output / "transfer.safetensors"
+    transfer.save(
+        path,
+        training_data=f"{len(set(stars.names))} anchor stars of {settings.anchors.name}",
+        settings=settings.anchored.model_dump(mode="json"),
+        scores=scores,
+        simulated=False,
+    )
+    write_cross_validation(settings.output / "cross-validation.csv", stars, found)
+    return Trained(path, time.monotonic() - began, scores)
 
 
 def _train_default(

@@ -22,7 +22,7 @@ from stargap.spectra.shards import Shard
 from stargap.spectra.spectrum import Facts
 from stargap.theory.payne import Emulator
 from stargap.transfer.diagnostics import mean_residual
-from stargap.transfer.residual import ResidualTransfer
+from stargap.transfer.models import AnyTransfer, load_transfer
 
 __all__ = ["Example", "FittedSpectra", "fit_again"]
 
@@ -111,13 +111,13 @@ def fit_again(folder: str | Path, spectrum_id: NDArray[np.int64]) -> FittedSpect
     )
 
 
-def _models(folder: Path) -> tuple[Emulator, ResidualTransfer | None]:
+def _models(folder: Path) -> tuple[Emulator, AnyTransfer | None]:
     emulator = Emulator.load(folder / "emulator" / "emulator.safetensors")
     path = folder / "transfer" / "transfer.safetensors"
-    return emulator, ResidualTransfer.load(path) if path.exists() else None
+    return emulator, load_transfer(path) if path.exists() else None
 
 
-def _settings(folder: Path, transfer: ResidualTransfer | None) -> MeasureSettings:
+def _settings(folder: Path, transfer: AnyTransfer | None) -> MeasureSettings:
     """Return the settings that the run measured with."""
     told = json.loads(provenance_of(folder / "measured.parquet").get("settings", "{}"))
     settings = MeasureSettings(**told.get("measure", {}))
@@ -131,7 +131,7 @@ def _batches(
     spectrum_id: NDArray[np.int64],
     settings: MeasureSettings,
     emulator: Emulator,
-    transfer: ResidualTransfer | None,
+    transfer: AnyTransfer | None,
 ) -> Iterator[tuple[NDArray[np.int64], Columns, Fitted]]:
     """Yield the spectra in the order of the store, in micro-batches that go across shards: places, columns, fit."""
     order = np.argsort(spectrum_id, kind="stable")
