@@ -245,7 +245,7 @@ def train_with(text, capsys):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('architecture = "defalt"', "'default' or 'reference'"),
+        ('architecture = "defalt"', "'default', 'anchored' or 'reference'"),
         ("[default]\nround = 1", "unknown key 'default.round'; did you mean 'default.rounds'?"),
         ("[data]\nspectra = 'nowhere'", "nowhere/flux.npy"),
         ("emulator = 'nowhere'", "nowhere/emulator.json"),

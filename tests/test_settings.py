@@ -350,7 +350,7 @@ def test_an_unknown_key_of_a_table_names_the_nearest(content, key, near):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        ({"architecture": "cycle"}, ["architecture", "'default' or 'reference'"]),
+        ({"architecture": "cycle"}, ["architecture", "'default', 'anchored' or 'reference'"]),
         ({"data": {}}, ["data", "spectra", "simulated"]),
         ({"data": {"mix": "galactic"}}, ["data", "one of the two"]),
         ({"data": {"spectra": "x", "simulated": 1000}}, ["data", "one of the two"]),

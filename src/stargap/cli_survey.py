@@ -192,7 +192,7 @@ def mock(
     chosen = SurveySettings(
         output=run_folder,
         input={**given, "gaia": output / "gaia.parquet", "simulated": True},  # type: ignore[arg-type]
-        transfer={"prior": {"alpha": 0.0}},  # type: ignore[arg-type]
+        transfer={"use": "simulated", "prior": {"alpha": 0.0}},  # type: ignore[arg-type]
         measure={"fixed": {"a_m": 0.0}},  # type: ignore[arg-type]
         report={"truth": output / "truth.parquet"},  # type: ignore[arg-type]
     )

@@ -10,7 +10,6 @@ import torch
 
 from stargap.flags import Flag
 from stargap.labels import LABELS, TEFF
-from stargap.measure import domains
 from stargap.measure.domains import DomainFit, fit_domains
 from stargap.measure.labels import EmulatorModel, LabelFit, Parameters, fit_labels
 from stargap.measure.lbfgs import fit_lbfgs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,16 @@ import stargap
 from stargap.catalogue.schema import INT_NULL, MEASURED, conform, validate
 from stargap.errors import ModelError, UsageError
 from stargap.flags import Flag
-from stargap.measure.files import Measurements, measure
+from stargap.measure.files import Measurements
+from stargap.measure.files import measure as measure_by_default
 from stargap.measure.inputs import find_spectra, read_zero_points
 from stargap.mock.files import write_lamost
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.spectrum import Facts, Spectrum
+
+measure = partial(measure_by_default, model="emulator")
+"""These stars are the emulator's own."""
 
 LAYOUTS = ("lamost-dr1", "lamost-image", "lamost-table")
 
@@ -57,7 +62,7 @@ def paths(folder):
 
 @pytest.fixture(scope="module")
 def table(paths):
-    return stargap.measure(paths)
+    return measure(paths)
 
 
 # --- rows -------------------------------------------------------------------------------------------------------

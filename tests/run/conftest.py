@@ -30,7 +30,7 @@ def asked(survey):
                 "gaia": survey / "gaia.parquet",
             },
             "ingest": {"shard_rows": SHARD_ROWS},
-            "transfer": {"prior": {"draws": 1000, "alpha": 0.0}},
+            "transfer": {"use": "none", "prior": {"draws": 1000, "alpha": 0.0}},
             "measure": {"fixed": {"a_m": 0.0}, "starts": 1},
             "report": {"skip": True},
         }

@@ -179,9 +179,7 @@ def _synthetic(name: str) -> Column:
     return replace(value, name=f"{name}_syn", description=f"{name} of the fit in the synthetic domain", paper_name="")
 
 
-DOMAINS: tuple[Column, ...] = (
-    *map(_synthetic, ("teff", "logg", "m_h", "chi2")),
-)
+DOMAINS: tuple[Column, ...] = (*map(_synthetic, ("teff", "logg", "m_h", "chi2")),)
 """What a survey run measures beside ``MEASURED``: null where labels are the emulator's alone."""
 
 SURVEY: tuple[Column, ...] = (

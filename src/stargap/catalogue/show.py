@@ -43,8 +43,9 @@ _MOST_BITS = 32
 def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = None, max_rows: int = 40) -> None:
     """Print a measured table for people: file, S/N, RV, Teff, log g, [M/H], subtype, Hα and flags.
 
-    Errors are the random and the systematic one together. Long file names lose their middle and long lists of flags their end, so that 80 columns are enough; the
-    flags that occur are counted and spelled out below the table, over all rows. Nulls are shown as –.
+    Errors are the random and the systematic one together. Long file names lose their middle and long lists of flags
+    their end, so that 80 columns are enough; the flags that occur are counted and spelled out below the table, over
+    all rows. Nulls are shown as –.
 
     Args:
         columns: arrays ``(row,)`` as in :data:`stargap.catalogue.schema.MEASURED` or ``CATALOGUE``; only those

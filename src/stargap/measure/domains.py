@@ -86,7 +86,7 @@ class DomainFit:
 
     ``synthetic`` and ``observed`` are `LabelFit`; labels of the observed domain are the published ones, and their
     ``model`` holds the spectra with the stars' split numbers. ``split, split_errors`` are ``(star, split)``,
-    ``systematic`` ``(star, 4)`` is the error that more light would not take away; ``observed.errors`` are of noise alone.
+    ``systematic`` ``(star, 4)`` is the error that more light would not take away, and not in ``observed.errors``.
     """
 
     synthetic: LabelFit

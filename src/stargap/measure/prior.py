@@ -21,7 +21,7 @@ DEGREES = (5, 2)
 
 @dataclass(frozen=True)
 class LabelPrior:
-    """Gaussian prior of a label fit: log g about the main sequence at the star's own Teff and [M/H], [M/H] about a mean.
+    """Gaussian prior of a label fit: log g about the main sequence at the star's Teff and [M/H], [M/H] about a mean.
 
     ``sequence`` are the coefficients of a polynomial in scaled Teff and [M/H], ``(6, 3)`` float64 (`fit_sequence`);
     widths are standard deviations (dex). Teff is free.
@@ -32,7 +32,7 @@ class LabelPrior:
         >>> labels = torch.tensor([[3500.0, 4.9, 0.45, 0.0]]).double()
         >>> residual, _ = prior(labels, torch.eye(4).double()[None, :3])
         >>> residual.round(decimals=1).tolist()
-        [[3.4, 1.0]]
+        [[4.2, 1.0]]
     """
 
     sequence: Tensor

@@ -60,7 +60,9 @@ def _trained_transfer(settings: SurveySettings) -> AnyTransfer | None:
     chosen = settings.transfer
     if chosen.model is not None:
         return load_transfer(chosen.model)
-    return {"simulated": shipped_transfer, "lamost": lamost_transfer}.get(chosen.use, lambda: None)()
+    if chosen.use == "lamost":
+        return lamost_transfer()
+    return shipped_transfer() if chosen.use == "simulated" else None
 
 
 def emulator_settings(settings: SurveySettings) -> dict[str, Any]:

@@ -141,6 +141,11 @@ class SurveySettings(BaseModel):
                 'set transfer.use = "none", or leave the preset'
             )
             raise ValueError(message)
+        if self.input.simulated and self.transfer.use == "lamost":
+            message = (
+                'transfer.use = "lamost" is for real spectra, and input.simulated is true: use "simulated" or "none"'
+            )
+            raise ValueError(message)
         return self
 
     def absolute(self) -> SurveySettings:

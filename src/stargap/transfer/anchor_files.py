@@ -89,8 +89,10 @@ def write_cross_validation(path: Path, stars: AnchorStars, found: CrossValidated
     """Write literature and cross-validated labels as CSV, one line a spectrum that was left out."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["star", *LABELS, *(f"{name}_left_out" for name in LABELS), *(f"e_{name}" for name in LABELS), "chi2"])
-    for row in np.flatnonzero(np.isfinite(found.labels).all(axis=1)):
+    writer.writerow(
+        ["star", *LABELS, *(f"{name}_left_out" for name in LABELS), *(f"e_{name}" for name in LABELS), "chi2"]
+    )
+    for row in np.flatnonzero(np.isfinite(found.labels).all(axis=1)).tolist():
         numbers = (*stars.labels[row], *found.labels[row, :3], *found.errors[row, :3], found.chi2[row])
         writer.writerow([stars.names[row], *(f"{number:.5g}" for number in numbers)])
     with replacing(path) as out:

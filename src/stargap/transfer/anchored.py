@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
 from functools import cache
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 

@@ -72,6 +72,9 @@ class AnchorSettings(BaseModel):
     """How far beyond the anchors' Teff the correction goes on (K)."""
 
 
+DEFAULT = AnchorSettings()
+
+
 @dataclass(frozen=True)
 class AnchorStars:
     """Stars of known labels: prepared spectra, ``labels (spectrum, 3)`` teff, logg, m_h (K, dex), and names of stars.
@@ -104,7 +107,7 @@ class CrossValidated:
 def train_anchored(
     stars: AnchorStars,
     emulator: Emulator,
-    settings: AnchorSettings = AnchorSettings(),
+    settings: AnchorSettings = DEFAULT,
     *,
     base: Tensor | None = None,
     scored: NDArray[np.bool_] | None = None,
@@ -146,7 +149,7 @@ def train_anchored(
 def cross_validate(
     stars: AnchorStars,
     emulator: Emulator,
-    settings: AnchorSettings = AnchorSettings(),
+    settings: AnchorSettings = DEFAULT,
     *,
     base: Tensor | None = None,
     scored: NDArray[np.bool_] | None = None,

@@ -47,10 +47,13 @@ def load_model_named(name: str | Path) -> Emulator | AnyTransfer:
         >>> load_model_named("transfer-lamos")
         Traceback (most recent call last):
         ...
-        stargap.errors.ModelError: transfer-lamos/emulator.safetensors: ...
+        stargap.errors.ModelError: transfer-lamos/emulator.json: cannot be read (No such file or directory); ...
     """
-    inside = {LAMOST: lamost_transfer, SIMULATED: shipped_transfer, EMULATOR: shipped_emulator}
-    if str(name) in inside:
-        return inside[str(name)]()
+    if str(name) == LAMOST:
+        return lamost_transfer()
+    if str(name) == SIMULATED:
+        return shipped_transfer()
+    if str(name) == EMULATOR:
+        return shipped_emulator()
     path = Path(name)
     return load_transfer(path) if path.suffix == ".safetensors" else Emulator.load(path / "emulator.safetensors")

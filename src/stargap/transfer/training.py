@@ -196,6 +196,7 @@ def train(
         ...     def validation(self):
         ...         return [self.batch(0, 1)]
         >>> settings = TrainingSettings(iterations=100, learning_rate=0.1, device="cpu")
+        >>> _ = torch.manual_seed(0)
         >>> result = train(Mean(1, 1), Ones(), settings, getfixture("tmp_path"))
         >>> result.stopped, result.steps, result.best_score < 0.01
         ('finished', 100, True)
