@@ -56,7 +56,7 @@ class MeasureSettings(BaseModel):
     """S/N in r and i below which a spectrum is flagged (section 2.1)."""
     lamost_noise_factor: Annotated[float, Field(ge=1, le=10)] = 1.5
     """Noise of LAMOST co-adds over what their inverse variance says: repeats differ by 1.2 to 1.3 times their quoted
-    errors and neighbouring pixels correlate by about 0.25 (docs/results/real-stars.md). Multiplies errors of LAMOST
+    errors and neighbouring pixels correlate by about 0.25 (docs/results/emulator-stars.md). Multiplies errors of LAMOST
     rows; those of velocities only by the part that reduced chi-square has not seen."""
     lamost_rv_floor: Annotated[float, Field(ge=0)] = 5.0
     """Velocity scatter of LAMOST repeats that noise does not explain (km/s), added in quadrature to e_rv."""

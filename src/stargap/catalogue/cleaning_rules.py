@@ -45,7 +45,7 @@ class CleaningSettings(BaseModel):
     noise_factor: Annotated[float, Field(ge=1, le=10)] | None = None
     """Noise over what the inverse variance says; by default measured: the median, over spectra of which a bin is worse
     than 4 %, of the differences between neighbouring quiet bins over what their errors give, at least 1. LAMOST co-adds
-    have about 1.5 (docs/results/real-stars.md)."""
+    have about 1.5 (docs/results/emulator-stars.md)."""
     scatter: Annotated[float, Field(gt=0, le=1)] = 0.03
     """What members of one cluster may differ by, a fraction of the flux in bins of 15 A, added to their noise."""
     relative_scatter: Annotated[float, Field(ge=0, le=1)] = 0.2

@@ -24,8 +24,15 @@ from stargap.theory.payne import Emulator
 from stargap.transfer.anchored import AnchoredTransfer
 from stargap.transfer.residual import SPLIT_SCALE
 
-__all__ = ["AnchorSettings", "AnchorStars", "CrossValidated", "cross_validate", "fit_anchored",
-           "train_anchored"]  # fmt: skip
+__all__ = [
+    "AnchorSettings",
+    "AnchorStars",
+    "CrossValidated",
+    "cross_validate",
+    "fit_anchored",
+    "fit_anchors",
+    "train_anchored",
+]
 
 PIXEL_INFORMATION = 0.3
 """Information of resampled pixels over that of independent ones with their errors: widths of priors shrink by its root,
@@ -33,6 +40,8 @@ so that they weigh against spectra as they should."""
 LEAST_FLUX = 0.05
 """Synthetic normalised flux below which a ratio to it says nothing."""
 FLOOR_SMOOTHING, ROUNDS = 3.0, 3
+HELD = 1e-6
+"""Size of what the anchors may not change."""
 BLIND = 1.0
 """Floor of pixels that fewer than half of the anchors show: they have no say."""
 LIMIT, LEAST_LIMIT = 3.0, 2.5
@@ -125,7 +134,9 @@ def train_anchored(
         stars: at least six stars.
         emulator: the synthetic domain.
         settings: see `AnchorSettings`.
-        base: coefficients ``(term, pixel)`` that the correction is drawn to instead of 0, from another training.
+        base: coefficients of another training that the correction begins with instead of 0, ``(6, pixel)``: of the
+            terms (0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0) in Teff and [M/H]. The degrees in `settings` say which
+            of them the anchors may change.
         scored: which spectra count in step 3, ``(spectrum,)``; all by default.
         progress: called with the number of spectra left out and fitted since the last call.
 
@@ -135,7 +146,7 @@ def train_anchored(
     Raises:
         UsageError: fewer than six stars, or labels that are not finite or outside the emulator's range.
     """
-    transfer = _trained(stars, emulator, settings, base)
+    transfer = fit_anchors(stars, emulator, settings, base)
     found = cross_validate(stars, emulator, settings, base=base, scored=scored, progress=progress)
     counted = np.isfinite(found.labels).all(axis=1)
     apart = found.labels[counted, :3] - stars.labels[counted]
@@ -171,7 +182,7 @@ def cross_validate(
     model = torch.full_like(stars.prepared.flux, torch.nan)
     for name in np.unique(names[chosen]):
         rows = np.flatnonzero((names == name) & chosen)
-        transfer = _trained(stars[np.flatnonzero(names != name)], emulator, settings, base)
+        transfer = fit_anchors(stars[np.flatnonzero(names != name)], emulator, settings, base)
         fit = fit_anchored(stars.prepared[torch.as_tensor(rows)], transfer).observed
         labels[rows], errors[rows], chi2[rows] = fit.labels, fit.errors, fit.chi2
         model[rows] = fit.model
@@ -187,17 +198,16 @@ def fit_anchored(prepared: Prepared, transfer: AnchoredTransfer) -> DomainFit:
     return fit_domains(prepared, transfer, box, starts=1, slots=min(len(prepared.flux), 32))
 
 
-def _trained(stars: AnchorStars, emulator: Emulator, settings: AnchorSettings, base: Tensor | None) -> AnchoredTransfer:
+def fit_anchors(
+    stars: AnchorStars, emulator: Emulator, settings: AnchorSettings = DEFAULT, base: Tensor | None = None
+) -> AnchoredTransfer:
+    """Return the transfer of `train_anchored` before its cross-validation: no systematic error, no limit."""
     _check(stars, emulator)
     tight = PIXEL_INFORMATION**0.5
     width = settings.logg_width if settings.prior else 0.5
     prior = LabelPrior(fit_sequence(shipped_isochrones()), width * tight, settings.m_h, settings.m_h_width * tight)
-    terms = tuple(
-        (j, k)
-        for j in range(settings.teff_degree + 1)
-        for k in range(settings.metallicity_degree + 1)
-        if j + k <= max(settings.teff_degree, settings.metallicity_degree)
-    )
+    free = _terms(settings.teff_degree, settings.metallicity_degree)
+    terms = free if base is None else _terms(2, 2)
     transfer = AnchoredTransfer(emulator, prior, terms=terms, directions=settings.directions)
     teff, m_h = stars.labels[:, TEFF], stars.labels[:, M_H]
     transfer.low.copy_(torch.tensor([teff.min(), m_h.min()]))
@@ -217,7 +227,7 @@ def _trained(stars: AnchorStars, emulator: Emulator, settings: AnchorSettings, b
     noise = (stars.prepared.sigma / synthetic).square()
     x = (labels[:, [TEFF, M_H]] - torch.tensor([3600.0, 0.0])) / torch.tensor([300.0, 0.3])
     design = (x[:, None] ** transfer.exponents).prod(dim=2)
-    expected = torch.tensor([settings.ridge * 0.5 ** sum(term) for term in terms]).double()
+    expected = torch.tensor([settings.ridge * 0.5 ** sum(term) if term in free else HELD for term in terms]).double()
     middle = torch.zeros(len(terms), synthetic.shape[1]).double() if base is None else base.double()
     ratio = torch.where(seen, ratio - design @ middle, 0.0)
 
@@ -249,6 +259,12 @@ def _trained(stars: AnchorStars, emulator: Emulator, settings: AnchorSettings, b
     transfer.scatter.copy_(torch.cat([torch.tensor(SPLIT_SCALE), torch.ones(settings.directions)]) * tight)
     transfer.floor.copy_(torch.where(shown, floor, BLIND))
     return transfer.eval().requires_grad_(False)
+
+
+def _terms(teff_degree: int, metallicity_degree: int) -> tuple[tuple[int, int], ...]:
+    """Exponents of Teff and [M/H], with products only up to the larger degree."""
+    most = max(teff_degree, metallicity_degree)
+    return tuple((j, k) for j in range(teff_degree + 1) for k in range(metallicity_degree + 1) if j + k <= most)
 
 
 def _check(stars: AnchorStars, emulator: Emulator) -> None:

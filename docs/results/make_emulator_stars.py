@@ -1,4 +1,4 @@
-"""Make `real-stars.md`: stargap against real LAMOST stars with literature labels, and against repeats."""
+"""Make `emulator-stars.md`: stargap against real LAMOST stars with literature labels, and against repeats."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def main() -> int:
         print(f"{lamost / 'index.csv'}: the file does not exist; name the data folder with --data", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    pictures = arguments.out / "real-stars"
+    pictures = arguments.out / "emulator-stars"
     pictures.mkdir(parents=True, exist_ok=True)
     cool = measure_cool(lamost)
     parts = [
@@ -129,7 +129,7 @@ def main() -> int:
         traps(cool),
         Repeats.read(lamost).report(),
     ]
-    (arguments.out / "real-stars.md").write_text(reflow("\n\n".join(parts)), encoding="utf-8")
+    (arguments.out / "emulator-stars.md").write_text(reflow("\n\n".join(parts)), encoding="utf-8")
     return 0
 
 
@@ -237,7 +237,7 @@ def introduction(cool: Cool) -> str:
     )
     return f"""# Real stars
 
-Made by `make results-real-stars`; every number here comes from `docs/results/make_real_stars.py`.
+Made by `make results-emulator-stars`; every number here comes from `docs/results/make_emulator_stars.py`.
 
 All labels on this page come from fits of real spectra with the synthetic spectra alone, without a transfer network.
 They show the synthetic gap.
@@ -352,7 +352,7 @@ ours is not: compare scatters. For the same reason they know the star sample, an
             parts.append(
                 f"{often} of the {len(same)} clean [M/H] of Maldonado 2020 are the same number: they test nothing here."
             )
-    parts.append("![ours against the literature](real-stars/scatter.png)")
+    parts.append("![ours against the literature](emulator-stars/scatter.png)")
     return "\n\n".join(parts)
 
 
@@ -485,7 +485,7 @@ def draw(cool: Cool, folder: Path) -> str:
         parts.append(
             f"**{entry['star']}**: {text}; {source}."
             + (f" Flags: {flagged}." if flagged else " No flag.")
-            + f"\n\n![fit of {entry['star']}](real-stars/worst-{place}.png)"
+            + f"\n\n![fit of {entry['star']}](emulator-stars/worst-{place}.png)"
         )
     return "\n\n".join(parts)
 
