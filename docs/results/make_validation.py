@@ -18,7 +18,7 @@ from stargap import __version__
 from stargap.catalogue.cleaning_rules import is_rejected
 from stargap.catalogue.cuts import FinalCut
 from stargap.mock.survey_store import write_survey_store
-from stargap.mock.tables import APOGEE, LITERATURE, PRIMARY_ERRORS, companion_tables, compared_tables
+from stargap.mock.tables import APOGEE, LASPM, LITERATURE, PRIMARY_ERRORS, companion_tables, compared_tables
 from stargap.run.engine import run_survey
 from stargap.run.settings import SurveySettings
 from stargap.validation.binaries import run_binaries
@@ -117,24 +117,26 @@ def lines(data: RunData, work: Path) -> Iterator[Line]:
     yield Line("RV − Gaia's (km/s; 2.3)", 3.0, 9.0, velocity, 0, f"0 ± {error:.1f}")
     classes = compare(subclass_numbers(spectra["subclass"][final]), spectra["spt"][final])
     yield Line("pipeline's subclass − SpT (4)", 0.18, 0.74, classes, 2, "")
-    literature, apogee = ({(one.quantity, one.snr_above): one for one in t.comparison.agreements} for t in data.tables)
+    literature, apogee, laspm = (
+        {(one.quantity, one.snr_above): one for one in t.comparison.agreements} for t in data.tables
+    )
     for name, title in QUANTITIES.items():
         if name in PAPER_LITERATURE:
             bias, scatter, bright = PAPER_LITERATURE[name]
             offsets, scatters = np.array([told[name] for told in LITERATURE.values()]).T
             mixed = np.sqrt(np.mean(scatters**2) + np.var(offsets))
-            put_in = f"{-np.mean(offsets):+.{DIGITS[name]}f} ± {mixed:.{DIGITS[name]}f}"
+            put_in = f"{-np.mean(offsets):+z.{DIGITS[name]}f} ± {mixed:.{DIGITS[name]}f}"
             for above, paper in ((None, (bias, scatter)), (50.0, (np.nan, bright))):
                 where = "5.1" if above is None else "5.1, S/N > 50"
                 found = literature[name, above].result
                 yield Line(
                     title.replace(" (", " − literature (")[:-1] + f"; {where})", *paper, found, DIGITS[name], put_in
                 )
-    for name, title in QUANTITIES.items():
-        if name in PAPER_LITERATURE:
-            one, (offset, own) = apogee[name, None], APOGEE[name]
-            put_in = f"{-offset:+.{DIGITS[name]}f} ± {own:.{DIGITS[name]}f}"
-            title = title.replace(" (", " − APOGEE (")[:-1] + "; 5.2)"
+    for other, told, label, section in ((apogee, APOGEE, "APOGEE", "5.2"), (laspm, LASPM, "LASPM", "5.3")):
+        for name in PAPER_LITERATURE:
+            one, (offset, own) = other[name, None], told[name]
+            put_in = f"{-offset:+z.{DIGITS[name]}f} ± {own:.{DIGITS[name]}f}"
+            title = QUANTITIES[name].replace(" (", f" − {label} (")[:-1] + f"; {section})"
             yield Line(title, one.paper_bias, one.paper_scatter, one.result, DIGITS[name], put_in)
     pairs = run_binaries(work / "run/catalogue/spectra.parquet", work / "wide_binaries.csv", work / "fgk_primaries.csv")
     for one in pairs.agreements:
@@ -236,8 +238,8 @@ def in_short(
     lost = next(row for row in sheets["kept"].rows if row[0] == "all")
     yield (
         f"Junk: of {junk[1]} spectra {junk[7]} are removed, {junk[5]} are left in the catalogue. The cleaning finds "
-        f"{junk[6]} of those in the sample, but nothing of {', '.join(unseen) or 'no kind'}; the cuts remove most of the rest. "
-        f"Cleaning and cuts lose {lost[2]} and {lost[3]} of the M dwarfs in the sample, young ones among them."
+        f"{junk[6]} of those in the sample, but nothing of {', '.join(unseen) or 'no kind'}; the cuts remove most of "
+        f"the rest. Cleaning and cuts lose {lost[2]} and {lost[3]} of the M dwarfs in the sample."
     )
 
 

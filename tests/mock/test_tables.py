@@ -15,6 +15,7 @@ from stargap.mock.survey_files import write_survey
 from stargap.mock.survey_store import write_survey_store
 from stargap.mock.tables import (
     APOGEE,
+    LASPM,
     LITERATURE,
     PRIMARY_ERRORS,
     STAR_BAD,
@@ -42,7 +43,7 @@ def truth(survey):
 @pytest.fixture(scope="module")
 def perfect(truth):
     """A catalogue that says the truth of every star."""
-    labels = {name: truth[name] for name in ("teff", "logg", "m_h", "rv", "snr_r", "spectrum_id")}
+    labels = {name: truth[name] for name in ("teff", "logg", "m_h", "rv", "snr_r", "spectrum_id", "obsid")}
     return labels | {"gaia_source_id": truth["source_id"], "in_final_catalogue": truth["kind"] == "dwarf"}
 
 
@@ -87,7 +88,7 @@ def test_a_survey_of_files_has_the_tables_of_its_store(tmp_path):
         assert (tmp_path / "files" / name).read_bytes() == (tmp_path / "store" / name).read_bytes()
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("place", [0, 1, 2])
 def test_ready_settings_find_the_offsets_that_the_tables_were_made_with(survey, perfect, place):
     path, settings = compared_tables(survey)[place]
     table = read_table(path, their_columns(settings))
@@ -98,7 +99,8 @@ def test_ready_settings_find_the_offsets_that_the_tables_were_made_with(survey, 
         source = read_table(path)["source"][matched.reference_rows]
         groups = [(source == name, told) for name, told in LITERATURE.items()]
     else:
-        groups = [(np.ones(len(matched.rows), dtype=bool), APOGEE)]
+        groups = [(np.ones(len(matched.rows), dtype=bool), (APOGEE, LASPM)[place - 1])]
+    if place == 1:
         flags = read_table(path)["ASPCAPFLAG"]
         assert 0 < (flags & STAR_BAD != 0).mean() < 0.08
         assert not (flags[matched.reference_rows] & STAR_BAD).any()

@@ -69,7 +69,7 @@ def test_tables_of_others_are_used_where_each_has_its_place(demo):
     for name in ("binary: vb_flag", "variable: vb_flag", "young: cuts"):
         assert name in page
     figures = {path.name[:2] for path in (demo.report.parent / "figures").glob("*.png")}
-    assert {"14", "15", "18"} <= figures
+    assert {"14", "15", "16", "17", "18"} <= figures
 
 
 @pytest.mark.slow

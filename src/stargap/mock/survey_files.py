@@ -73,7 +73,7 @@ def write_survey(
         >>> sorted(path.name for path in folder.iterdir() if path.suffix != ".csv")
         ['gaia.parquet', 'spectra', 'survey.json', 'tables.json', 'truth.parquet']
         >>> sorted(path.stem for path in folder.glob("*.csv"))
-        ['apogee', 'binaries_gaia', ..., 'lamost', 'literature', 'variables', 'wide_binaries']
+        ['apogee', ..., 'lamost', 'laspm', 'literature', 'variables', 'wide_binaries']
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -31,6 +31,8 @@ LITERATURE: Final = {
 """Offset and scatter of each source's labels about the truth (K, dex); the scatter is what its errors say."""
 APOGEE: Final = {"teff": (15.0, 40.0), "logg": (-0.10, 0.05), "m_h": (-0.03, 0.07), "rv": (0.0, 0.3)}
 """The same of the table that looks like APOGEE's (km/s for rv)."""
+LASPM: Final = {"teff": (-9.0, 60.0), "logg": (0.0, 0.12), "m_h": (-0.04, 0.15)}
+"""The same of labels as another method takes them from the same spectra."""
 STAR_BAD: Final = 1 << 23
 FOUND: Final = {"binaries_gaia": 0.45, "binaries_sky": 0.3, "variables": 0.7}
 """Share of the true stars that a table lists."""
@@ -45,6 +47,8 @@ NOTES: Final = {
     "literature.csv": f"labels of two sources; offset and scatter about the truth: {LITERATURE}",
     "apogee.csv": "columns of APOGEE DR17's allStar; offset and scatter about the truth: "
     f"{APOGEE}; 3 % of the rows have STAR_BAD and labels that mean nothing; 5 % of the stars have two rows",
+    "laspm.csv": "labels of another method from three spectra in five, in the columns of LAMOST's LRS_mstellar; "
+    f"offset and scatter about the truth: {LASPM}",
     "wide_binaries.csv": "pairs in the columns of El-Badry, Rix & Heintz 2021: an FGK star first, one of our M dwarfs "
     "second; separations of 1 to 100 arcsec; among them pairs by chance, most with a large R_chance_align",
     "fgk_primaries.csv": "the FGK stars of those pairs in the columns of LAMOST's LRS_stellar: [Fe/H] is that of the "
@@ -84,6 +88,7 @@ def tables_of(chunk: SurveyChunk, *, seed: int) -> dict[str, Columns]:
     found: dict[str, Columns] = {}
     for place, make in enumerate(MAKERS):
         found |= make(np.random.default_rng([seed, 8, number, place]), stars)
+    found |= _method(np.random.default_rng([seed, 9, number]), chunk.truth)
     return {
         name: columns | {"simulated": np.ones(len(next(iter(columns.values()))), dtype=bool)}
         for name, columns in found.items()
@@ -111,8 +116,8 @@ def compared_tables(folder: str | Path) -> list[tuple[Path, CompareSettings]]:
     """Return the tables of labels in a simulated survey's folder, each with how it is compared.
 
     Example:
-        >>> [(path.name, settings.name) for path, settings in compared_tables("mock")]
-        [('literature.csv', 'literature, simulated'), ('apogee.csv', 'APOGEE, simulated')]
+        >>> [settings.name for path, settings in compared_tables("mock")]
+        ['literature, simulated', 'APOGEE, simulated', 'LASPM, simulated']
     """
     folder = Path(folder)
     told = {"citation": "stargap mock", "where": "the folder of the simulated survey", "simulated": True}
@@ -128,7 +133,10 @@ def compared_tables(folder: str | Path) -> list[tuple[Path, CompareSettings]]:
     apogee = reference_settings("apogee-dr17").model_copy(
         update={"name": "APOGEE, simulated", "note": NOTES["apogee.csv"], **told}
     )
-    return [(folder / "literature.csv", literature), (folder / "apogee.csv", apogee)]
+    laspm = reference_settings("laspm").model_copy(
+        update={"name": "LASPM, simulated", "note": NOTES["laspm.csv"], **told}
+    )
+    return [(folder / "literature.csv", literature), (folder / "apogee.csv", apogee), (folder / "laspm.csv", laspm)]
 
 
 class TableFiles:
@@ -211,6 +219,16 @@ def _apogee(rng: np.random.Generator, stars: Columns) -> dict[str, Columns]:
         "ASPCAPFLAG": np.where(bad, STAR_BAD, 0),
     }
     return {"apogee.csv": columns}
+
+
+def _method(rng: np.random.Generator, truth: Columns) -> dict[str, Columns]:
+    """Labels of spectra, one row each; each spectrum has its own four numbers, in the order of the survey."""
+    unit = rng.standard_normal((len(truth["obsid"]), 4)).T
+    rows = np.flatnonzero(_dwarfs(truth) & (unit[3] < 0.25))
+    columns: Columns = {"obsid": truth["obsid"][rows]}
+    for place, (name, (offset, scatter)) in enumerate(LASPM.items()):
+        columns[name] = np.round(truth[name][rows] + offset + scatter * unit[place, rows], 3)
+    return {"laspm.csv": columns}
 
 
 def _pairs(rng: np.random.Generator, stars: Columns) -> dict[str, Columns]:

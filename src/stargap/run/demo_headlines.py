@@ -79,7 +79,7 @@ def headlines(folder: str | Path) -> list[Headline]:
     rows += _marks(columns, truth)
     plain = plain_rows(columns, truth)
     catalogue = Path(folder) / "run/catalogue/spectra.parquet"
-    others = [run_compare(catalogue, *one).agreements for one in compared_tables(folder)]
+    others = [run_compare(catalogue, *one).agreements for one in compared_tables(folder)[:2]]
     literature, apogee = ({(one.quantity, one.snr_above): one for one in found} for found in others)
     for name in QUANTITIES:
         digits, model = DIGITS[name], precision.errors[name]
