@@ -63,7 +63,7 @@ def test_tables_of_others_are_used_where_each_has_its_place(demo):
         assert 0 < len(marked & true[name]) < len(true[name])
     assert set(demo.settings.catalogue.companions) == set(companion_tables(demo.folder))
     page = demo.report.read_text(encoding="utf-8")
-    for text in ("Comparison with literature, simulated", "Comparison with APOGEE, simulated"):
+    for text in ("Comparison with simulated literature", "Comparison with simulated APOGEE"):
         assert text in page
     assert (demo.folder / "run/compare/wide-binaries/binaries.csv").exists()
     for name in ("binary: vb_flag", "variable: vb_flag", "young: cuts"):

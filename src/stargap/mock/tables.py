@@ -117,12 +117,12 @@ def compared_tables(folder: str | Path) -> list[tuple[Path, CompareSettings]]:
 
     Example:
         >>> [settings.name for path, settings in compared_tables("mock")]
-        ['literature, simulated', 'APOGEE, simulated', 'LASPM, simulated']
+        ['simulated literature', 'simulated APOGEE', 'simulated LASPM']
     """
     folder = Path(folder)
     told = {"citation": "stargap mock", "where": "the folder of the simulated survey", "simulated": True}
     literature = CompareSettings(
-        name="literature, simulated",
+        name="simulated literature",
         note=NOTES["literature.csv"],
         columns={"teff": "teff", "logg": "logg", "m_h": "m_h"},
         key="source_id",
@@ -131,10 +131,10 @@ def compared_tables(folder: str | Path) -> list[tuple[Path, CompareSettings]]:
         **told,  # type: ignore[arg-type]
     )
     apogee = reference_settings("apogee-dr17").model_copy(
-        update={"name": "APOGEE, simulated", "note": NOTES["apogee.csv"], **told}
+        update={"name": "simulated APOGEE", "note": NOTES["apogee.csv"], **told}
     )
     laspm = reference_settings("laspm").model_copy(
-        update={"name": "LASPM, simulated", "note": NOTES["laspm.csv"], **told}
+        update={"name": "simulated LASPM", "note": NOTES["laspm.csv"], **told}
     )
     return [(folder / "literature.csv", literature), (folder / "apogee.csv", apogee), (folder / "laspm.csv", laspm)]
 
