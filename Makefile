@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-transfer results-cleaning results-precision results-scale figures lock clean
+.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-transfer results-cleaning results-precision results-scale results-validation figures lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
@@ -17,6 +17,7 @@ help:
 	@echo "make results-cleaning    docs/results/cleaning.md: what the cleaning rejects, of simulated and real spectra (about 10 minutes)"
 	@echo "make results-precision   docs/results/precision.md: errors from repeats against the truth (about 7 minutes)"
 	@echo "make results-scale       docs/results/scale.md: 1,000 to 100,000 simulated spectra through stargap run (about an hour)"
+	@echo "make results-validation  docs/results/validation.md: the paper's numbers on 20,000 simulated stars (about 20 minutes)"
 	@echo "make figures             docs/figures.md: the paper's figures from simulated stars (half a minute)"
 	@echo "make transfer-lamost     make the shipped transfer for LAMOST again, from the labelled spectra in $(DATA)/lamost (seconds)"
 	@echo "make emulator            train the shipped emulator again, from $(DATA)/grid/marcs_ts_base.h5"
@@ -65,6 +66,9 @@ results-precision: $(READY)
 
 results-scale: $(READY)
 	$(BIN)/python docs/results/make_scale.py
+
+results-validation: $(READY)
+	$(BIN)/python docs/results/make_validation.py
 
 figures: $(READY)
 	$(BIN)/python docs/make_figures.py

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stargap.catalogue.precision import fit_precision
+from stargap.mock.population import PLAIN
 from stargap.mock.survey import SUBTYPES, simulate_survey
 from stargap.spectra.prepare import prepare, to_lattice
 from stargap.validation.figures.comparison import (
@@ -56,7 +57,7 @@ METHODS = {
 def simulated_catalogue(stars: int) -> Columns:
     """Return columns ``(spectrum,)`` of the M dwarfs of a simulated survey: names of the catalogue, and true_*."""
     parts: list[Columns] = []
-    for chunk in simulate_survey(stars, seed=7):
+    for chunk in simulate_survey(stars, seed=7, population=PLAIN):
         place = {int(name): row for row, name in enumerate(chunk.gaia["source_id"])}
         rows = [place[int(name)] for name in chunk.truth["source_id"]]
         kept = chunk.truth["kind"] == "dwarf"
@@ -92,7 +93,7 @@ def others(table: Columns, rows: NDArray[Any], offset: Any, errors: Any, *, seed
 
 def one_spectrum() -> Figure:
     """Return figure 5 of a simulated M dwarf with a S/N near 40."""
-    (chunk,) = simulate_survey(200, seed=7, junk=0.0)
+    (chunk,) = simulate_survey(200, seed=7, junk=0.0, population=PLAIN)
     row = int(np.abs(chunk.truth["snr_r"] - 40.0).argmin())
     star = prepare(to_lattice([chunk.spectra[row]]), torch.tensor(chunk.truth["rv"][[row]]))
     parts = (values[0].numpy() for values in (star.flux, star.sigma, star.continuum, star.good))

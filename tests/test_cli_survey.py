@@ -112,6 +112,9 @@ def test_a_mock_survey_is_run_to_its_table_and_told_of(here, capsys):
     assert said(capsys, "validate", folder / "stars.vot")[2] == 0
     out, _, code = said(capsys, "compare", folder / "spectra.parquet", "sim/truth.parquet", "--reference", "truth")
     assert (code, "simulated" in out, "Teff" in out) == (0, True, True)
+    out, _, code = said(capsys, "compare", folder / "spectra.parquet", "sim/apogee.csv", "--reference", "apogee-dr17")
+    assert (code, "simulated" in out) == (0, True)
+    assert (pq.read_table(folder / "stars.parquet", columns=["vb_flag"])["vb_flag"].to_numpy() >= 0).all()
     _, error, code = said(capsys, "compare", folder / "spectra.parquet", "sim/truth.parquet")
     assert (code, "--reference NAME or --settings FILE" in error) == (2, True)
     assert said(capsys, "validate", here / "sim/truth.parquet")[2] == 2

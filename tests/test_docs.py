@@ -29,3 +29,19 @@ def test_every_relative_link_leads_somewhere():
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} -> {target}"
+
+
+def test_the_validation_page_says_worse_where_it_is():
+    """A verdict needs two standard errors, and a number that the paper lacks gets none."""
+    import numpy as np
+
+    from stargap.validation.statistics import compare
+
+    line = runpy.run_path(str(ROOT / "docs/results/make_validation.py"))["Line"]
+    found = compare(np.random.default_rng(0).normal(0.5, 1.0, 2000), np.zeros(2000))
+    for paper, verdict in ((0.9, "larger"), (1.0, "same"), (1.1, "smaller"), (np.nan, "")):
+        assert line("x", 0.0, paper, found, 1, "").verdict == verdict
+    assert line("x", 0.3, 1.0, found, 1, "").biased
+    assert not line("x", -0.5, 1.0, found, 1, "").biased
+    few = compare([1.0, 2.0], [0.0, 0.0])
+    assert line("x", 0.0, 0.1, few, 1, "").verdict == ""

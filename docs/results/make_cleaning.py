@@ -21,6 +21,7 @@ from stargap.catalogue.cleaning_rules import OF_SPECTRUM, clean_text
 from stargap.errors import SpectrumError
 from stargap.measure.velocity import emulator_templates, measure_velocity
 from stargap.mock.junk import JUNK
+from stargap.mock.population import PLAIN
 from stargap.mock.survey import simulate_survey
 from stargap.spectra.prepare import NativeBatch, prepare, to_lattice
 from stargap.spectra.read import read_spectrum
@@ -46,7 +47,7 @@ def prepared(native: NativeBatch) -> TrainingSpectra:
 def simulated(stars: int, seed: int) -> tuple[list[TrainingSpectra], Truth]:
     """Return the prepared spectra of a survey, S/N 5 and above in r and i as in the sample, and their truth."""
     shards, truths = [], []
-    for chunk in simulate_survey(stars, seed=seed, junk=JUNK_FRACTION):
+    for chunk in simulate_survey(stars, seed=seed, junk=JUNK_FRACTION, population=PLAIN):
         bright = np.minimum(chunk.truth["snr_r"], chunk.truth["snr_i"]) >= LEAST_SNR
         native = to_lattice(chunk.spectra)[torch.as_tensor(bright)]
         shards.append(prepared(native))

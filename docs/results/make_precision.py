@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stargap import __version__, measure
 from stargap.catalogue.precision import QUANTITIES, Precision, fit_precision, published_errors, systematic_error
 from stargap.mock.instrument import CHUNK
+from stargap.mock.population import PLAIN
 from stargap.mock.survey import simulate_survey
 from stargap.validation.statistics import robust_scatter
 
@@ -61,7 +62,7 @@ def main() -> None:
 
 def _measured(stars: int) -> Columns:
     parts: list[Columns] = []
-    for chunk in simulate_survey(stars, seed=SEED, junk=0.0, repeats=0.6):
+    for chunk in simulate_survey(stars, seed=SEED, junk=0.0, repeats=0.6, population=PLAIN):
         found = measure(chunk.spectra, model="transfer-simulated")
         ours = {name: found[name].astype(float) for each in QUANTITIES for name in (each, f"e_{each}")}
         truth = {f"true_{name}": chunk.truth[name] for name in QUANTITIES}

@@ -6,7 +6,6 @@ import csv
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,16 +23,15 @@ from stargap.measure.domains import Transfer, fit_domains
 from stargap.measure.labels import EmulatorModel, Parameters, fit_labels
 from stargap.measure.prior import LabelPrior, fit_sequence
 from stargap.measure.star import BATCH, batch_velocity
-from stargap.pixels import LATTICE, STARGAP
+from stargap.pixels import LATTICE
 from stargap.settings import MeasureSettings
-from stargap.spectra.native import concatenate, native_batch
+from stargap.spectra.native import native_batch
 from stargap.spectra.prepare import NativeBatch, Prepared, prepare
 from stargap.spectra.read import read_spectrum
 from stargap.theory.isochrones import shipped_isochrones
 from stargap.theory.payne import shipped_emulator
 from stargap.theory.training_labels import draw_training_labels
 from stargap.transfer.anchor_files import read_anchor_stars
-from stargap.transfer.anchored import AnchoredTransfer
 from stargap.transfer.anchoring import AnchorSettings, AnchorStars, fit_anchors
 from stargap.transfer.network import CycleStarNet
 from stargap.transfer.reference import ReferenceTransfer, fast_bfloat16
@@ -58,7 +56,7 @@ WORST = 0.4
 
 @dataclass(frozen=True)
 class Bench:
-    """Labelled stars: ``stars`` (saturated ones at the end only train), ``scored``; rows of the index; unlabelled ones."""
+    """Labelled stars (saturated ones, at the end, only train), which are scored, their index; unlabelled spectra."""
 
     stars: AnchorStars
     scored: NDArray[np.bool_]
@@ -95,7 +93,9 @@ def read_bench(lamost: Path) -> Bench:
             except SpectrumError as error:
                 print(f"left out: {error}", file=sys.stderr)
     native, facts, _ = native_batch(spectra)
-    rv = torch.cat([batch_velocity(native[slice(k, k + BATCH)], SETTINGS, EMULATOR).rv for k in range(0, len(native), BATCH)])
+    rv = torch.cat(
+        [batch_velocity(native[slice(k, k + BATCH)], SETTINGS, EMULATOR).rv for k in range(0, len(native), BATCH)]
+    )
     keep = torch.isfinite(rv)
     snr = np.array([fact.snr_r or np.nan for fact in facts])[keep.numpy()]
     return Bench(stars, scored, index, native[keep], rv[keep], snr)

@@ -139,6 +139,10 @@ def demo(
     screen = console()
     screen.print()
     screen.print(_headline_table(result.headlines))
+    print("found: of the true ones, how many are marked; pure: of the marked ones, how many are true. Tables of others")
+    print(
+        "(literature, APOGEE, wide binaries, marks) are simulated too, with offsets and gaps of their own: tables.json."
+    )
     print("Simulated stars, of other physics than the models; the transfer inside the package was trained on such")
     print("stars, not on these. This tests the machinery and its errors, and says nothing of accuracy on real stars")
     print("(docs/results/real-stars.md); the paper's numbers are of real ones.")

@@ -153,8 +153,9 @@ def mock(
 ) -> None:
     """Simulate a survey with known truth: LAMOST files, LAMOST's catalogue, a Gaia table, and settings to run it with.
 
-    The stars are of other physics than the models that measure them (docs/results/transfer.md); among them are repeats
-    and eight kinds of junk.
+    The stars are of other physics than the models that measure them (docs/results/transfer.md); among them are repeats,
+    binaries, variable and young stars, and eight kinds of junk. Tables of others on the same stars are written too
+    (tables.json tells of them): literature, APOGEE, variables, binaries, and wide binaries with their FGK primaries.
 
     Parameters
     ----------
@@ -175,6 +176,7 @@ def mock(
     """
     from stargap.mock.survey_files import write_survey
     from stargap.mock.survey_store import write_survey_store
+    from stargap.mock.tables import companion_tables, reported_tables
     from stargap.run.settings import SurveySettings
     from stargap.settings import example_toml
 
@@ -194,7 +196,8 @@ def mock(
         input={**given, "gaia": output / "gaia.parquet", "simulated": True},  # type: ignore[arg-type]
         transfer={"use": "simulated", "prior": {"alpha": 0.0}},  # type: ignore[arg-type]
         measure={"fixed": {"a_m": 0.0}},  # type: ignore[arg-type]
-        report={"truth": output / "truth.parquet"},  # type: ignore[arg-type]
+        catalogue={"companions": companion_tables(output), "position_epoch": 2016.0},  # type: ignore[arg-type]
+        report=reported_tables(output),
     )
     with (output / "survey.toml").open("w", encoding="utf-8") as file:
         file.write(example_toml(chosen))

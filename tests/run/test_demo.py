@@ -8,12 +8,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from stargap.run.demo import BINS, QUANTITIES, UNITS, headlines, run_demo
+from stargap.catalogue.companions import Companion
+from stargap.mock.tables import companion_tables
+from stargap.run.demo import headlines, run_demo
+from stargap.run.demo_headlines import BINS, QUANTITIES, UNITS
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    return run_demo(tmp_path_factory.mktemp("demo"), stars=70, seed=5)
+    return run_demo(tmp_path_factory.mktemp("demo"), stars=120, seed=5)
 
 
 def number(text):
@@ -45,13 +48,45 @@ def test_the_numbers_are_those_of_the_tables_against_the_truth(demo):
     used = np.isfinite(off) & dwarf[place] & (spectra["clean_flags"].to_numpy() == 0)
     assert number(rows[UNITS["teff"]].truth) == pytest.approx(np.median(off[used]), abs=6)
     assert abs(number(rows[UNITS["rv"]].truth)) < 5
-    assert len(demo.headlines) == 4 + len(QUANTITIES) * (1 + len(BINS) + 2)
+    assert len(demo.headlines) == 8 + len(QUANTITIES) * (1 + len(BINS) + 2) + 2 * (len(QUANTITIES) - 1) + 3
+
+
+@pytest.mark.slow
+def test_tables_of_others_are_used_where_each_has_its_place(demo):
+    spectra = pq.read_table(demo.folder / "run/catalogue/spectra.parquet")
+    flags = spectra["vb_flag"].to_numpy()
+    listed = pq.read_table(demo.folder / "truth.parquet", columns=["source_id", "binary", "variable"]).to_pydict()
+    true = {name: {s for s, yes in zip(listed["source_id"], listed[name], strict=True) if yes} for name in listed}
+    ids = np.array(spectra["gaia_source_id"].to_pylist(), dtype=object)
+    for bit, name in ((Companion.BINARY, "binary"), (Companion.VARIABLE, "variable")):
+        marked = set(ids[flags & int(bit) != 0].tolist())
+        assert 0 < len(marked & true[name]) < len(true[name])
+    assert set(demo.settings.catalogue.companions) == set(companion_tables(demo.folder))
+    page = demo.report.read_text(encoding="utf-8")
+    for text in ("Comparison with simulated literature", "Comparison with simulated APOGEE"):
+        assert text in page
+    assert (demo.folder / "run/compare/wide-binaries/binaries.csv").exists()
+    for name in ("binary: vb_flag", "variable: vb_flag", "young: cuts"):
+        assert name in page
+    figures = {path.name[:2] for path in (demo.report.parent / "figures").glob("*.png")}
+    assert {"14", "15", "16", "17", "18"} <= figures
+
+
+@pytest.mark.slow
+def test_a_headline_that_the_paper_has_stands_beside_it(demo):
+    rows = {row.quantity: row for row in demo.headlines}
+    for title in ("[M/H] − primary's", "  literature, S/N>50", "  APOGEE"):
+        assert "±" in rows[title].paper
+    compared = [row.run for row in demo.headlines if row.quantity == "  APOGEE"]
+    assert len(compared) == 3
+    columns = zip(*((row.quantity, row.paper, row.run, row.truth) for row in demo.headlines), strict=True)
+    assert sum(max(map(len, column)) + 2 for column in columns) <= 82, "the printed table is cut on a narrow terminal"
 
 
 @pytest.mark.slow
 def test_run_again_it_makes_nothing_and_says_the_same(demo):
     paths = [path for path in (demo.folder / "run").rglob("*") if path.is_file() and path.name != "survey.toml"]
     before = {path: path.stat().st_mtime_ns for path in paths}
-    again = run_demo(demo.folder, stars=70, seed=5)
+    again = run_demo(demo.folder, stars=120, seed=5)
     assert {path: path.stat().st_mtime_ns for path in paths} == before
     assert again.headlines == demo.headlines == headlines(demo.folder)

@@ -77,6 +77,12 @@ class CompanionTable(BaseModel):
             raise ValueError(message)
         return self
 
+    def absolute(self) -> CompanionTable:
+        """Return the same with the file's path absolute; a VizieR identifier stays."""
+        if not Path(self.table).exists() and _VIZIER.fullmatch(self.table):
+            return self
+        return self.model_copy(update={"table": str(Path(self.table).absolute())})
+
     def path(self) -> Path:
         """Return the file.
 

@@ -21,7 +21,7 @@ from stargap.theory.payne import Emulator
 from stargap.theory.sampling import cubic
 from stargap.transfer.spectra import TrainingSpectra
 
-__all__ = ["Truth", "observe", "prepared_stars", "simulate", "training_spectra"]
+__all__ = ["Blend", "Truth", "observe", "prepared_stars", "simulate", "training_spectra"]
 
 SPECTROGRAPHS, FIBRES = 16, 250
 CHUNK = 256
@@ -49,6 +49,20 @@ class Truth:
 
 
 FIELDS = tuple(Truth.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Light of companions within the fibre, one row each.
+
+    ``row (blend,)`` among the stars, ``labels (blend, 4)``, ``light`` over that of the star at 7500 A, ``rv`` less that
+    of the star (km/s).
+    """
+
+    row: NDArray[np.int64]
+    labels: NDArray[np.float64]
+    light: NDArray[np.float64]
+    rv: NDArray[np.float64]
 
 
 def _draw_truth(labels: NDArray[np.float64], active: NDArray[np.bool_], seed: int) -> Truth:
@@ -93,7 +107,7 @@ def _resolution(
 
 
 def observe(
-    nature: Emulator, truth: Truth, wavelength: NDArray[np.float64], *, seed: int
+    nature: Emulator, truth: Truth, wavelength: NDArray[np.float64], *, seed: int, blend: Blend | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Observe some stars: line spread, Doppler shift, flux calibration, tellurics, sky, noise and defects.
 
@@ -108,6 +122,7 @@ def observe(
         truth: the stars.
         wavelength: native wavelengths (A), ``(native,)``, at 69 km/s a pixel.
         seed: of noise and defects.
+        blend: companions whose light is added, under the same S/N and noise.
 
     Returns:
         flux, inverse variance (0 at dead and saturated pixels) and the flux without noise, sky residuals, cosmic hits
@@ -121,6 +136,8 @@ def observe(
     support = STARGAP.support
     flux = nature.flux(torch.as_tensor(truth.labels))
     flux = flux / flux[:, [round(7500.0 - support[0])]]
+    if blend is not None and blend.row.size:
+        flux[blend.row] = _blended(nature, flux[blend.row], blend)
     wanted = _resolution(truth.spectrograph, truth.fibre, support)
     variance = (SIGMA_PER_FWHM * support) ** 2 * (wanted**-2 - nature.card.resolution**-2)
     if (variance <= 0).any():
@@ -168,6 +185,17 @@ def observe(
         ivar[row, start : start + rng.integers(50, 300)] = 0.0
     noisy[ivar == 0.0] = rng.uniform(0.0, 3.0, int((ivar == 0.0).sum()))
     return noisy.astype(np.float32), ivar.astype(np.float32), observed.astype(np.float32)
+
+
+def _blended(nature: Emulator, star: Tensor, blend: Blend) -> Tensor:
+    """Return spectra of stars and companions together, at the stars' rest, 1 at about 7500 A."""
+    support = STARGAP.support
+    other = nature.flux(torch.as_tensor(blend.labels))
+    other = other / other[:, [round(7500.0 - support[0])]]
+    rest = (support / (1 + blend.rv[:, None] / SPEED_OF_LIGHT)).clip(support[0], support[-1])
+    moved = cubic(other, torch.as_tensor((rest - support[0]) / STARGAP.step))
+    light = torch.as_tensor(blend.light[:, None], dtype=star.dtype)
+    return (star + light * moved) / (1 + light)
 
 
 def _calibration(

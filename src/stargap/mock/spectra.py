@@ -91,8 +91,8 @@ def mock_stars(
         snr: S/N per pixel at 7500 A; log-normal about 20 by default, 5 to 200.
         active_fraction: stars with H-alpha in emission.
         bad_pixels: plant isolated bad pixels, saturated blocks and missing arms.
-        survey_noise: about as in LAMOST co-adds (docs/results/emulator-stars.md): noise 1.3 times what the inverse variance
-            says, neighbours correlated by 0.2, and a wavelength calibration that scatters by 5 km/s; otherwise noise
+        survey_noise: about as in LAMOST co-adds (docs/results/emulator-stars.md): noise 1.3 times what the inverse
+            variance says, neighbours correlated by 0.2, and a wavelength calibration that scatters by 5 km/s; otherwise noise
             is white and true to the inverse variance and wavelengths are perfect.
     """
     rng = np.random.default_rng(seed)

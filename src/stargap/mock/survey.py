@@ -1,4 +1,4 @@
-"""A simulated survey: M dwarfs with repeats and junk among them, the stars in Gaia, and the truth."""
+"""A simulated survey: M dwarfs, binaries and junk among them, with repeats, the stars in Gaia, and the truth."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from stargap.errors import UsageError
 from stargap.labels import LABELS, M_H, TEFF
-from stargap.mock.instrument import CHUNK, Truth, observe
+from stargap.mock.instrument import CHUNK, Blend, Truth, observe
 from stargap.mock.junk import JUNK, SOURCES, make_junk
 from stargap.mock.nature import Mix, nature_labels, shipped_nature
+from stargap.mock.population import Population, draw_kinds, draw_unresolved, young_orbits
 from stargap.pixels import LATTICE, SPEED_OF_LIGHT
 from stargap.spectra.content import snr_by_band
 from stargap.spectra.spectrum import Facts, Spectrum
@@ -35,6 +36,8 @@ FAINTEST_RVS = 14.5
 """G down to which Gaia gives a radial velocity (mag)."""
 FIBRES = (16, 250)
 SUBTYPES = ([2800.0, 3050.0, 3200.0, 3400.0, 3550.0, 3680.0, 3850.0], [6, 5, 4, 3, 2, 1, 0])
+MARKS: Final = ("binary", "variable", "young", "wide_pair", "companion_light")
+"""What the truth says of stars that are not single, quiet and old."""
 PHOTOMETRY: Final = {
     "galaxy": (-21.0, 0.5, 1.2, 0.2),
     "white_dwarf": (11.8, 0.7, 0.0, 0.2),
@@ -52,8 +55,10 @@ class SurveyChunk:
 
     ``truth`` has arrays ``(spectrum,)``: spectrum_id, star, exposure, obsid, path, kind (``dwarf`` or one of
     ``junk.JUNK``), teff, logg, m_h, a_m (NaN where the source is no M dwarf), rv (km/s), snr_r, snr_i, active,
-    metal_poor, late, source_id, uid and gaia_in_lamost, whether LAMOST's catalogue knows the source_id. ``gaia`` has
-    Gaia's columns ``(star,)``. ``spectra`` are in the order of ``truth``.
+    metal_poor, late, binary, variable, young, wide_pair, companion_light (the companion's flux over the star's in RP,
+    NaN of single stars), source_id, uid and gaia_in_lamost, whether LAMOST's catalogue knows the source_id. Labels and
+    velocity of a binary are those of its brighter star. ``gaia`` has Gaia's columns ``(star,)``. ``spectra`` are in the
+    order of ``truth``.
     """
 
     truth: Columns
@@ -78,6 +83,7 @@ def simulate_survey(
     mix: Mix = "galactic",
     junk: float = 0.05,
     repeats: float = 0.1,
+    population: Population | None = None,
     wavelength: NDArray[np.float64] | None = None,
 ) -> Iterator[SurveyChunk]:
     """Yield a simulated survey, chunk by chunk, in memory that does not grow with the number of stars.
@@ -88,7 +94,9 @@ def simulate_survey(
     and BP-RP follow the shipped isochrones with a scatter of 0.25 and 0.03 mag, the distance follows from the S/N.
     RUWE is null for 2 % and above 1.4 for 6 %, the parallax is null for 1 %; stars brighter than G = 14.5 have a
     Gaia velocity with an error of 0.3 km/s and more; LAMOST's catalogue lacks the source_id of 10 % and the
-    redshift of 5 %, and 1 % of the fibres are masked.
+    redshift of 5 %, and 1 % of the fibres are masked. Binaries, variable and young stars and members of wide pairs are
+    as `stargap.mock.population` draws them, from random numbers of their own: all other stars are the same with and
+    without them.
 
     Args:
         stars: number of targets.
@@ -96,6 +104,7 @@ def simulate_survey(
         mix: see `nature_labels`.
         junk: fraction of the targets.
         repeats: fraction of the other targets that is observed 2 to 8 times.
+        population: fractions of binaries and the like; `PLAIN` for none.
         wavelength: native pixels (A), by default those of ``LATTICE``; the noise depends on their number.
 
     Raises:
@@ -109,11 +118,12 @@ def simulate_survey(
     if stars < 0 or not (0 <= junk <= 1 and 0 <= repeats <= 1):
         message = f"{stars} stars, junk {junk:g}, repeats {repeats:g}: stars must be 0 or more, fractions within 0..1"
         raise UsageError(message)
-    return _chunks(stars, seed, mix, junk, repeats, LATTICE.wavelength if wavelength is None else wavelength)
+    people = Population() if population is None else population
+    return _chunks(stars, seed, mix, junk, repeats, people, LATTICE.wavelength if wavelength is None else wavelength)
 
 
 def _chunks(
-    stars: int, seed: int, mix: Mix, junk: float, repeats: float, wave: NDArray[np.float64]
+    stars: int, seed: int, mix: Mix, junk: float, repeats: float, population: Population, wave: NDArray[np.float64]
 ) -> Iterator[SurveyChunk]:
     first_id = 0
     for number in range(survey_size(stars)):
@@ -124,7 +134,8 @@ def _chunks(
         rows = slice(number * CHUNK % BLOCK, number * CHUNK % BLOCK + CHUNK)
         rng = np.random.default_rng([seed, 4, number])
         wanted = min(CHUNK, stars - number * CHUNK)
-        target = _targets(rng, number, labels[rows], active[rows], junk, repeats)
+        own_rng = np.random.default_rng([seed, 7, number])
+        target = _targets(rng, own_rng, number, labels[rows], active[rows], junk, repeats, population)
         chunk = _observe(rng, number, target, wave, wanted, seed, first_id)
         first_id += len(chunk.spectra)
         yield chunk
@@ -132,11 +143,13 @@ def _chunks(
 
 def _targets(
     rng: np.random.Generator,
+    own_rng: np.random.Generator,
     number: int,
     labels: NDArray[np.float64],
     active: NDArray[np.bool_],
     junk: float,
     repeats: float,
+    population: Population,
 ) -> Columns:
     """Everything about the stars of a chunk that does not depend on an observation, arrays ``(CHUNK,)``."""
     kind = np.where(rng.random(CHUNK) < junk, rng.choice(JUNK, CHUNK), "dwarf")
@@ -156,7 +169,15 @@ def _targets(
     absolute = magnitude(isochrones.g_mag) + rng.normal(0.0, 0.25, CHUNK)
     colour = magnitude(isochrones.bp_mag) - magnitude(isochrones.rp_mag) + rng.normal(0.0, 0.03, CHUNK)
     g_mag = 15.5 - 2.5 / 0.8 * np.log10(snr / 13.0) + rng.normal(0.0, 0.3, CHUNK)
+    kinds = draw_kinds(own_rng, population, kind == "dwarf", active)
+    companion = draw_unresolved(own_rng, labels)
+    absolute, colour = (
+        np.where(kinds.binary, values + more, values)
+        for values, more in ((absolute, companion.g), (colour, companion.colour))
+    )
+    orbit = young_orbits(own_rng, 10 ** ((g_mag - absolute + 5.0) / 5.0) / 1000.0)
     unit = rng.standard_normal((CHUNK, 8))
+    rv = np.where(kinds.young, orbit["rv"], rv)
     source_rv = rv.copy()
     for name, (mean, scatter) in VELOCITIES.items():
         source_rv[kind == name] = (mean + scatter * unit[:, 0])[kind == name]
@@ -169,13 +190,15 @@ def _targets(
     parallax = 10 ** ((absolute - g_mag + 10.0) / 5.0)
     ruwe = np.exp(rng.normal(0.02, 0.06, CHUNK))
     ruwe = np.where(rng.random(CHUNK) < 0.06, rng.uniform(1.4, 10.0, CHUNK), ruwe)
+    ruwe = np.where(kinds.binary & np.isfinite(companion.ruwe), companion.ruwe, ruwe)
     error = (0.02 + 0.03 * 10 ** (0.2 * (g_mag - 15.0))) * np.maximum(ruwe, 1.0)
-    motion = 40.0 * unit[:, 3:5] * parallax[:, None] / 4.74047
+    speed = np.where(kinds.young[:, None], np.stack([orbit["east"], orbit["north"]], axis=1), 40.0 * unit[:, 3:5])
+    motion = speed * parallax[:, None] / 4.74047
     with_rv = (g_mag < FAINTEST_RVS) & (np.abs(source_rv) < 500.0)
     rv_error = 0.3 + 3.0 * 10 ** (0.4 * (g_mag - 14.0))
     known = rng.random((4, CHUNK))
     star = number * CHUNK + np.arange(CHUNK)
-    return {
+    drawn = {
         "star": star,
         "kind": kind,
         "labels": labels,
@@ -201,7 +224,14 @@ def _targets(
         "pmdec_error": 0.8 * error,
         "radial_velocity": np.where(with_rv, source_rv + rv_error * unit[:, 6], np.nan),
         "radial_velocity_error": np.where(with_rv, rv_error, np.nan),
+        "companion_labels": companion.labels,
+        "companion_light": np.where(kinds.binary, companion.light, np.nan),
+        "companion_rv": companion.rv,
+        **vars(kinds),
     }
+    for name in ("ra", "dec"):
+        drawn[name] = np.where(kinds.young, orbit[name], drawn[name])
+    return drawn
 
 
 GAIA = (
@@ -256,7 +286,9 @@ def _observe(
         fibre=fibre,
         resolution=np.full(count, 1800.0),
     )
-    flux, ivar, clean = observe(shipped_nature(), truth, wave, seed=seed * 100_000 + number)
+    both = np.flatnonzero(target["binary"][row])
+    blend = Blend(both, *(target[f"companion_{what}"][row[both]] for what in ("labels", "light", "rv")))
+    flux, ivar, clean = observe(shipped_nature(), truth, wave, seed=seed * 100_000 + number, blend=blend)
     unit = rng.standard_normal((count, 3))
     masked = rng.random(count) < 0.01
 
@@ -310,6 +342,7 @@ def _observe(
         "active": target["active"][row],
         "metal_poor": labels[:, M_H] < METAL_POOR,
         "late": labels[:, TEFF] < LATE,
+        **{name: target[name][row] for name in MARKS},
         "source_id": target["source_id"][row],
         "uid": np.array([f"S{star:012d}" for star in target["star"][row]], dtype=object),
         "gaia_in_lamost": target["gaia_in_lamost"][row],

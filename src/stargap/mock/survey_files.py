@@ -1,4 +1,4 @@
-"""A simulated survey as a folder: LAMOST files, LAMOST's catalogue, a Gaia table and the truth."""
+"""A simulated survey as a folder: LAMOST files, LAMOST's catalogue, a Gaia table, tables of others and the truth."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from stargap.mock.files import write_lamost
 from stargap.mock.nature import Mix
 from stargap.mock.spectra import mock_wavelength
 from stargap.mock.survey import SurveyChunk, simulate_survey
+from stargap.mock.tables import TABLES, TableFiles
 from stargap.spectra.spectrum import Spectrum
 
 __all__ = ["write_survey"]
 
 PRODUCTS = ("truth.parquet", "gaia.parquet", "lamost.csv")
+CONTENT = 2
+"""Of a survey of the same name: what an earlier version made is not taken for what this one makes."""
 LAMOST = [
     "obsid", "uid", "designation", "obsdate", "lmjd", "mjd", "planid", "spid", "fiberid", "ra_obs", "dec_obs", "snru",
     "snrg", "snrr", "snri", "snrz", "class", "subclass", "z", "gaia_source_id", "gaia_g_mean_mag", "fibermask", "ra",
@@ -46,8 +49,9 @@ def write_survey(
 
     In `folder`: ``spectra/YYYYMMDD/PLANID/spec-LMJD-PLANID_spSS-FFF.fits.gz`` in the layouts of DR2-DR8 and of DR9 and
     later, ``lamost.csv`` (pipe-delimited, LAMOST's column names), ``gaia.parquet`` (positions at 2016.0, one row a
-    star), ``truth.parquet`` (one row a spectrum) and ``survey.json``, which says what the survey was made of. Every
-    file is complete or absent, and ``truth.parquet`` comes last; a stopped run goes on where it was.
+    star), ``truth.parquet`` (one row a spectrum), the tables of others of `stargap.mock.tables` with ``tables.json``,
+    and ``survey.json``, which says what the survey was made of. Every file is complete or absent, and
+    ``truth.parquet`` comes last; a stopped run goes on where it was.
 
     Args:
         folder: where; it is made.
@@ -66,8 +70,10 @@ def write_survey(
 
     Example:
         >>> folder = write_survey(getfixture("tmp_path"), 2, seed=1)
-        >>> sorted(path.name for path in folder.iterdir())
-        ['gaia.parquet', 'lamost.csv', 'spectra', 'survey.json', 'truth.parquet']
+        >>> sorted(path.name for path in folder.iterdir() if path.suffix != ".csv")
+        ['gaia.parquet', 'spectra', 'survey.json', 'tables.json', 'truth.parquet']
+        >>> sorted(path.stem for path in folder.glob("*.csv"))
+        ['apogee', ..., 'lamost', 'laspm', 'literature', 'variables', 'wide_binaries']
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -79,6 +85,7 @@ def write_survey(
     folder = Path(folder)
     made_of = {
         "stargap": __version__,
+        "content": CONTENT,
         "stars": stars,
         "seed": seed,
         "mix": mix,
@@ -86,10 +93,11 @@ def write_survey(
         "repeats": repeats,
     }
     _claim(folder, made_of)
-    if all((folder / name).exists() for name in PRODUCTS):
+    if all((folder / name).exists() for name in (*PRODUCTS, *TABLES)):
         return folder
     with ExitStack() as stack:
         files = [stack.enter_context(replacing(folder / name)) for name in PRODUCTS]
+        others = TableFiles(folder, stack, seed=seed)
         writers: list[pq.ParquetWriter] = []
         text = io.TextIOWrapper(files[2], encoding="utf-8", newline="", write_through=True)
         stack.callback(text.detach)
@@ -112,6 +120,7 @@ def write_survey(
                 ]
             for writer, table in zip(writers, tables, strict=True):
                 writer.write_table(table)
+            others.add(chunk)
             done += len(chunk.gaia["source_id"])
             if progress is not None:
                 progress(done, stars)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from stargap.atomic import replacing
 from stargap.errors import UsageError
 from stargap.mock.nature import Mix
 from stargap.mock.survey import SurveyChunk, simulate_survey
+from stargap.mock.tables import TableFiles
 from stargap.spectra.native import concatenate, native_batch
 from stargap.spectra.prepare import NativeBatch
 from stargap.spectra.shards import SHARD_ROWS, Dtype, write_shard
@@ -38,7 +40,8 @@ def write_survey_store(
 ) -> Path:
     """Write the spectra of `simulate_survey` into ``store/``, with ``gaia.parquet`` and ``truth.parquet`` beside it.
 
-    The store's manifest comes last: a folder that has one is complete.
+    The tables of others are those of `stargap.mock.tables`. The store's manifest comes last: a folder that has one is
+    complete.
 
     Args:
         folder: where; it is made.
@@ -61,8 +64,8 @@ def write_survey_store(
     Example:
         >>> from stargap.spectra.store import Store
         >>> folder = write_survey_store(getfixture("tmp_path"), 2, seed=1, repeats=0.0)
-        >>> len(Store.open(folder / "store")), sorted(path.name for path in folder.iterdir())
-        (2, ['gaia.parquet', 'store', 'truth.parquet'])
+        >>> len(Store.open(folder / "store")), sorted(path.name for path in folder.iterdir() if path.suffix != ".csv")
+        (2, ['gaia.parquet', 'store', 'tables.json', 'truth.parquet'])
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -79,7 +82,12 @@ def write_survey_store(
     rows = number = done = 0
     waiting: list[Part] = []
     chunks = simulate_survey(stars, seed=seed, mix=mix, junk=junk, repeats=repeats)
-    with replacing(folder / "gaia.parquet") as gaia_file, replacing(folder / "truth.parquet") as truth_file:
+    with (
+        ExitStack() as stack,
+        replacing(folder / "gaia.parquet") as gaia_file,
+        replacing(folder / "truth.parquet") as truth_file,
+    ):
+        others = TableFiles(folder, stack, seed=seed)
         tables: dict[str, pq.ParquetWriter] = {}
         for chunk in chunks:
             for name, file, columns in (("gaia", gaia_file, chunk.gaia), ("truth", truth_file, chunk.truth)):
@@ -87,6 +95,7 @@ def write_survey_store(
                 if name not in tables:
                     tables[name] = pq.ParquetWriter(file, table.schema)
                 tables[name].write_table(table)
+            others.add(chunk)
             waiting.append(_part(chunk))
             rows, done = rows + len(chunk.spectra), done + len(chunk.gaia["source_id"])
             while sum(len(part[0]) for part in waiting) >= shard_rows:

@@ -155,6 +155,7 @@ class SurveySettings(BaseModel):
             f"@{Path(text[1:]).absolute()}" if text[:1] == "@" else str(Path(text).absolute()) for text in given.spectra
         ]
         paths = {name: _absolute(getattr(given, name)) for name in ("catalogue", "gaia", "overrule")}
+        companions = {name: one.absolute() for name, one in self.catalogue.companions.items()}
         emulator = {"model": _absolute(self.emulator.model), "grid": _absolute(self.emulator.grid)}
         return self.model_copy(
             update={
@@ -162,6 +163,7 @@ class SurveySettings(BaseModel):
                 "input": given.model_copy(update={"spectra": spectra, **paths}),
                 "emulator": self.emulator.model_copy(update=emulator),
                 "transfer": self.transfer.model_copy(update={"model": _absolute(self.transfer.model)}),
+                "catalogue": self.catalogue.model_copy(update={"companions": companions}),
                 "report": self.report.absolute(),
             }
         )

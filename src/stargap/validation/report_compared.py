@@ -53,10 +53,10 @@ def kind_of(name: str) -> str:
     """Return which figure a table is for: literature (14), apogee (15) or methods (16 and 17).
 
     Example:
-        >>> [kind_of(name) for name in ("Mann 2015", "APOGEE DR17", "SLAM")]
-        ['literature', 'apogee', 'methods']
+        >>> [kind_of(name) for name in ("Mann 2015", "APOGEE DR17", "SLAM", "simulated LASPM")]
+        ['literature', 'apogee', 'methods', 'methods']
     """
-    if name in METHODS:
+    if name.removeprefix("simulated ") in METHODS:
         return "methods"
     return "apogee" if "APOGEE" in name else "literature"
 
