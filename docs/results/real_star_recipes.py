@@ -233,7 +233,7 @@ def as_base(transfer: ResidualTransfer) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Pairwise:
-    """Predictions with one or two stars left out: ``one[i]`` of star i without i, ``two[i, j]`` of j without i and j."""
+    """Predictions with stars left out: ``one[i]`` of star i without i, ``two[i, j]`` of j without i and j."""
 
     one: Array
     two: Array

@@ -65,7 +65,6 @@ def test_tables_of_others_are_used_where_each_has_its_place(demo):
     page = demo.report.read_text(encoding="utf-8")
     for text in ("Comparison with simulated literature", "Comparison with simulated APOGEE"):
         assert text in page
-    assert (demo.folder / "run/compare/wide-binaries/binaries.csv").exists()
     for name in ("binary: vb_flag", "variable: vb_flag", "young: cuts"):
         assert name in page
     figures = {path.name[:2] for path in (demo.report.parent / "figures").glob("*.png")}

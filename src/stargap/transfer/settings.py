@@ -361,12 +361,15 @@ def _train_reference(
     about = {**_dumped(settings, "reference"), "emulator": emulator.card.sha256}
     del about["reference"]
     network = CycleStarNet(seed=chosen.seed)
+    network.precision = torch.bfloat16 if chosen.bf16 else None  # its own layers do not take autocast
     made = (len(labels), json.dumps(about, sort_keys=True))
     source = PairedSource(spectra, SyntheticSpectra(emulator, labels), made=made, seed=chosen.seed)
     first = source.batch(0, STANDARDISED)
     network.standardise(first.synthetic, first.observed, first.observed_good)
     task = CycleTask(network)
-    result = train(task, source, chosen, folder, about=about, progress=progress)
+    about["bf16"] = chosen.bf16
+    plain = chosen.model_copy(update={"bf16": False})
+    result = train(task, source, plain, folder, about=about, progress=progress)
     seconds = time.monotonic() - began
     if result.stopped == "signal":
         return Trained(None, seconds, {})
