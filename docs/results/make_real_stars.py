@@ -78,6 +78,8 @@ BANDS = (
 """Bands of the fitted pixels (A, vacuum), named by what absorbs most."""
 LEVELS, DRAWS = (50.0, 20.0, 10.0, 5.0), 20
 BRIGHT = 120.0
+ROOT = Path(__file__).resolve().parents[2]
+CARDS = (ROOT / "docs" / "model-lamost.md", ROOT / "src" / "stargap" / "models" / "transfer-lamost.md")
 PAPER = {10.0: (61.0, 0.07, 0.14)}
 """The paper's repeats at S/N 10 (K, dex, dex)."""
 
@@ -116,6 +118,9 @@ def main() -> int:
     ]
     text = reflow("\n\n".join(part.strip() for part in parts))
     (given.out / "real-stars.md").write_text(text, encoding="utf-8")
+    card = reflow(model_card(bench, chosen_labels, measured, templates, given.data))
+    for path in CARDS:
+        path.write_text(card, encoding="utf-8")
     return 0
 
 
@@ -311,6 +316,78 @@ What to keep in mind:
 
 stargap {__version__}, emulator {EMULATOR.card.sha256[:16]}, model {card.sha256[:16]}, pixel grid {STARGAP.digest},
 seed {SEED}."""
+
+
+def model_card(bench: Bench, labels: Array, measured: dict[str, Any], templates: list[Template], data: Path) -> str:
+    """Return the card of the shipped model."""
+    ours, base = compared(labels, bench.truth), baselines(bench, measured)
+    transfer = lamost_transfer()
+    card, own = transfer.card, transfer.own.tolist()
+    low, high = transfer.low.tolist(), transfer.high.tolist()
+    offsets = labels[:, 1] - gravities(data, [bench.index[row] for row in bench.rows])
+    offsets = offsets[np.isfinite(offsets)]
+    right, pairs = template_pairs(templates)
+    rows = [
+        [title, *cells(ours[name], digits), number(base[name].values.clipped, digits), number(own[k], digits)]
+        for k, (name, (title, digits)) in enumerate(LABELS.items())
+    ]
+    head = ["label", "median", "clipped", "slope", "rank", "baseline: clipped", "systematic error quoted"]
+    sources = sorted({row["ref"].split("/table")[0].split("/Table")[0] for row in bench.index})
+    return f"""# Model card: `transfer-lamost` (experimental)
+
+Written by `make results-real-stars`; the model by `make transfer-lamost`, in seconds, from
+{card.scores["anchors"]:.0f} spectra. It
+is the default of `stargap measure` and `stargap run`. Call it experimental in print: it rests on
+{len(bench.rows)} clean stars, and changes when more are in.
+
+**What it is.** The Payne emulator of this package (MARCS and Turbospectrum spectra, R = 1800), times a factor at
+every pixel
+that is linear in Teff, with {len(transfer.directions)} learned directions, line spread and velocity as each
+spectrum's own numbers, an error
+floor at every pixel, and a prior on log g. How it was chosen, and everything else that was tried:
+[results/real-stars.md](results/real-stars.md).
+
+**Trained on.** {len(bench.rows)} clean LAMOST LRS spectra (DR1 to DR10) of single M and late K dwarfs with
+literature labels, and
+{len(bench.stars) - len(bench.rows)} saturated ones. Labels: {", ".join(sources)}. No unlabelled spectrum and no
+template is in it.
+
+**Range.** Teff {low[0]:.0f} to {high[0]:.0f} K, [M/H] {number(low[1], 2)} to {number(high[1], 2, sign=True)}, S/N
+above 5, LAMOST LRS. Beyond, rows carry
+`OUTSIDE_TRAINING`; spectra unlike any of the anchors carry `UNLIKE_TRAINING`. SDSS spectra are measured with it
+too, which
+only the order of templates supports. It means nothing for giants, white dwarfs, galaxies and earlier types.
+
+**Accuracy**, ours − literature of stars that the model had not seen, nested cross-validation
+([how](results/real-stars.md)):
+
+{table(head, rows)}
+
+The baseline is a line in TiO5 (Teff, log g) or a constant ([M/H]), leave-one-out. log g − gravity from M_K (Mann
+et al. 2015):
+{number(float(np.median(offsets)), 2, sign=True)} ± {number(float(np.std(offsets, ddof=1)), 2)} dex. [M/H] rises
+with the bin of [Fe/H] in {right} of {pairs} pairs of SDSS templates.
+
+**Errors.** `e_teff`, `e_logg`, `e_m_h` are of noise alone (times 1.5 for LAMOST); `e_*_sys` is what leaving stars
+out shows, and
+holds the literature's own errors. Tables on the terminal print both together.
+
+**Known to be wrong.** [M/H] of dwarfs near solar is little better than a constant (slope
+{number(ours["m_h"].values.slope, 2)}), and is not calibrated
+below {number(low[1], 2)}, where only order is supported. log g is the isochrone's. Teff is about 60 K above the
+scale of Mann et al. (2015). The
+fits of active stars are of the same model as those of quiet ones. Labels of a star that is flagged mean less.
+
+**To cite.** LAMOST (Cui et al. 2012, Zhao et al. 2012) for the spectra; Passegger et al. 2018, Schweitzer et al.
+2019, Maldonado et
+al. 2020, Yee et al. 2017 and Mann et al. 2015 for the labels; Gustafsson et al. 2008 (MARCS), Plez 2012 and Gerber
+et al. 2023
+(Turbospectrum), and the sources in `emulator.json` for the synthetic spectra; Bressan et al. 2012 (PARSEC) for log
+g; Ting et al.
+2019 (The Payne) and O'Briain et al. 2021 (Cycle-StarNet) for the method.
+
+Emulator {card.emulator.sha256[:16]}, model {card.sha256[:16]}, pixel grid {card.pixel_grid}, seed {card.seed},
+stargap {card.stargap}."""
 
 
 def recipes(

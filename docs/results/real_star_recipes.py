@@ -260,8 +260,25 @@ def pairwise(bench: Bench, settings: AnchorSettings, base: torch.Tensor | None =
         labels, error, chi, best = predicted([i])
         one[i], errors[i], chi2[i], model[i] = labels[0], error[0], chi[0], best[0]
     for i, j in combinations(range(count), 2):
-        labels = predicted([i, j])[0]
-        two[j, i], two[i, j] = labels[0], labels[1]
+        transfer = fit_anchors(stars[np.setdiff1d(everything, rows[[i, j]])], EMULATOR, settings, base)
+        star = stars.prepared[torch.as_tensor(rows[[i, j]])]
+        begin = torch.as_tensor(
+            np.pad(one[[i, j]], ((0, 0), (0, 1)))
+        )  # only a start: the minimum is of the two's model
+        two[j, i], two[i, j] = (
+            fit_labels(
+                star,
+                transfer.model(star),
+                EMULATOR,
+                BOX,
+                error_floor=transfer.floor,
+                prior=transfer.prior,
+                start=begin,
+                slots=2,
+            )
+            .labels[:, :3]
+            .numpy()
+        )
     return Pairwise(one, two, errors, chi2, model)
 
 

@@ -101,6 +101,7 @@ def fit_domains(
     transfer: Transfer,
     parameters: Parameters,
     *,
+    start: Tensor | None = None,
     starts: int = 2,
     max_iterations: int = 40,
     slots: int = 32,
@@ -117,6 +118,7 @@ def fit_domains(
         prepared: the stars; fluxes of pixels that are not good do not matter, NaN included.
         transfer: what was trained.
         parameters: free, fixed and tied labels, bounds.
+        start: labels ``(star, 4)`` to start the synthetic domain's fit from, instead of `starts` ones of its table.
         starts: of the synthetic domain's fit.
         max_iterations: see `fit_labels`.
         slots: the same; 8 wastes least on a network, and labels do not depend on it.
@@ -132,6 +134,7 @@ def fit_domains(
         error_floor=transfer.floor,
         prior=transfer.prior,
         starts=starts,
+        start=start,
         max_iterations=max_iterations,
         slots=slots,
     )

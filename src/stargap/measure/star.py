@@ -209,16 +209,14 @@ def measure_native(
     count, native = len(native), _padded(native)
     nothing = BATCH - count
     rv = torch.nn.functional.pad(velocity.rv, (0, nothing), value=torch.nan)
+    start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, nothing), value=torch.nan)
     if transfer is None:
-        start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, nothing), value=torch.nan)
         prepared, fit = _fit_at(native, rv, settings, emulator, start)
         domains = None
     else:
         prepared = prepare(native, rv, grid_for(settings.preset))
         parameters = parameters_for(settings, emulator)
-        domains = fit_domains(
-            prepared, transfer, parameters, starts=settings.starts, max_iterations=settings.max_iterations
-        )
+        domains = fit_domains(prepared, transfer, parameters, start=start, max_iterations=settings.max_iterations)
         fit = domains.observed
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
