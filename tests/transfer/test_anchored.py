@@ -18,13 +18,14 @@ from safetensors.torch import load, save
 
 from stargap.errors import ModelError
 from stargap.flags import Flag
-from stargap.labels import M_H, TEFF
+from stargap.labels import M_H, TEFF, alpha_relation
 from stargap.measure.domains import DomainFit, fit_domains
 from stargap.measure.labels import EmulatorModel, LabelFit, Parameters, fit_labels
 from stargap.measure.prior import LabelPrior, fit_sequence
 from stargap.mock.instrument import simulate
 from stargap.mock.junk import SOURCES, make_junk
 from stargap.mock.nature import nature_labels, shipped_nature
+from stargap.mock.spectra import mock_stars
 from stargap.pixels import LATTICE, STARGAP
 from stargap.spectra.prepare import prepare, to_lattice
 from stargap.spectra.spectrum import Spectrum
@@ -254,6 +255,34 @@ def test_what_is_planted_is_taken_up_and_labels_stay(stars, transfer, question, 
         for star in (after[:4], before[:4])
     )
     assert ((moved.labels - still.labels)[:, TEFF].abs() < 15).all()
+
+
+class Nature:
+    """Stars as a transfer has them: the emulator's spectra times its correction."""
+
+    def __init__(self, transfer):
+        self.transfer = transfer
+
+    def flux(self, labels):
+        c, _ = self.transfer.correction(labels.double(), torch.zeros(len(labels), 1, 4).double())
+        return self.transfer.emulator.flux(labels) * torch.nn.functional.pad(1 + c, (90, 90), value=1.0)
+
+
+@pytest.mark.slow
+def test_errors_are_the_scatter_that_noise_makes(anchored):
+    """Of a star like the anchors, so bright that a fit is linear within its errors, and where [a/M] does not bend.
+
+    Near [M/H] = 0, where the relation of [a/M] has its corner, the scatter is up to twice as large.
+    """
+    count, star = 100, np.array([[3500.0, 0.0, -0.35, alpha_relation(-0.35, rounding=0.05)]])
+    star[0, 1] = float(anchored.prior.logg(torch.as_tensor(star))[0])
+    made = mock_stars(Nature(anchored), count, seed=61, snr=np.full(count, 60.0), labels=star.repeat(count, axis=0),
+                      rv=np.zeros(count), active_fraction=0.0, bad_pixels=False)  # fmt: skip
+    spectra = [Spectrum(made.wavelength, flux, ivar) for flux, ivar in zip(made.flux, made.ivar, strict=True)]
+    fit = fit_anchored(prepare(to_lattice(spectra), torch.zeros(count).double()), anchored).observed
+    scatter, quoted = fit.labels[:, :3].std(dim=0), fit.errors[:, :3].median(dim=0).values
+    assert ((scatter / quoted - 1).abs() < 0.25).all(), scatter / quoted
+    assert ((fit.labels[:, :3].mean(dim=0) - torch.as_tensor(star[0, :3])).abs() < 1.5 * scatter).all()
 
 
 # ---- batches (cases 24 to 27)

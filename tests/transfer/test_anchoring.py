@@ -210,6 +210,27 @@ def test_base_coefficients_are_where_the_correction_is_drawn_to(few):
     torch.testing.assert_close(drawn.coefficients[:, shown], base[:, shown], rtol=0, atol=1e-3)
     assert free.coefficients.abs().max() < 1e-3
     assert not drawn.coefficients[:, ~shown].any()
+    # and where the stars decide, it is not counted twice
+    loose = PLAIN.model_copy(update={"ridge": 10.0})
+    drawn, free = (
+        train_anchored(few, shipped_emulator(), loose, base=given, scored=only([0]))[0] for given in (base, None)
+    )
+    well = shown & few.prepared.good.all(dim=0)
+    torch.testing.assert_close(drawn.coefficients[:, well], free.coefficients[:, well], rtol=0, atol=2e-3)
+
+
+def test_badly_modelled_bands_lose_their_say_by_the_share_that_is_asked_for(few):
+    """floor^2 = scatter^2 + share^2 <c^2>, the correction averaged over the anchors and some pixels."""
+    floors = [
+        train_anchored(few, shipped_emulator(), PLAIN.model_copy(update={"gap_weight": share}), scored=only([0]))[0]
+        for share in (0.0, 1.0, 2.0)
+    ]
+    none, one, two = (transfer.floor.square() for transfer in floors)
+    seen = floors[0].floor != BLIND
+    torch.testing.assert_close((two - none)[seen], 4 * (one - none)[seen], rtol=1e-3, atol=1e-7)
+    labels = torch.as_tensor(np.pad(few.labels, ((0, 0), (0, 1))))
+    c, _ = floors[0].correction(labels, torch.zeros(SMALL, 1, 4).double())
+    torch.testing.assert_close((one - none)[seen].mean(), c.square().mean(dim=0)[seen].mean(), rtol=0.1, atol=0)
 
 
 def test_pixels_that_fewer_than_half_of_the_anchors_show_have_no_say(few):
