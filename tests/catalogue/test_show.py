@@ -138,6 +138,7 @@ def test_every_bit_of_every_column_has_a_name_and_a_sentence():
             assert bit_text(column, int(flag).bit_length() - 1) == (flag.name.lower(), sentence)
         assert bit_text(column, 23)[1] in ("unknown bit 23", bits.get(1 << 23))
         assert bit_text(column, 31) == ("bit_31", "user bit 31")
+        assert bit_text(column, 40) == ("bit_40", "unknown bit 40")
     assert {c.name for c in CATALOGUE if "Bit" in c.description} == set(FLAG_COLUMNS)
     assert set_bits(0) == set_bits(INT_NULL) == []
     assert set_bits(1 << 31 | 1) == [0, 31]
