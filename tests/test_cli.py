@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 
 from stargap import cli
 from stargap.mock.files import write_lamost
-from stargap.mock.spectra import mock_wavelength
+from stargap.mock.spectra import mock_stars, mock_wavelength
+from stargap.theory.payne import shipped_emulator
 
 TINY = """
 output = "out"
@@ -30,6 +31,14 @@ gauge_stars = 100
 validation_stars = 50
 gauge_rounds = 1
 rounds = 1
+"""
+
+
+ANCHORED = """
+architecture = "anchored"
+anchors = "anchors.csv"
+output = "made"
+[anchored]
 """
 
 
@@ -246,6 +255,10 @@ def train_with(text, capsys):
     ("text", "says"),
     [
         ('architecture = "defalt"', "'default', 'anchored' or 'reference'"),
+        ('architecture = "anchored"', 'architecture = "anchored" needs anchors, a CSV with path,teff,logg,m_h'),
+        (ANCHORED.replace("anchors.csv", "nowhere.csv"), "nowhere.csv: not a CSV of path,teff,logg,m_h"),
+        (ANCHORED + "directions = 50", "anchored.directions"),
+        (ANCHORED + "m_h = nan", "anchored.m_h"),
         ("[default]\nround = 1", "unknown key 'default.round'; did you mean 'default.rounds'?"),
         ("[data]\nspectra = 'nowhere'", "nowhere/flux.npy"),
         ("emulator = 'nowhere'", "nowhere/emulator.json"),
@@ -305,6 +318,62 @@ def test_anchors_move_the_labels(here, capsys):
     places = ResidualTransfer.load(here / "out/transfer.safetensors").label_map.centre[None]
     maps = [ResidualTransfer.load(here / name / "transfer.safetensors").label_map for name in ("out", "anchored")]
     assert maps[1](places)[0, 0] - maps[0](places)[0, 0] > 50
+
+
+@pytest.fixture(scope="module")
+def stars(tmp_path_factory):
+    """Files of eight stars with the emulator's spectra, and a CSV that says what they are."""
+    folder = tmp_path_factory.mktemp("stars")
+    simulated = mock_stars(shipped_emulator(), 8, seed=81, snr=np.full(8, 60.0), bad_pixels=False, active_fraction=0.0)
+    (folder / "spectra").mkdir()
+    lines = ["path,teff,logg,m_h,star,scored"]
+    for row, (flux, ivar) in enumerate(zip(simulated.flux, simulated.ivar, strict=True)):
+        write_lamost(folder / "spectra" / f"{row}.fits", simulated.wavelength, flux, ivar, obsid=row + 1)
+        teff, logg, m_h, _ = simulated.labels[row]
+        lines.append(f"spectra/{row}.fits,{teff},{logg},{m_h},S{row},{int(row > 0)}")
+    (folder / "anchors.csv").write_text("\n".join(lines) + "\n")
+    return folder, simulated
+
+
+def test_a_transfer_is_made_of_anchors_and_measures(stars, monkeypatch, capsys):
+    folder, simulated = stars
+    monkeypatch.chdir(folder)
+    (folder / "anchored.toml").write_text(ANCHORED + "directions = 1\n")
+    succeeds(["train", "anchored.toml"])
+    out = capsys.readouterr().out
+    assert "each star left out in turn, ours - literature:" in out
+    assert "teff_std" in out
+    assert "use: stargap measure SPECTRA --model made/transfer.safetensors" in out
+    card = json.loads((folder / "made/transfer.json").read_text())
+    assert (card["kind"], card["training_data"]) == ("anchored-transfer", "8 anchor stars of anchors.csv")
+    assert (card["scores"]["anchors"], card["scores"]["left_out"]) == (8.0, 7.0)
+    assert card["settings"]["directions"] == card["directions"] == 1
+    assert abs(card["scores"]["teff_median"]) < 40
+    assert str(folder) not in json.dumps(card)
+    told = (folder / "made/cross-validation.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in told] == ["star", *(f"S{row}" for row in range(1, 8))]
+
+    succeeds(["measure", "spectra", "--model", "made/transfer.safetensors", "-o", "l.fits", "--workers", "1"])
+    assert "simulated stars" not in capsys.readouterr().out
+    with fits.open("l.fits", memmap=False) as hdul:
+        table, header = hdul[1].data.copy(), str(hdul[1].header) + str(hdul[0].header)
+    assert "anchored-transfer v1" in header
+    assert np.abs(table["teff"] - simulated.labels[:, 0]).max() < 60
+    assert (table["e_teff_sys"] >= 0).all()
+
+
+def test_models_inside_the_package_by_their_names(stars, monkeypatch, capsys):
+    folder, _ = stars
+    monkeypatch.chdir(folder)
+    for words, kind in (
+        ([], "anchored-transfer"),
+        (["--model", "emulator"], "payne"),
+        (["--preset", "paper"], "payne"),
+        (["--model", "transfer-simulated"], "residual-transfer"),
+    ):
+        succeeds(["measure", "spectra/1.fits", "-o", "n.fits", "--workers", "1", *words])
+        assert ("simulated stars" in capsys.readouterr().out) == ("transfer-simulated" in words)
+        assert f"{kind} v1" in str(fits.getheader("n.fits", 1)) + str(fits.getheader("n.fits"))
 
 
 def test_training_the_reference(here, capsys):

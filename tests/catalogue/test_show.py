@@ -35,6 +35,19 @@ def printed(table, *, width=80, encoding="utf-8", **options):
     return [line.rstrip() for line in raw.getvalue().decode(encoding).splitlines()]
 
 
+def test_printed_errors_are_the_random_and_the_systematic_one_together():
+    table = survey(3) | {"teff": [3400.0] * 3, "e_teff": [30.0, 30.0, 30.0], "e_teff_sys": [40.0, None, np.nan]}
+    text = "\n".join(printed(table))
+    assert [text.count("3400±50"), text.count("3400±30")] == [1, 2]
+    del table["e_teff_sys"]
+    assert "\n".join(printed(table)).count("3400±30") == 3
+
+
+def test_flags_beyond_the_bits_of_users_are_spelled_out():
+    table = survey(2) | {"flags": np.array([0, Flag.UNLIKE_TRAINING], dtype=np.int64)}
+    assert printed(table)[-1].startswith("  1 × unlike_training: the spectrum is unlike all")
+
+
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
 def test_it_fits(width):
     table = survey(5)
@@ -125,6 +138,7 @@ def test_every_bit_of_every_column_has_a_name_and_a_sentence():
             assert bit_text(column, int(flag).bit_length() - 1) == (flag.name.lower(), sentence)
         assert bit_text(column, 23)[1] in ("unknown bit 23", bits.get(1 << 23))
         assert bit_text(column, 31) == ("bit_31", "user bit 31")
+        assert bit_text(column, 40) == ("bit_40", "unknown bit 40")
     assert {c.name for c in CATALOGUE if "Bit" in c.description} == set(FLAG_COLUMNS)
     assert set_bits(0) == set_bits(INT_NULL) == []
     assert set_bits(1 << 31 | 1) == [0, 31]

@@ -20,6 +20,7 @@ from stargap.mock.files import write_lamost
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.transfer.anchored import lamost_transfer
 
 measure = partial(measure_by_default, model="emulator")
 """These stars are the emulator's own."""
@@ -233,6 +234,52 @@ def test_a_model_that_cannot_be_used_is_refused_before_any_work(emulator, folder
     card.write_text(json.dumps(json.loads(card.read_text()) | {"labels": ["logg", "teff", "m_h", "a_m"]}))
     with pytest.raises(ModelError, match="labels"):
         measure([folder / "spec-0.fits"], model=tmp_path)
+
+
+SYSTEMATIC = ("e_teff_sys", "e_logg_sys", "e_m_h_sys")
+
+
+@pytest.fixture(scope="module")
+def by_lamost(paths):
+    """What the model that is used by default says of the same files."""
+    return measure_by_default(paths)
+
+
+def test_the_default_model_is_the_transfer_for_lamost(by_lamost, folder, differences):
+    card = lamost_transfer().card
+    assert by_lamost.provenance["model"] == f"anchored-transfer v1 {card.sha256}"
+    assert by_lamost.provenance["model_training_data"] == card.training_data
+    named = measure_by_default([folder / "spec-2.fits"], model="transfer-lamost")
+    assert differences(named.columns, by_lamost.columns, slice(None), slice(0, 1)) == []
+
+
+def test_rows_of_the_default_model_are_kept_whatever_happens(by_lamost, table, paths):
+    assert by_lamost["path"].tolist() == [str(path) for path in paths]
+    assert by_lamost["failure"].tolist() == table["failure"].tolist()
+    unread = by_lamost["failure"] != ""
+    assert unread.sum() == 3
+    assert np.isnan(by_lamost["teff"]).tolist() == unread.tolist()
+    assert validate(conform(by_lamost.columns)) == []
+    # velocities are the emulator's with any model
+    np.testing.assert_array_equal(by_lamost["rv"], table["rv"])
+
+
+def test_systematic_errors_are_the_transfer_s_and_null_without_one(by_lamost, table):
+    read = by_lamost["failure"] == ""
+    for name, own in zip(SYSTEMATIC, lamost_transfer().own.tolist(), strict=True):
+        assert np.isnan(table[name]).all()
+        assert (by_lamost[name][read] == own).all()
+        assert np.isnan(by_lamost[name][~read]).all()
+    assert (by_lamost["e_teff"][read] < by_lamost["e_teff_sys"][read]).any(), "they are apart"
+
+
+def test_the_paper_s_preset_is_measured_with_the_emulator(folder, emulator):
+    paper = MeasureSettings(preset="paper", starts=1)
+    table = measure_by_default([folder / "spec-2.fits"], settings=paper)
+    assert table.provenance["model"] == f"payne v1 {emulator.card.sha256}"
+    assert np.isfinite(table["teff"]).all()
+    with pytest.raises(UsageError, match="transfer-lamost: a transfer works on spectra prepared by the stargap preset"):
+        measure_by_default([folder / "spec-2.fits"], settings=paper, model="transfer-lamost")
 
 
 # --- wrong requests ---------------------------------------------------------------------------------------------

@@ -49,4 +49,4 @@ def bit_text(column: str, bit: int) -> tuple[str, str]:
     for flag, sentence in FLAG_COLUMNS[column].items():
         if flag == 1 << bit:
             return str(flag.name).lower(), sentence
-    return f"bit_{bit}", f"{'user' if bit >= USER_BITS else 'unknown'} bit {bit}"
+    return f"bit_{bit}", f"{'user' if USER_BITS <= bit < 32 else 'unknown'} bit {bit}"

@@ -37,7 +37,7 @@ _NARROW = 100
 _FLAG_WIDTH = 9
 _NAME_WIDTH = 12
 _IDENTIFIERS = ("spectrum_id", "obsid", "gaia_source_id", "designation", "ID")
-_MOST_BITS = 32
+_MOST_BITS = 63
 
 
 def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = None, max_rows: int = 40) -> None:

@@ -83,7 +83,7 @@ class LabelPrior:
 def fit_sequence(isochrones: Isochrones) -> Tensor:
     """Describe log g along isochrones by a polynomial in Teff and [M/H], ``(6, 3)`` float64.
 
-    It follows the isochrones inside the package within 0.02 dex (rms 0.006) from 2720 to 4500 K.
+    It follows the isochrones inside the package within 0.024 dex (rms 0.006) from 2720 to 4500 K.
     """
     teff = np.linspace(CENTRE + SCALE * RANGE[0][0], 4500.0, 120)
     grid = np.stack(np.meshgrid(teff, np.linspace(*RANGE[1], 37), indexing="ij"), axis=-1).reshape(-1, 2)

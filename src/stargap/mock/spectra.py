@@ -92,8 +92,8 @@ def mock_stars(
         active_fraction: stars with H-alpha in emission.
         bad_pixels: plant isolated bad pixels, saturated blocks and missing arms.
         survey_noise: about as in LAMOST co-adds (docs/results/emulator-stars.md): noise 1.3 times what the inverse
-            variance says, neighbours correlated by 0.2, and a wavelength calibration that scatters by 5 km/s; otherwise noise
-            is white and true to the inverse variance and wavelengths are perfect.
+            variance says, neighbours correlated by 0.2, and a wavelength calibration that scatters by 5 km/s;
+            otherwise noise is white and true to the inverse variance and wavelengths are perfect.
     """
     rng = np.random.default_rng(seed)
     labels = mock_labels(count, rng) if labels is None else np.asarray(labels, dtype=float)

@@ -24,6 +24,7 @@ __all__ = ["read_anchor_stars", "scores_of", "write_cross_validation"]
 
 NEEDED = ("path", "teff", "logg", "m_h")
 LABELS = NEEDED[1:]
+SCORED = {"": True, "1": True, "0": False}
 
 
 def read_anchor_stars(path: str | Path, emulator: Emulator) -> tuple[AnchorStars, NDArray[np.bool_]]:
@@ -47,7 +48,7 @@ def read_anchor_stars(path: str | Path, emulator: Emulator) -> tuple[AnchorStars
             lines = list(csv.DictReader(file))
         labels = np.array([[float(line[name]) for name in LABELS] for line in lines]).reshape(-1, len(LABELS))
         files = [path.parent / line["path"] for line in lines]
-        scored = np.array([(line.get("scored") or "1").strip() != "0" for line in lines], dtype=bool)
+        scored = np.array([SCORED[(line.get("scored") or "").strip()] for line in lines], dtype=bool)
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         message = f"{path}: not a CSV of {','.join(NEEDED)} ({error})"
         raise UsageError(message) from None
@@ -69,7 +70,7 @@ def read_anchor_stars(path: str | Path, emulator: Emulator) -> tuple[AnchorStars
     if torch.isnan(rv).any():
         message = f"{files[int(torch.isnan(rv).int().argmax())]}: no velocity can be measured: leave this anchor out"
         raise UsageError(message)
-    names = [line.get("star") or file.name for line, file in zip(lines, files, strict=True)]
+    names = [(line.get("star") or "").strip() or file.name for line, file in zip(lines, files, strict=True)]
     return AnchorStars(prepare(native, rv), labels, names), scored
 
 

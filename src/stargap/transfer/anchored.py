@@ -132,6 +132,10 @@ class AnchoredTransfer(nn.Module):
         """Reduced chi-square above which a spectrum is unlike the anchors."""
         return float(self.limit)
 
+    def scaled(self, labels: Tensor) -> Tensor:
+        """Return Teff and [M/H] of labels ``(row, 4)`` as the correction has them, ``(row, 2)``: held, then scaled."""
+        return (labels[:, [TEFF, M_H]].clamp(*self.held) - torch.tensor(CENTRE)) / torch.tensor(SCALE)
+
     def correction(self, labels: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Return c ``(row, pixel)`` at labels ``(row, 4)`` and its derivatives along `directions` ``(row, k, 4)``.
 
@@ -139,7 +143,7 @@ class AnchoredTransfer(nn.Module):
         """
         given, along = labels[:, [TEFF, M_H]], directions[:, :, [TEFF, M_H]]
         inside = (given > self.held[0]) & (given < self.held[1])
-        x = (given.clamp(self.held[0], self.held[1]) - torch.tensor(CENTRE)) / torch.tensor(SCALE)
+        x = self.scaled(labels)
         powers = x[:, None] ** self.exponents
         lowered = self.exponents * x[:, None] ** (self.exponents - 1).clamp_min(0)
         slope = torch.stack([lowered[:, :, 0] * powers[:, :, 1], powers[:, :, 0] * lowered[:, :, 1]], dim=2)
@@ -215,7 +219,7 @@ class AnchoredTransfer(nn.Module):
         if not (sound and all(0 <= number <= 4 for number in exponents)):
             message = f"{path}: terms or directions in the card are impossible ({card.terms}, {card.directions})"
             raise ModelError(message)
-        if not (card.logg_width > 0 and card.m_h_width > 0 and -9 < card.m_h < 9):
+        if not (0 < card.logg_width < 9 and 0 < card.m_h_width < 9 and -9 < card.m_h < 9):
             message = f"{path}: the label prior in the card is impossible"
             raise ModelError(message)
         inner = {name.removeprefix(INNER): value for name, value in tensors.items() if name.startswith(INNER)}

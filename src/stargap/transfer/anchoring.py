@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
 from stargap.errors import UsageError
@@ -33,6 +33,8 @@ __all__ = [
     "fit_anchors",
     "train_anchored",
 ]
+
+LEAST_STARS = 6
 
 PIXEL_INFORMATION = 0.3
 """Information of resampled pixels over that of independent ones with their errors: widths of priors shrink by its root,
@@ -58,26 +60,26 @@ class AnchorSettings(BaseModel):
     """Of the correction in Teff."""
     metallicity_degree: Annotated[int, Field(ge=0, le=2)] = 0
     """Of the correction in [M/H]; 0 keeps the synthetic spectra's own change with metallicity."""
-    ridge: Annotated[float, Field(gt=0)] = 0.2
+    ridge: Annotated[FiniteFloat, Field(gt=0)] = 0.2
     """Expected size of the correction (relative flux); of each power of Teff (per 300 K) or [M/H] (per 0.3 dex) a half,
     a quarter and so on."""
-    floor: Annotated[float, Field(gt=0)] = 0.01
+    floor: Annotated[FiniteFloat, Field(gt=0)] = 0.01
     """Where the search for the scatter of anchors about the correction begins; half of it is the least floor."""
-    gap_weight: Annotated[float, Field(ge=0)] = 1.0
+    gap_weight: Annotated[FiniteFloat, Field(ge=0)] = 1.0
     """Share of the correction itself that is added to the floor: badly modelled bands lose their say."""
-    gap_smoothing: Annotated[float, Field(ge=0)] = 20.0
+    gap_smoothing: Annotated[FiniteFloat, Field(ge=0)] = 20.0
     """Width over which that share is averaged (A, standard deviation of a Gaussian)."""
     directions: Annotated[int, Field(ge=0, le=20)] = 3
     """Ways in which spectra may differ that are fitted with the labels and not published."""
     prior: bool = True
     """Hold log g near the 5 Gyr isochrone at the star's own Teff and [M/H]; otherwise it is free within 0.5 dex."""
-    logg_width: Annotated[float, Field(gt=0)] = 0.05
+    logg_width: Annotated[float, Field(gt=0, lt=9)] = 0.05
     """Width of that prior (dex); isochrones of 1 to 10 Gyr differ by 0.033."""
-    m_h: float = -0.05
+    m_h: Annotated[float, Field(gt=-9, lt=9)] = -0.05
     """Mean of the prior on [M/H] (dex)."""
-    m_h_width: Annotated[float, Field(gt=0)] = 0.5
+    m_h_width: Annotated[float, Field(gt=0, lt=9)] = 0.5
     """Its width (dex)."""
-    reach: Annotated[float, Field(ge=0)] = 200.0
+    reach: Annotated[FiniteFloat, Field(ge=0)] = 200.0
     """How far beyond the anchors' Teff the correction goes on (K)."""
 
 
@@ -144,11 +146,16 @@ def train_anchored(
         the transfer, and what it was judged by.
 
     Raises:
-        UsageError: fewer than six stars, or labels that are not finite or outside the emulator's range.
+        UsageError: fewer than six stars, labels that are not finite or outside the emulator's range, more directions
+            than spectra without one star, or no spectrum that is scored and can be fitted.
     """
+    _check(stars, emulator, settings, scored)
     transfer = fit_anchors(stars, emulator, settings, base)
     found = cross_validate(stars, emulator, settings, base=base, scored=scored, progress=progress)
     counted = np.isfinite(found.labels).all(axis=1)
+    if not counted.any():
+        message = f"none of {len(stars)} anchor spectra can be fitted"
+        raise UsageError(message)
     apart = found.labels[counted, :3] - stars.labels[counted]
     for place in (TEFF, LOGG, M_H):
         noise = np.median(found.errors[counted, place])
@@ -175,7 +182,11 @@ def cross_validate(
         base: see `train_anchored`.
         scored: spectra that are fitted, ``(spectrum,)``; the others only train. All by default.
         progress: called with the number of spectra fitted since the last call.
+
+    Raises:
+        UsageError: see `train_anchored`.
     """
+    _check(stars, emulator, settings, scored)
     names = np.array(stars.names)
     chosen = np.ones(len(stars), dtype=bool) if scored is None else scored
     labels, errors, chi2 = (np.full((len(stars), *shape), np.nan) for shape in ((4,), (4,), ()))
@@ -202,7 +213,6 @@ def fit_anchors(
     stars: AnchorStars, emulator: Emulator, settings: AnchorSettings = DEFAULT, base: Tensor | None = None
 ) -> AnchoredTransfer:
     """Return the transfer of `train_anchored` before its cross-validation: no systematic error, no limit."""
-    _check(stars, emulator)
     tight = PIXEL_INFORMATION**0.5
     width = settings.logg_width if settings.prior else 0.5
     prior = LabelPrior(fit_sequence(shipped_isochrones()), width * tight, settings.m_h, settings.m_h_width * tight)
@@ -215,9 +225,7 @@ def fit_anchors(
     beyond = torch.tensor([settings.reach, 0.0], dtype=torch.float64)
     transfer.held.copy_(torch.stack([transfer.low - beyond, transfer.high + beyond]))
 
-    labels = torch.as_tensor(np.concatenate([stars.labels, np.zeros((len(stars), 1))], axis=1))
-    box = Parameters(emulator.card.lower, emulator.card.upper)
-    labels, _ = box.expand(labels[:, :3])
+    labels, _ = Parameters(emulator.card.lower, emulator.card.upper).expand(torch.as_tensor(stars.labels))
     labels[:, LOGG] = prior.logg(labels)[0]
     still = torch.zeros(len(stars), 1, 4).double()
     synthetic, _ = EmulatorModel(emulator, stars.prepared)(labels, still, torch.arange(len(stars)))
@@ -225,8 +233,7 @@ def fit_anchors(
     synthetic = torch.where(seen, synthetic, 1.0).double()
     ratio = torch.where(seen, stars.prepared.flux / synthetic - 1.0, 0.0)
     noise = (stars.prepared.sigma / synthetic).square()
-    x = (labels[:, [TEFF, M_H]] - torch.tensor([3600.0, 0.0])) / torch.tensor([300.0, 0.3])
-    design = (x[:, None] ** transfer.exponents).prod(dim=2)
+    design = (transfer.scaled(labels)[:, None] ** transfer.exponents).prod(dim=2)
     expected = torch.tensor([settings.ridge * 0.5 ** sum(term) if term in free else HELD for term in terms]).double()
     middle = torch.zeros(len(terms), synthetic.shape[1]).double() if base is None else base.double()
     ratio = torch.where(seen, ratio - design @ middle, 0.0)
@@ -267,9 +274,17 @@ def _terms(teff_degree: int, metallicity_degree: int) -> tuple[tuple[int, int], 
     return tuple((j, k) for j in range(teff_degree + 1) for k in range(metallicity_degree + 1) if j + k <= most)
 
 
-def _check(stars: AnchorStars, emulator: Emulator) -> None:
-    if len(set(stars.names)) < 6:
-        message = f"{len(set(stars.names))} anchor stars; at least 6 are needed"
+def _check(stars: AnchorStars, emulator: Emulator, settings: AnchorSettings, scored: NDArray[np.bool_] | None) -> None:
+    names, counts = np.unique(stars.names, return_counts=True)
+    if len(names) < LEAST_STARS:
+        message = f"{len(names)} anchor stars; at least {LEAST_STARS} are needed"
+        raise UsageError(message)
+    if scored is not None and not scored.any():
+        message = f"none of {len(stars)} anchor spectra is scored: a transfer that is not tested is not made"
+        raise UsageError(message)
+    most = len(stars) - int(counts.max())
+    if settings.directions > most:
+        message = f"directions is {settings.directions}; these anchors, less one star, allow {most}"
         raise UsageError(message)
     low, high = emulator.lower[:3].numpy(), emulator.upper[:3].numpy()
     sound = np.isfinite(stars.labels).all(axis=1) & ((stars.labels >= low) & (stars.labels <= high)).all(axis=1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+from stargap.errors import ModelError
 from stargap.theory.payne import Emulator, shipped_emulator
 from stargap.transfer import anchored
 from stargap.transfer.anchored import AnchoredTransfer, lamost_transfer
@@ -14,6 +16,11 @@ __all__ = ["EMULATOR", "LAMOST", "SIMULATED", "AnyTransfer", "load_model_named",
 
 AnyTransfer = ResidualTransfer | AnchoredTransfer
 LAMOST, SIMULATED, EMULATOR = "transfer-lamost", "transfer-simulated", "emulator"
+SHIPPED: dict[str, Callable[[], Emulator | AnyTransfer]] = {
+    LAMOST: lamost_transfer,
+    SIMULATED: shipped_transfer,
+    EMULATOR: shipped_emulator,
+}
 
 
 def load_transfer(path: str | Path) -> AnyTransfer:
@@ -39,7 +46,7 @@ def load_model_named(name: str | Path) -> Emulator | AnyTransfer:
             folder with ``emulator.safetensors``.
 
     Raises:
-        ModelError: a model that cannot be used.
+        ModelError: a model that cannot be used, or a name that a folder has as well.
 
     Example:
         >>> load_model_named("emulator").card.kind
@@ -49,11 +56,11 @@ def load_model_named(name: str | Path) -> Emulator | AnyTransfer:
         ...
         stargap.errors.ModelError: transfer-lamos/emulator.json: cannot be read (No such file or directory); ...
     """
-    if str(name) == LAMOST:
-        return lamost_transfer()
-    if str(name) == SIMULATED:
-        return shipped_transfer()
-    if str(name) == EMULATOR:
-        return shipped_emulator()
     path = Path(name)
+    shipped = SHIPPED.get(str(name))
+    if shipped is not None:
+        if path.is_dir():
+            message = f"{name} is a model inside the package and a folder here: give the folder's whole path"
+            raise ModelError(message)
+        return shipped()
     return load_transfer(path) if path.suffix == ".safetensors" else Emulator.load(path / "emulator.safetensors")
