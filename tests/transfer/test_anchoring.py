@@ -201,8 +201,10 @@ def test_results_are_the_same_again_and_in_any_order(few):
 
 def test_base_coefficients_are_where_the_correction_is_drawn_to(few):
     settings = PLAIN.model_copy(update={"ridge": 1e-4})
-    shape = (2, few.prepared.flux.shape[1])
+    shape = (6, few.prepared.flux.shape[1])
     base = 0.02 * torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    own = [0, 3]  # of the six terms these are in the degrees of the settings
+    base[[1, 2, 4, 5]] = 0.0
     drawn, free = (
         train_anchored(few, shipped_emulator(), settings, base=given, scored=only([0]))[0] for given in (base, None)
     )
@@ -216,7 +218,10 @@ def test_base_coefficients_are_where_the_correction_is_drawn_to(few):
         train_anchored(few, shipped_emulator(), loose, base=given, scored=only([0]))[0] for given in (base, None)
     )
     well = shown & few.prepared.good.all(dim=0)
-    torch.testing.assert_close(drawn.coefficients[:, well], free.coefficients[:, well], rtol=0, atol=2e-3)
+    torch.testing.assert_close(drawn.coefficients[own][:, well], free.coefficients[:, well], rtol=0, atol=2e-3)
+    base[1] = 0.01
+    held = train_anchored(few, shipped_emulator(), loose, base=base, scored=only([0]))[0]
+    torch.testing.assert_close(held.coefficients[1, well], base[1, well], rtol=0, atol=1e-6)
 
 
 def test_badly_modelled_bands_lose_their_say_by_the_share_that_is_asked_for(few):

@@ -240,7 +240,7 @@ def fit_anchors(
 
     variance = torch.full((synthetic.shape[1],), settings.floor**2).double()
     count = seen.sum(dim=0)
-    freedom = (count / (count - 0.8 * len(terms)).clamp_min(3.0)).double()
+    freedom = (count / (count - 0.8 * len(free)).clamp_min(3.0)).double()
     for _ in range(ROUNDS):
         weight = torch.where(seen, 1.0 / (noise + variance), 0.0)
         matrix = torch.einsum("st,su,sp->ptu", design, design, weight) + torch.diag(expected**-2)
