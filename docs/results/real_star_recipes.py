@@ -282,20 +282,27 @@ def pairwise(bench: Bench, settings: AnchorSettings, base: torch.Tensor | None =
     return Pairwise(one, two, errors, chi2, model)
 
 
+LINEAR = AnchorSettings(teff_degree=1)
 ANCHORED: dict[str, AnchorSettings] = {
-    "anchors: one factor a pixel": AnchorSettings(teff_degree=0),
-    "anchors: linear in Teff, nothing else": AnchorSettings(directions=0, gap_weight=0.0, prior=False),
-    "anchors: linear, isochrone prior": AnchorSettings(directions=0, gap_weight=0.0),
-    "anchors: linear, prior, gap in the floor": AnchorSettings(directions=0),
-    "anchors: linear, prior, 3 directions": AnchorSettings(gap_weight=0.0),
-    "anchors: linear, prior, gap, 1 direction": AnchorSettings(directions=1),
-    "anchors: linear, prior, gap, 3 directions": AnchorSettings(),
-    "anchors: linear, prior, gap, 5 directions": AnchorSettings(directions=5),
-    "anchors: the same as 3, no prior": AnchorSettings(prior=False),
-    "anchors: the same as 3, parabola in Teff": AnchorSettings(teff_degree=2),
-    "anchors: the same as 3, linear in [M/H] too": AnchorSettings(metallicity_degree=1),
+    "factor": AnchorSettings(),
+    "factor, no gap in the floor": AnchorSettings(gap_weight=0.0),
+    "factor, no directions": AnchorSettings(directions=0),
+    "factor, 5 directions": AnchorSettings(directions=5),
+    "factor, no prior": AnchorSettings(prior=False),
+    "linear in Teff": LINEAR,
+    "linear, no gap, no directions, no prior": LINEAR.model_copy(
+        update={"directions": 0, "gap_weight": 0.0, "prior": False}
+    ),
+    "linear, no gap, no directions": LINEAR.model_copy(update={"directions": 0, "gap_weight": 0.0}),
+    "linear, no directions": LINEAR.model_copy(update={"directions": 0}),
+    "linear, no gap": LINEAR.model_copy(update={"gap_weight": 0.0}),
+    "linear, 1 direction": LINEAR.model_copy(update={"directions": 1}),
+    "linear, 5 directions": LINEAR.model_copy(update={"directions": 5}),
+    "linear, no prior": LINEAR.model_copy(update={"prior": False}),
+    "parabola in Teff": AnchorSettings(teff_degree=2),
+    "linear in Teff and [M/H]": LINEAR.model_copy(update={"metallicity_degree": 1}),
 }
-"""Candidates; the shipped one is the seventh."""
+"""Candidates; unless it says otherwise with the isochrones' prior, the gap in the floor and three directions."""
 
 
 def score(predicted: Array, truth: Array) -> float:
@@ -324,7 +331,7 @@ def all_pairwise(bench: Bench, bases: dict[str, torch.Tensor], tell: Callable[[s
     """Return predictions of every candidate with anchors."""
     found = {}
     jobs: list[tuple[str, AnchorSettings, torch.Tensor | None]] = [(n, s, None) for n, s in ANCHORED.items()]
-    jobs += [(f"{name} + anchors", AnchorSettings(), base) for name, base in bases.items()]
+    jobs += [(f"{name} + anchors", LINEAR, base) for name, base in bases.items()]
     for name, settings, base in jobs:
         tell(name)
         found[name] = pairwise(bench, settings, base)

@@ -56,8 +56,8 @@ class AnchorSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    teff_degree: Annotated[int, Field(ge=0, le=3)] = 1
-    """Of the correction in Teff."""
+    teff_degree: Annotated[int, Field(ge=0, le=3)] = 0
+    """Of the correction in Teff; 0 is one factor a pixel, and the directions take up what changes."""
     metallicity_degree: Annotated[int, Field(ge=0, le=2)] = 0
     """Of the correction in [M/H]; 0 keeps the synthetic spectra's own change with metallicity."""
     ridge: Annotated[FiniteFloat, Field(gt=0)] = 0.2
@@ -127,7 +127,7 @@ def train_anchored(
     """Make a transfer from anchors, with its systematic error and its limit of chi-square cross-validated by star.
 
     1. At each pixel the ratio of an anchor's spectrum to the emulator's at its own labels (log g of the isochrone) is
-       a polynomial in Teff, by ridge regression with the weights of noise and of the scatter that it leaves.
+       a factor, or a polynomial in labels, by ridge regression with the weights of noise and of the scatter left.
     2. That scatter, with a share of the correction, is the floor; its principal components are the directions.
     3. Each star is left out in turn: what its labels are then off by is the systematic error (literature errors are
        in it), and its chi-square tells what is usual.
