@@ -4,6 +4,8 @@ import re
 import runpy
 from pathlib import Path
 
+from stargap.transfer.anchored import lamost_transfer
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -45,3 +47,13 @@ def test_the_validation_page_says_worse_where_it_is():
     assert not line("x", -0.5, 1.0, found, 1, "").biased
     few = compare([1.0, 2.0], [0.0, 0.0])
     assert line("x", 0.0, 0.1, few, 1, "").verdict == ""
+
+
+def test_the_model_card_is_of_the_model_that_ships_and_stands_in_package_and_docs():
+    card = (ROOT / "docs/model-lamost.md").read_text(encoding="utf-8")
+    assert card == (ROOT / "src/stargap/models/transfer-lamost.md").read_text(encoding="utf-8")
+    shipped = lamost_transfer().card
+    assert f"model {shipped.sha256[:16]}" in card
+    assert f"Emulator {shipped.emulator.sha256[:16]}" in card
+    page = (ROOT / "docs/results/real-stars.md").read_text(encoding="utf-8")
+    assert f"model {shipped.sha256[:16]}" in page

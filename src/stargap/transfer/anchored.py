@@ -16,40 +16,31 @@ from stargap.labels import M_H, TEFF
 from stargap.measure.labels import EmulatorModel
 from stargap.measure.optimise import gram, solve_small
 from stargap.measure.prior import DEGREES, LabelPrior
-from stargap.modelfile import Card, load_model, save_model
+from stargap.modelfile import load_model, save_model
 from stargap.pixels import STARGAP
 from stargap.spectra.prepare import Prepared
-from stargap.theory.payne import Emulator, EmulatorCard
+from stargap.theory.payne import Emulator
 from stargap.transfer.residual import SPLIT_SCALE, split_columns
+from stargap.transfer.transferfile import TransferCard, emulator_inside, fill
 
 __all__ = ["AnchoredCard", "AnchoredModel", "AnchoredTransfer", "lamost_transfer"]
 
 KIND, VERSION = "anchored-transfer", 1
-INNER = "emulator."
 CENTRE, SCALE = (3600.0, 0.0), (300.0, 0.3)
 """Of Teff (K) and [M/H] (dex) in the correction."""
 MOST_TERMS, MOST_DIRECTIONS = 20, 50
 
 
-class AnchoredCard(Card):
-    """Card of an anchored transfer."""
+class AnchoredCard(TransferCard):
+    """Card of an anchored transfer; its scores are cross-validated by star."""
 
-    emulator: EmulatorCard
-    pixel_grid: str
     terms: tuple[tuple[int, int], ...]
     """Exponents of scaled Teff and [M/H] in the correction."""
     directions: int
-    training_data: str
-    settings: dict[str, Any]
-    scores: dict[str, float]
-    """Cross-validated by star."""
-    simulated: bool
     logg_width: float
     m_h: float
     m_h_width: float
     """The label prior, in dex; widths as the fit uses them (`stargap.transfer.anchoring`)."""
-    alpha: float | None
-    seed: int
 
 
 class AnchoredTransfer(nn.Module):
@@ -211,9 +202,6 @@ class AnchoredTransfer(nn.Module):
             ModelError: damaged or foreign files, another pixel grid or label order, missing or extra tensors.
         """
         card, tensors = load_model(path, AnchoredCard, KIND, VERSION)
-        if card.pixel_grid != STARGAP.digest:
-            message = f"{path}: pixel_grid of the model is {card.pixel_grid!r}, this version has {STARGAP.digest!r}"
-            raise ModelError(message)
         exponents = [number for term in card.terms for number in term]
         sound = 0 < len(card.terms) <= MOST_TERMS and 0 <= card.directions <= MOST_DIRECTIONS
         if not (sound and all(0 <= number <= 4 for number in exponents)):
@@ -222,26 +210,12 @@ class AnchoredTransfer(nn.Module):
         if not (0 < card.logg_width < 9 and 0 < card.m_h_width < 9 and -9 < card.m_h < 9):
             message = f"{path}: the label prior in the card is impossible"
             raise ModelError(message)
-        inner = {name.removeprefix(INNER): value for name, value in tensors.items() if name.startswith(INNER)}
-        emulator = Emulator.assemble(path, card.emulator, inner)
+        emulator = emulator_inside(path, card, tensors)
         nothing = torch.zeros(DEGREES[0] + 1, DEGREES[1] + 1, dtype=torch.float64)
         prior = LabelPrior(nothing, card.logg_width, card.m_h, card.m_h_width)
         transfer = cls(emulator, prior, terms=card.terms, directions=card.directions, alpha=card.alpha)
-        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in transfer.state_dict().items()}
-        present = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-        if expected != present:
-            odd = sorted(str(item) for item in {*expected.items()} ^ {*present.items()})
-            message = f"{path}: tensors do not match the architecture: {odd[:4]}"
-            raise ModelError(message)
-        if not all(torch.isfinite(tensor).all() for name, tensor in tensors.items() if name != "limit"):
-            message = f"{path}: the model holds values that are not finite"
-            raise ModelError(message)
-        transfer.load_state_dict(tensors)
+        fill(path, transfer, tensors, infinite=("limit",))
         transfer.card = card
-        low, high = card.emulator.lower[3], card.emulator.upper[3]
-        if card.alpha is not None and not low <= card.alpha <= high:
-            message = f"{path}: [a/M] in the card is {card.alpha}, the emulator knows {low:g} to {high:g}"
-            raise ModelError(message)
         positive = (transfer.floor, transfer.scatter, transfer.limit)
         if not (all((tensor > 0).all() for tensor in positive) and (transfer.own >= 0).all()):
             message = f"{path}: the model holds floors, scatters, errors or a limit that are not positive"

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from stargap import __version__
 from stargap.errors import ModelError
-from stargap.labels import A_M, LOGG
+from stargap.labels import LOGG
 from stargap.measure.labels import EmulatorModel
-from stargap.modelfile import Card, load_model, save_model
+from stargap.modelfile import load_model, save_model
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.prepare import Prepared
-from stargap.theory.payne import Emulator, EmulatorCard
+from stargap.theory.payne import Emulator
+from stargap.transfer.transferfile import TransferCard, emulator_inside, fill
 
 __all__ = [
     "INTERPOLATION",
@@ -35,7 +36,6 @@ __all__ = [
 ]
 
 KIND, VERSION = "residual-transfer", 1
-INNER = "emulator."
 FREE = 3
 """Labels that the transfer depends on: teff, logg, m_h."""
 SPLIT = ("line_spread", "line_spread_slope", "velocity")
@@ -120,22 +120,12 @@ class LabelMap(nn.Module):
         return torch.einsum("rf,kfg,rg->rk", x, self.covariance, x).clamp_min(0).sqrt() * self.scale
 
 
-class ResidualCard(Card):
+class ResidualCard(TransferCard):
     """Card of a residual transfer."""
 
-    emulator: EmulatorCard
-    pixel_grid: str
     degree: int
     map_degree: int
     split: bool
-    training_data: str
-    settings: dict[str, Any]
-    scores: dict[str, float]
-    simulated: bool
-    """Trained on simulated stars: never used on real ones unless asked for."""
-    alpha: float | None
-    """[a/M] of all training stars, where it was held."""
-    seed: int
 
 
 class ResidualTransfer(nn.Module):
@@ -286,30 +276,13 @@ class ResidualTransfer(nn.Module):
             ModelError: damaged or foreign files, another pixel grid or label order, missing or extra tensors.
         """
         card, tensors = load_model(path, ResidualCard, KIND, VERSION)
-        if card.pixel_grid != STARGAP.digest:
-            message = f"{path}: pixel_grid of the model is {card.pixel_grid!r}, this version has {STARGAP.digest!r}"
-            raise ModelError(message)
         if not (0 <= card.degree <= 4 and 0 <= card.map_degree <= 3):
             message = f"{path}: degrees in the card are impossible ({card.degree}, {card.map_degree})"
             raise ModelError(message)
-        inner = {name.removeprefix(INNER): value for name, value in tensors.items() if name.startswith(INNER)}
-        emulator = Emulator.assemble(path, card.emulator, inner)
+        emulator = emulator_inside(path, card, tensors)
         transfer = cls(emulator, degree=card.degree, map_degree=card.map_degree, split=card.split, alpha=card.alpha)
-        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in transfer.state_dict().items()}
-        present = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-        if expected != present:
-            odd = sorted(str(item) for item in {*expected.items()} ^ {*present.items()})
-            message = f"{path}: tensors do not match the architecture: {odd[:4]}"
-            raise ModelError(message)
-        if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-            message = f"{path}: the model holds values that are not finite"
-            raise ModelError(message)
-        transfer.load_state_dict(tensors)
+        fill(path, transfer, tensors)
         transfer.card = card
-        low, high = card.emulator.lower[A_M], card.emulator.upper[A_M]
-        if card.alpha is not None and not low <= card.alpha <= high:
-            message = f"{path}: [a/M] in the card is {card.alpha}, the emulator knows {low:g} to {high:g}"
-            raise ModelError(message)
         positive = (transfer.floor, transfer.split_scale, transfer.label_map.scale)
         if not (all((tensor > 0).all() for tensor in positive) and transfer.sequence[4] >= 0):
             message = f"{path}: the model holds floors, scales or a width that are not positive"
