@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from make_emulator_stars import number, reflow, table
+from make_emulator_stars import SOURCES, number, reflow, table
 from numpy.typing import NDArray
 from real_star_data import (
     FORMATS_NOTE,
@@ -30,6 +30,7 @@ from real_star_recipes import (
     EMULATOR,
     NETWORK,
     SEED,
+    Base,
     Bench,
     Pairwise,
     all_pairwise,
@@ -167,7 +168,11 @@ def with_anchors(bench: Bench, work: Path) -> dict[str, Pairwise]:
         "residual transfer of real spectra": "residual",
     }
     stored = np.load(work / "bases.npz")
-    given = {title: torch.from_numpy(stored[name]) for title, name in bases.items()}
+    emulators = {"residual": EMULATOR}  # the others bring their own, which knows no CaH
+    given = {
+        title: Base(emulators.get(name, shipped_transfer().emulator), torch.from_numpy(stored[name]))
+        for title, name in bases.items()
+    }
     found = all_pairwise(bench, given, tell)
     torch.save(
         {
@@ -333,7 +338,9 @@ def model_card(bench: Bench, labels: Array, measured: dict[str, Any], templates:
         for k, (name, (title, digits)) in enumerate(LABELS.items())
     ]
     head = ["label", "median", "clipped", "slope", "rank", "baseline: clipped", "systematic error quoted"]
-    sources = sorted({row["ref"].split("/table")[0].split("/Table")[0] for row in bench.index})
+    sources = sorted(
+        name for ref, name in SOURCES.items() if any(row["ref"].startswith(ref + "/") for row in bench.index)
+    )
     return f"""# Model card: `transfer-lamost` (experimental)
 
 Written by `make results-real-stars`; the model by `make transfer-lamost`, in seconds, from
@@ -341,11 +348,10 @@ Written by `make results-real-stars`; the model by `make transfer-lamost`, in se
 is the default of `stargap measure` and `stargap run`. Call it experimental in print: it rests on
 {len(bench.rows)} clean stars, and changes when more are in.
 
-**What it is.** The Payne emulator of this package (MARCS and Turbospectrum spectra, R = 1800), times a factor at
-every pixel
-that is linear in Teff, with {len(transfer.directions)} learned directions, line spread and velocity as each
-spectrum's own numbers, an error
-floor at every pixel, and a prior on log g. How it was chosen, and everything else that was tried:
+**What it is.** The Payne emulator of this package (MARCS and Turbospectrum spectra, R = 1800), times one factor at
+every pixel, with {len(transfer.directions)} learned directions, line spread and velocity as each spectrum's own
+numbers,
+an error floor at every pixel, and a prior on log g. How it was chosen, and everything else that was tried:
 [results/real-stars.md](results/real-stars.md).
 
 **Trained on.** {len(bench.rows)} clean LAMOST LRS spectra (DR1 to DR10) of single M and late K dwarfs with
@@ -464,7 +470,8 @@ it. The score is what nested cross-validation chooses by, the lower the better: 
 {table(head, rows)}
 
 * *Chosen windows*: the 40 % of pixels where the emulator's fits of bright unlabelled stars are worst are left out.
-* *Transfer of simulated stars*: `transfer-simulated`, as it ships. *Fine-tuned*: its correction goes on with
+* *Transfer of simulated stars*: `transfer-simulated`, as it ships, with its own emulator, which knows no CaH.
+  *Fine-tuned*: its correction goes on with
   {COPIES} augmented copies of each of the {len(bench.unlabelled)} clean unlabelled spectra (noise, resolution,
   slopes of the flux,
   velocities, gaps), drawn to where it was. *Residual transfer*: `stargap train`'s default on the same spectra alone,
@@ -480,9 +487,8 @@ it. The score is what nested cross-validation chooses by, the lower the better: 
   that asks the transferred spectrum at an anchor's labels to match its observed spectrum is least squares here. A
   network
   with such a loss was not trained anew for every star left out.
-* The prior, the gap and the directions each count for more than the form in Teff: without any of the three the
-  anchors'
-  [M/H] has no order.
+* The prior, the gap and the directions count for more than the form in Teff: with none of the three the [M/H] of stars
+  left out has no order.
 * Unlabelled spectra did not help here: what is systematic in a star's spectrum looks the same whether its labels are
   known or not, and the labels that they are given on the way are the wrong ones."""
 
@@ -909,6 +915,7 @@ def noise(bench: Bench, lamost: Path) -> str:
                     paper,
                 ]
             )
+    right = sum(abs(float(row[4]) - 1) <= 0.2 for row in rows)
     head = [
         "S/N",
         "label",
@@ -927,7 +934,9 @@ The {len(names)} clean spectra with S/N above {BRIGHT:.0f} in r, white noise add
 alone, before
 LAMOST's noise factor of 1.5; medians over stars. "Within": stars whose median over the draws moves by less than
 the quoted
-error. The paper's repeats hold everything that changes between exposures, ours noise alone.
+error. The paper's repeats hold everything that changes between exposures, ours noise alone. Scatter and quoted
+error agree within
+20 % in {right} of {len(rows)} rows.
 
 {table(head, rows)}"""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -29,7 +30,7 @@ from stargap.spectra.native import native_batch
 from stargap.spectra.prepare import NativeBatch, Prepared, prepare
 from stargap.spectra.read import read_spectrum
 from stargap.theory.isochrones import shipped_isochrones
-from stargap.theory.payne import shipped_emulator
+from stargap.theory.payne import Emulator, shipped_emulator
 from stargap.theory.training_labels import draw_training_labels
 from stargap.transfer.anchor_files import read_anchor_stars
 from stargap.transfer.anchoring import AnchorSettings, AnchorStars, fit_anchors
@@ -48,7 +49,14 @@ COPIES, SEED = 40, 7
 NETWORK = 3000
 """Iterations of Cycle-StarNet: about 15 minutes of one core; the paper has 500,000."""
 EMULATOR = shipped_emulator()
-BOX = Parameters(EMULATOR.card.lower, EMULATOR.card.upper)
+
+
+def box_of(emulator: Emulator) -> Parameters:
+    """Return the labels and bounds of an emulator's fits."""
+    return Parameters(emulator.card.lower, emulator.card.upper)
+
+
+BOX = box_of(EMULATOR)
 SETTINGS = MeasureSettings()
 WORST = 0.4
 """Fraction of the pixels, those where unlabelled stars are worst fitted, that "chosen windows" leave out."""
@@ -133,7 +141,7 @@ def worst_pixels(bench: Bench) -> torch.Tensor:
 def through(transfer: Transfer, prepared: Prepared) -> tuple[Labels, torch.Tensor]:
     """Fit stars in both domains."""
     alpha = getattr(transfer, "alpha", None)
-    box = replace(BOX, fixed={} if alpha is None else {"a_m": alpha})
+    box = replace(box_of(transfer.emulator), fixed={} if alpha is None else {"a_m": alpha})
     fit = fit_domains(prepared, transfer, box).observed
     return fit.labels[:, :3].numpy(), fit.model
 
@@ -178,16 +186,15 @@ def residual_generator(bench: Bench, folder: Path) -> ResidualTransfer:
 def fine_tuned(bench: Bench) -> ResidualTransfer:
     """Go on with the transfer of simulated stars on the augmented unlabelled spectra, drawn to where it was."""
     spectra = augmented(bench)
-    before = shipped_transfer()
-    transfer = ResidualTransfer(EMULATOR, degree=before.degree, map_degree=before.map_degree)
-    transfer.load_state_dict({name: tensor.clone() for name, tensor in before.state_dict().items()})
+    before, transfer = shipped_transfer(), deepcopy(shipped_transfer())
     transfer.alpha = None
+    box = box_of(transfer.emulator)
     rows = np.arange(0, len(spectra), 2)
     for _ in range(2):
         sums = CorrectionSum(transfer)
         for first in range(0, len(rows), 256):
             star = spectra.prepared(rows[first : first + 256])
-            fit = fit_labels(star, transfer.model(star), EMULATOR, BOX, error_floor=transfer.floor, starts=1)
+            fit = fit_labels(star, transfer.model(star), transfer.emulator, box, error_floor=transfer.floor, starts=1)
             sums.add(fit.labels, star)
         drawn_to = torch.eye(sums.matrix.shape[1]).double() / 0.05**2
         solution = torch.linalg.solve(
@@ -232,6 +239,14 @@ def as_base(transfer: ResidualTransfer) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class Base:
+    """Another training's beginning: its emulator, and its correction's coefficients as `fit_anchors` takes them."""
+
+    emulator: Emulator
+    coefficients: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Pairwise:
     """Predictions with stars left out: ``one[i]`` of star i without i, ``two[i, j]`` of j without i and j."""
 
@@ -242,8 +257,10 @@ class Pairwise:
     model: torch.Tensor
 
 
-def pairwise(bench: Bench, settings: AnchorSettings, base: torch.Tensor | None = None) -> Pairwise:
+def pairwise(bench: Bench, settings: AnchorSettings, base: Base | None = None) -> Pairwise:
     """Leave out every star, and every two."""
+    emulator, begun = (EMULATOR, None) if base is None else (base.emulator, base.coefficients)
+    box = box_of(emulator)
     stars, rows = bench.stars, bench.rows
     count = len(rows)
     one, errors, chi2 = np.full((count, 3), np.nan), np.full((count, 3), np.nan), np.full(count, np.nan)
@@ -252,15 +269,15 @@ def pairwise(bench: Bench, settings: AnchorSettings, base: torch.Tensor | None =
     everything = np.arange(len(stars))
 
     def predicted(out: list[int]) -> tuple[Array, Array, Array, torch.Tensor]:
-        transfer = fit_anchors(stars[np.setdiff1d(everything, rows[out])], EMULATOR, settings, base)
-        fit = fit_domains(stars.prepared[torch.as_tensor(rows[out])], transfer, BOX, starts=1, slots=len(out)).observed
+        transfer = fit_anchors(stars[np.setdiff1d(everything, rows[out])], emulator, settings, begun)
+        fit = fit_domains(stars.prepared[torch.as_tensor(rows[out])], transfer, box, starts=1, slots=len(out)).observed
         return fit.labels[:, :3].numpy(), fit.errors[:, :3].numpy(), fit.chi2.numpy(), fit.model
 
     for i in range(count):
         labels, error, chi, best = predicted([i])
         one[i], errors[i], chi2[i], model[i] = labels[0], error[0], chi[0], best[0]
     for i, j in combinations(range(count), 2):
-        transfer = fit_anchors(stars[np.setdiff1d(everything, rows[[i, j]])], EMULATOR, settings, base)
+        transfer = fit_anchors(stars[np.setdiff1d(everything, rows[[i, j]])], emulator, settings, begun)
         star = stars.prepared[torch.as_tensor(rows[[i, j]])]
         begin = torch.as_tensor(
             np.pad(one[[i, j]], ((0, 0), (0, 1)))
@@ -269,8 +286,8 @@ def pairwise(bench: Bench, settings: AnchorSettings, base: torch.Tensor | None =
             fit_labels(
                 star,
                 transfer.model(star),
-                EMULATOR,
-                BOX,
+                emulator,
+                box,
                 error_floor=transfer.floor,
                 prior=transfer.prior,
                 start=begin,
@@ -327,10 +344,10 @@ def nested(found: dict[str, Pairwise], truth: Array) -> tuple[Array, list[str]]:
     return labels, chosen
 
 
-def all_pairwise(bench: Bench, bases: dict[str, torch.Tensor], tell: Callable[[str], object]) -> dict[str, Pairwise]:
+def all_pairwise(bench: Bench, bases: dict[str, Base], tell: Callable[[str], object]) -> dict[str, Pairwise]:
     """Return predictions of every candidate with anchors."""
     found = {}
-    jobs: list[tuple[str, AnchorSettings, torch.Tensor | None]] = [(n, s, None) for n, s in ANCHORED.items()]
+    jobs: list[tuple[str, AnchorSettings, Base | None]] = [(n, s, None) for n, s in ANCHORED.items()]
     jobs += [(f"{name} + anchors", LINEAR, base) for name, base in bases.items()]
     for name, settings, base in jobs:
         tell(name)
