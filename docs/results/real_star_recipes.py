@@ -352,4 +352,8 @@ def all_pairwise(bench: Bench, bases: dict[str, Base], tell: Callable[[str], obj
     for name, settings, base in jobs:
         tell(name)
         found[name] = pairwise(bench, settings, base)
+    star = bench.stars.prepared
+    masked = replace(bench.stars, prepared=replace(star, good=star.good & ~worst_pixels(bench)))
+    tell("chosen windows")
+    found["emulator, chosen windows + anchors"] = pairwise(replace(bench, stars=masked), AnchorSettings())
     return found
