@@ -271,7 +271,7 @@ def page(work: Path, stars: int, workers: int, seconds: float) -> str:
         stars=f"{stars:,}",
         spectra=f"{len(data.final):,}",
         minutes=f"{seconds / 60:.0f}",
-        workers=workers,
+        processes="1 process" if workers == 1 else f"{workers} processes",
         short="\n".join(f"* {text}" for text in in_short(data, of_paper, of_truth, again, sheets)),
         lines=table(header, [one.cells() for one in of_paper]),
         truth=table(header, [one.cells() for one in of_truth]),
