@@ -212,8 +212,8 @@ read it as +-30 %.
 {chr(10).join(lines)}
 
 "a spectrum" is wall time over spectra. The first label fit of a star takes two starts where they can disagree; a whole
-measurement fits twice (docs/decisions/003-velocity.md), and once more through a transfer; these stars are the emulator's
-own, which the transfer for LAMOST does not fit well. The scipy baseline starts at one point, with numerical
+measurement fits twice (docs/decisions/003-velocity.md), and once more through a transfer; these stars are the
+emulator's own, which the transfer for LAMOST does not fit well. The scipy baseline starts at one point, with numerical
 derivatives.
 """
         (Path(__file__).parents[1] / "docs/results/speed.md").write_text(text, encoding="utf-8")
