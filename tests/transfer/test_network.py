@@ -489,8 +489,8 @@ def test_save_and_load_are_the_identity(saved, tmp_path):
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name]), name
     flux = spectra(2, 2901)
-    with torch.no_grad():
-        assert torch.equal(loaded.observed_to_synthetic(flux), network.observed_to_synthetic(flux))
+    still = copy.deepcopy(network).eval().requires_grad_(False)  # elsewhere bits differ by processor
+    assert torch.equal(loaded.observed_to_synthetic(flux), still.observed_to_synthetic(flux))
     card = loaded.card
     assert (card.pixel_grid, card.wavelength) == (STARGAP.digest, (6000.0, 8900.0, 2901))
     assert (card.settings, card.stargap) == (network.settings, stargap.__version__)

@@ -121,7 +121,8 @@ def test_what_was_asked_before_is_not_computed_again(transfer, prepared, labels,
     assert not torch.equal(one_star[0], first[0][0])
     other = model(labels[rows], directions[rows] * 2, rows)
     torch.testing.assert_close(other[1], 2 * first[1], rtol=1e-4, atol=1e-6)
-    assert torch.equal(model(labels[rows][:, :], directions[rows][:, :1], rows)[1], first[1][:, :1])
+    alone = model(labels[rows], directions[rows][:, :1], rows)[1]  # fewer columns are another product: bits may differ
+    torch.testing.assert_close(alone, first[1][:, :1], rtol=1e-4, atol=1e-6)
 
 
 def test_one_star_with_two_sets_of_labels_in_one_call(transfer, prepared, labels, directions):
