@@ -25,16 +25,16 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import least_squares
 
 import stargap
-from stargap.measure.files import measure
-from stargap.measure.labels import EmulatorModel, Parameters, fit_labels
-from stargap.measure.velocity import emulator_templates, measure_velocity
+from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
+from stargap.measurement.files import measure
+from stargap.measurement.velocity import emulator_templates, measure_velocity
 from stargap.mock.files import write_lamost
 from stargap.mock.spectra import mock_stars
 from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.prepare import normalise, prepare, to_lattice
-from stargap.spectra.read import read_spectrum
+from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Spectrum
-from stargap.theory.payne import shipped_emulator
+from stargap.theory.emulator import shipped_emulator
 
 STARS = 1024
 BASELINE_STARS = 8

@@ -24,19 +24,19 @@ import torch
 from torch import nn
 from torch.nn.functional import pad, softplus
 
-from stargap.measure.domains import fit_domains
-from stargap.measure.labels import EmulatorModel, fit_labels
-from stargap.measure.star import parameters_for
+from stargap.fit.domains import fit_domains
+from stargap.fit.labels import EmulatorModel, fit_labels
+from stargap.measurement.star import parameters_for
 from stargap.mock.spectra import mock_labels, mock_stars
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.prepare import normalise, prepare, to_lattice
 from stargap.spectra.spectrum import Spectrum
-from stargap.theory.payne import shipped_emulator
-from stargap.transfer.losses import Batch, CycleTask, distance
-from stargap.transfer.network import CycleStarNet, NetworkSettings
-from stargap.transfer.reference import ReferenceTransfer
-from stargap.transfer.residual import ResidualTransfer
+from stargap.starnet.losses import Batch, CycleTask, distance
+from stargap.starnet.network import CycleStarNet, NetworkSettings
+from stargap.starnet.transfer import ReferenceTransfer
+from stargap.theory.emulator import shipped_emulator
+from stargap.transfer.residual.model import ResidualTransfer
 
 DIRECTIONS = 3
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "speed-transfer.md"

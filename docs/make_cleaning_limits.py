@@ -1,7 +1,7 @@
 """Print the limits of the cleaning from the mean spectra of Kesseli et al. (2017): FILE is kesseli2017_sdss_means.h5.
 
 python docs/make_cleaning_limits.py FILE prints the bands of every mean dwarf and the quiet ranges of
-src/stargap/catalogue/cleaning_rules.py; a test holds these against the file.
+src/stargap/survey/cleaning/rules.py; a test holds these against the file.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stargap.catalogue.cleaning import CAH1, REFERENCE, TIO5
-from stargap.catalogue.cleaning_bins import BIN, BIN_CENTRES, QUIET_BINS, bin_spectra
 from stargap.spectra.prepare import prepare, to_lattice
 from stargap.spectra.spectrum import Spectrum
-from stargap.transfer.spectra import TrainingSpectra
+from stargap.spectra.training import TrainingSpectra
+from stargap.survey.cleaning.bins import BIN, BIN_CENTRES, QUIET_BINS, bin_spectra
+from stargap.survey.cleaning.clean import CAH1, REFERENCE, TIO5
 
 MOST = 0.05
 """How far a quiet bin of a mean spectrum may be from the pseudo-continuum."""

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from stargap.catalogue.flag_columns import FLAG_COLUMNS
-from stargap.catalogue.schema import CATALOGUE, MEASURED, STARS, SURVEY, columns_table
+from stargap.flags import FLAG_COLUMNS
+from stargap.tables.columns import CATALOGUE, MEASURED, STARS, SURVEY, columns_table
 
 ABOUT = {
     "flags": "of a measurement; in tables of measurements, `flag_text` holds the sentences",
@@ -18,7 +18,7 @@ ABOUT = {
 
 def bits(column: str) -> str:
     """Return the section of one column of bits."""
-    rows = [f"| {flag.bit_length() - 1} | `{flag.name}` | {text} |" for flag, text in FLAG_COLUMNS[column].items()]
+    rows = [f"| {flag.bit_length() - 1} | `{flag.name}` | {flag.sentence} |" for flag in FLAG_COLUMNS[column]]
     return "\n".join([f"### `{column}`: {ABOUT[column]}", "", "| bit | name | meaning |", "|---|---|---|", *rows])
 
 
@@ -27,7 +27,7 @@ def page() -> str:
     flags = "\n\n".join(bits(column) for column in FLAG_COLUMNS)
     return f"""# Columns and flags
 
-Made by `python docs/make_columns.py` from `stargap.catalogue.schema` and `stargap.catalogue.flag_columns`.
+Made by `python docs/make_columns.py` from `stargap.tables.conform` and `stargap.flags`.
 
 ## Columns of `stargap measure`
 

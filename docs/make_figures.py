@@ -18,20 +18,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stargap.catalogue.precision import fit_precision
-from stargap.mock.population import PLAIN
-from stargap.mock.survey import SUBTYPES, simulate_survey
-from stargap.spectra.prepare import prepare, to_lattice
-from stargap.validation.figures.comparison import (
+from stargap.catalogue.repeat_scatter import repeat_scatter
+from stargap.figures.comparison import (
     apogee_figure,
     binaries_figure,
     differences_figure,
     literature_figure,
     velocity_figure,
 )
-from stargap.validation.figures.diagrams import active_figure, hr_figure, kiel_figure, methods_figure
-from stargap.validation.figures.precision import precision_figure
-from stargap.validation.figures.processing import processing_figure
-from stargap.validation.figures.survey import sky_figure, snr_figure, subtype_figure
+from stargap.figures.diagrams import active_figure, hr_figure, kiel_figure, methods_figure
+from stargap.figures.precision import precision_figure
+from stargap.figures.processing import processing_figure
+from stargap.figures.survey import sky_figure, snr_figure, subtype_figure
+from stargap.mock.population import PLAIN
+from stargap.mock.survey import SUBTYPES, simulate_survey
+from stargap.spectra.prepare import prepare, to_lattice
 
 Columns = dict[str, NDArray[Any]]
 
@@ -131,7 +132,7 @@ def figures(table: Columns) -> dict[str, Figure]:
         "04-velocity": velocity_figure(table["rv"], gaia_rv, title=TITLE),
         "05-processing": one_spectrum(),
         "09-kiel": kiel_figure(table["teff"], table["logg"], table["m_h"], title=TITLE),
-        "10-precision": precision_figure(table, fit_precision(table), title=TITLE),
+        "10-precision": precision_figure(repeat_scatter(table, fit_precision(table)), title=TITLE),
         "11-hr": hr_figure(*(table[name] for name in ("bp_rp", "m_g", "m_h", "g_mag", "distance")), title=TITLE),
         "12-active": active_figure(*(table[name] for name in ("bp_rp", "m_g", "m_h", "activity")), title=TITLE),
         "13-subtype": subtype_figure(table["spt"], table["subclass"], title=TITLE),

@@ -17,7 +17,7 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from numpy.typing import NDArray
 
-from stargap.theory.reference import PRESETS
+from stargap.theory.reference_labels import PRESETS
 
 RADIUS = 30 * u.arcsec
 """Sources within this are one star: some give positions of 2000 and others of 2016, and M dwarfs near the Sun move by

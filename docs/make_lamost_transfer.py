@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from stargap.transfer.settings import TrainSettings, find_emulator, run_anchoring
+from stargap.run.train import TrainSettings, find_emulator, run_anchoring
 
 MODELS = Path(__file__).resolve().parents[1] / "src" / "stargap" / "models"
 

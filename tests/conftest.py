@@ -1,10 +1,21 @@
-"""Fixtures shared by every test."""
+"""Fixtures shared by every test: simulated stars, one measured batch of them, and how two tables are compared."""
+
+from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from stargap.measurement.star import Columns, Fitted, measure_batch
+from stargap.mock.spectra import MockStars, mock_stars
+from stargap.settings import MeasureSettings
+from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.theory.emulator import Emulator, shipped_emulator
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,3 +35,82 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}: set STARGAP_SHARED_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Emulator:
+    return shipped_emulator()
+
+
+@pytest.fixture(scope="session")
+def simulate(emulator) -> Callable[..., MockStars]:
+    """Inactive stars unless told otherwise; arguments of `mock_stars`, and `snr` can be one number."""
+
+    def make(count: int, *, seed: int, snr: float | Sequence[float] | None = None, **options) -> MockStars:
+        options = {"active_fraction": 0.0} | options
+        level = None if snr is None else np.broadcast_to(np.asarray(snr, dtype=float), (count,))
+        return mock_stars(emulator, count, seed=seed, snr=level, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def spectra() -> Callable[[MockStars], list[Spectrum]]:
+    """The stars as a reader would give them."""
+
+    def make(stars: MockStars) -> list[Spectrum]:
+        facts = Facts(layout="arrays")
+        return [
+            Spectrum(stars.wavelength, flux, ivar, facts) for flux, ivar in zip(stars.flux, stars.ivar, strict=True)
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mixed(simulate) -> MockStars:
+    """128 stars of every quality, a fifth of them active, defects included."""
+    snr = np.random.default_rng(0).choice([3.0, 5.0, 10.0, 30.0, 100.0], 128)
+    return simulate(128, seed=21, snr=snr, active_fraction=0.2)
+
+
+@pytest.fixture(scope="session")
+def settings() -> MeasureSettings:
+    return MeasureSettings()
+
+
+@pytest.fixture(scope="session")
+def numbered(mixed, spectra) -> list[Spectrum]:
+    """The 128 mixed stars with facts that tell them apart."""
+    return [
+        replace(star, facts=Facts(layout="arrays", path=f"{row}.fits", obsid=1000 + row, designation=f"S{row}"))
+        for row, star in enumerate(spectra(mixed))
+    ]
+
+
+@pytest.fixture(scope="session")
+def batch(numbered, settings, emulator) -> tuple[Columns, Fitted]:
+    """What is measured of the 128 mixed stars."""
+    return measure_batch(numbered, settings, emulator)
+
+
+@pytest.fixture(scope="session")
+def whole(batch) -> Columns:
+    return batch[0]
+
+
+@pytest.fixture(scope="session")
+def differences() -> Callable[..., list[str]]:
+    """Names of the columns that are not the same bits (NaN equals NaN), ``spectrum_id`` left out."""
+
+    def compare(one: Columns, other: Columns, rows=slice(None), other_rows=slice(None)) -> list[str]:
+        assert one.keys() == other.keys()
+        odd = []
+        for name in one.keys() - {"spectrum_id"}:
+            left, right = one[name][rows], other[name][other_rows]
+            assert left.shape == right.shape
+            if not ((left == right) | ((left != left) & (right != right))).all():
+                odd.append(name)
+        return sorted(odd)
+
+    return compare

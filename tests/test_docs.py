@@ -4,7 +4,7 @@ import re
 import runpy
 from pathlib import Path
 
-from stargap.transfer.anchored import lamost_transfer
+from stargap.transfer.anchored.model import lamost_transfer
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,7 +15,7 @@ def test_columns_page_is_what_the_schema_says():
 
 
 def test_every_command_is_in_the_readme():
-    from stargap.cli import app
+    from stargap.cli.main import app
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = [name for name in app if not name.startswith("-")]
@@ -37,7 +37,7 @@ def test_the_validation_page_says_worse_where_it_is():
     """A verdict needs two standard errors, and a number that the paper lacks gets none."""
     import numpy as np
 
-    from stargap.validation.statistics import compare
+    from stargap.statistics import compare
 
     line = runpy.run_path(str(ROOT / "docs/results/make_validation.py"))["Line"]
     found = compare(np.random.default_rng(0).normal(0.5, 1.0, 2000), np.zeros(2000))

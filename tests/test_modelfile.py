@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 from stargap.errors import ModelError
 from stargap.labels import LABELS
 from stargap.modelfile import LARGEST_CARD, Card, load_model, save_model
-from stargap.theory.payne import Emulator, shipped_emulator
+from stargap.theory.emulator import Emulator, shipped_emulator
 
 few = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 many = settings(max_examples=150, derandomize=True, deadline=None, database=None)

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from stargap.errors import StargapError, UsageError
 from stargap.labels import LABELS
 from stargap.run.settings import SurveySettings
+from stargap.run.train import DataSettings, PriorSettings, TrainSettings
 from stargap.settings import MeasureSettings, example_toml, read_settings, read_settings_as
-from stargap.transfer.settings import DataSettings, PriorSettings, TrainSettings
 from stargap.validation.references import REFERENCES
 
 few = settings(max_examples=60, derandomize=True, deadline=None, database=None)

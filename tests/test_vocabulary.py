@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stargap.errors import ModelError, SpectrumError, StargapError, UsageError
-from stargap.flags import FLAG_TEXT, NULL_LABELS, Flag, flag_text
+from stargap.flags import FLAG_COLUMNS, NULL_LABELS, Flag
 from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF, UNITS, alpha_relation
 from stargap.pixels import (
     LATTICE,
@@ -31,39 +31,37 @@ few = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 
 
 def test_every_flag_has_its_own_bit_none_of_the_users_and_its_own_sentence():
-    assert set(FLAG_TEXT) == set(Flag)
-    assert len(set(FLAG_TEXT.values())) == len(Flag)
-    bits = [flag.value for flag in Flag.__members__.values()]
-    assert len(set(bits)) == len(bits)
-    for flag in Flag:
-        assert flag.value.bit_count() == 1, flag
-        assert flag.value < 1 << 24 or 1 << 32 <= flag.value < 1 << 63, flag
-    for flag, sentence in FLAG_TEXT.items():
-        assert len(sentence.split()) >= 3, flag
-        assert sentence == sentence.strip()
-        assert ";" not in sentence, "sentences are joined by it"
-        assert not sentence.endswith(".")
+    for kind in FLAG_COLUMNS.values():
+        members = list(kind.__members__.values())
+        assert len({flag.value for flag in members}) == len({flag.sentence for flag in members}) == len(members)
+        for flag in kind:
+            assert flag.value.bit_count() == 1, flag
+            assert flag.value < 1 << 24 or 1 << 32 <= flag.value < 1 << 63, flag
+            assert len(flag.sentence.split()) >= 2, flag
+            assert flag.sentence == flag.sentence.strip()
+            assert ";" not in flag.sentence, "sentences are joined by it"
+            assert not flag.sentence.endswith(".")
 
 
 @few
 @given(flags=st.sets(st.sampled_from(list(Flag))), users=st.sets(st.integers(24, 31)))
 def test_the_text_holds_the_sentences_of_the_bits_that_are_set_and_no_other(flags, users):
     bits = sum(flags) + sum(1 << bit for bit in users)
-    wanted = {FLAG_TEXT[flag] for flag in flags} | {f"user bit {bit}" for bit in users}
+    wanted = {flag.sentence for flag in flags} | {f"user bit {bit}" for bit in users}
     for number in (bits, np.int64(bits)):
-        text = flag_text(number)
+        text = Flag.describe(number)
         assert (set(text.split("; ")) if text else set()) == wanted
         assert len(text.split("; ")) == max(len(wanted), 1)
 
 
 def test_an_unknown_bit_is_named_by_its_number():
     free = next(bit for bit in (*range(24), *range(32, 63)) if not any(flag.value == 1 << bit for flag in Flag))
-    assert str(free) in flag_text(1 << free)
+    assert str(free) in Flag.describe(1 << free)
 
 
 def test_a_bit_that_is_not_the_users_is_not_called_theirs():
     free = next(bit for bit in (*range(24), *range(32, 63)) if not any(flag.value == 1 << bit for flag in Flag))
-    assert "user" not in flag_text(1 << free)
+    assert "user" not in Flag.describe(1 << free)
 
 
 def test_rows_without_labels_are_unread_unselected_or_have_too_few_pixels():

@@ -15,20 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stargap.catalogue.cleaning import Cleaning, clean
-from stargap.catalogue.cleaning_page import write_cleaning_page
-from stargap.catalogue.cleaning_rules import OF_SPECTRUM, clean_text
 from stargap.errors import SpectrumError
-from stargap.measure.velocity import emulator_templates, measure_velocity
+from stargap.figures.cleaning import cluster_figure
+from stargap.flags import Clean
+from stargap.measurement.velocity import emulator_templates, measure_velocity
 from stargap.mock.junk import JUNK
 from stargap.mock.population import PLAIN
 from stargap.mock.survey import simulate_survey
 from stargap.spectra.prepare import NativeBatch, prepare, to_lattice
-from stargap.spectra.read import read_spectrum
+from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Spectrum
-from stargap.theory.payne import shipped_emulator
-from stargap.transfer.spectra import TrainingSpectra
-from stargap.validation.figures.cleaning import cluster_figure
+from stargap.spectra.training import TrainingSpectra
+from stargap.survey.cleaning.clean import Cleaning, clean
+from stargap.survey.cleaning.page import write_cleaning_page
+from stargap.survey.cleaning.rules import OF_SPECTRUM
+from stargap.theory.emulator import shipped_emulator
 
 HERE = Path(__file__).parent
 LEAST_SNR = 5.0
@@ -109,7 +110,7 @@ def cluster_table(cleaning: Cleaning, kinds: list[str]) -> str:
         what = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in inside.most_common(6))
         lines.append(
             f"| {one.number} | {one.size} | {one.verdict} | {one.tio5:.3f} | {one.cah1:.3f} | {one.e_bands:.3f} | "
-            f"{one.quiet:.3f} | {clean_text(one.flags)} | {what} |"
+            f"{one.quiet:.3f} | {Clean.describe(one.flags)} | {what} |"
         )
     return "\n".join(lines)
 
@@ -121,7 +122,7 @@ def real_table(cleaning: Cleaning, spectra: list[Spectrum], rows: NDArray[np.int
         facts = spectra[row].facts
         snr = "-" if facts.snr_r is None else f"{facts.snr_r:.0f}"
         name = Path(facts.path).name
-        lines.append(f"| {name} | {facts.subclass} | {snr} | {clean_text(int(cleaning.flags[row])) or 'kept'} |")
+        lines.append(f"| {name} | {facts.subclass} | {snr} | {Clean.describe(int(cleaning.flags[row])) or 'kept'} |")
     return "\n".join(lines)
 
 

@@ -17,19 +17,18 @@ from numpy.typing import NDArray
 
 from stargap import __version__
 from stargap.errors import SpectrumError
-from stargap.flags import FLAG_TEXT, Flag
+from stargap.figures.fit import fit_figure
+from stargap.fit.labels import EmulatorModel, LabelFit, fit_labels
+from stargap.flags import Flag
 from stargap.labels import LABELS, LOGG, M_H
-from stargap.measure.labels import EmulatorModel, LabelFit, fit_labels
-from stargap.measure.star import Columns, Fitted, measure_batch, parameters_for
-from stargap.measure.velocity import COVERED, SMOOTHING, Templates, measure_velocity
+from stargap.measurement.star import Columns, Fitted, measure_batch, parameters_for
+from stargap.measurement.velocity import COVERED, SMOOTHING, Templates, measure_velocity
 from stargap.pixels import LATTICE, PAPER, STARGAP, PixelGrid, grid_for
 from stargap.settings import MeasureSettings
 from stargap.spectra.prepare import NativeBatch, Smoother, prepare, to_lattice
-from stargap.spectra.read import read_spectrum
+from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Spectrum
-from stargap.theory.payne import shipped_emulator
-from stargap.validation.figures.fit import fit_figure
-from stargap.validation.statistics import (
+from stargap.statistics import (
     Compared,
     clip,
     compare,
@@ -37,6 +36,7 @@ from stargap.validation.statistics import (
     leave_one_out_line,
     robust_scatter,
 )
+from stargap.theory.emulator import shipped_emulator
 
 Array = NDArray[np.float64]
 
@@ -458,8 +458,8 @@ def flags(cool: Cool) -> str:
     bits = np.asarray(cool.columns["flags"])
     both = cool.labelled & cool.clean
     rows = [
-        [text, str(int(has.sum())), str(int((has & cool.clean).sum())), str(int((has & both).sum()))]
-        for flag, text in FLAG_TEXT.items()
+        [flag.sentence, str(int(has.sum())), str(int((has & cool.clean).sum())), str(int((has & both).sum()))]
+        for flag in Flag
         if (has := cool.flagged(flag)).any()
     ]
     none = bits == 0
@@ -475,7 +475,9 @@ def draw(cool: Cool, folder: Path) -> str:
     parts = ["## The three worst clean stars\n\nLargest |Teff − literature|."]
     for place, row in enumerate(np.argsort(-np.abs(away), kind="stable")[:3], start=1):
         entry = cool.index[row]
-        fit_figure(cool.columns, cool.fitted, int(row)).savefig(folder / f"worst-{place}.png", dpi=80)
+        fit = cool.fitted
+        figure = fit_figure(cool.columns, int(row), native=fit.native, prepared=fit.prepared, model=fit.fit.model)
+        figure.savefig(folder / f"worst-{place}.png", dpi=80)
         source = next(name for ref, name in SOURCES.items() if entry["ref"].startswith(ref + "/"))
         text = "; ".join(
             f"{NAMES[n]} {number(cool.ours(n)[row], DIGITS[n])} (literature {number(cool.known(c)[row], DIGITS[n])})"

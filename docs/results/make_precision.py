@@ -15,7 +15,7 @@ from stargap.catalogue.precision import QUANTITIES, Precision, fit_precision, pu
 from stargap.mock.instrument import CHUNK
 from stargap.mock.population import PLAIN
 from stargap.mock.survey import simulate_survey
-from stargap.validation.statistics import robust_scatter
+from stargap.statistics import robust_scatter
 
 Columns = dict[str, NDArray[np.float64]]
 

@@ -47,16 +47,16 @@ from real_star_recipes import (
 
 import stargap
 from stargap import __version__
+from stargap.fit.labels import EmulatorModel, fit_labels
 from stargap.flags import Flag
-from stargap.measure.labels import EmulatorModel, fit_labels
-from stargap.measure.star import BATCH, measure_native
+from stargap.measurement.star import BATCH, measure_native
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.spectrum import Facts
-from stargap.transfer.anchored import lamost_transfer
-from stargap.transfer.anchoring import cross_validate
-from stargap.transfer.residual import shipped_transfer
-from stargap.validation.statistics import Compared, compare, leave_one_out_constant, leave_one_out_line
+from stargap.statistics import Compared, compare, leave_one_out_constant, leave_one_out_line
+from stargap.transfer.anchored.model import lamost_transfer
+from stargap.transfer.anchored.train import cross_validate
+from stargap.transfer.residual.model import shipped_transfer
 
 Array = NDArray[np.float64]
 LABELS = {"teff": ("Teff (K)", 0), "logg": ("log g (dex)", 2), "m_h": ("[M/H] (dex)", 2)}

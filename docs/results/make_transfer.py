@@ -21,18 +21,24 @@ import torch
 from numpy.typing import NDArray
 
 from stargap import __version__
-from stargap.measure.domains import Transfer, fit_domains
-from stargap.measure.labels import EmulatorModel, Parameters, fit_labels
+from stargap.checkpoints import load_best
+from stargap.figures.transfer import (
+    correction_figure,
+    losses_figure,
+    recovery_by_level_figure,
+    residual_figure,
+    split_figure,
+    tsne_figure,
+)
+from stargap.fit.domains import Transfer, fit_domains
+from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
 from stargap.mock.instrument import CHUNK, Truth, prepared_stars, training_spectra
 from stargap.mock.nature import interpolate_nature, leave_out_errors, nature_labels
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.prepare import Prepared, normalise
-from stargap.theory.grids import read_hdf5_grid
-from stargap.theory.payne import Emulator, Training, fit_emulator
-from stargap.theory.training_labels import draw_training_labels
-from stargap.transfer.checkpoints import load_best
-from stargap.transfer.diagnostics import (
+from stargap.spectra.training import TrainingSpectra, split_rows
+from stargap.starnet.diagnostics import (
     block_mask,
     cycle_table,
     leakage,
@@ -42,24 +48,18 @@ from stargap.transfer.diagnostics import (
     swap_effect,
     tsne,
 )
-from stargap.transfer.losses import CycleTask
-from stargap.transfer.matching import Anchors
-from stargap.transfer.network import CycleStarNet
-from stargap.transfer.pairs import PairedSource, SyntheticSpectra, split_rows
-from stargap.transfer.reference import ReferenceTransfer
-from stargap.transfer.residual import LabelMap, ResidualTransfer
-from stargap.transfer.rounds import ResidualSettings, fit_training, match_labels, train_residual
-from stargap.transfer.spectra import TrainingSpectra
-from stargap.transfer.training import TrainingSettings, train
-from stargap.validation.figures.transfer import (
-    correction_figure,
-    losses_figure,
-    recovery_by_level_figure,
-    residual_figure,
-    split_figure,
-    tsne_figure,
-)
-from stargap.validation.statistics import robust_scatter
+from stargap.starnet.losses import CycleTask
+from stargap.starnet.network import CycleStarNet
+from stargap.starnet.pairs import PairedSource, SyntheticSpectra
+from stargap.starnet.training import TrainingSettings, train
+from stargap.starnet.transfer import ReferenceTransfer
+from stargap.statistics import robust_scatter
+from stargap.theory.emulator import Emulator, Training, fit_emulator
+from stargap.theory.grids import read_hdf5_grid
+from stargap.theory.label_prior import draw_training_labels
+from stargap.transfer.residual.matching import Anchors
+from stargap.transfer.residual.model import LabelMap, ResidualTransfer
+from stargap.transfer.residual.train import ResidualSettings, fit_training, match_labels, train_residual
 
 LEVELS = {"mild": "marcs_ts_base", "hard": "marcs_ts_nocah"}
 MIXES = ("matched", "galactic")

@@ -15,20 +15,20 @@ import numpy as np
 import torch
 
 from stargap import __version__
-from stargap.catalogue.cleaning_rules import is_rejected
-from stargap.catalogue.cuts import FinalCut
+from stargap.figures.survey import subclass_numbers
+from stargap.flags import FinalCut
 from stargap.mock.survey_store import write_survey_store
 from stargap.mock.tables import APOGEE, LASPM, LITERATURE, PRIMARY_ERRORS, companion_tables, compared_tables
 from stargap.run.engine import run_survey
 from stargap.run.settings import SurveySettings
+from stargap.statistics import Compared, compare
+from stargap.survey.cleaning.rules import is_rejected
 from stargap.validation.binaries import run_binaries
-from stargap.validation.figures.survey import subclass_numbers
-from stargap.validation.report_data import RunData, read_run
-from stargap.validation.report_headlines import PAPER_REPEATS
-from stargap.validation.report_spectra import FittedSpectra, fit_again
-from stargap.validation.report_truth import DIGITS, QUANTITIES, errors_of, plain_stars, truth_sheets
+from stargap.validation.report.data import RunData, read_run
+from stargap.validation.report.headlines import PAPER_REPEATS
+from stargap.validation.report.spectra import FittedSpectra, fit_again
+from stargap.validation.report.truth import DIGITS, QUANTITIES, errors_of, plain_stars, truth_sheets
 from stargap.validation.sheets import Sheet, number
-from stargap.validation.statistics import Compared, compare
 
 SEED = 2024
 HERE = Path(__file__).parent

@@ -19,7 +19,7 @@ from stargap.errors import SpectrumError
 from stargap.mock.survey import simulate_survey
 from stargap.spectra.native import native_batch
 from stargap.spectra.prepare import NativeBatch, prepare
-from stargap.spectra.read import read_spectrum
+from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
 
 Array = NDArray[np.float64]

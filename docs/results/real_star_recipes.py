@@ -20,28 +20,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from make_lamost_transfer import anchor_rows, write_anchors
 
 from stargap.errors import SpectrumError
-from stargap.measure.domains import Transfer, fit_domains
-from stargap.measure.labels import EmulatorModel, Parameters, fit_labels
-from stargap.measure.prior import LabelPrior, fit_sequence
-from stargap.measure.star import BATCH, batch_velocity
+from stargap.fit.domains import Transfer, fit_domains
+from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
+from stargap.fit.prior import LabelPrior, fit_sequence
+from stargap.measurement.star import BATCH, batch_velocity
 from stargap.pixels import LATTICE
+from stargap.run.anchors import read_anchor_stars
+from stargap.run.train import DataSettings, PriorSettings, TrainSettings, find_spectra, run_training
 from stargap.settings import MeasureSettings
 from stargap.spectra.native import native_batch
 from stargap.spectra.prepare import NativeBatch, Prepared, prepare
-from stargap.spectra.read import read_spectrum
+from stargap.spectra.readers.read import read_spectrum
+from stargap.spectra.training import TrainingSpectra
+from stargap.starnet.network import CycleStarNet
+from stargap.starnet.training import TrainingSettings
+from stargap.starnet.transfer import ReferenceTransfer, fast_bfloat16
+from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.theory.isochrones import shipped_isochrones
-from stargap.theory.payne import Emulator, shipped_emulator
-from stargap.theory.training_labels import draw_training_labels
-from stargap.transfer.anchor_files import read_anchor_stars
-from stargap.transfer.anchoring import AnchorSettings, AnchorStars, fit_anchors
-from stargap.transfer.network import CycleStarNet
-from stargap.transfer.reference import ReferenceTransfer, fast_bfloat16
-from stargap.transfer.residual import ResidualTransfer, shipped_transfer
-from stargap.transfer.rounds import ResidualSettings, train_residual
-from stargap.transfer.settings import DataSettings, PriorSettings, TrainSettings, find_spectra, run_training
-from stargap.transfer.spectra import TrainingSpectra
-from stargap.transfer.sums import CorrectionSum
-from stargap.transfer.training import TrainingSettings
+from stargap.theory.label_prior import draw_training_labels
+from stargap.transfer.anchored.train import AnchorSettings, AnchorStars, fit_anchors
+from stargap.transfer.residual.model import ResidualTransfer, shipped_transfer
+from stargap.transfer.residual.sums import CorrectionSum
+from stargap.transfer.residual.train import ResidualSettings, train_residual
 
 Array = NDArray[np.float64]
 COPIES, SEED = 40, 7

@@ -1,5 +1,5 @@
 """``python -m stargap`` is the command line."""
 
-from stargap.cli import main
+from stargap.cli.main import main
 
 main()

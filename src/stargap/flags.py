@@ -1,88 +1,206 @@
-"""Bit flags of a measurement; the value of each is a sentence."""
+"""Bit flags of every table: each bit has a name and a sentence."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntFlag
+from typing import Final
 
-__all__ = ["FLAG_TEXT", "NULL_LABELS", "Flag", "flag_text"]
+__all__ = ["FLAG_COLUMNS", "NOTES", "NULL_LABELS", "USER_BITS", "AgeFlag", "BitFlag", "Clean", "Companion", "Cut",
+           "FinalCut", "Flag", "PrecisionFlag", "bit_text", "set_bits"]  # fmt: skip
 
-
-class Flag(IntFlag):
-    """Why a number is missing or should be used with care. Bits 24 to 31 are left to users; more of ours go beyond."""
-
-    UNREADABLE = 1 << 0
-    TOO_FEW_PIXELS = 1 << 1
-    MANY_BAD_PIXELS = 1 << 2
-    BAD_CONTINUUM = 1 << 3
-    LOW_SN = 1 << 4
-    SN_FROM_IVAR = 1 << 5
-    RV_EDGE = 1 << 6
-    RV_AMBIGUOUS = 1 << 7
-    RV_WEAK = 1 << 8
-    NOT_CONVERGED = 1 << 9
-    TEFF_AT_BOUND = 1 << 10
-    LOGG_AT_BOUND = 1 << 11
-    M_H_AT_BOUND = 1 << 12
-    A_M_AT_BOUND = 1 << 13
-    STARTS_DISAGREE = 1 << 14
-    BAD_FIT = 1 << 15
-    NO_SUBTYPE = 1 << 16
-    NO_HALPHA = 1 << 17
-    ACTIVE = 1 << 18
-    SPIKES_REMOVED = 1 << 19
-    POOR_FIT = 1 << 20
-    DOMAINS_DISAGREE = 1 << 21
-    OUTSIDE_TRAINING = 1 << 22
-    NOT_SELECTED = 1 << 23
-    UNLIKE_TRAINING = 1 << 32
+USER_BITS: Final = 24
+"""Bits from this one to 31 are left to users."""
 
 
-FLAG_TEXT: dict[Flag, str] = {
-    Flag.UNREADABLE: "the file could not be read",
-    Flag.TOO_FEW_PIXELS: "too few good pixels for labels, or for velocity too where that is null",
-    Flag.MANY_BAD_PIXELS: "more than 20 % of the fitted pixels are bad",
-    Flag.BAD_CONTINUUM: "the pseudo-continuum is not positive in places",
-    Flag.LOW_SN: "S/N below 5 in r or i",
-    Flag.SN_FROM_IVAR: "S/N computed from the inverse variance",
-    Flag.RV_EDGE: "the velocity is at the edge of the search",
-    Flag.RV_AMBIGUOUS: "another velocity fits nearly as well",
-    Flag.RV_WEAK: "no significant velocity signal",
-    Flag.NOT_CONVERGED: "the fit of velocity or labels did not converge",
-    Flag.TEFF_AT_BOUND: "Teff is at the edge of the model",
-    Flag.LOGG_AT_BOUND: "log g is at the edge of the model",
-    Flag.M_H_AT_BOUND: "[M/H] is at the edge of the model",
-    Flag.A_M_AT_BOUND: "[a/M] is at the edge of the model",
-    Flag.STARTS_DISAGREE: "fits from different starts disagree and fit about equally well",
-    Flag.BAD_FIT: "reduced chi-square above 50",
-    Flag.POOR_FIT: "reduced chi-square above 8: not an M dwarf that the model knows, or bad data",
-    Flag.NO_SUBTYPE: "pixels of TiO5 are missing, or its reference is below 3 sigma: no subtype",
-    Flag.NO_HALPHA: "pixels at H-alpha are missing, or its continuum is below 3 sigma: no equivalent width",
-    Flag.SPIKES_REMOVED: "isolated pixels far from their surroundings were given weight zero",
-    Flag.ACTIVE: "H-alpha in emission: labels are suspect",
-    Flag.DOMAINS_DISAGREE: "labels of the synthetic and the observed domain differ by more than a transfer explains",
-    Flag.OUTSIDE_TRAINING: "labels beyond those of the stars that the transfer was trained on",
-    Flag.UNLIKE_TRAINING: "the spectrum is unlike all that the model was made of: labels mean nothing",
-    Flag.NOT_SELECTED: "outside the sample and not measured: sample_flags say why",
-}
-
-USER_BITS = 24
-"""Bits from here to 31 are left to users."""
-
-NULL_LABELS = Flag.UNREADABLE | Flag.TOO_FEW_PIXELS | Flag.NOT_SELECTED
-"""Any of these bits means that the labels are null."""
-
-
-def flag_text(flags: int) -> str:
-    """Return the sentences of the bits that are set, joined by ``"; "``; unknown bits are named by number.
+class BitFlag(IntFlag):
+    """A set of bits, each defined by its value and the sentence that explains it.
 
     Example:
-        >>> flag_text(Flag.LOW_SN | Flag.ACTIVE)
+        >>> Flag.LOW_SN.sentence
+        'S/N below 5 in r or i'
+        >>> Flag.describe(Flag.LOW_SN | Flag.ACTIVE)
         'S/N below 5 in r or i; H-alpha in emission: labels are suspect'
-        >>> flag_text(0), flag_text(1 << 24)
+        >>> Flag.describe(0), Flag.describe(1 << 24)
         ('', 'user bit 24')
     """
-    parts = [sentence for flag, sentence in FLAG_TEXT.items() if flags & flag]
-    known = sum(FLAG_TEXT)
-    others = (bit for bit in range(63) if (int(flags) >> bit) & 1 and not (known >> bit) & 1)
-    parts += [f"{'user' if USER_BITS <= bit < 32 else 'unknown'} bit {bit}" for bit in others]
-    return "; ".join(parts)
+
+    sentence: str
+
+    def __new__(cls, value: int, sentence: str = "") -> BitFlag:
+        """Make a member from its bit and its sentence."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member
+
+    @classmethod
+    def describe(cls, bits: int) -> str:
+        """Return the sentences of the bits that are set, joined by ``"; "``; unknown bits are named by number."""
+        bits = int(bits)
+        known = [member for member in cls if bits & member]
+        others = set_bits(bits & ~sum(known))
+        return "; ".join([member.sentence for member in known] + [_unknown(bit) for bit in others])
+
+
+def set_bits(mask: int) -> list[int]:
+    """Return the numbers of the bits that are set; none where the mask is null (-9999).
+
+    Example:
+        >>> set_bits(5), set_bits(-9999)
+        ([0, 2], [])
+    """
+    return [bit for bit in range(mask.bit_length()) if mask >> bit & 1] if mask > 0 else []
+
+
+def _unknown(bit: int) -> str:
+    return f"{'user' if USER_BITS <= bit < 32 else 'unknown'} bit {bit}"
+
+
+class Flag(BitFlag):
+    """Why a number is missing or should be used with care. Bits 24 to 31 are left to users; more of ours go beyond."""
+
+    UNREADABLE = 1 << 0, "the file could not be read"
+    TOO_FEW_PIXELS = 1 << 1, "too few good pixels for labels, or for velocity too where that is null"
+    MANY_BAD_PIXELS = 1 << 2, "more than 20 % of the fitted pixels are bad"
+    BAD_CONTINUUM = 1 << 3, "the pseudo-continuum is not positive in places"
+    LOW_SN = 1 << 4, "S/N below 5 in r or i"
+    SN_FROM_IVAR = 1 << 5, "S/N computed from the inverse variance"
+    RV_EDGE = 1 << 6, "the velocity is at the edge of the search"
+    RV_AMBIGUOUS = 1 << 7, "another velocity fits nearly as well"
+    RV_WEAK = 1 << 8, "no significant velocity signal"
+    NOT_CONVERGED = 1 << 9, "the fit of velocity or labels did not converge"
+    TEFF_AT_BOUND = 1 << 10, "Teff is at the edge of the model"
+    LOGG_AT_BOUND = 1 << 11, "log g is at the edge of the model"
+    M_H_AT_BOUND = 1 << 12, "[M/H] is at the edge of the model"
+    A_M_AT_BOUND = 1 << 13, "[a/M] is at the edge of the model"
+    STARTS_DISAGREE = 1 << 14, "fits from different starts disagree and fit about equally well"
+    BAD_FIT = 1 << 15, "reduced chi-square above 50"
+    POOR_FIT = 1 << 20, "reduced chi-square above 8: not an M dwarf that the model knows, or bad data"
+    NO_SUBTYPE = 1 << 16, "pixels of TiO5 are missing, or its reference is below 3 sigma: no subtype"
+    NO_HALPHA = 1 << 17, "pixels at H-alpha are missing, or its continuum is below 3 sigma: no equivalent width"
+    SPIKES_REMOVED = 1 << 19, "isolated pixels far from their surroundings were given weight zero"
+    ACTIVE = 1 << 18, "H-alpha in emission: labels are suspect"
+    DOMAINS_DISAGREE = (
+        1 << 21,
+        ("labels of the synthetic and the observed domain differ by more than a transfer explains"),
+    )
+    OUTSIDE_TRAINING = 1 << 22, "labels beyond those of the stars that the transfer was trained on"
+    UNLIKE_TRAINING = 1 << 32, "the spectrum is unlike all that the model was made of: labels mean nothing"
+    NOT_SELECTED = 1 << 23, "outside the sample and not measured: sample_flags say why"
+
+
+class Cut(BitFlag):
+    """What the sample's cuts say of a spectrum; a cut that sets neither of its bits is passed."""
+
+    NOT_M_DWARF = 1 << 0, "not an M dwarf by the survey's class"
+    CLASS_UNKNOWN = 1 << 1, "the survey gives no class"
+    LOW_SN = 1 << 2, "S/N in r or i too low"
+    SN_UNKNOWN = 1 << 3, "S/N in r or i unknown"
+    BAD_FIBER = 1 << 4, "fibre not plugged, or a bad trace, flat or arc"
+    FIBER_UNKNOWN = 1 << 5, "state of the fibre unknown"
+    HIGH_RUWE = 1 << 6, "RUWE too high: possibly a binary"
+    RUWE_UNKNOWN = 1 << 7, "RUWE unknown"
+    M_G_OUTSIDE = 1 << 8, "absolute magnitude not that of an M dwarf"
+    M_G_UNKNOWN = 1 << 9, "absolute magnitude unknown: no parallax, or one of low S/N"
+    COLOUR_OUTSIDE = 1 << 10, "BP - RP not that of an M dwarf"
+    COLOUR_UNKNOWN = 1 << 11, "BP - RP unknown"
+    FIBER_WARNING = 1 << 12, "the fibre has a warning"
+    NO_GAIA = 1 << 13, "no Gaia source found"
+    BY_POSITION = 1 << 14, "joined with Gaia by position, not by identifier"
+    AMBIGUOUS = 1 << 15, "several Gaia sources within the search radius"
+
+
+class Clean(BitFlag):
+    """Why a spectrum was rejected, or should be looked at. Bits 24 to 31 are left to users."""
+
+    FEW_PIXELS = 1 << 0, "too few good pixels to be judged"
+    MISSING_ARM = 1 << 1, "no good pixels at one end: part of an arm is missing"
+    NO_SIGNAL = 1 << 2, "no signal above the noise"
+    ROUGH = 1 << 3, "sharp structure where M dwarfs have none: sky lines, a lamp or spikes"
+    OUTLIER = 1 << 4, "unlike every cluster by more than noise and the scatter of stars"
+    WEAK_BANDS = 1 << 5, "its cluster has no bands of TiO and CaH"
+    GIANT = 1 << 6, "its cluster has TiO without CaH: giants"
+    NOT_QUIET = 1 << 7, "its cluster has structure where M dwarfs have none"
+    BORDERLINE = 1 << 8, "its cluster is borderline"
+    OVERRULED_KEEP = 1 << 9, "its cluster was rejected by rule and kept by a person"
+    OVERRULED_REJECT = 1 << 10, "its cluster was rejected by a person"
+
+
+class FinalCut(BitFlag):
+    """What the cuts of the final catalogue say of a spectrum; the bits in `NOTES` remove nothing."""
+
+    NOT_IN_SAMPLE = 1 << 0, "not in the sample; sample_flags say why"
+    NOT_CLEAN = 1 << 1, "rejected by the cleaning; clean_flags say why"
+    NO_LABELS = 1 << 2, "RV, Teff, log g or [M/H] could not be measured; flags say why"
+    TOO_HOT = 1 << 3, "Teff too high for an M dwarf"
+    LOGG_AT_BOUND = 1 << 4, "log g is at the edge of the model"
+    RV_UNCERTAIN = 1 << 5, "the error of RV is an outlier"
+    TEFF_UNCERTAIN = 1 << 6, "the error of Teff is an outlier"
+    LOGG_UNCERTAIN = 1 << 7, "the error of log g is an outlier"
+    M_H_UNCERTAIN = 1 << 8, "the error of [M/H] is an outlier"
+    POOR_FIT = 1 << 9, "chi-square too large"
+    YOUNG = 1 << 10, "mean or median kinematic age too low for the isochrones of the label prior"
+    ERROR_UNKNOWN = 1 << 11, "an error of RV, Teff, log g or [M/H] is unknown, or the S/N is"
+    AGE_UNKNOWN = 1 << 12, "kinematic age unknown"
+    ACTIVE = 1 << 13, "H-alpha in emission: labels are suspect"
+
+
+class Companion(BitFlag):
+    """What other catalogues say of a star."""
+
+    VARIABLE = 1 << 0, "variable candidate in another catalogue"
+    BINARY = 1 << 1, "binary candidate in another catalogue"
+    AMBIGUOUS = 1 << 2, "several rows of another catalogue within the search radius"
+
+
+class AgeFlag(BitFlag):
+    """Why a star has no kinematic age, or should be used with care."""
+
+    NO_RV = 1 << 0, "no radial velocity"
+    NO_PARALLAX = 1 << 1, "no parallax"
+    LOW_PARALLAX_SNR = 1 << 2, "parallax below 5 of its errors, or its error unknown: no distance"
+    NO_PROPER_MOTION = 1 << 3, "no proper motion"
+    NO_POSITION = 1 << 4, "no position"
+    NO_ACTION = 1 << 5, "no vertical action: the star would leave the Galaxy"
+    ERROR_UNKNOWN = 1 << 6, "the error of the radial velocity or proper motion is unknown and was taken as 0"
+
+
+class PrecisionFlag(BitFlag):
+    """Why errors of a spectrum should be used with care."""
+
+    OUTSIDE_SNR = 1 << 0, "S/N outside that of the repeats: errors are extrapolated"
+    NO_SNR = 1 << 1, "no S/N, or not positive: no calibrated errors"
+    NOT_CALIBRATED = 1 << 2, "too few repeats in the survey, or none of other S/N: errors are those of the fit"
+
+
+NULL_LABELS: Final = Flag.UNREADABLE | Flag.TOO_FEW_PIXELS | Flag.NOT_SELECTED
+"""Any of these bits means that the labels are null."""
+NOTES: Final = FinalCut.ERROR_UNKNOWN | FinalCut.AGE_UNKNOWN | FinalCut.ACTIVE
+"""Bits of `FinalCut` that describe a spectrum and do not remove it."""
+
+FLAG_COLUMNS: Final[Mapping[str, type[BitFlag]]] = {
+    "flags": Flag,
+    "sample_flags": Cut,
+    "clean_flags": Clean,
+    "cuts": FinalCut,
+    "vb_flag": Companion,
+    "age_flags": AgeFlag,
+    "precision_flags": PrecisionFlag,
+}
+"""The columns that are bit masks, and the bits of each."""
+
+
+def bit_text(column: str, bit: int) -> tuple[str, str]:
+    """Return the name and the sentence of a bit of a column.
+
+    Example:
+        >>> bit_text("flags", 4)
+        ('low_sn', 'S/N below 5 in r or i')
+        >>> bit_text("cuts", 30)
+        ('bit_30', 'user bit 30')
+    """
+    for member in FLAG_COLUMNS[column]:
+        if member == 1 << bit:
+            return str(member.name).lower(), member.sentence
+    return f"bit_{bit}", _unknown(bit)

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from stargap.atomic import replacing
 from stargap.errors import ModelError
+from stargap.files import replacing
 
 __all__ = ["Card", "load_model", "save_model"]
 

@@ -9,11 +9,12 @@ import pytest
 from stargap.catalogue import build
 from stargap.catalogue.build import CatalogueSettings, build_catalogue
 from stargap.catalogue.companions import CompanionTable
-from stargap.catalogue.cuts import CutSettings, FinalCut
-from stargap.catalogue.schema import CATALOGUE, INT_NULL, STARS, SURVEY, Column, validate
-from stargap.catalogue.write import provenance_of, read_columns, write_table
+from stargap.catalogue.cuts import CutSettings
 from stargap.errors import UsageError
-from stargap.flags import Flag
+from stargap.flags import FinalCut, Flag
+from stargap.tables.columns import CATALOGUE, INT_NULL, STARS, SURVEY, Column
+from stargap.tables.conform import validate
+from stargap.tables.write import provenance_of, read_columns, write_table
 
 GAIA = 6917528997577384320
 

@@ -15,14 +15,14 @@ from astropy.io import ascii as text_tables
 from astropy.io import fits, votable
 from astropy.table import Table
 
-from stargap.catalogue import cds
 from stargap.catalogue.build import CatalogueSettings
-from stargap.catalogue.cds import write_fixed_width
-from stargap.catalogue.flag_columns import FLAG_COLUMNS
 from stargap.catalogue.publish import paper_table, write_catalogue
-from stargap.catalogue.schema import CATALOGUE, INT_NULL, PAPER, STARS, Column
-from stargap.catalogue.write import read_columns, write_table
 from stargap.errors import UsageError
+from stargap.flags import FLAG_COLUMNS
+from stargap.tables import cds
+from stargap.tables.cds import write_fixed_width
+from stargap.tables.columns import CATALOGUE, INT_NULL, PAPER, STARS, Column
+from stargap.tables.write import read_columns, write_table
 
 GAIA = 6917528997577384321
 FORMATS = ("fits", "fits.gz", "csv", "vot", "ecsv", "cds")
@@ -121,8 +121,8 @@ def test_the_readme_of_the_cds_describes_every_byte(tmp_path, monkeypatch, rows)
                 assert read.unit == units.Unit(column.unit)
     for column, bits in FLAG_COLUMNS.items():
         assert f"): {column} is the sum of 2^bit" in readme
-        for sentence in bits.values():
-            assert re.sub(r"\s+", " ", sentence) in re.sub(r"\s+", " ", readme)
+        for flag in bits:
+            assert re.sub(r"\s+", " ", flag.sentence) in re.sub(r"\s+", " ", readme)
 
 
 def test_fixed_width_of_awkward_numbers(tmp_path):

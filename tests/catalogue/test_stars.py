@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from stargap.catalogue import stars
-from stargap.catalogue.schema import CATALOGUE, INT_NULL, STARS, conform, validate
 from stargap.catalogue.stars import combine_spectra, combine_stars, star_numbers
-from stargap.catalogue.write import write_table
+from stargap.tables.columns import CATALOGUE, INT_NULL, STARS
+from stargap.tables.conform import conform, validate
+from stargap.tables.write import write_table
 
 LABELS = ("rv", "teff", "logg", "m_h")
 

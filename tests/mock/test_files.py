@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from stargap.errors import UsageError
 from stargap.mock.files import write_lamost
-from stargap.spectra.read import read_spectrum
+from stargap.spectra.readers.read import read_spectrum
 
 LAYOUTS = ("lamost-dr1", "lamost-image", "lamost-table")
 FACTS = {

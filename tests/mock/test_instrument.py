@@ -11,15 +11,15 @@ import torch
 
 from stargap.errors import UsageError
 from stargap.labels import TEFF
-from stargap.measure.halpha import measure_halpha
+from stargap.measurement.halpha import measure_halpha
 from stargap.mock import instrument
 from stargap.mock.instrument import Truth, observe, prepared_stars, simulate, training_spectra
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP, WINDOWS
-from stargap.spectra.content import snr_by_band
 from stargap.spectra.prepare import NativeBatch
-from stargap.theory.payne import shipped_emulator
-from stargap.transfer.spectra import TrainingSpectra
+from stargap.spectra.readers.content import snr_by_band
+from stargap.spectra.training import TrainingSpectra
+from stargap.theory.emulator import shipped_emulator
 
 SEED, COUNT = 4, 400
 WAVE = LATTICE.wavelength

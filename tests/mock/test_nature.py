@@ -15,10 +15,10 @@ from stargap.mock import nature
 from stargap.mock.nature import interpolate_nature, leave_out_errors, nature_labels, nature_logg
 from stargap.pixels import STARGAP
 from stargap.spectra.prepare import normalise
+from stargap.theory.emulator import shipped_emulator, targets
 from stargap.theory.grids import Grid, read_hdf5_grid
 from stargap.theory.isochrones import shipped_isochrones
-from stargap.theory.payne import shipped_emulator, targets
-from stargap.theory.reference import ReferenceDistribution, agreement, shipped_reference
+from stargap.theory.reference_labels import ReferenceDistribution, agreement, shipped_reference
 
 THIRD_OF_BARS = np.array([35.0, 0.08, 0.08]) / 3
 

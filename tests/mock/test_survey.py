@@ -15,7 +15,7 @@ from astropy.coordinates import SkyCoord
 from astropy.time import Time
 
 from stargap.errors import UsageError
-from stargap.measure.subtype import measure_indices
+from stargap.measurement.subtype import measure_indices
 from stargap.mock.instrument import CHUNK
 from stargap.mock.junk import FAULTS, JUNK, make_junk
 from stargap.mock.spectra import mock_wavelength
@@ -23,7 +23,7 @@ from stargap.mock.survey import LATE, METAL_POOR, simulate_survey
 from stargap.mock.survey_files import write_survey
 from stargap.pixels import LATTICE
 from stargap.spectra.prepare import to_lattice
-from stargap.spectra.read import read_spectrum
+from stargap.spectra.readers.read import read_spectrum
 
 
 @pytest.fixture(scope="module")

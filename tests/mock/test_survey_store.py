@@ -9,7 +9,7 @@ from stargap.errors import UsageError
 from stargap.mock.survey import simulate_survey
 from stargap.mock.survey_store import write_survey_store
 from stargap.spectra.native import native_batch
-from stargap.spectra.store import Store, verify
+from stargap.spectra.store.store import Store, verify
 
 
 def test_the_store_holds_the_spectra_of_the_survey_in_their_order(tmp_path):

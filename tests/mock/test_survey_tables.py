@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from stargap.catalogue.companions import Companion, find_companions
-from stargap.catalogue.tables import read_table
+from stargap.catalogue.companions import find_companions
+from stargap.flags import Companion
 from stargap.mock.instrument import CHUNK
 from stargap.mock.survey import simulate_survey
 from stargap.mock.survey_files import write_survey
@@ -24,6 +24,7 @@ from stargap.mock.tables import (
     compared_tables,
     tables_of,
 )
+from stargap.tables.read import read_table
 from stargap.validation.binaries import run_binaries
 from stargap.validation.matching import match_stars, our_columns, their_columns
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from stargap.catalogue.companions import Companion
+from stargap.flags import Companion
 from stargap.mock.tables import companion_tables
 from stargap.run.demo import headlines, run_demo
 from stargap.run.demo_headlines import BINS, QUANTITIES, UNITS

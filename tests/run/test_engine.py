@@ -25,7 +25,7 @@ from stargap.run.engine import run_survey, stage_states
 from stargap.run.folder import Run
 from stargap.run.stages import STAGES
 from stargap.settings import example_toml
-from stargap.spectra.store import verify
+from stargap.spectra.store.store import verify
 
 
 def checksum(folder):
@@ -352,7 +352,7 @@ def test_a_run_without_spectra_says_so(asked, tmp_path):
 
 SCRIPT = """
 import sys
-from stargap.cli import main
+from stargap.cli.main import main
 if __name__ == "__main__":
     main(["run", sys.argv[1], "--workers", "2"])
 """
@@ -398,7 +398,7 @@ def test_two_runs_of_one_folder_at_once(whole, asked, tmp_path):
 def test_ctrl_c_ends_in_one_line_and_130(asked, tmp_path):
     (tmp_path / "survey.toml").write_text(example_toml(asked(tmp_path / "run")))
     process = subprocess.Popen(
-        [sys.executable, "-m", "stargap.cli", "run", tmp_path / "survey.toml", "--workers", "1"],
+        [sys.executable, "-m", "stargap.cli.main", "run", tmp_path / "survey.toml", "--workers", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -16,7 +16,7 @@ from stargap.run.engine import run_survey, stage_states
 from stargap.run.folder import Run
 from stargap.run.settings import SurveySettings
 from stargap.settings import example_toml, read_settings_as
-from stargap.validation.report_settings import ReportSettings
+from stargap.validation.report.settings import ReportSettings
 
 COMPARED = "# Comparison with APOGEE\n\n## Ours - reference\n\n| quantity | stars |\n|---|---:|\n| Teff | 7 |\n"
 

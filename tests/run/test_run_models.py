@@ -11,7 +11,7 @@ from stargap.flags import Flag
 from stargap.run.engine import run_survey
 from stargap.run.models import emulator_settings, transfer_settings
 from stargap.run.settings import SurveySettings
-from stargap.transfer.anchored import lamost_transfer
+from stargap.transfer.anchored.model import lamost_transfer
 
 
 def test_the_default_is_the_transfer_for_lamost_with_its_own_emulator():

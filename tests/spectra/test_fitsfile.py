@@ -10,8 +10,8 @@ import pytest
 from astropy.io import fits
 
 from stargap.errors import SpectrumError
-from stargap.spectra.fitsfile import card, column_names, open_fits
-from stargap.spectra.read import read_spectrum
+from stargap.spectra.readers.fitsfile import card, column_names, open_fits
+from stargap.spectra.readers.read import read_spectrum
 
 
 def insert_card(raw: bytes, text: bytes, into: bytes = b"COMMENT ") -> bytes:

@@ -18,17 +18,17 @@ import numpy as np
 import pytest
 import torch
 
-from stargap.catalogue.schema import INT_NULL
 from stargap.errors import SpectrumError, UsageError
 from stargap.mock.files import write_lamost
-from stargap.spectra import ingest as room
-from stargap.spectra.ingest import Ingested, IngestSettings, file_inputs, ingest
 from stargap.spectra.inputs import find_spectra
-from stargap.spectra.lamost_files import catalogue_inputs, lamost_name, write_missing
 from stargap.spectra.native import native_batch
-from stargap.spectra.read import read_spectrum
-from stargap.spectra.shards import shard_folder
-from stargap.spectra.store import Store, verify
+from stargap.spectra.readers.read import read_spectrum
+from stargap.spectra.store import ingest as room
+from stargap.spectra.store.ingest import Ingested, IngestSettings, file_inputs, ingest
+from stargap.spectra.store.lamost_files import catalogue_inputs, lamost_name, write_missing
+from stargap.spectra.store.shards import shard_folder
+from stargap.spectra.store.store import Store, verify
+from stargap.tables.columns import INT_NULL
 
 WAVE = 10.0 ** (3.765 + 1e-4 * np.arange(2000))
 SMALL = IngestSettings(shard_rows=4)
@@ -343,7 +343,7 @@ def test_a_full_disk_is_an_error_in_words_and_the_run_goes_on_later(survey, tmp_
 
 SCRIPT = """
 import os, sys, time
-from stargap.spectra import ingest as room, shards
+from stargap.spectra.store import ingest as room, shards
 read = room.read_spectrum
 
 def die(*anything, **more):

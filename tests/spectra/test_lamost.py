@@ -13,7 +13,7 @@ from astropy.io import fits
 
 from stargap.errors import SpectrumError
 from stargap.mock.files import write_lamost
-from stargap.spectra.read import read_spectrum
+from stargap.spectra.readers.read import read_spectrum
 
 LAYOUTS = ("lamost-dr1", "lamost-image", "lamost-table")
 NO_CARD = b"NO_CARD "

@@ -16,7 +16,6 @@ from scipy.stats import norm
 from stargap.errors import SpectrumError
 from stargap.mock.spectra import mock_stars, mock_wavelength
 from stargap.pixels import LATTICE, PAPER, SPEED_OF_LIGHT, STARGAP
-from stargap.spectra.content import check_spectrum
 from stargap.spectra.prepare import (
     NativeBatch,
     Smoother,
@@ -26,8 +25,9 @@ from stargap.spectra.prepare import (
     smoother_for,
     to_lattice,
 )
+from stargap.spectra.readers.content import check_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
-from stargap.theory.payne import shipped_emulator
+from stargap.theory.emulator import shipped_emulator
 
 WAVE = LATTICE.wavelength
 GAP = np.diff(WAVE)

@@ -16,7 +16,7 @@ from astropy.io import fits
 
 from stargap.errors import SpectrumError
 from stargap.mock.files import write_lamost
-from stargap.spectra.read import read_spectrum
+from stargap.spectra.readers.read import read_spectrum
 
 LAYOUTS = ("lamost-dr1", "lamost-image", "lamost-table")
 GZIP_REASON = "gzip data are damaged or cut short"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stargap.errors import SpectrumError
-from stargap.spectra.read import read_spectrum
+from stargap.spectra.readers.read import read_spectrum
 
 LAYOUTS = ("lamost-dr1", "lamost-image", "lamost-table")
 EDIT = st.tuples(st.integers(0, 8000) | st.integers(0, 2**20), st.integers(1, 255))

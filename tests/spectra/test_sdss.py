@@ -9,8 +9,8 @@ import pytest
 from astropy.io import fits
 
 from stargap.errors import SpectrumError
-from stargap.spectra.read import read_spectrum
-from stargap.spectra.sdss import KILLING_BITS
+from stargap.spectra.readers.read import read_spectrum
+from stargap.spectra.readers.sdss import KILLING_BITS
 
 HEADER = {
     "PLATE": 4055, "MJD": 55359, "FIBERID": 44, "PLUG_RA": 233.3, "PLUG_DEC": 0.7,

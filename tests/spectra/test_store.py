@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from stargap.catalogue.schema import INT_NULL
 from stargap.errors import SpectrumError, UsageError
 from stargap.pixels import LATTICE
 from stargap.spectra.native import native_batch
 from stargap.spectra.prepare import NativeBatch
-from stargap.spectra.shards import (
+from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.spectra.store.shards import (
     Shard,
     ShardCard,
     index_schema,
@@ -28,8 +28,8 @@ from stargap.spectra.shards import (
     shard_folder,
     write_shard,
 )
-from stargap.spectra.spectrum import Facts, Spectrum
-from stargap.spectra.store import Store, finish, verify
+from stargap.spectra.store.store import Store, finish, verify
+from stargap.tables.columns import INT_NULL
 
 ROWS = 4
 FULL = Facts(

@@ -8,8 +8,8 @@ import torch
 
 from stargap.mock.instrument import prepared_stars
 from stargap.mock.nature import nature_labels, shipped_nature
-from stargap.theory.payne import shipped_emulator
-from stargap.transfer.anchoring import AnchorStars, train_anchored
+from stargap.theory.emulator import shipped_emulator
+from stargap.transfer.anchored.train import AnchorStars, train_anchored
 
 ANCHORS, OTHERS = 30, 50
 CLEAN = 8.0

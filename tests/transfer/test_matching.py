@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from stargap.transfer.matching import GAUGE, Anchors, LabelDensity, fit_density, fit_label_map
-from stargap.transfer.residual import FREE, LabelMap
+from stargap.transfer.residual.matching import GAUGE, Anchors, LabelDensity, fit_density, fit_label_map
+from stargap.transfer.residual.model import FREE, LabelMap
 
 COUNT = 1200
 NOISE = (0.05, 0.2, 0.1)

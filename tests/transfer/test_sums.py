@@ -5,12 +5,12 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 
-from stargap.measure.labels import EmulatorModel
+from stargap.fit.labels import EmulatorModel
 from stargap.mock.instrument import prepared_stars
 from stargap.mock.nature import nature_labels, shipped_nature
-from stargap.theory.payne import shipped_emulator
-from stargap.transfer.residual import INTERPOLATION, ResidualTransfer, features
-from stargap.transfer.sums import CorrectionSum, FloorSum
+from stargap.theory.emulator import shipped_emulator
+from stargap.transfer.residual.model import INTERPOLATION, ResidualTransfer, features
+from stargap.transfer.residual.sums import CorrectionSum, FloorSum
 
 PIXEL = 2104
 

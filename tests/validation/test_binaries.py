@@ -6,11 +6,11 @@ import io
 import numpy as np
 import pytest
 
-from stargap.catalogue.schema import CATALOGUE, Column
-from stargap.catalogue.write import write_table
-from stargap.cli import main
+from stargap.cli.main import main
 from stargap.errors import UsageError
 from stargap.settings import example_toml, read_settings_as
+from stargap.tables.columns import CATALOGUE, Column
+from stargap.tables.write import write_table
 from stargap.validation.binaries import BinarySettings, compare_binaries, run_binaries
 
 PLAIN = BinarySettings(resamples=50)
@@ -197,7 +197,7 @@ def test_command_takes_other_names_of_columns_and_other_cuts(tmp_path, capsys):
 
 
 def test_published_pairs_that_carry_their_primaries(shared_data):
-    from stargap.catalogue.tables import read_table
+    from stargap.tables.read import read_table
 
     table = read_table(shared_data / "labels" / "birky2020_binaries.csv.gz")
     ours = {"gaia_source_id": table["Mdwarf_Gaia_ID"], "m_h": table["Mdwarf_FEH"]}

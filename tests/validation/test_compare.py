@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from stargap.catalogue.schema import CATALOGUE, PAPER, Column
-from stargap.catalogue.write import write_table
 from stargap.errors import UsageError
 from stargap.settings import example_toml, read_settings_as
+from stargap.tables.columns import CATALOGUE, PAPER, Column
+from stargap.tables.write import write_table
 from stargap.validation.compare import compare_tables, read_matched, run_compare
 from stargap.validation.matching import CompareSettings, match_stars
 from stargap.validation.references import REFERENCES, reference_settings

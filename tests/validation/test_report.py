@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stargap.catalogue.columns import CATALOGUE, STARS
-from stargap.catalogue.flag_columns import bit_text, set_bits
-from stargap.catalogue.write import read_columns, write_parts
 from stargap.errors import UsageError
+from stargap.flags import bit_text, set_bits
 from stargap.run.folder import Run
 from stargap.run.stages import STAGES
-from stargap.validation import report
+from stargap.tables.columns import CATALOGUE, STARS
+from stargap.tables.write import read_columns, write_parts
 from stargap.validation.matching import CompareSettings
-from stargap.validation.report import write_report
-from stargap.validation.report_data import STAGE_ORDER, read_run, read_sheets
-from stargap.validation.report_explorer import choose_rows, write_points, write_rows, write_spectra
-from stargap.validation.report_headlines import headline_sheet
-from stargap.validation.report_spectra import FittedSpectra, fit_again
-from stargap.validation.report_truth import truth_sheets
+from stargap.validation.report import page as report
+from stargap.validation.report.data import STAGE_ORDER, read_run, read_sheets
+from stargap.validation.report.explorer import choose_rows, write_points, write_rows, write_spectra
+from stargap.validation.report.headlines import headline_sheet
+from stargap.validation.report.page import write_report
+from stargap.validation.report.spectra import FittedSpectra, fit_again
+from stargap.validation.report.truth import truth_sheets
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 
@@ -220,7 +220,7 @@ def test_figure_that_fails_says_so_and_others_stay(finished_run, tmp_path, monke
         message = "too <dark> today"
         raise RuntimeError(message)
 
-    monkeypatch.setattr("stargap.validation.figures.diagrams.kiel_figure", fail)
+    monkeypatch.setattr("stargap.figures.diagrams.kiel_figure", fail)
     text = Outline(write_report(finished_run, output=tmp_path, spectra=3).read_text()).text
     assert "drawing it failed: RuntimeError: too <dark> today" in text
     assert (tmp_path / "figures/11-hr.png").exists()

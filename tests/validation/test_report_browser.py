@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from chromium import Page
 
-from stargap.catalogue.columns import CATALOGUE, STARS
-from stargap.catalogue.write import read_columns, write_table
-from stargap.validation import report
-from stargap.validation.report import write_report
-from stargap.validation.report_explorer import choose_rows
-from stargap.validation.report_spectra import FittedSpectra, fit_again
+from stargap.tables.columns import CATALOGUE, STARS
+from stargap.tables.write import read_columns, write_table
+from stargap.validation.report import page as report
+from stargap.validation.report.explorer import choose_rows
+from stargap.validation.report.page import write_report
+from stargap.validation.report.spectra import FittedSpectra, fit_again
 
 MANY, SHOWN = 50_000, 2_000
 EXPLORER = "document.getElementById('explorer').dataset"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntFlag
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
@@ -15,9 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.catalogue.actions import vertical_action
-from stargap.catalogue.gaia import equal_columns, numbers
+from stargap.flags import AgeFlag
+from stargap.survey.gaia.join import equal_columns, numbers
 
-__all__ = ["AGE_FLAG_TEXT", "YOUNG", "AgeFlag", "AgeSummary", "Ages", "Calibration", "age_summary", "is_young",
+__all__ = ["YOUNG", "AgeSummary", "Ages", "Calibration", "age_summary", "is_young",
            "kinematic_ages", "zoomies_calibrations"]  # fmt: skip
 
 _Floats = NDArray[np.float64]
@@ -34,28 +34,6 @@ BLOCK = 20_000
 
 _MEASURED = ("parallax", "pmra", "pmdec", "rv")
 
-
-class AgeFlag(IntFlag):
-    """Why a star has no kinematic age, or should be used with care."""
-
-    NO_RV = 1 << 0
-    NO_PARALLAX = 1 << 1
-    LOW_PARALLAX_SNR = 1 << 2
-    NO_PROPER_MOTION = 1 << 3
-    NO_POSITION = 1 << 4
-    NO_ACTION = 1 << 5
-    ERROR_UNKNOWN = 1 << 6
-
-
-AGE_FLAG_TEXT: dict[AgeFlag, str] = {
-    AgeFlag.NO_RV: "no radial velocity",
-    AgeFlag.NO_PARALLAX: "no parallax",
-    AgeFlag.LOW_PARALLAX_SNR: "parallax below 5 of its errors, or its error unknown: no distance",
-    AgeFlag.NO_PROPER_MOTION: "no proper motion",
-    AgeFlag.NO_POSITION: "no position",
-    AgeFlag.NO_ACTION: "no vertical action: the star would leave the Galaxy",
-    AgeFlag.ERROR_UNKNOWN: "the error of the radial velocity or proper motion is unknown and was taken as 0",
-}
 
 _NULL = ~AgeFlag.ERROR_UNKNOWN
 

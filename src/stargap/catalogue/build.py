@@ -12,16 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from stargap import __version__
-from stargap.atomic import replacing
 from stargap.catalogue.companions import CompanionTable, find_companions
-from stargap.catalogue.crossmatch import match_ids
 from stargap.catalogue.cuts import CUT_COLUMNS, CutSettings, final_cuts
-from stargap.catalogue.gaia import equal_columns
-from stargap.catalogue.sample import Sample, counts_table
-from stargap.catalogue.schema import CATALOGUE, STARS, SURVEY
 from stargap.catalogue.stars import Combination, combine_stars, star_numbers
-from stargap.catalogue.write import provenance_of, read_columns, read_parts, write_parts
 from stargap.errors import UsageError
+from stargap.files import replacing
+from stargap.survey.gaia.join import equal_columns
+from stargap.survey.sample import Sample, counts_table
+from stargap.tables.columns import CATALOGUE, STARS, SURVEY
+from stargap.tables.crossmatch import match_ids
+from stargap.tables.write import provenance_of, read_columns, read_parts, write_parts
 
 __all__ = ["Built", "CatalogueSettings", "build_catalogue"]
 
@@ -99,7 +99,7 @@ def build_catalogue(
             or binaries cannot be used.
 
     Example:
-        >>> from stargap.catalogue.write import write_table
+        >>> from stargap.tables.write import write_table
         >>> folder = getfixture("tmp_path")
         >>> survey = {column.name: [None, None] for column in SURVEY}
         >>> survey |= {"spectrum_id": [0, 1], "in_sample": [True, False], "gaia_source_id": [7, 7]}

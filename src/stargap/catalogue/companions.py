@@ -5,41 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntFlag
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from stargap.catalogue.crossmatch import match_ids, match_sky, whole_ids
-from stargap.catalogue.gaia import equal_columns, numbers
-from stargap.catalogue.schema import INT_NULL
-from stargap.catalogue.tables import read_table
 from stargap.errors import UsageError
+from stargap.flags import Companion
+from stargap.survey.gaia.join import equal_columns, numbers
+from stargap.tables.columns import INT_NULL
+from stargap.tables.crossmatch import match_ids, match_sky, whole_ids
+from stargap.tables.read import read_table
 
-__all__ = ["COMPANION_TEXT", "Companion", "CompanionTable", "Companions", "companion_text", "find_companions",
+__all__ = ["CompanionTable", "Companions", "find_companions",
            "paper_vb_flag"]  # fmt: skip
 
 _Floats = NDArray[np.float64]
 
 _VIZIER = re.compile(r"(?:[IVXB]{1,4}|J)/\S+")
-
-
-class Companion(IntFlag):
-    """What other catalogues say of a star."""
-
-    VARIABLE = 1 << 0
-    BINARY = 1 << 1
-    AMBIGUOUS = 1 << 2
-
-
-COMPANION_TEXT: Final[dict[Companion, str]] = {
-    Companion.VARIABLE: "variable candidate in another catalogue",
-    Companion.BINARY: "binary candidate in another catalogue",
-    Companion.AMBIGUOUS: "several rows of another catalogue within the search radius",
-}
 
 
 class CompanionTable(BaseModel):
@@ -108,16 +93,6 @@ class Companions:
     notes: tuple[str, ...]
 
 
-def companion_text(flags: int) -> str:
-    """Return the sentences of the bits that are set, joined by ``"; "``.
-
-    Example:
-        >>> companion_text(3)
-        'variable candidate in another catalogue; binary candidate in another catalogue'
-    """
-    return "; ".join(sentence for bit, sentence in COMPANION_TEXT.items() if flags & bit)
-
-
 def paper_vb_flag(flags: ArrayLike) -> NDArray[np.int32]:
     """Return the paper's VBFlag ``(row,)`` of our bits: 1 variable, 2 binary, 0 neither; a variable binary is 1.
 
@@ -149,8 +124,8 @@ def find_companions(
         UsageError: a table cannot be read, lacks a column, or its identifiers are floats.
 
     Example:
-        >>> from stargap.catalogue.schema import Column
-        >>> from stargap.catalogue.write import write_table
+        >>> from stargap.tables.columns import Column
+        >>> from stargap.tables.write import write_table
         >>> file = getfixture("tmp_path") / "sb2.fits"
         >>> write_table({"source_id": [7, 9]}, file, schema=[Column("source_id", "int64")], provenance={})
         >>> sb2 = CompanionTable(table=str(file), means="binary", keys=("source_id",))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import IntFlag
 from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from stargap.catalogue.cleaning_rules import is_rejected
-from stargap.catalogue.gaia import equal_columns, numbers
-from stargap.catalogue.sample import CutCount, Sample
 from stargap.errors import UsageError
-from stargap.flags import Flag
+from stargap.flags import FinalCut, Flag
+from stargap.survey.cleaning.rules import is_rejected
+from stargap.survey.gaia.join import equal_columns, numbers
+from stargap.survey.sample import CutCount, Sample
 
-__all__ = ["CUT_COLUMNS", "FINAL_CUT_TEXT", "NOTES", "CutSettings", "FinalCut", "final_cut_text", "final_cuts"]
+__all__ = ["CUT_COLUMNS", "NOTES", "CutSettings", "final_cuts"]
 
 _Bools = NDArray[np.bool_]
 _Floats = NDArray[np.float64]
@@ -52,42 +51,6 @@ class CutSettings(BaseModel):
     """Spectra of stars whose mean or median kinematic age is lower are left out (Gyr; criterion 3)."""
 
 
-class FinalCut(IntFlag):
-    """What the cuts of the final catalogue say of a spectrum; the bits in `NOTES` remove nothing."""
-
-    NOT_IN_SAMPLE = 1 << 0
-    NOT_CLEAN = 1 << 1
-    NO_LABELS = 1 << 2
-    TOO_HOT = 1 << 3
-    LOGG_AT_BOUND = 1 << 4
-    RV_UNCERTAIN = 1 << 5
-    TEFF_UNCERTAIN = 1 << 6
-    LOGG_UNCERTAIN = 1 << 7
-    M_H_UNCERTAIN = 1 << 8
-    POOR_FIT = 1 << 9
-    YOUNG = 1 << 10
-    ERROR_UNKNOWN = 1 << 11
-    AGE_UNKNOWN = 1 << 12
-    ACTIVE = 1 << 13
-
-
-FINAL_CUT_TEXT: Final[dict[FinalCut, str]] = {
-    FinalCut.NOT_IN_SAMPLE: "not in the sample; sample_flags say why",
-    FinalCut.NOT_CLEAN: "rejected by the cleaning; clean_flags say why",
-    FinalCut.NO_LABELS: "RV, Teff, log g or [M/H] could not be measured; flags say why",
-    FinalCut.TOO_HOT: "Teff too high for an M dwarf",
-    FinalCut.LOGG_AT_BOUND: "log g is at the edge of the model",
-    FinalCut.RV_UNCERTAIN: "the error of RV is an outlier",
-    FinalCut.TEFF_UNCERTAIN: "the error of Teff is an outlier",
-    FinalCut.LOGG_UNCERTAIN: "the error of log g is an outlier",
-    FinalCut.M_H_UNCERTAIN: "the error of [M/H] is an outlier",
-    FinalCut.POOR_FIT: "chi-square too large",
-    FinalCut.YOUNG: "mean or median kinematic age too low for the isochrones of the label prior",
-    FinalCut.ERROR_UNKNOWN: "an error of RV, Teff, log g or [M/H] is unknown, or the S/N is",
-    FinalCut.AGE_UNKNOWN: "kinematic age unknown",
-    FinalCut.ACTIVE: "H-alpha in emission: labels are suspect",
-}
-
 NOTES: Final = FinalCut.ERROR_UNKNOWN | FinalCut.AGE_UNKNOWN | FinalCut.ACTIVE
 """Bits that say something of a spectrum and do not remove it."""
 
@@ -101,16 +64,6 @@ CUT_COLUMNS: Final = (
     *("chi2", "age_mean", "age_median", "age_median_msto"),
 )
 """The columns that the cuts look at."""
-
-
-def final_cut_text(flags: int) -> str:
-    """Return the sentences of the bits that are set, joined by ``"; "``.
-
-    Example:
-        >>> final_cut_text(FinalCut.TOO_HOT | FinalCut.ACTIVE)
-        'Teff too high for an M dwarf; H-alpha in emission: labels are suspect'
-    """
-    return "; ".join(sentence for cut, sentence in FINAL_CUT_TEXT.items() if flags & cut)
 
 
 def final_cuts(columns: Mapping[str, ArrayLike], settings: CutSettings | None = None) -> Sample:
@@ -127,7 +80,7 @@ def final_cuts(columns: Mapping[str, ArrayLike], settings: CutSettings | None = 
 
     Returns:
         columns spectrum_id, cuts (int64) and in_final_catalogue (bool), the count of each cut, and notes;
-        `print_counts` and `counts_table` of `stargap.catalogue.sample` show it.
+        `print_counts` and `counts_table` of `stargap.survey.sample` show it.
 
     Raises:
         UsageError: a column is missing, or lengths differ.
@@ -136,7 +89,7 @@ def final_cuts(columns: Mapping[str, ArrayLike], settings: CutSettings | None = 
         >>> spectra = {"spectrum_id": [0, 1], "in_sample": [True, True], "clean_flags": [0, 0], "flags": [0, 0],
         ...            "rv": [1.0, 2.0], "teff": [3500.0, 4400.0], "logg": [4.8, 4.8], "m_h": [0.0, 0.0]}
         >>> cuts = final_cuts(spectra)
-        >>> cuts.columns["in_final_catalogue"], final_cut_text(cuts.columns["cuts"][1] & ~NOTES)
+        >>> cuts.columns["in_final_catalogue"], FinalCut.describe(cuts.columns["cuts"][1] & ~NOTES)
         (array([ True, False]), 'Teff too high for an M dwarf')
         >>> [(count.name, count.left) for count in cuts.counts][:4]
         [('sample', 2), ('cleaning', 2), ('labels', 2), ('Teff', 1)]

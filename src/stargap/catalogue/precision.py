@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import IntFlag
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,13 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from stargap import __version__
-from stargap.catalogue.crossmatch import whole_ids
-from stargap.catalogue.gaia import equal_columns, numbers
 from stargap.catalogue.repeats import LEAST_PULL, MAD_ERROR, PIVOT, Bins, Repeats, fit_curve, fit_scale
-from stargap.catalogue.schema import INT_NULL
 from stargap.errors import UsageError
+from stargap.flags import PrecisionFlag
+from stargap.survey.gaia.join import equal_columns, numbers
+from stargap.tables.columns import INT_NULL
+from stargap.tables.crossmatch import whole_ids
 
-__all__ = ["PRECISION_FLAG_TEXT", "BinScatter", "ErrorModel", "Precision", "PrecisionFlag", "Systematic",
+__all__ = ["BinScatter", "ErrorModel", "Precision", "Systematic",
            "fit_precision", "published_errors", "systematic_error"]  # fmt: skip
 
 _Floats = NDArray[np.float64]
@@ -28,21 +28,6 @@ LEAST_REPEATS = 100
 """Repeats (spectra beyond the first of each star) below which no model is fitted."""
 IN_BIN = 50
 MOST_BINS = 12
-
-
-class PrecisionFlag(IntFlag):
-    """Why errors of a spectrum should be used with care."""
-
-    OUTSIDE_SNR = 1 << 0
-    NO_SNR = 1 << 1
-    NOT_CALIBRATED = 1 << 2
-
-
-PRECISION_FLAG_TEXT: dict[PrecisionFlag, str] = {
-    PrecisionFlag.OUTSIDE_SNR: "S/N outside that of the repeats: errors are extrapolated",
-    PrecisionFlag.NO_SNR: "no S/N, or not positive: no calibrated errors",
-    PrecisionFlag.NOT_CALIBRATED: "too few repeats in the survey, or none of other S/N: errors are those of the fit",
-}
 
 
 class _Frozen(BaseModel):

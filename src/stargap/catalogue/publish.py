@@ -10,14 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stargap.atomic import replacing
 from stargap.catalogue.build import CatalogueSettings
-from stargap.catalogue.cds import cds_readme, write_fixed_width
 from stargap.catalogue.companions import paper_vb_flag
-from stargap.catalogue.fitstable import ascii_text
-from stargap.catalogue.schema import CATALOGUE, INT_NULL, PAPER, STARS
-from stargap.catalogue.write import provenance_of, read_columns, write_table
 from stargap.errors import UsageError
+from stargap.files import replacing
+from stargap.tables.cds import cds_readme, write_fixed_width
+from stargap.tables.columns import CATALOGUE, INT_NULL, PAPER, STARS
+from stargap.tables.fits import ascii_text
+from stargap.tables.write import provenance_of, read_columns, write_table
 
 __all__ = ["Format", "paper_table", "write_catalogue"]
 
@@ -77,7 +77,7 @@ def write_catalogue(folder: str | Path, *, formats: Sequence[Format] = ("fits",)
         UsageError: the folder holds no catalogue, or a format is unknown.
 
     Example:
-        >>> from stargap.catalogue.write import write_parts
+        >>> from stargap.tables.write import write_parts
         >>> folder = getfixture("tmp_path")
         >>> write_parts([], folder / "spectra.parquet", schema=CATALOGUE, provenance={"creator": "stargap 0.1.0"})
         >>> write_parts([], folder / "stars.parquet", schema=STARS, provenance={"creator": "stargap 0.1.0"})

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stargap.catalogue.schema import CATALOGUE, INT_NULL, STARS
-from stargap.catalogue.write import read_columns
+from stargap.tables.columns import CATALOGUE, INT_NULL, STARS
+from stargap.tables.write import read_columns
 
 __all__ = ["Combination", "combine_spectra", "combine_stars", "star_numbers"]
 

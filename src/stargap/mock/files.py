@@ -13,9 +13,9 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
-from stargap.atomic import replacing
 from stargap.errors import UsageError
-from stargap.spectra.content import snr_by_band
+from stargap.files import replacing
+from stargap.spectra.readers.content import snr_by_band
 from stargap.spectra.spectrum import Facts
 
 __all__ = ["Layout", "write_lamost"]
@@ -101,7 +101,7 @@ def write_lamost(
         UsageError: an unknown layout, arrays of unequal lengths, or wavelengths that DR1's cards cannot give.
 
     Example:
-        >>> from stargap.spectra.read import read_spectrum
+        >>> from stargap.spectra.readers.read import read_spectrum
         >>> grid = 10 ** (3.5682 + 1e-4 * np.arange(3909))
         >>> path = getfixture("tmp_path") / "spec.fits.gz"
         >>> spectrum = read_spectrum(write_lamost(path, grid, grid, 1 / grid, obsid=7, subclass="dM2"))

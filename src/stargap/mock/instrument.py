@@ -12,14 +12,14 @@ from torch import Tensor
 
 from stargap.errors import UsageError
 from stargap.labels import TEFF
-from stargap.measure.halpha import HALPHA
+from stargap.measurement.halpha import HALPHA
 from stargap.mock.spectra import planck
 from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP, WINDOWS
 from stargap.spectra.prepare import NativeBatch, Prepared, blur, prepare, to_lattice
 from stargap.spectra.spectrum import Spectrum
-from stargap.theory.payne import Emulator
+from stargap.spectra.training import TrainingSpectra
+from stargap.theory.emulator import Emulator
 from stargap.theory.sampling import cubic
-from stargap.transfer.spectra import TrainingSpectra
 
 __all__ = ["Blend", "Truth", "observe", "prepared_stars", "simulate", "training_spectra"]
 

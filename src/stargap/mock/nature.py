@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from stargap.errors import UsageError
 from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF
+from stargap.theory.emulator import Emulator
 from stargap.theory.grids import Grid
-from stargap.theory.payne import Emulator
-from stargap.theory.training_labels import draw_training_labels
+from stargap.theory.label_prior import draw_training_labels
 
 __all__ = ["Mix", "interpolate_nature", "leave_out_errors", "nature_labels", "nature_logg", "shipped_nature"]
 

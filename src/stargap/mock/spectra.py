@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from stargap.labels import A_M, LOGG, M_H, TEFF, alpha_relation
-from stargap.measure.halpha import HALPHA, measure_halpha
+from stargap.measurement.halpha import HALPHA, measure_halpha
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.prepare import to_lattice
 from stargap.spectra.spectrum import Spectrum
-from stargap.theory.payne import Emulator
+from stargap.theory.emulator import Emulator
 from stargap.theory.sampling import cubic
 
 __all__ = ["MockStars", "mock_labels", "mock_stars", "mock_wavelength", "planck"]

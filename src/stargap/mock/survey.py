@@ -17,7 +17,7 @@ from stargap.mock.junk import JUNK, SOURCES, make_junk
 from stargap.mock.nature import Mix, nature_labels, shipped_nature
 from stargap.mock.population import Population, draw_kinds, draw_unresolved, young_orbits
 from stargap.pixels import LATTICE, SPEED_OF_LIGHT
-from stargap.spectra.content import snr_by_band
+from stargap.spectra.readers.content import snr_by_band
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.isochrones import shipped_isochrones
 

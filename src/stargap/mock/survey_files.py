@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from stargap import __version__
-from stargap.atomic import replacing
 from stargap.errors import UsageError
+from stargap.files import replacing
 from stargap.mock.files import write_lamost
 from stargap.mock.nature import Mix
 from stargap.mock.spectra import mock_wavelength

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from stargap.atomic import replacing
 from stargap.errors import UsageError
+from stargap.files import replacing
 from stargap.mock.nature import Mix
 from stargap.mock.survey import SurveyChunk, simulate_survey
 from stargap.mock.tables import TableFiles
 from stargap.spectra.native import concatenate, native_batch
 from stargap.spectra.prepare import NativeBatch
-from stargap.spectra.shards import SHARD_ROWS, Dtype, write_shard
 from stargap.spectra.spectrum import Facts
-from stargap.spectra.store import finish
+from stargap.spectra.store.shards import SHARD_ROWS, Dtype, write_shard
+from stargap.spectra.store.store import finish
 
 __all__ = ["write_survey_store"]
 
@@ -62,7 +62,7 @@ def write_survey_store(
         UsageError: no stars, or a folder that holds a store already.
 
     Example:
-        >>> from stargap.spectra.store import Store
+        >>> from stargap.spectra.store.store import Store
         >>> folder = write_survey_store(getfixture("tmp_path"), 2, seed=1, repeats=0.0)
         >>> len(Store.open(folder / "store")), sorted(path.name for path in folder.iterdir() if path.suffix != ".csv")
         (2, ['gaia.parquet', 'store', 'tables.json', 'truth.parquet'])

@@ -13,13 +13,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stargap.atomic import replacing
 from stargap.catalogue.companions import CompanionTable
+from stargap.files import replacing
 from stargap.mock.instrument import CHUNK
 from stargap.mock.survey import SurveyChunk
 from stargap.validation.matching import CompareSettings
 from stargap.validation.references import reference_settings
-from stargap.validation.report_settings import BinaryTables, ReportSettings, TableOfOthers
+from stargap.validation.report.settings import BinaryTables, ReportSettings, TableOfOthers
 
 __all__ = ["TABLES", "TableFiles", "companion_tables", "compared_tables", "reported_tables", "tables_of"]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from stargap.atomic import replacing
+from stargap.figures.recovery import recovery_figure
+from stargap.files import replacing
 from stargap.labels import LABELS
 from stargap.mock.survey_files import write_survey
 from stargap.mock.tables import companion_tables, reported_tables
@@ -17,7 +18,6 @@ from stargap.run.demo_headlines import Headline, headlines, joined, plain_rows
 from stargap.run.engine import StageState, run_survey
 from stargap.run.settings import SurveySettings
 from stargap.settings import example_toml
-from stargap.validation.figures.recovery import recovery_figure
 
 __all__ = ["Demo", "Headline", "headlines", "run_demo"]
 

@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stargap.catalogue.cleaning_rules import is_rejected
-from stargap.catalogue.companions import Companion
-from stargap.catalogue.crossmatch import match_ids
-from stargap.catalogue.cuts import FinalCut
 from stargap.catalogue.precision import Precision
-from stargap.catalogue.write import read_columns
+from stargap.flags import Companion, FinalCut
 from stargap.mock.tables import compared_tables
+from stargap.statistics import Statistics, robust_scatter, statistics
+from stargap.survey.cleaning.rules import is_rejected
+from stargap.tables.crossmatch import match_ids
+from stargap.tables.write import read_columns
 from stargap.validation.binaries import run_binaries
 from stargap.validation.compare import Agreement, run_compare
 from stargap.validation.matching import Quantity
-from stargap.validation.report_headlines import PAPER_OFFSETS, PAPER_REPEATS
-from stargap.validation.statistics import Statistics, robust_scatter, statistics
+from stargap.validation.report.headlines import PAPER_OFFSETS, PAPER_REPEATS
 
 __all__ = ["BINS", "QUANTITIES", "UNITS", "Headline", "headlines", "joined", "plain_rows"]
 

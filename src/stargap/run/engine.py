@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stargap import __version__
-from stargap.atomic import replacing
 from stargap.errors import StargapError, UsageError
-from stargap.processes import Workers, each_alone
+from stargap.files import replacing
 from stargap.run.folder import Run
 from stargap.run.receipts import Receipt, digest, read_receipt, write_receipt
 from stargap.run.report import check_report_files
 from stargap.run.settings import SurveySettings
 from stargap.run.stages import STAGES, Stage
 from stargap.settings import example_toml, read_settings_as
+from stargap.workers import Workers, each_alone
 
 __all__ = ["Outcome", "Progress", "StageState", "default_workers", "run_survey", "stage_states"]
 

@@ -12,20 +12,20 @@ from typing import Any
 from numpy.typing import NDArray
 
 from stargap import __version__
-from stargap.atomic import replacing
-from stargap.catalogue.tables import read_table
 from stargap.errors import UsageError
+from stargap.files import replacing
+from stargap.measurement.models import AnyTransfer, load_transfer
 from stargap.pixels import STARGAP
 from stargap.run.receipts import digest
 from stargap.run.settings import SurveySettings
-from stargap.spectra.ingest import file_inputs
 from stargap.spectra.inputs import find_spectra
-from stargap.spectra.lamost_files import catalogue_inputs
-from stargap.spectra.plan import extend_plan
-from stargap.spectra.shards import file_sha256
-from stargap.spectra.store import finish
-from stargap.theory.payne import Emulator
-from stargap.transfer.models import AnyTransfer, load_transfer
+from stargap.spectra.store.ingest import file_inputs
+from stargap.spectra.store.lamost_files import catalogue_inputs
+from stargap.spectra.store.plan import extend_plan
+from stargap.spectra.store.shards import file_sha256
+from stargap.spectra.store.store import finish
+from stargap.tables.read import read_table
+from stargap.theory.emulator import Emulator
 
 __all__ = ["Columns", "Made", "Run", "content_digest", "read_columns", "stamp", "write_columns"]
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from stargap.atomic import replacing
 from stargap.errors import ModelError
-from stargap.measure.labels import Parameters
+from stargap.files import replacing
+from stargap.fit.labels import Parameters
+from stargap.measurement.models import AnyTransfer, load_transfer
 from stargap.run.folder import Made, Run, content_digest, read_columns
 from stargap.run.settings import SurveySettings
-from stargap.theory.payne import Emulator, Training, fit_emulator, shipped_emulator
-from stargap.theory.training_labels import draw_training_labels
-from stargap.transfer.anchored import lamost_transfer
-from stargap.transfer.models import AnyTransfer, load_transfer
-from stargap.transfer.residual import ResidualTransfer, shipped_transfer
-from stargap.transfer.rounds import train_residual
-from stargap.transfer.spectra import TrainingSpectra
+from stargap.spectra.training import TrainingSpectra
+from stargap.theory.emulator import Emulator, Training, fit_emulator, shipped_emulator
+from stargap.theory.label_prior import draw_training_labels
+from stargap.transfer.anchored.model import lamost_transfer
+from stargap.transfer.residual.model import ResidualTransfer, shipped_transfer
+from stargap.transfer.residual.train import train_residual
 
 __all__ = [
     "after_transfer",

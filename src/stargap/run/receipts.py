@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stargap.atomic import replacing
-from stargap.spectra.shards import file_sha256
+from stargap.files import replacing
+from stargap.spectra.store.shards import file_sha256
 
 __all__ = ["Product", "Receipt", "digest", "read_receipt", "write_receipt"]
 

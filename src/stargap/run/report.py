@@ -6,8 +6,8 @@ from pathlib import Path
 
 from stargap.errors import UsageError
 from stargap.run.folder import Made, Run, content_digest
-from stargap.validation.report import report_files, write_report
-from stargap.validation.report_settings import ReportSettings
+from stargap.validation.report.page import report_files, write_report
+from stargap.validation.report.settings import ReportSettings
 
 __all__ = ["check_report_files", "make_report", "report_digests", "write_run_report"]
 

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stargap.catalogue.build import CatalogueSettings
-from stargap.catalogue.cleaning import CleaningSettings
-from stargap.catalogue.sample import SampleSettings
+from stargap.run.train import PriorSettings
 from stargap.settings import MeasureSettings
-from stargap.spectra.ingest import IngestSettings
-from stargap.transfer.rounds import ResidualSettings
-from stargap.transfer.settings import PriorSettings
-from stargap.validation.report_settings import ReportSettings
+from stargap.spectra.store.ingest import IngestSettings
+from stargap.survey.cleaning.clean import CleaningSettings
+from stargap.survey.sample import SampleSettings
+from stargap.transfer.residual.train import ResidualSettings
+from stargap.validation.report.settings import ReportSettings
 
 __all__ = ["EmulatorSettings", "InputSettings", "PublishSettings", "SurveySettings", "TransferSettings"]
 

@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stargap.catalogue.gaia import read_gaia
-from stargap.catalogue.sample import select
-from stargap.catalogue.schema import DOMAINS, MEASURED
-from stargap.catalogue.tables import read_table
-from stargap.catalogue.write import write_table
 from stargap.labels import LABELS
-from stargap.measure.star import BATCH, BatchVelocity, Fitted, batch_velocity, measure_native, unmeasured
+from stargap.measurement.star import BATCH, BatchVelocity, Fitted, batch_velocity, measure_native, unmeasured
 from stargap.run.folder import Columns, Made, Run, content_digest, read_columns, stamp, write_columns
 from stargap.run.receipts import digest
-from stargap.spectra.ingest import ingest_shard, rescue_shard
-from stargap.spectra.plan import plan_rows
 from stargap.spectra.prepare import prepare
-from stargap.spectra.shards import Shard
-from stargap.transfer.spectra import TrainingSpectra
+from stargap.spectra.store.ingest import ingest_shard, rescue_shard
+from stargap.spectra.store.plan import plan_rows
+from stargap.spectra.store.shards import Shard
+from stargap.spectra.training import TrainingSpectra
+from stargap.survey.gaia.join import read_gaia
+from stargap.survey.sample import select
+from stargap.tables.columns import DOMAINS, MEASURED
+from stargap.tables.read import read_table
+from stargap.tables.write import write_table
 
 __all__ = [
     "CUT_COUNTS",

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stargap.atomic import replacing
 from stargap.catalogue.ages import Ages, kinematic_ages
 from stargap.catalogue.build import build_catalogue
-from stargap.catalogue.cleaning import clean
-from stargap.catalogue.cleaning_page import overrule, write_cleaning_page
-from stargap.catalogue.cleaning_rules import is_rejected
 from stargap.catalogue.precision import fit_precision, published_errors
 from stargap.catalogue.publish import write_catalogue
-from stargap.catalogue.schema import CATALOGUE, INT_NULL, SURVEY
-from stargap.catalogue.tables import read_table
-from stargap.catalogue.write import read_columns as columns_of
-from stargap.catalogue.write import write_parts
+from stargap.files import replacing
 from stargap.run.folder import Columns, Made, Run, content_digest, read_columns, write_columns
-from stargap.transfer.spectra import TrainingSpectra
+from stargap.spectra.training import TrainingSpectra
+from stargap.survey.cleaning.clean import clean
+from stargap.survey.cleaning.page import overrule, write_cleaning_page
+from stargap.survey.cleaning.rules import is_rejected
+from stargap.tables.columns import CATALOGUE, INT_NULL, SURVEY
+from stargap.tables.read import read_table
+from stargap.tables.write import read_columns as columns_of
+from stargap.tables.write import write_parts
 
 __all__ = ["make_catalogue", "make_clean", "make_table", "overrule_digest"]
 

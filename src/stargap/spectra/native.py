@@ -9,8 +9,8 @@ import torch
 
 from stargap.errors import SpectrumError
 from stargap.pixels import LATTICE
-from stargap.spectra.content import facts_with_snr
 from stargap.spectra.prepare import NativeBatch, to_lattice
+from stargap.spectra.readers.content import facts_with_snr
 from stargap.spectra.spectrum import Facts, Spectrum
 
 __all__ = ["concatenate", "empty_batch", "native_batch"]

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from stargap.catalogue.crossmatch import match_ids, whole_ids
-from stargap.catalogue.sample import CutCount
-from stargap.catalogue.schema import INT_NULL
 from stargap.catalogue.stars import star_numbers
-from stargap.catalogue.tables import read_table
+from stargap.statistics import Compared, compare
+from stargap.survey.sample import CutCount
+from stargap.tables.columns import INT_NULL
+from stargap.tables.crossmatch import match_ids, whole_ids
+from stargap.tables.read import read_table
 from stargap.validation.matching import Rows, best_spectra, checked_columns, column_values, usable_rows
 from stargap.validation.sheets import Sheet, is_simulated, number, print_sheets, write_results
-from stargap.validation.statistics import Compared, compare
 
 if TYPE_CHECKING:
     from rich.console import Console

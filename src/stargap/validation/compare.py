@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stargap.catalogue.tables import read_table
+from stargap.statistics import Compared, Trend, compare, trend
+from stargap.tables.read import read_table
 from stargap.validation.matching import (
     CompareSettings,
     Matched,
@@ -22,7 +23,6 @@ from stargap.validation.matching import (
     their_columns,
 )
 from stargap.validation.sheets import Sheet, is_simulated, number, print_sheets, write_results
-from stargap.validation.statistics import Compared, Trend, compare, trend
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from stargap.catalogue.crossmatch import match_ids, match_sky, whole_ids
-from stargap.catalogue.gaia import numbers
-from stargap.catalogue.schema import INT_NULL
 from stargap.catalogue.stars import star_numbers
 from stargap.errors import UsageError
+from stargap.survey.gaia.join import numbers
+from stargap.tables.columns import INT_NULL
+from stargap.tables.crossmatch import match_ids, match_sky, whole_ids
 
 __all__ = ["QUANTITIES", "CompareSettings", "Matched", "Quantity", "Rows", "best_spectra", "checked_columns",
            "column_values", "match_stars", "our_columns", "their_columns", "usable_rows"]  # fmt: skip

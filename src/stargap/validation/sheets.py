@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stargap.atomic import replacing
+from stargap.files import replacing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,7 +111,7 @@ def is_simulated(path: str | Path) -> bool:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    from stargap.catalogue.write import provenance_of
+    from stargap.tables.write import provenance_of
 
     with path.open("rb") as file:
         head = file.read(8)
@@ -143,7 +143,7 @@ def _mix(text: str) -> bool:
 
 
 def _first_plan(path: Path) -> str:
-    from stargap.catalogue.tables import read_table
+    from stargap.tables.read import read_table
 
     plans = read_table(path, [], optional=["plan_id"]).get("plan_id")
     return "" if plans is None or not len(plans) else str(plans[0])

@@ -1,0 +1,312 @@
+"""The command line: parses, calls the Python functions of the same name, prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from stargap import __version__
+from stargap.cli import survey as cli_survey
+from stargap.cli import tables as cli_tables
+from stargap.console import bar, bars, console, sigterm_as_ctrl_c, workers_asked
+from stargap.errors import StargapError, UsageError
+
+__all__ = ["app", "main"]
+
+app = App(
+    name="stargap",
+    help="Velocities, labels, subtypes and activity of M dwarfs from low-resolution survey spectra.",
+    version=__version__,
+    suppress_keyboard_interrupt=False,
+)
+
+
+@app.command
+def measure(
+    paths: list[str],
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    plot: Path | None = None,
+    model: Path | None = None,
+    workers: int | None = None,
+    preset: Literal["stargap", "paper"] | None = None,
+    settings: Path | None = None,
+    zero_points: Path | None = None,
+    rows: int = 40,
+) -> None:
+    """Measure RV, Teff, log g, [M/H], subtype and H-alpha of spectra, one row each.
+
+    Reads LAMOST low-resolution files of every release and SDSS spec files, plain or gzip. A file that cannot be read
+    keeps its row and says why. Exits with 0 when every file has its row, with 2 when the request itself is wrong.
+
+    Parameters
+    ----------
+    paths
+        Files, folders, globs, or @list.txt with one path a line.
+    output
+        Table to write: .fits, .parquet, .csv, .vot or .ecsv.
+    plot
+        Folder for a picture of each fit.
+    model
+        A trained transfer (transfer.safetensors, see stargap train), a folder with emulator.safetensors and its card,
+        or the name of a model inside the package: transfer-lamost (the default, experimental), emulator (no transfer;
+        the default with --preset paper), or transfer-simulated (for simulated stars alone).
+    workers
+        Processes; all cores by default. Results are the same for any number.
+    preset
+        How spectra are prepared: our way, or the paper's choice by choice.
+    settings
+        TOML file with the fit's settings.
+    zero_points
+        CSV with plan_id, spectrograph, rv (km/s): velocities to subtract, by plate and spectrograph.
+    rows
+        How many rows of the table to print.
+    """
+    from stargap.measurement.files import measure as run
+    from stargap.measurement.inputs import find_spectra, read_zero_points
+    from stargap.settings import MeasureSettings, read_settings
+    from stargap.tables.print import print_table
+    from stargap.tables.write import check_output
+
+    chosen = MeasureSettings() if settings is None else read_settings(settings)
+    if preset is not None:
+        chosen = chosen.model_copy(update={"preset": preset})
+    if output is not None:
+        check_output(output)
+    offsets = None if zero_points is None else read_zero_points(zero_points)
+    found = find_spectra(paths)
+    with bar("measuring", len(found)) as advance:
+        table = run(
+            found,
+            settings=chosen,
+            model=model,
+            workers=workers_asked(workers),
+            plot=plot,
+            zero_points=offsets,
+            progress=advance,
+        )
+    print_table(table.columns, max_rows=rows, console=console())
+    if _of_simulated_stars(model):
+        print(f"the model {model} was trained on simulated stars: its labels of real stars mean nothing")
+    for reason, count in table.failures().items():
+        print(f"not read: {count} x {reason}")
+    if plot is not None:
+        print(f"pictures in {plot}")
+    if output is not None:
+        table.write(output)
+        print(f"wrote {output}: {len(table)} rows")
+
+
+@app.command
+def demo(
+    *,
+    stars: int = 2000,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("stargap-demo"),
+    seed: int = 1,
+    workers: int | None = None,
+) -> None:
+    """Simulate a survey as LAMOST files, run every stage on it, and print the paper, this run and the truth.
+
+    Parameters
+    ----------
+    stars
+        Targets of the survey; repeats and junk are among their spectra.
+    output
+        Folder for the survey and the run.
+    seed
+        Seed of the simulation.
+    workers
+        Processes; by default as many as there are cores and memory for.
+    """
+    from importlib.util import find_spec
+
+    from stargap.cli.survey import report_states
+    from stargap.run.demo import run_demo
+    from stargap.run.engine import default_workers
+
+    if stars < 1:
+        message = f"--stars is {stars}; it must be 1 or more"
+        raise UsageError(message)
+    count = default_workers() if workers is None else workers_asked(workers)
+    with sigterm_as_ctrl_c(), bars() as tell:
+        ages = find_spec("galpy") is not None
+        result = run_demo(output, stars=stars, seed=seed, ages=ages, workers=count, progress=tell)
+    report_states(result.states, result.settings)
+    screen = console()
+    screen.print()
+    screen.print(_headline_table(result.headlines))
+    print("found: of the true ones, how many are marked; pure: of the marked ones, how many are true. Tables of others")
+    print(
+        "(literature, APOGEE, wide binaries, marks) are simulated too, with offsets and gaps of their own: tables.json."
+    )
+    print("Simulated stars, of other physics than the models; the transfer inside the package was trained on such")
+    print("stars, not on these. This tests the machinery and its errors, and says nothing of accuracy on real stars")
+    print("(docs/results/real-stars.md); the paper's numbers are of real ones.")
+    print(f"overview  {result.folder / 'recovery.png'}")
+    print(f"cleaning  {result.settings.output / 'cleaning.html'}")
+    print(f"report    {result.report}")
+
+
+@app.command
+def emulator(
+    grid: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    plot: Path | None = None,
+    resolution: float = 1800.0,
+    seed: int = 0,
+) -> None:
+    """Train The Payne on a grid of synthetic spectra; `stargap measure --model FOLDER` then uses it.
+
+    Parameters
+    ----------
+    grid
+        HDF5 grid, or a folder of BT-Settl (.spec.7, .spec.fits) or PHOENIX-ACES HiRes files.
+    output
+        Folder for emulator.safetensors and its card.
+    plot
+        PNG of the validation errors over the parameter space.
+    resolution
+        Resolving power of the survey's spectra.
+    seed
+        Seed of the 8:2 split and the first weights.
+    """
+    from stargap.figures.emulator import emulator_figure
+    from stargap.files import replacing
+    from stargap.theory.emulator import Training, emulator_error, fit_emulator
+    from stargap.theory.grids import read_grid, read_hdf5_grid
+
+    settings = Training(resolution=resolution, seed=seed)
+    spectra = read_hdf5_grid(grid) if grid.is_file() else read_grid(grid, resolution=4 * resolution)
+    with bar("training", settings.steps) as advance:
+        trained, held_out = fit_emulator(spectra, settings, progress=lambda step, total, loss: advance(200))
+    output.mkdir(parents=True, exist_ok=True)
+    trained.save(output / "emulator.safetensors")
+    errors = trained.card.validation
+    print(
+        f"validation error (eq. 1): median {100 * errors['median']:.3f} %, 99 % below "
+        f"{100 * errors['percentile_99']:.2f} %, largest {100 * errors['largest']:.2f} %"
+    )
+    print(f"wrote {output / 'emulator.safetensors'}")
+    if plot is not None:
+        figure = emulator_figure(spectra.labels[held_out], emulator_error(trained, spectra, rows=held_out))
+        with replacing(plot) as file:
+            figure.savefig(file, format="png", dpi=120)
+        print(f"picture {plot}")
+
+
+@app.command
+def train(
+    settings: Path | None = None,
+    /,
+    *,
+    example: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Train a transfer between synthetic and observed spectra; `stargap measure --model` then uses it.
+
+    A few stars of known labels are enough for architecture = "anchored"; thousands of unlabelled spectra for "default".
+
+    Everything is said in one TOML file; stargap train --example prints one with every default and what it means. A
+    run that was stopped goes on when the same command is given again.
+
+    Parameters
+    ----------
+    settings
+        TOML file: architecture, spectra, label prior, sizes, output folder. Paths start at the working folder.
+    example
+        Print a settings file with all defaults, explained, and do nothing else.
+    """
+    with sigterm_as_ctrl_c():
+        try:
+            _train(settings, example)
+        except KeyboardInterrupt:
+            print("stargap: stopped; run the same command again to go on", file=sys.stderr)
+            sys.exit(130)
+
+
+def _train(path: Path | None, example: bool) -> None:
+    if not example and path is None:
+        message = "give a settings file, or --example to print one"
+        raise UsageError(message)
+
+    from stargap.run.train import TrainSettings, find_emulator, find_spectra, run_anchoring, run_training
+    from stargap.settings import example_toml, read_settings_as
+
+    if path is None:
+        print(example_toml(TrainSettings()), end="")
+        return
+    chosen = read_settings_as(TrainSettings, path)
+    emulator = find_emulator(chosen)
+    if chosen.architecture == "anchored":
+        with bars() as tell:
+            told = run_anchoring(chosen, emulator, progress=tell)
+        print(f"trained in {told.seconds:.0f} s; each star left out in turn, ours - literature:")
+    else:
+        with bars() as tell:
+            spectra = find_spectra(chosen, progress=tell)
+        told = run_training(chosen, emulator, spectra, progress=sys.stderr.isatty())
+        if told.path is None:
+            raise KeyboardInterrupt
+        simulated = ", simulated: for simulated stars alone" if chosen.data.simulated is not None else ""
+        print(f"trained on {len(spectra)} spectra{simulated}; {told.seconds:.0f} s")
+    for name, value in told.scores.items():
+        print(f"  {name:<32} {value:.5g}")
+    print(f"wrote {told.path}")
+    if chosen.architecture != "reference":
+        print(f"use: stargap measure SPECTRA --model {told.path}")
+    else:
+        print("use: stargap.starnet.transfer.ReferenceTransfer(CycleStarNet.load(path), emulator), in Python")
+
+
+def _of_simulated_stars(model: Path | None) -> bool:
+    """Say whether a model, which has been read without complaint, was trained on simulated stars."""
+    if model is None or model.suffix != ".safetensors":
+        return str(model) == "transfer-simulated"
+    return bool(json.loads(model.with_suffix(".json").read_bytes())["simulated"])
+
+
+def _headline_table(rows: list[Any]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for title in ("simulated survey", "paper", "this run", "minus the truth"):
+        table.add_column(title, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, (row.quantity, row.paper, row.run, row.truth)))
+    return table
+
+
+for commands in (cli_survey, cli_tables):
+    commands.add_commands(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors of use print one line and exit with 2, Ctrl-C with 130, a broken pipe with 141."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except (StargapError, CycloptsError) as error:
+        text = " ".join(str(error).split())
+        print(f"stargap: {text}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stargap: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        print(f"stargap: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

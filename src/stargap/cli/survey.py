@@ -1,0 +1,297 @@
+"""Commands of a survey run, as thin as those of `stargap.cli.main`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from stargap.console import bars, console, sigterm_as_ctrl_c, workers_asked
+from stargap.errors import UsageError
+
+if TYPE_CHECKING:
+    from stargap.run.engine import StageState
+    from stargap.run.settings import SurveySettings
+
+__all__ = ["add_commands", "read_survey", "report_states"]
+
+FAILED = 3
+"""Exit code of a run of which some pieces failed."""
+
+
+def add_commands(app: App) -> None:
+    """Add the commands of this module to the command line."""
+    for command in (run, stage, settings, mock, missing):
+        app.command(command)
+
+
+def run(
+    survey: Path,
+    /,
+    *,
+    until: str | None = None,
+    since: Annotated[str | None, Parameter(name="--from")] = None,
+    shard: str | None = None,
+    gather: Annotated[bool, Parameter(negative="")] = False,
+    workers: int | None = None,
+    dask: str | None = None,
+    timeout: float = 60.0,
+    status: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Do every stage of a survey run that is not done: from spectra on disk to a catalogue and its report.
+
+    Stages: ingest, sample, emulator, velocity, prepare, clean, labels, transfer, measure, table, catalogue, report. A
+    run that was stopped, by Ctrl-C, a signal or a power cut, goes on when the same command is given again, with the
+    same result. Exits with 0 when all is done, 3 when some pieces failed twice (their stage says why), 2 when the
+    request is wrong.
+
+    Parameters
+    ----------
+    survey
+        TOML file with the settings; stargap settings --write makes one.
+    until
+        The last stage to do.
+    since
+        The first stage to do; it and those after it are made again.
+    shard
+        i/N: only every N-th shard, from the i-th on (1 to N), for job arrays on a cluster; then --gather.
+    gather
+        Only the stages that need every shard: the clusters, a training, the table.
+    workers
+        Processes; by default as many as there are cores and memory for. Results are the same for any number.
+    dask
+        Let the workers of this Dask scheduler do the shards (tcp://host:port), or those of a new local cluster (local).
+    timeout
+        Minutes after which a shard's process is taken to hang; it is ended and the shard tried once more.
+    status
+        Print how far each stage is, and do nothing.
+    """
+    from stargap.run.engine import default_workers, run_survey, stage_states
+    from stargap.run.folder import Run
+
+    chosen = read_survey(survey)
+    if status:
+        report_states(stage_states(Run(chosen.output.absolute(), chosen.absolute())), chosen)
+        return
+    count = default_workers() if workers is None else workers_asked(workers)
+    with sigterm_as_ctrl_c(), ExitStack() as stack:
+        client = None if dask is None else stack.enter_context(_client(dask, count))
+        tell = stack.enter_context(bars())
+        states = run_survey(
+            chosen,
+            until=until,
+            since=since,
+            part=_part(shard),
+            gather=gather,
+            workers=count,
+            client=client,
+            timeout=60.0 * timeout,
+            progress=tell,
+        )
+    report_states(states, chosen)
+
+
+def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
+    """Do one stage of a survey run; those before it must be done.
+
+    Parameters
+    ----------
+    name
+        ingest, sample, emulator, velocity, prepare, clean, labels, transfer, measure, table, catalogue or report.
+    survey
+        TOML file with the settings.
+    workers
+        Processes; by default as many as there are cores and memory for.
+    """
+    from stargap.run.engine import default_workers, run_survey
+
+    chosen = read_survey(survey)
+    count = default_workers() if workers is None else workers_asked(workers)
+    with sigterm_as_ctrl_c(), bars() as tell:
+        states = run_survey(chosen, only=name, workers=count, progress=tell)
+    report_states([state for state in states if state.stage == name], chosen)
+
+
+def settings(survey: Path | None = None, /, *, write: Path | None = None) -> None:
+    """Print the settings of a survey run with what each means, all defaults if no file is named.
+
+    Parameters
+    ----------
+    survey
+        TOML file to read and check.
+    write
+        File to write them to, instead of printing; it must not exist.
+    """
+    from stargap.files import replacing
+    from stargap.run.settings import SurveySettings
+    from stargap.settings import example_toml
+
+    text = example_toml(SurveySettings() if survey is None else read_survey(survey))
+    if write is None:
+        print(text, end="")
+        return
+    if write.exists():
+        message = f"{write} exists: name a new file"
+        raise UsageError(message)
+    with replacing(write) as file:
+        file.write(text.encode())
+    print(f"wrote {write}; set input.spectra, then: stargap run {write}")
+
+
+def mock(
+    *,
+    stars: int,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("stargap-mock"),
+    store: Annotated[bool, Parameter(negative="")] = False,
+    seed: int = 1,
+    mix: Literal["matched", "galactic"] = "galactic",
+    junk: float = 0.05,
+    repeats: float = 0.1,
+) -> None:
+    """Simulate a survey with known truth: LAMOST files, LAMOST's catalogue, a Gaia table, and settings to run it with.
+
+    The stars are of other physics than the models that measure them (docs/results/transfer.md); among them are repeats,
+    binaries, variable and young stars, and eight kinds of junk. Tables of others on the same stars are written too
+    (tables.json tells of them): literature, APOGEE, variables, binaries, and wide binaries with their FGK primaries.
+
+    Parameters
+    ----------
+    stars
+        Number of targets.
+    output
+        Folder to write.
+    store
+        Write the spectra into a store instead of a file each: for a great many.
+    seed
+        Seed of everything random.
+    mix
+        Labels as the label prior has them, or 0.1 dex poorer in metals, 60 K cooler and wider.
+    junk
+        Fraction of the targets that are no M dwarfs, or spoilt.
+    repeats
+        Fraction of the others that is observed several times.
+    """
+    from stargap.mock.survey_files import write_survey
+    from stargap.mock.survey_store import write_survey_store
+    from stargap.mock.tables import companion_tables, reported_tables
+    from stargap.run.settings import SurveySettings
+    from stargap.settings import example_toml
+
+    run_folder = output / "run"
+    options: dict[str, Any] = {"seed": seed, "mix": mix, "junk": junk, "repeats": repeats}
+    with bars() as tell:
+        if store:
+            write_survey_store(
+                output, stars, **options, store=run_folder / "store", progress=lambda *done: tell("simulating", *done)
+            )
+            given: dict[str, Any] = {}
+        else:
+            write_survey(output, stars, **options, progress=lambda *done: tell("simulating", *done))
+            given = {"spectra": [str(output / "spectra")], "catalogue": output / "lamost.csv"}
+    chosen = SurveySettings(
+        output=run_folder,
+        input={**given, "gaia": output / "gaia.parquet", "simulated": True},  # type: ignore[arg-type]
+        transfer={"use": "simulated", "prior": {"alpha": 0.0}},  # type: ignore[arg-type]
+        measure={"fixed": {"a_m": 0.0}},  # type: ignore[arg-type]
+        catalogue={"companions": companion_tables(output), "position_epoch": 2016.0},  # type: ignore[arg-type]
+        report=reported_tables(output),
+    )
+    with (output / "survey.toml").open("w", encoding="utf-8") as file:
+        file.write(example_toml(chosen))
+    print(f"wrote {output}; truth in {output / 'truth.parquet'}")
+    print(f"next: stargap run {output / 'survey.toml'}")
+
+
+def missing(catalogue: Path, folder: Path, /, *, output: Annotated[Path, Parameter(name=["--output", "-o"])]) -> None:
+    """Write the list of a LAMOST catalogue's files that are not in a folder yet: obsid and path, as CSV.
+
+    Parameters
+    ----------
+    catalogue
+        Table of a LAMOST release: CSV with | or commas, FITS, Parquet or VOTable.
+    folder
+        Where the files are, in LAMOST's folders or flat; it need not exist yet.
+    output
+        CSV to write.
+    """
+    from stargap.spectra.store.lamost_files import write_missing
+    from stargap.tables.read import read_table
+
+    count = write_missing(read_table(catalogue), folder, output)
+    print(f"wrote {output}: {count:,} files to download")
+
+
+def read_survey(path: Path) -> SurveySettings:
+    """Read the settings of a run.
+
+    Raises:
+        UsageError: see `read_settings_as`.
+    """
+    from stargap.run.settings import SurveySettings
+    from stargap.settings import read_settings_as
+
+    return read_settings_as(SurveySettings, path)
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        number, total = (int(word) for word in text.split("/"))
+    except ValueError:
+        message = f"--shard {text}: write i/N, such as 3/40"
+        raise UsageError(message) from None
+    return number, total
+
+
+def _client(address: str, workers: int) -> Any:
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        message = "--dask needs dask.distributed: pip install 'stargap[dask]'"
+        raise UsageError(message) from None
+    if address == "local":
+        return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
+    try:
+        return Client(address, timeout=20)
+    except (OSError, ValueError) as error:
+        message = f"--dask {address}: no scheduler answers ({error})"
+        raise UsageError(message) from None
+
+
+def report_states(states: list[StageState], chosen: SurveySettings) -> None:
+    """Print how far each stage is, the cuts beside the paper's, and what failed."""
+    from rich.table import Table
+
+    from stargap.run.spectra import CUT_COUNTS
+    from stargap.survey.sample import CutCount, Sample, print_counts
+
+    screen = console()
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name in ("stage", "state", "pieces", "rows", "time", ""):
+        table.add_column(name, justify="right" if name in ("pieces", "rows", "time") else "left")
+    for state in states:
+        pieces, rows = f"{state.made:,}/{state.pieces:,}", f"{state.rows:,}" if state.rows else ""
+        told = "; ".join(f"{name} {count:,.0f}" for name, count in state.counts.items() if ":" not in name)
+        table.add_row(state.stage, state.state, pieces, rows, f"{state.seconds:,.1f} s", told)
+    screen.print(table)
+    counts = next((state.counts for state in states if state.stage == "sample"), {})
+    cuts = list(dict.fromkeys(name.split(":")[0] for name in counts if ":" in name))
+    if cuts:
+        numbers = [{what: int(counts[f"{cut}: {what}"]) for what in CUT_COUNTS} for cut in cuts]
+        paper = {"class M dwarf": 818_686}
+        told_cuts = (CutCount(cut, **some, paper=paper.get(cut)) for cut, some in zip(cuts, numbers, strict=True))
+        screen.print()
+        print_counts(Sample({}, tuple(told_cuts), ()), console=screen)
+    failures = [(state.stage, unit, why) for state in states for unit, why in state.failures.items()]
+    for name, unit, why in failures[:20]:
+        print(f"failed: {name}{'' if unit is None else f' shard {unit}'}: {why}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} pieces failed twice; run the same command again to try once more", file=sys.stderr)
+        sys.exit(FAILED)
+    for name, product in (("table", "measured.parquet"), ("catalogue", "catalogue"), ("report", "report/index.html")):
+        if len(states) > 1 and any(state.stage == name and state.state == "done" and state.rows for state in states):
+            print(f"{name:<9} {chosen.output / product}")

@@ -1,0 +1,218 @@
+"""Commands for the tables of a survey: its catalogue, its report, and questions to any table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from stargap.cli.survey import read_survey, report_states
+from stargap.console import bars, console, sigterm_as_ctrl_c
+from stargap.errors import UsageError
+
+__all__ = ["add_commands"]
+
+
+def add_commands(app: App) -> None:
+    """Add the commands of this module to the command line."""
+    for command in (gaia, catalogue, report, compare, binaries, show, validate):
+        app.command(command)
+
+
+def gaia(spectra: Path, /, *, output: Annotated[Path, Parameter(name=["--output", "-o"])]) -> None:
+    """Ask the Gaia archive for the sources of a survey's spectra; stargap run takes the table as input.gaia.
+
+    A download that was stopped goes on when the same command is given again. Needs a network and stargap[tap].
+
+    Parameters
+    ----------
+    spectra
+        Table of a LAMOST release, index.parquet of a store, or any table with gaia_source_id, or ra and dec.
+    output
+        Parquet table to write.
+    """
+    from stargap.survey.gaia.archive import fetch_gaia, read_targets
+
+    with sigterm_as_ctrl_c(), bars() as tell:
+        told = fetch_gaia(read_targets(spectra), output, progress=tell)
+    print(f"{told.found:,} of {told.ids:,} identifiers and {told.positions:,} positions: {told.sources:,} sources")
+    print(f"wrote {output}")
+
+
+def catalogue(
+    survey: Path, /, *, formats: list[Literal["fits", "vot", "csv", "ecsv", "cds"]] | None = None, paper: bool = False
+) -> None:
+    """Make the catalogue of a survey run that is done up to its table: a row a spectrum, and a row a star.
+
+    Errors are calibrated on repeats, spectra of a star combined, variables and binaries marked, and the cuts of the
+    final catalogue made as bits; the settings say how ([catalogue], [publish]).
+
+    Parameters
+    ----------
+    survey
+        TOML file with the settings.
+    formats
+        Further formats to write it in, beside Parquet and those of the settings.
+    paper
+        Write the paper's Table 1 too.
+    """
+    from stargap.catalogue.publish import write_catalogue
+    from stargap.run.engine import run_survey
+
+    chosen = read_survey(survey)
+    with sigterm_as_ctrl_c(), bars() as tell:
+        states = run_survey(chosen, only="catalogue", progress=tell)
+    report_states([state for state in states if state.stage == "catalogue"], chosen)
+    folder = chosen.output / "catalogue"
+    wanted = formats or chosen.publish.formats
+    written = write_catalogue(folder, formats=formats) if formats else []
+    written += write_catalogue(folder, formats=wanted, paper=True) if paper else []
+    print((folder / "cuts.md").read_text(), end="")
+    for path in dict.fromkeys(written):
+        print(f"wrote {path}")
+    print(f"catalogue {folder}")
+
+
+def report(
+    survey: Path,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    truth: Path | None = None,
+    spectra: int | None = None,
+) -> None:
+    """Write a run's report: a page that opens without a network, with figures, counts and an explorer of spectra.
+
+    stargap run makes it too, as its last stage; this makes it again in any case, also of a run of another version. What
+    it shows beside the run, such as tables of others, the settings say ([report]).
+
+    Parameters
+    ----------
+    survey
+        TOML file with the settings of a run that is done up to its catalogue.
+    output
+        Folder to write; report in the run's folder by default.
+    truth
+        Table of true values of a simulated survey (truth.parquet), instead of the one in the settings.
+    spectra
+        Spectra in the explorer, at most, instead of what the settings say.
+    """
+    from stargap.run.report import write_run_report
+
+    chosen = read_survey(survey)
+    given = {name: value for name, value in (("truth", truth), ("spectra", spectra)) if value is not None}
+    shown = type(chosen.report).model_validate(chosen.report.model_dump() | given)
+    print(f"report {write_run_report(chosen.output, shown, output)}")
+
+
+def compare(
+    ours: Path,
+    table: Path,
+    /,
+    *,
+    reference: str | None = None,
+    settings: Path | None = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+) -> None:
+    """Compare velocities and labels with those of any other table: median, scatter, outliers, trends, by S/N.
+
+    Parameters
+    ----------
+    ours
+        A catalogue, the table of a survey run, or one of stargap measure.
+    table
+        The other table: FITS, CSV, Parquet or VOTable.
+    reference
+        Name of ready settings for a published table; an unknown name lists all.
+    settings
+        TOML file that says how the other table is joined and what its columns are called.
+    output
+        Folder for comparison.md and comparison.csv.
+    """
+    from stargap.settings import read_settings_as
+    from stargap.validation.compare import run_compare
+    from stargap.validation.matching import CompareSettings
+    from stargap.validation.references import reference_settings
+
+    if (reference is None) == (settings is None):
+        message = "give --reference NAME or --settings FILE: how the other table is joined and what its columns are"
+        raise UsageError(message)
+    if settings is not None:
+        chosen = read_settings_as(CompareSettings, settings)
+    else:
+        chosen = reference_settings(reference or "")
+    run_compare(ours, table, chosen, output).print(console())
+    if output is not None:
+        print(f"wrote {output / 'comparison.md'}")
+
+
+def binaries(
+    ours: Path,
+    pairs: Path,
+    primaries: Path,
+    /,
+    *,
+    settings: Path | None = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+) -> None:
+    """Compare [M/H] of M dwarfs with that of the FGK stars they are bound to, beside the paper's numbers, by S/N.
+
+    The paper's cuts are made and counted: probability of a chance alignment below 0.01, separation above 3 arcsec,
+    velocities within 10 km/s. With RUN/compare/NAME as output, stargap report draws the pairs.
+
+    Parameters
+    ----------
+    ours
+        A catalogue, the table of a survey run, or one of stargap measure.
+    pairs
+        Table of wide binaries; columns are those of El-Badry et al. 2021 unless the settings name others.
+    primaries
+        Table of FGK stars with [M/H] or [Fe/H] and velocities; columns are those of LAMOST's LRS catalogue of A, F, G
+        and K stars unless the settings name others.
+    settings
+        TOML file with names of columns and the cuts, as [report.binaries.settings] of stargap settings has them.
+    output
+        Folder for binaries.md and binaries.csv.
+    """
+    from stargap.settings import read_settings_as
+    from stargap.validation.binaries import BinarySettings, run_binaries
+
+    chosen = BinarySettings() if settings is None else read_settings_as(BinarySettings, settings)
+    run_binaries(ours, pairs, primaries, chosen, output).print(console())
+    if output is not None:
+        print(f"wrote {output / 'binaries.md'}")
+
+
+def show(table: Path, /, *, id: Annotated[list[str], Parameter(name="--id")]) -> None:
+    """Print all that a table says of some spectra or stars, with units and flags in words.
+
+    Parameters
+    ----------
+    table
+        Any table of stargap, in any of its formats.
+    id
+        spectrum_id, obsid, gaia_source_id or designation; can be given several times.
+    """
+    from stargap.tables.print import print_rows
+
+    print_rows(table, id, console=console())
+
+
+def validate(table: Path, /) -> None:
+    """Check a table of stargap against its schema and list every violation; exits with 1 if there is one.
+
+    Parameters
+    ----------
+    table
+        Any table of stargap, in any of its formats.
+    """
+    from stargap.tables.validate import validate_file
+
+    problems = validate_file(table)
+    for problem in problems:
+        print(problem)
+    print(f"{table}: {len(problems)} violations" if problems else f"{table}: as the schema says")
+    if problems:
+        sys.exit(1)

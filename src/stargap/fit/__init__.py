@@ -1,0 +1,1 @@
+"""Fits of labels to prepared spectra."""

@@ -1,0 +1,66 @@
+"""Trained transfers by path or by name: those inside the package, and whichever kind a file holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from stargap.errors import ModelError
+from stargap.theory.emulator import Emulator, shipped_emulator
+from stargap.transfer.anchored.model import KIND as ANCHORED
+from stargap.transfer.anchored.model import AnchoredTransfer, lamost_transfer
+from stargap.transfer.residual.model import ResidualTransfer, shipped_transfer
+
+__all__ = ["EMULATOR", "LAMOST", "SIMULATED", "AnyTransfer", "load_model_named", "load_transfer"]
+
+AnyTransfer = ResidualTransfer | AnchoredTransfer
+LAMOST, SIMULATED, EMULATOR = "transfer-lamost", "transfer-simulated", "emulator"
+SHIPPED: dict[str, Callable[[], Emulator | AnyTransfer]] = {
+    LAMOST: lamost_transfer,
+    SIMULATED: shipped_transfer,
+    EMULATOR: shipped_emulator,
+}
+
+
+def load_transfer(path: str | Path) -> AnyTransfer:
+    """Read a trained transfer of either kind.
+
+    Raises:
+        ModelError: damaged or foreign files.
+    """
+    path = Path(path)
+    try:
+        card = json.loads(path.with_suffix(".json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        card = {}  # the reader below says what is wrong
+    kind = card.get("kind") if isinstance(card, dict) else None
+    return AnchoredTransfer.load(path) if kind == ANCHORED else ResidualTransfer.load(path)
+
+
+def load_model_named(name: str | Path) -> Emulator | AnyTransfer:
+    """Return a model inside the package by its name, or read one: a transfer's file or an emulator's folder.
+
+    Args:
+        name: ``transfer-lamost``, ``transfer-simulated`` or ``emulator``, a ``*.safetensors`` file of a transfer, or a
+            folder with ``emulator.safetensors``.
+
+    Raises:
+        ModelError: a model that cannot be used, or a name that a folder has as well.
+
+    Example:
+        >>> load_model_named("emulator").card.kind
+        'payne'
+        >>> load_model_named("transfer-lamos")
+        Traceback (most recent call last):
+        ...
+        stargap.errors.ModelError: transfer-lamos/emulator.json: cannot be read (No such file or directory); ...
+    """
+    path = Path(name)
+    shipped = SHIPPED.get(str(name))
+    if shipped is not None:
+        if path.is_dir():
+            message = f"{name} is a model inside the package and a folder here: give the folder's whole path"
+            raise ModelError(message)
+        return shipped()
+    return load_transfer(path) if path.suffix == ".safetensors" else Emulator.load(path / "emulator.safetensors")

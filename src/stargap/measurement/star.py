@@ -1,0 +1,329 @@
+"""Everything measured of a batch of spectra, as the columns of the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stargap.errors import SpectrumError, UsageError
+from stargap.fit.domains import DomainFit, Transfer, fit_domains
+from stargap.fit.labels import EmulatorModel, LabelFit, Parameters, fit_labels
+from stargap.flags import Flag
+from stargap.labels import LABELS
+from stargap.measurement.halpha import measure_halpha
+from stargap.measurement.subtype import measure_indices
+from stargap.measurement.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
+from stargap.pixels import grid_for
+from stargap.settings import MeasureSettings
+from stargap.spectra.native import concatenate, empty_batch, native_batch
+from stargap.spectra.prepare import NativeBatch, Prepared, prepare
+from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.tables.columns import INT_NULL, MEASURED
+from stargap.theory.emulator import Emulator
+
+__all__ = [
+    "BATCH",
+    "BatchVelocity",
+    "Columns",
+    "Fitted",
+    "batch_velocity",
+    "measure_batch",
+    "measure_native",
+    "parameters_for",
+]
+
+BATCH = 128
+"""Spectra in a micro-batch; shorter ones are padded, so that results do not depend on how many there are."""
+
+Columns = dict[str, NDArray[np.generic]]
+
+FACTS = tuple(column.name for column in MEASURED if column.name in Facts.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a picture of a fit needs, row by row with the columns; ``domains`` with a transfer alone."""
+
+    native: NativeBatch
+    prepared: Prepared
+    fit: LabelFit
+    domains: DomainFit | None = None
+
+
+def parameters_for(settings: MeasureSettings, emulator: Emulator) -> Parameters:
+    """Return the fit's free, fixed and tied labels, with bounds inside the emulator's training range.
+
+    Raises:
+        UsageError: a label fixed, or bounded, outside what the emulator was trained on.
+    """
+    lower, upper = list(emulator.card.lower), list(emulator.card.upper)
+    for name, value in settings.fixed.items():
+        place = LABELS.index(name)
+        if not lower[place] <= value <= upper[place]:
+            message = f"fixed {name} = {value:g} is outside the model's {lower[place]:g} to {upper[place]:g}"
+            raise UsageError(message)
+    for name, (low, high) in settings.bounds.items():
+        place = LABELS.index(name)
+        if high <= lower[place] or low >= upper[place]:
+            message = f"bounds of {name}, {low:g} to {high:g}, miss the model's {lower[place]:g} to {upper[place]:g}"
+            raise UsageError(message)
+        lower[place], upper[place] = max(lower[place], low), min(upper[place], high)
+    fixed = {name: low for name, low, high in zip(LABELS, lower, upper, strict=True) if low == high}
+    fixed |= {str(name): value for name, value in settings.fixed.items()}
+    return Parameters(tuple(lower), tuple(upper), fixed, settings.free_alpha)
+
+
+@dataclass(frozen=True)
+class BatchVelocity:
+    """What the velocity stage hands to the label stage, one row a star.
+
+    ``rv, error`` (km/s) and ``chi2`` (reduced) are float64 ``(star,)``, NaN where there is none; ``flags`` int64
+    ``(star,)``; ``labels`` float64 ``(star, 4)``, from which the label fit starts.
+    """
+
+    rv: Tensor
+    error: Tensor
+    chi2: Tensor
+    flags: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rv)
+
+    def __getitem__(self, rows: slice) -> BatchVelocity:
+        return BatchVelocity(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+def measure_batch(
+    items: Sequence[Spectrum | SpectrumError],
+    settings: MeasureSettings,
+    emulator: Emulator,
+    *,
+    transfer: Transfer | None = None,
+    first_id: int = 0,
+) -> tuple[Columns, Fitted]:
+    """Measure at most ``BATCH`` spectra: velocity, labels, subtype and H-alpha with errors and flags.
+
+    Args:
+        items: spectra, or the errors of files that could not be read; each gives one row, in order.
+        settings: see `MeasureSettings`.
+        emulator: the synthetic spectra.
+        transfer: publish labels of the observed domain through this one, whose emulator must be the one above.
+        first_id: ``spectrum_id`` of the first row.
+
+    Returns:
+        the columns of ``MEASURED``, arrays ``(row,)``, and what was fitted (padded to ``BATCH`` rows).
+
+    Raises:
+        ValueError: more than ``BATCH`` items.
+
+    Example:
+        >>> from stargap.theory.emulator import shipped_emulator
+        >>> unread = SpectrumError("a.fits", "the file is empty")
+        >>> columns, _ = measure_batch([unread], MeasureSettings(), shipped_emulator())
+        >>> columns["failure"].tolist(), columns["teff"].tolist(), columns["flag_text"].tolist()
+        (['the file is empty'], [nan], ['the file could not be read'])
+    """
+    native, facts, failure = native_batch(items)
+    return measure_native(
+        native,
+        facts,
+        settings,
+        emulator,
+        failure=failure,
+        transfer=transfer,
+        spectrum_id=first_id + np.arange(len(items)),
+    )
+
+
+def batch_velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emulator) -> BatchVelocity:
+    """Measure the velocities of at most ``BATCH`` spectra, each at last against the emulator at its own labels.
+
+    Args:
+        native: spectra on the lattice.
+        settings: see `MeasureSettings`.
+        emulator: the synthetic spectra.
+
+    Raises:
+        ValueError: more than ``BATCH`` spectra.
+
+    Example:
+        >>> from stargap.theory.emulator import shipped_emulator
+        >>> native, _, _ = native_batch([SpectrumError("a.fits", "the file is empty")])
+        >>> batch_velocity(native, MeasureSettings(), shipped_emulator()).rv
+        tensor([nan], dtype=torch.float64)
+    """
+    count, native = len(native), _padded(native)
+    velocity = measure_velocity(native, emulator_templates(emulator))
+    _, coarse = _fit_at(native, velocity.rv, settings, emulator)
+    velocity = refine_velocity(native, velocity, templates_at(emulator, coarse.labels))
+    flags = velocity.flags | (coarse.flags & int(Flag.STARTS_DISAGREE))
+    whole = (velocity.rv, velocity.error, velocity.chi2, flags, coarse.labels)
+    return BatchVelocity(*(values[:count] for values in whole))
+
+
+def measure_native(
+    native: NativeBatch,
+    facts: Sequence[Facts],
+    settings: MeasureSettings,
+    emulator: Emulator,
+    *,
+    failure: Sequence[str],
+    spectrum_id: NDArray[np.int64],
+    transfer: Transfer | None = None,
+    velocity: BatchVelocity | None = None,
+) -> tuple[Columns, Fitted]:
+    """Measure at most ``BATCH`` spectra that are on the lattice already, as `measure_batch` does.
+
+    Args:
+        native: spectra on the lattice.
+        facts: of each, S/N included.
+        settings: see `MeasureSettings`.
+        emulator: the synthetic spectra.
+        failure: why a row cannot be used, empty if it can.
+        spectrum_id: of each row.
+        transfer: as for `measure_batch`.
+        velocity: from `batch_velocity` with the same settings and emulator; measured here if it is not given.
+
+    Returns:
+        as `measure_batch`.
+
+    Raises:
+        ValueError: more than ``BATCH`` spectra.
+
+    Example:
+        >>> from stargap.theory.emulator import shipped_emulator
+        >>> native, facts, failure = native_batch([SpectrumError("a.fits", "the file is empty")])
+        >>> options = {"failure": failure, "spectrum_id": np.array([7])}
+        >>> columns, _ = measure_native(native, facts, MeasureSettings(), shipped_emulator(), **options)
+        >>> columns["spectrum_id"].tolist(), columns["rv"].tolist()
+        ([7], [nan])
+    """
+    if velocity is None:
+        velocity = batch_velocity(native, settings, emulator)
+    count, native = len(native), _padded(native)
+    nothing = BATCH - count
+    rv = torch.nn.functional.pad(velocity.rv, (0, nothing), value=torch.nan)
+    start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, nothing), value=torch.nan)
+    if transfer is None:
+        prepared, fit = _fit_at(native, rv, settings, emulator, start)
+        domains = None
+    else:
+        prepared = prepare(native, rv, grid_for(settings.preset))
+        parameters = parameters_for(settings, emulator)
+        domains = fit_domains(prepared, transfer, parameters, start=start, max_iterations=settings.max_iterations)
+        fit = domains.observed
+    lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
+    factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
+    padded = torch.as_tensor(np.pad(factor, (0, nothing), constant_values=1.0))
+    indices = measure_indices(native, rv, noise_factor=padded)
+    halpha = measure_halpha(native, rv, noise_factor=padded)
+
+    columns: Columns = {"spectrum_id": spectrum_id}
+    for name in FACTS:
+        columns[name] = _fact_column(name, [getattr(fact, name) for fact in facts])
+    columns["rv"] = velocity.rv.numpy().copy()
+    rv_floor = np.where(lamost, settings.lamost_rv_floor, 0.0)
+    counted = np.sqrt(velocity.chi2.numpy()).clip(min=1.0)  # the part of the factor that chi-square has seen
+    columns["e_rv"] = np.hypot(velocity.error.numpy() * np.maximum(factor / counted, 1.0), rv_floor)
+    labels, errors = fit.labels.numpy()[:count], fit.errors.numpy()[:count] * factor[:, None]
+    labels[np.isnan(columns["rv"])] = np.nan
+    errors[np.isnan(labels)] = np.nan
+    own = np.full_like(labels, np.nan) if domains is None else domains.systematic.numpy()[:count]
+    for place, name in enumerate(LABELS):
+        columns[name], columns[f"e_{name}"] = labels[:, place], errors[:, place]
+        columns[f"e_{name}_sys"] = np.where(np.isnan(labels[:, place]), np.nan, own[:, place])
+    columns["chi2"] = np.where(np.isnan(labels[:, 0]), np.nan, fit.chi2.numpy()[:count])
+    for name, values in indices._asdict().items():
+        columns[name] = values.numpy()[:count]
+    columns["halpha_ew"], columns["e_halpha_ew"] = halpha.width.numpy()[:count], halpha.error.numpy()[:count]
+    for name, values in (("activity", halpha.active), ("activity_3sigma", halpha.active_3sigma)):
+        columns[name] = np.where(values.numpy()[:count] < 0, INT_NULL, values.numpy()[:count])
+
+    read = np.array([reason == "" for reason in failure], dtype=bool)
+    measured = velocity.flags.numpy() | fit.flags.numpy()[:count]
+    flags = np.where(read, measured, int(Flag.UNREADABLE))
+
+    def mark(flag: Flag, where: NDArray[np.bool_]) -> None:
+        flags[read & where] |= flag
+
+    bad_fraction = prepared.bad_fraction.numpy()[:count]
+    columns["bad_fraction"] = np.where(read, bad_fraction, np.nan)
+    mark(Flag.MANY_BAD_PIXELS, bad_fraction > 0.2)
+    mark(Flag.BAD_CONTINUUM, prepared.bad_continuum.numpy()[:count])
+    low = [min(f.snr_r if f.snr_r is not None else 0.0, f.snr_i if f.snr_i is not None else 0.0) for f in facts]
+    mark(Flag.LOW_SN, np.array(low) < settings.least_snr)
+    mark(Flag.SN_FROM_IVAR, columns["snr_source"] == "ivar")
+    mark(Flag.NO_SUBTYPE, np.isnan(columns["spt"]))
+    mark(Flag.NO_HALPHA, np.isnan(columns["halpha_ew"]))
+    mark(Flag.ACTIVE, columns["activity_3sigma"] == 1)
+    mark(Flag.SPIKES_REMOVED, native.spikes.numpy()[:count] > 0)
+    columns["flags"] = flags
+    columns["flag_text"] = np.array([Flag.describe(bits) for bits in flags.tolist()], dtype=object)
+    columns["failure"] = np.array(failure, dtype=object)
+    return {column.name: columns[column.name] for column in MEASURED}, Fitted(native, prepared, fit, domains)
+
+
+def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDArray[np.int64]) -> Columns:
+    """Return the columns of ``MEASURED`` of spectra that are not measured: what their files say, and nulls.
+
+    Args:
+        facts: of each spectrum.
+        failure: why it cannot be used; where it could, it is flagged as not selected.
+        spectrum_id: of each row.
+
+    Example:
+        >>> columns = unmeasured([Facts(path="a.fits", obsid=7)], [""], np.array([0]))
+        >>> columns["obsid"].tolist(), columns["teff"].tolist(), columns["flag_text"].tolist()
+        ([7], [nan], ['outside the sample and not measured: sample_flags say why'])
+    """
+    count = len(facts)
+    columns: Columns = {}
+    for column in MEASURED:
+        if column.name in FACTS:
+            columns[column.name] = _fact_column(column.name, [getattr(fact, column.name) for fact in facts])
+        else:
+            columns[column.name] = np.full(count, column.null, dtype=object if column.dtype == "str" else column.dtype)
+    flags = [int(Flag.UNREADABLE if reason else Flag.NOT_SELECTED) for reason in failure]
+    columns["spectrum_id"], columns["flags"] = spectrum_id, np.array(flags, dtype=np.int64)
+    columns["flag_text"] = np.array([Flag.describe(bits) for bits in flags], dtype=object)
+    columns["failure"] = np.array(failure, dtype=object)
+    return columns
+
+
+def _fit_at(
+    native: NativeBatch, rv: Tensor, settings: MeasureSettings, emulator: Emulator, start: Tensor | None = None
+) -> tuple[Prepared, LabelFit]:
+    star = prepare(native, rv, grid_for(settings.preset))
+    return star, fit_labels(
+        star,
+        EmulatorModel(emulator, star),
+        emulator,
+        parameters_for(settings, emulator),
+        start=start,
+        starts=settings.starts,
+        error_floor=settings.floor,
+        max_iterations=settings.max_iterations,
+    )
+
+
+def _padded(native: NativeBatch) -> NativeBatch:
+    count = len(native)
+    if count > BATCH:
+        message = f"{count} spectra in a batch of {BATCH}"
+        raise ValueError(message)
+    return concatenate([native, empty_batch(BATCH - count)])
+
+
+def _fact_column(name: str, values: list[object]) -> NDArray[np.generic]:
+    dtype = next(column.dtype for column in MEASURED if column.name == name)
+    if dtype == "str":
+        return np.array(["" if value is None else value for value in values], dtype=object)
+    if dtype.startswith("int"):
+        return np.array([INT_NULL if value is None else value for value in values], dtype=np.int64)
+    return np.array([np.nan if value is None else value for value in values], dtype=float)

@@ -1,0 +1,103 @@
+"""Molecular band indices and the spectral subtype (Reid et al. 1995; Lepine et al. 2007)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stargap.measurement.bands import Band, band_mean
+from stargap.pixels import air_to_vacuum
+from stargap.spectra.prepare import NativeBatch
+
+__all__ = ["BANDS", "Indices", "measure_indices"]
+
+BANDS = {
+    "tio5": (7126.0, 7135.0),
+    "cah2": (6814.0, 6846.0),
+    "cah3": (6960.0, 6990.0),
+    "reference": (7042.0, 7046.0),
+}
+"""Bands of Reid et al. (1995), A in AIR as they defined them; converted to vacuum in use."""
+
+SUBTYPE = (8.2, -10.775)
+"""SpT = 8.2 - 10.775 TiO5, sigma 0.5 subtypes (Reid et al. 1995); -2 is K5, -1 K7, 0 M0, 7 M7."""
+
+SOLAR_TIO5 = (-0.050, -0.118, 0.670, -0.164)
+"""TiO5 of solar-metallicity dwarfs as a polynomial in CaH2 + CaH3 (Lepine et al. 2007)."""
+
+
+class Indices(NamedTuple):
+    """Indices and their errors, ``(star,)`` float64 each, NaN where pixels are missing."""
+
+    tio5: Tensor
+    e_tio5: Tensor
+    cah2: Tensor
+    e_cah2: Tensor
+    cah3: Tensor
+    e_cah3: Tensor
+    zeta: Tensor
+    e_zeta: Tensor
+    spt: Tensor
+    e_spt: Tensor
+
+
+def measure_indices(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | float = 1.0) -> Indices:
+    """Measure TiO5, CaH2, CaH3, zeta and the numeric subtype on flux, on native pixels.
+
+    An index is the mean flux of its band over that of 7042-7046 A; where the latter is below 3 sigma it is null.
+    zeta = (1 - TiO5) / (1 - TiO5 of a dwarf of solar metallicity with the same CaH2 + CaH3); it loses its meaning at
+    early types, where both are near 0, and is null where the denominator is below 0.05. Errors of the subtype are
+    photon noise; the relation itself scatters by 0.5.
+
+    Args:
+        native: spectra on the lattice.
+        rv: velocities (km/s), ``(star,)``; NaN gives nulls.
+        noise_factor: how much larger the noise is than the inverse variance says.
+
+    Example:
+        >>> flat = NativeBatch(torch.ones(1, 1891), torch.full((1, 1891), 1e4), torch.ones(1), torch.zeros(1))
+        >>> indices = measure_indices(flat, torch.zeros(1))
+        >>> round(indices.tio5.item(), 3), round(indices.spt.item(), 3)
+        (1.0, -2.575)
+    """
+    means = {
+        name: band_mean(native, rv, air_to_vacuum(low), air_to_vacuum(high)) for name, (low, high) in BANDS.items()
+    }
+    below = means["reference"]
+    tio5, v_tio5 = _ratio(means["tio5"], below)
+    cah2, v_cah2 = _ratio(means["cah2"], below)
+    cah3, v_cah3 = _ratio(means["cah3"], below)
+    cah = cah2 + cah3
+    solar = sum((c * cah**k for k, c in enumerate(SOLAR_TIO5)), start=torch.zeros_like(cah))
+    slope = sum((k * c * cah ** (k - 1) for k, c in enumerate(SOLAR_TIO5) if k), start=torch.zeros_like(cah))
+    depth = torch.where(1 - solar > 0.05, 1 - solar, torch.nan)
+    zeta = (1 - tio5) / depth
+    by_tio5, by_cah = -1 / depth, zeta * slope / depth
+    share = below.variance / below.mean.square()
+    own = [v - r.square() * share for v, r in ((v_tio5, tio5), (v_cah2, cah2), (v_cah3, cah3))]
+    common = by_tio5 * tio5 + by_cah * cah
+    v_zeta = by_tio5.square() * own[0] + by_cah.square() * (own[1] + own[2]) + common.square() * share
+
+    def sigma(variance: Tensor) -> Tensor:
+        return variance.clamp_min(0).sqrt() * noise_factor
+
+    return Indices(
+        tio5,
+        sigma(v_tio5),
+        cah2,
+        sigma(v_cah2),
+        cah3,
+        sigma(v_cah3),
+        zeta,
+        sigma(v_zeta),
+        SUBTYPE[0] + SUBTYPE[1] * tio5,
+        abs(SUBTYPE[1]) * sigma(v_tio5),
+    )
+
+
+def _ratio(band: Band, reference: Band) -> tuple[Tensor, Tensor]:
+    level = torch.where(reference.mean > 3 * reference.variance.sqrt(), reference.mean, torch.nan)
+    ratio = band.mean / level
+    return ratio, (band.variance + ratio.square() * reference.variance) / level.square()

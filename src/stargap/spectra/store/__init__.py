@@ -1,0 +1,1 @@
+"""The store of a survey: shards of spectra on the native grid."""

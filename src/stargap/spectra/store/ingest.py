@@ -1,0 +1,247 @@
+"""From files to a store: planned, shard by shard, in processes; killed and run again it goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from stargap.errors import SpectrumError, UsageError
+from stargap.spectra.native import concatenate, empty_batch, native_batch
+from stargap.spectra.prepare import NativeBatch
+from stargap.spectra.readers.read import read_spectrum
+from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.spectra.store.plan import Inputs, extend_plan, plan_rows
+from stargap.spectra.store.shards import (
+    CATALOGUE,
+    PLACE,
+    SHARD_ROWS,
+    Dtype,
+    Shard,
+    file_sha256,
+    recover_shard,
+    write_shard,
+)
+from stargap.spectra.store.store import finish
+from stargap.workers import each_alone, each_result
+
+__all__ = ["Ingested", "IngestSettings", "file_inputs", "ingest", "ingest_shard", "rescue_shard"]
+
+
+class IngestSettings(BaseModel):
+    """How spectra are stored.
+
+    Example:
+        >>> IngestSettings(dtype="float16").shard_rows
+        1024
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: Dtype = "float32"
+    """Of the pixels: float32, the very numbers that are measured from files, or float16, at half the size."""
+    shard_rows: Annotated[int, Field(ge=1, le=1 << 20)] = SHARD_ROWS
+    """Spectra in a shard, the unit of work and of resume."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What an ingest did: rows it saw to, how many of them it read now, and how many failed, by reason."""
+
+    rows: int
+    read: int
+    failures: dict[str, int]
+
+
+def file_inputs(paths: Sequence[str | Path]) -> Inputs:
+    """Return files, such as `find_spectra` finds, for `ingest`.
+
+    Example:
+        >>> file_inputs(["/data/b.fits", "/data/a.fits"]).path
+        [b'/data/b.fits', b'/data/a.fits']
+    """
+    return Inputs([os.fsencode(Path(path).absolute()) for path in paths], [None] * len(paths), [True] * len(paths))
+
+
+def ingest(
+    inputs: Inputs,
+    folder: str | Path,
+    settings: IngestSettings | None = None,
+    *,
+    workers: int = 1,
+    part: tuple[int, int] | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> Ingested:
+    """Read files into a store, one row each whatever happens; run again, it reads only what is new or has changed.
+
+    Rows are planned first, in order, and numbered from 0 (``spectrum_id``); inputs that the plan knows keep their rows
+    and new ones follow. Shards are then written one by one, each complete or not at all, so that a killed run goes on
+    where it was, with the same bytes for any number of processes and kills. A row is read again where the size or date
+    of its file, and then its checksum, differ from what was read, or where its file could not be opened. A file that
+    has gone keeps its row and its data: a store outlives the files that it was made from. A file that kills the
+    process that reads it, twice, has a row that says so.
+
+    Args:
+        inputs: from `file_inputs` or `catalogue_inputs`; where the catalogue has an obsid, the file's must agree.
+        folder: of the store; made if it does not exist.
+        settings: the same at every run of a store.
+        workers: processes; the result is the same for any number.
+        part: ``(i, n)``, i from 1 to n: only every n-th shard, from the i-th on; other calls, also at the same time and
+            on other machines, do the others, and a last one without `part` finishes the store.
+        progress: called with the number of rows done since the last call.
+
+    Raises:
+        UsageError: the folder holds something else, or a store of other settings.
+        OSError: the store cannot be written; what was complete stays.
+
+    Example:
+        >>> from stargap.spectra.store.store import Store
+        >>> folder = getfixture("tmp_path") / "store"
+        >>> ingest(file_inputs(["/data/missing.fits"]), folder)
+        Ingested(rows=1, read=1, failures={'the file does not exist': 1})
+        >>> Store.open(folder).columns("spectrum_id", "failure")
+        {'spectrum_id': array([0]), 'failure': array(['the file does not exist'], dtype=object)}
+    """
+    settings = IngestSettings() if settings is None else settings
+    if part is not None and not 1 <= part[0] <= part[1]:
+        message = f"part {part[0]} of {part[1]}: it must be from 1 to {part[1]}"
+        raise UsageError(message)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = extend_plan(folder, inputs, settings.model_dump())
+    numbers = range(-(-rows // settings.shard_rows))
+    mine = numbers if part is None else numbers[part[0] - 1 :: part[1]]
+    done, read, failures = 0, 0, Counter[str]()
+    jobs = [(folder, number, settings) for number in mine]
+    for result in each_result(ingest_shard, jobs, max(1, min(workers, len(jobs))), rescue=rescue_shard):
+        done, read, failures = done + result.rows, read + result.read, failures + Counter(result.failures)
+        if progress is not None:
+            progress(result.rows)
+    if part is None:
+        finish(folder, rows, settings=settings.model_dump(), dtype=settings.dtype, shard_rows=settings.shard_rows)
+    return Ingested(done, read, dict(sorted(failures.items(), key=lambda item: (-item[1], item[0]))))
+
+
+def ingest_shard(folder: Path, number: int, settings: IngestSettings, deadly: frozenset[int] = frozenset()) -> Ingested:
+    """Bring one shard up to date; files at the places `deadly` are not touched, and a damaged shard is written anew."""
+    for _ in range(3):
+        with contextlib.suppress(FileNotFoundError, UsageError):  # another process replaced the shard meanwhile
+            done = _update(folder, number, settings, deadly, _existing(folder, number))
+            if done is not None:
+                return done
+    done = _update(folder, number, settings, deadly, None)
+    assert done is not None
+    return done
+
+
+def _update(
+    folder: Path, number: int, settings: IngestSettings, deadly: frozenset[int], shard: Shard | None
+) -> Ingested | None:
+    """Read what is new or has changed since `shard`, and write it with the rest of that; None if that is damaged."""
+    known: list[dict[str, Any]] = [] if shard is None else shard.table().drop_columns(list(PLACE)).to_pylist()
+    records: list[dict[str, Any]] = []
+    sources: list[int] = []
+    parts: list[NativeBatch] = []
+    for place, entry in enumerate(plan_rows(folder, number)):
+        before = known[place] if place < len(known) else None
+        record, native = _row(entry, before, place in deadly)
+        records.append(record)
+        sources.append(place if native is None else len(known) + len(parts))
+        parts += [] if native is None else [native]
+    done = Ingested(len(records), len(parts), dict(Counter(r["failure"] for r in records if r["failure"])))
+    if records == known:
+        return done
+    if shard is not None and not shard.intact():
+        return None
+    old = empty_batch(0) if shard is None else shard.read()
+    native = concatenate([old, *parts])[torch.tensor(sources, dtype=torch.int64)]
+    facts = [Facts(**{f.name: record.pop(f.name) for f in fields(Facts)}) for record in records]
+    columns = {name: [record[name] for record in records] for name in records[0]}
+    write_shard(folder, number, native, columns, facts, dtype=settings.dtype, shard_rows=settings.shard_rows)
+    return done
+
+
+def _existing(folder: Path, number: int) -> Shard | None:
+    recover_shard(folder, number)
+    try:
+        return Shard.open(folder, number)
+    except UsageError:
+        return None
+
+
+def _row(
+    entry: dict[str, Any], known: dict[str, Any] | None, deadly: bool
+) -> tuple[dict[str, Any], NativeBatch | None]:
+    """Return a row of the index and its pixels, None if those of the `known` row still hold."""
+    path = os.fsdecode(entry["path"])
+    told = {"path": path.encode("utf-8", "backslashreplace").decode()} | {name: entry[name] for name in CATALOGUE}
+    state = _state(path)
+    if known is not None and _unchanged(known, told, state, path):
+        return known | told | (state or {}), None
+    sha256 = None if deadly or state is None else _sha256(path)  # first: what changes after it is read again next time
+    native, (facts,), (failure,) = native_batch([_read(path, entry["catalogue_obsid"], deadly)])
+    record = {f.name: getattr(facts, f.name) for f in fields(Facts)} | told
+    record |= {name: None if state is None else state[name] for name in ("bytes", "mtime_ns")}
+    if record["obsid"] is None:
+        record["obsid"] = entry["catalogue_obsid"]
+    return record | {"sha256": sha256, "failure": failure}, native
+
+
+def _unchanged(known: dict[str, Any], told: dict[str, Any], state: dict[str, int] | None, path: str) -> bool:
+    if known["sha256"] is None or known["catalogue_obsid"] != told["catalogue_obsid"]:
+        return False
+    there = known["path"] == told["path"]
+    if there and (state is None or state.items() <= known.items()):
+        return True
+    return state is not None and _sha256(path) == known["sha256"]
+
+
+def _state(path: str) -> dict[str, int] | None:
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns} if stat.S_ISREG(status.st_mode) else None
+
+
+def _sha256(path: str) -> str | None:
+    try:
+        return file_sha256(path)
+    except OSError:
+        return None
+
+
+def _read(path: str, obsid: int | None, deadly: bool = False) -> Spectrum | SpectrumError:
+    try:
+        if deadly:
+            raise SpectrumError(path, "the process that read it died")
+        spectrum = read_spectrum(path)
+        if obsid is not None and spectrum.facts.obsid not in (None, obsid):
+            raise SpectrumError(path, "the obsid in the file is not the one in the catalogue")
+    except SpectrumError as error:
+        return error
+    return spectrum
+
+
+def _probe(path: bytes) -> bool:
+    native_batch([_read(os.fsdecode(path), None)])
+    return True
+
+
+def rescue_shard(folder: Path, number: int, settings: IngestSettings) -> Iterator[Ingested]:
+    """Do a shard whose process died again: file by file alone, to find those that kill, then without them."""
+    jobs = [(entry["path"],) for entry in plan_rows(folder, number)]
+    deadly = frozenset(place for place, alive in enumerate(each_alone(_probe, jobs)) if not alive)
+    for result in each_alone(ingest_shard, [(folder, number, settings, deadly)]):
+        if result is None:
+            message = f"{folder}: the process of shard {number} died twice, by no one file: is there too little memory?"
+            raise UsageError(message)
+        yield result

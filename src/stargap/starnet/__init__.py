@@ -1,0 +1,1 @@
+"""Cycle-StarNet as it was published."""

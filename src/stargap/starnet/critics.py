@@ -1,0 +1,56 @@
+"""Critics of Cycle-StarNet's two domains, as published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from stargap.starnet.layers import Down, NetworkSettings, Point, chain, initialise
+
+__all__ = ["Critics"]
+
+
+class _Critic(nn.Module):
+    def __init__(self, settings: NetworkSettings, latent: int) -> None:
+        super().__init__()
+        s, filters = settings, settings.critic_filters
+        self.spectrum = chain(Down, (1, *filters), (s.critic_stride,) * len(filters), s)
+        self.latent = nn.Sequential(*(Point(a, b, s.slope) for a, b in pairwise((latent, *s.critic_latent_filters))))
+        seen = s.critic_positions * filters[-1] + s.positions * s.critic_latent_filters[-1]
+        self.last = Point(seen, 1)
+
+    def forward(self, spectrum: Tensor, latent: Tensor) -> Tensor:
+        seen = torch.cat([self.spectrum(spectrum).flatten(1), self.latent(latent).flatten(1)], dim=1)
+        return self.last(seen)[:, 0].to(self.last.weight.dtype)
+
+
+class Critics(nn.Module):
+    """The critics of both domains: logits ``(row,)`` that a pair of spectrum and latent is a reconstruction.
+
+    The published critics end in a sigmoid, which is in the loss here.
+
+    Args:
+        settings: of the network that is judged.
+        seed: of the initial weights.
+
+    Example:
+        >>> from stargap.starnet.network import CycleStarNet
+        >>> network, critics = CycleStarNet(), Critics()
+        >>> spectrum = torch.rand(2, 2901)
+        >>> critics.synthetic(network.inputs(spectrum), network.encode_synthetic(spectrum)).shape
+        torch.Size([2])
+    """
+
+    def __init__(self, settings: NetworkSettings | None = None, *, seed: int = 0) -> None:
+        super().__init__()
+        settings = settings or NetworkSettings()
+        self.synthetic = _Critic(settings, settings.shared_latent)
+        self.observed = _Critic(settings, settings.shared_latent + settings.split_latent)
+        initialise(self, seed, settings.bias)
+
+    def critic_parameters(self) -> Iterator[nn.Parameter]:
+        """What the critic step moves."""
+        return self.parameters()

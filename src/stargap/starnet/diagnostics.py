@@ -1,0 +1,334 @@
+"""Whether a transfer works: pictures and numbers for any transfer, from plain arrays (paper figures 6 to 8)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from stargap.errors import UsageError
+from stargap.labels import LABELS
+from stargap.starnet.losses import LEAST_OBSERVED_SIGMA, SYNTHETIC_SIGMA, Batch, transfer
+from stargap.starnet.network import CycleStarNet
+
+__all__ = [
+    "Moved",
+    "block_mask",
+    "cycle_table",
+    "leakage",
+    "mean_residual",
+    "mixing",
+    "read_metrics",
+    "swap_effect",
+    "tsne",
+]
+
+COMPONENTS = 50
+"""Principal components that t-SNE and `mixing` see at most."""
+PERPLEXITY = 30.0
+FOLDS = 5
+Array = NDArray[np.float64]
+
+
+# ---- the two domains as clouds of points
+
+
+def tsne(groups: Mapping[str, NDArray[Any]], *, seed: int = 0) -> dict[str, Array]:
+    """Embed all groups together in two dimensions, by t-SNE of their principal components (paper section 3.2).
+
+    Distances between far points and sizes of clouds in such a picture mean nothing: see `mixing` for a number.
+
+    Args:
+        groups: by name ``(row, ...)``, spectra or latents; all but the first dimension are flattened. Bad pixels must
+            be filled, in all groups alike.
+        seed: equal seeds give equal pictures.
+
+    Returns:
+        by name ``(row, 2)``.
+
+    Raises:
+        UsageError: values that are not finite, rows of different sizes, or fewer than four rows altogether.
+
+    Example:
+        >>> points = np.random.default_rng(0).normal(size=(40, 5))
+        >>> placed = tsne({"here": points[:20], "there": 100 + points[20:]})
+        >>> placed["there"].shape
+        (20, 2)
+    """
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    parts = _principal(groups, seed)
+    count = sum(map(len, parts))
+    if count < 4:
+        message = f"{count} rows are too few for a picture: 4 or more are needed"
+        raise UsageError(message)
+    perplexity = min(PERPLEXITY, (count - 1) / 3)
+    with threadpool_limits(1):
+        placed = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(np.concatenate(parts))
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    return dict(zip(groups, np.split(np.asarray(placed, dtype=float), ends), strict=True))
+
+
+def mixing(one: NDArray[Any], other: NDArray[Any], *, neighbours: int = 15, seed: int = 0) -> float:
+    """Return how well two groups are mixed: 1 as well as draws of one distribution are, 0 not at all.
+
+    For each row, the part of its nearest neighbours that is of the other group, over what well-mixed groups would
+    have; the mean of either group weighs the same. Nearest is meant among principal components. Draws of one
+    distribution scatter about 1; noiseless copies of the other group's rows can exceed it.
+
+    Args:
+        one: ``(row, ...)``, as in `tsne`.
+        other: the same.
+        neighbours: how many.
+        seed: of the decomposition.
+
+    Raises:
+        UsageError: as `tsne`, or not more rows than neighbours.
+
+    Example:
+        >>> points = np.random.default_rng(0).normal(size=(1000, 3))
+        >>> round(mixing(points[:500], points[500:]), 1), mixing(points[:500], 100 + points[500:])
+        (1.0, 0.0)
+    """
+    from sklearn.neighbors import NearestNeighbors
+    from threadpoolctl import threadpool_limits
+
+    parts = _principal({"one": one, "other": other}, seed)
+    sizes = np.array([len(part) for part in parts])
+    if not 0 < neighbours < sizes.sum() or not sizes.all():
+        message = f"{neighbours} neighbours among {sizes[0]} and {sizes[1]} rows: take fewer, or more rows"
+        raise UsageError(message)
+    with threadpool_limits(1):
+        _, near = NearestNeighbors(n_neighbors=neighbours).fit(np.concatenate(parts)).kneighbors()
+    second = np.arange(sizes.sum()) >= sizes[0]
+    foreign = (second[near] != second[:, None]).mean(axis=1)
+    expected = sizes[::-1] / (sizes.sum() - 1)
+    return float(np.mean([foreign[~second].mean() / expected[0], foreign[second].mean() / expected[1]]))
+
+
+def _principal(groups: Mapping[str, NDArray[Any]], seed: int) -> list[Array]:
+    """Principal components of all groups together."""
+    from sklearn.decomposition import PCA
+    from threadpoolctl import threadpool_limits
+
+    flat = {name: np.asarray(rows, dtype=np.float32) for name, rows in groups.items()}
+    flat = {name: rows.reshape(len(rows), int(np.prod(rows.shape[1:]))) for name, rows in flat.items()}
+    widths = {name: rows.shape[1] for name, rows in flat.items()}
+    if len(set(widths.values())) != 1:
+        message = f"rows of the groups differ in size: {widths}"
+        raise UsageError(message)
+    for name, rows in flat.items():
+        odd = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if odd.size:
+            message = f"group {name}: {odd.size} of {len(rows)} rows hold values that are not finite, first {odd[0]}"
+            raise UsageError(message)
+    every = np.concatenate(list(flat.values()))
+    with threadpool_limits(1):
+        placed = PCA(min(COMPONENTS, *every.shape), random_state=seed).fit_transform(every)
+    return np.split(np.asarray(placed, dtype=float), np.cumsum([len(rows) for rows in flat.values()])[:-1])
+
+
+# ---- residuals
+
+
+def mean_residual(flux: ArrayLike, model: ArrayLike, sigma: ArrayLike, good: ArrayLike) -> Array:
+    """Return the mean over good pixels of |flux - model| / sigma for each star; noise alone gives 0.80.
+
+    Args:
+        flux: ``(star, pixel)``; what it holds elsewhere, NaN included, does not matter, nor in the others.
+        model: the same shape.
+        sigma: the same shape, or a number.
+        good: the same shape, or ``(pixel,)``, bool.
+
+    Returns:
+        ``(star,)``, NaN without a good pixel.
+
+    Example:
+        >>> mean_residual([[1.0, 2.0, 9.0]], [[1.0, 1.0, 1.0]], 0.5, [True, True, False])
+        array([1.])
+    """
+    seen = np.asarray(flux)
+    use = np.broadcast_to(np.asarray(good, dtype=bool), seen.shape)
+    with np.errstate(all="ignore"):
+        total = np.where(use, np.abs(seen - np.asarray(model)) / np.asarray(sigma), 0.0).sum(axis=1, dtype=np.float64)
+        return np.asarray(total / use.sum(axis=1))
+
+
+def block_mask(pixels: int, width: int = 50, *, every: int = 2, phase: int = 0) -> NDArray[np.bool_]:
+    """Return which pixels are held out: one block of `width` in `every`, ``(pixels,)``; all phases cover all pixels.
+
+    Single pixels held out would be given away by their neighbours, which resampling correlates.
+
+    Example:
+        >>> block_mask(8, 2, phase=1).astype(int)
+        array([0, 0, 1, 1, 0, 0, 1, 1])
+    """
+    if width < 1 or not 0 <= phase < every:
+        message = f"blocks of {width} pixels, phase {phase} of {every}: widths start at 1, phases end below {every}"
+        raise UsageError(message)
+    return np.asarray(np.arange(pixels) // width % every == phase)
+
+
+# ---- what the split latent knows of the labels
+
+
+def leakage(labels: NDArray[Any], split: NDArray[Any], *, seed: int = 0) -> dict[str, float]:
+    """Return how well each label can be told from z_sp alone: R^2 of predictions for stars not trained on.
+
+    0 or less: not at all. Two regressions are cross-validated in five folds, ridge on all squares and products and
+    boosted trees; the larger R^2 counts. Labels and properties of an observation that go together in the survey (faint
+    stars are cool) give some R^2 without any leak, so compare with true properties where they are known.
+
+    Args:
+        labels: ``(star, label)``, in the order of `stargap.labels.LABELS`.
+        split: z_sp ``(star, ...)``; rows with a NaN in either are left out.
+        seed: of the folds.
+
+    Returns:
+        by label; NaN for one that does not vary.
+
+    Raises:
+        UsageError: fewer than 50 stars.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> labels, noise = rng.normal(size=(200, 2)), rng.normal(size=(200, 1))
+        >>> found = leakage(labels, np.concatenate([labels[:, :1] + 0.1 * noise, noise], axis=1))
+        >>> found["teff"] > 0.9, found["logg"] < 0.1
+        (True, True)
+    """
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    wanted, known = np.asarray(labels, dtype=float), np.asarray(split, dtype=float).reshape(len(split), -1)
+    finite = np.isfinite(wanted).all(axis=1) & np.isfinite(known).all(axis=1)
+    if finite.sum() < 10 * FOLDS:
+        message = f"{finite.sum()} of {len(finite)} stars have finite labels and z_sp: {10 * FOLDS} or more are needed"
+        raise UsageError(message)
+    wanted, known = wanted[finite], known[finite]
+    scaled = (StandardScaler(), PolynomialFeatures(2, include_bias=False), StandardScaler())
+    regressions = (
+        make_pipeline(*scaled, RidgeCV(np.logspace(-2, 6, 9))),
+        HistGradientBoostingRegressor(max_iter=100, max_leaf_nodes=15, early_stopping=False, random_state=seed),
+    )
+    found = {}
+    with threadpool_limits(1):
+        for name, truth in zip(LABELS, wanted.T, strict=False):
+            spread = np.square(truth - truth.mean()).sum()
+            if spread <= 1e-12 * np.square(truth).sum():
+                found[name] = np.nan
+                continue
+            folds = KFold(FOLDS, shuffle=True, random_state=seed)
+            guesses = [cross_val_predict(regression, known, truth, cv=folds) for regression in regressions]
+            found[name] = float(max(1 - np.square(truth - guess).sum() / spread for guess in guesses))
+    return found
+
+
+class Moved(NamedTuple):
+    """How a label moved: ``median`` and ``scatter`` (1.4826 MAD) of swapped minus own, over ``n`` stars."""
+
+    median: float
+    scatter: float
+    n: int
+
+
+def swap_effect(labels_own: NDArray[Any], labels_swapped: NDArray[Any]) -> dict[str, Moved]:
+    """Return how much each label moves when stars are fitted with one another's z_sp: not at all, if none leaks.
+
+    Args:
+        labels_own: ``(star, label)``, in the order of `stargap.labels.LABELS`.
+        labels_swapped: the same stars with another star's z_sp; NaN where the fit failed.
+
+    Example:
+        >>> own = np.array([[3500.0, 4.8], [3600.0, 4.7], [3700.0, np.nan]])
+        >>> swap_effect(own, own + [10.0, 0.0])["teff"]
+        Moved(median=10.0, scatter=0.0, n=3)
+    """
+    delta = np.asarray(labels_swapped, dtype=float) - np.asarray(labels_own, dtype=float)
+    moved = {}
+    for name, column in zip(LABELS, delta.T, strict=False):
+        finite = column[np.isfinite(column)]
+        middle = float(np.median(finite)) if finite.size else np.nan
+        scatter = 1.4826 * float(np.median(np.abs(finite - middle))) if finite.size else np.nan
+        moved[name] = Moved(middle, scatter, finite.size)
+    return moved
+
+
+# ---- the network and its training
+
+
+@torch.no_grad()
+def cycle_table(network: CycleStarNet, batches: Iterable[Batch]) -> dict[str, float]:
+    """Return mean |residual| / sigma of reconstructions and cycles, over the good pixels of all stars.
+
+    Sigma is that of the losses: 0.01 for synthetic spectra, at least 0.005 for observed ones, whose noise alone gives
+    0.80 where sigma is true to it (less, where the network copies noise).
+
+    Args:
+        network: the network.
+        batches: pairs, such as ``PairedSource.validation()``.
+
+    Returns:
+        ``s->s, o->o, s->o->s, o->s->o``; NaN without a good pixel.
+    """
+    found: dict[str, list[Array]] = {name: [] for name in ("s->s", "o->o", "s->o->s", "o->s->o")}
+    for batch in batches:
+        made = transfer(network, batch)
+        good = torch.ones_like(batch.observed_good) if batch.synthetic_good is None else batch.synthetic_good
+        synthetic = (batch.synthetic, torch.full_like(batch.synthetic, SYNTHETIC_SIGMA), good)
+        observed = (batch.observed, batch.observed_sigma.clamp_min(LEAST_OBSERVED_SIGMA), batch.observed_good)
+        for name, spectra, (flux, *rest) in (
+            ("s->s", made.synthetic, synthetic),
+            ("o->o", made.observed, observed),
+            ("s->o->s", made.synthetic_cycle, synthetic),
+            ("o->s->o", made.observed_cycle, observed),
+        ):
+            found[name].append(mean_residual(*(array.cpu().numpy() for array in (flux, spectra, *rest))))
+    values = {name: np.concatenate([*parts, np.empty(0)]) for name, parts in found.items()}
+    finite = {name: value[np.isfinite(value)] for name, value in values.items()}
+    return {name: float(value.mean()) if value.size else np.nan for name, value in finite.items()}
+
+
+def read_metrics(path: str | Path) -> dict[str, Array]:
+    """Read the ``metrics.jsonl`` of `stargap.starnet.training.train` as columns, one row a line.
+
+    Names are ``step``, ``generator.loss``, ``critic.loss`` and their terms, ``validation.score`` and its terms, and
+    others (see `train`). Where a line does not have a name its value is NaN: losses and scores are on different lines.
+    A last line that is still being written is left out.
+
+    Raises:
+        UsageError: there is no such file, or it is something else.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "metrics.jsonl"
+        >>> _ = path.write_text('{"step": 2, "generator.loss": 0.5}\\n{"step": 2, "validation.score": null}\\n')
+        >>> {name: values.tolist() for name, values in read_metrics(path).items()}
+        {'step': [2.0, 2.0], 'generator.loss': [0.5, nan], 'validation.score': [nan, nan]}
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        message = f"{path}: no metrics can be read ({error})"
+        raise UsageError(message) from None
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows.append({name: np.nan if value is None else float(value) for name, value in row.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            message = f"{path}, line {number}: not a line of metrics ({error})"
+            raise UsageError(message) from None
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}

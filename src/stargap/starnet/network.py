@@ -1,0 +1,399 @@
+"""Cycle-StarNet: autoencoders of two domains around a shared latent space (O'Briain et al. 2021; paper section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stargap import __version__
+from stargap.errors import ModelError, UsageError
+from stargap.modelfile import Card, load_model, save_model
+from stargap.pixels import STARGAP
+from stargap.starnet.layers import (
+    Down,
+    NetworkSettings,
+    Point,
+    Up,
+    chain,
+    initialise,
+    instance_norm,
+    instance_norm_with_tangents,
+    interpolate,
+    layers_of,
+)
+
+__all__ = ["CycleStarNet", "Cycles", "NetworkCard", "NetworkSettings"]
+
+KIND, VERSION = "cycle-starnet", 1
+STARS_AT_ONCE = 8
+
+
+class NetworkCard(Card):
+    """Card of a transfer network: its architecture, its pixels, and what it was trained on."""
+
+    pixel_grid: str
+    """``STARGAP.digest``: pixels, windows and normalisation of the spectra."""
+    wavelength: tuple[float, float, int]
+    """First and last wavelength (A) and number of pixels."""
+    settings: NetworkSettings
+    training_data: str
+    seed: int
+    iterations: int
+    scores: dict[str, float]
+    """Label-blind validation scores of the state that was kept."""
+
+
+class Cycles(NamedTuple):
+    """Everything that the losses compare: spectra ``(row, pixel)`` in flux units, latents ``(row, position, channel)``.
+
+    ``synthetic`` is X_s->s, ``observed`` X_o->o, ``to_observed`` X_s->o, ``to_synthetic`` X_o->s, ``synthetic_cycle``
+    X_s->o->s, ``observed_cycle`` X_o->s->o (paper section 3.1).
+    """
+
+    synthetic: Tensor
+    observed: Tensor
+    to_observed: Tensor
+    to_synthetic: Tensor
+    synthetic_cycle: Tensor
+    observed_cycle: Tensor
+    z_synthetic: Tensor
+    z_observed: Tensor
+    z_split: Tensor
+
+
+class CycleStarNet(nn.Module):
+    """Two autoencoders, of synthetic and of observed spectra, that share the middle of the way (paper section 3.1).
+
+    Spectra are ``(row, pixel)`` in normalised flux; latents ``(row, position, channel)``: z_sh is shared by both
+    domains, z_sp belongs to observed spectra. Inside, spectra are standardised by one mean and one standard deviation
+    and padded with the mean, as much on the left as on the right, to ``settings.length``; outputs are cropped back.
+    Convolutions are matrix products on channels-last arrays; transposed ones one product a polyphase block.
+
+    Set `precision` to compute in another dtype than that of the weights, such as ``torch.bfloat16``.
+
+    Args:
+        settings: sizes.
+        seed: of the initial weights; the global random state is not used.
+
+    Example:
+        >>> network = CycleStarNet()
+        >>> synthetic, observed = torch.rand(2, 2, 2901)
+        >>> z_sh, z_sp = network.encode_observed(observed)
+        >>> z_sh.shape, z_sp.shape
+        (torch.Size([2, 8, 25]), torch.Size([2, 8, 4]))
+        >>> network.synthetic_to_observed(synthetic, z_sp).shape
+        torch.Size([2, 2901])
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    typical: Tensor
+
+    def __init__(self, settings: NetworkSettings | None = None, *, seed: int = 0) -> None:
+        super().__init__()
+        self.settings = s = settings or NetworkSettings()
+        self.card: NetworkCard | None = None
+        self.precision: torch.dtype | None = None
+        self.register_buffer("mean", torch.ones(()))
+        self.register_buffer("deviation", torch.ones(()))
+        self.register_buffer("typical", torch.ones(s.pixels))
+
+        outer, shared, split = s.outer_filters, s.shared_filters, s.split_filters
+        down, up = s.shared_strides, s.shared_strides[::-1]
+
+        def encoder(filters: tuple[int, ...], latent: int) -> nn.Sequential:
+            return nn.Sequential(*chain(Down, (outer[-1], *filters), down, s), Point(filters[-1], latent))
+
+        def decoder(channels: int) -> nn.Sequential:
+            return nn.Sequential(*chain(Up, (channels, *outer[::-1]), s.outer_strides[::-1], s), Point(outer[0], 1))
+
+        self.synthetic_encoder = chain(Down, (1, *outer), s.outer_strides, s)
+        self.observed_encoder = chain(Down, (1, *outer), s.outer_strides, s)
+        self.shared_encoder = encoder(shared, s.shared_latent)
+        self.split_encoder = encoder(split, s.split_latent)
+        self.shared_decoder = chain(Up, (s.shared_latent, *shared[::-1]), up, s)
+        self.split_decoder = chain(Up, (s.split_latent, *split[::-1]), up, s)
+        self.synthetic_decoder = decoder(shared[0])
+        self.observed_decoder = decoder(shared[0] + split[0])
+        initialise(self, seed, s.bias)
+
+    # ---- spectra in and out
+
+    def standardise(self, synthetic: Tensor, observed: Tensor, good: Tensor) -> None:
+        """Set mean and standard deviation of all training pixels, and the typical observed spectrum of `fill`.
+
+        Args:
+            synthetic: ``(row, pixel)``, every pixel good.
+            observed: ``(row, pixel)``.
+            good: ``(row, pixel)`` bool: which observed pixels count. Where none does, the typical spectrum is the
+                mean synthetic one.
+
+        Raises:
+            UsageError: nothing to take a deviation of.
+        """
+        seen = torch.where(good, observed, 0.0).double()
+        plain = synthetic.double()
+        count = plain.numel() + good.sum()
+        mean = (plain.sum() + seen.sum()) / count
+        square = ((plain - mean).square().sum() + torch.where(good, seen - mean, 0.0).square().sum()) / count
+        if not (torch.isfinite(square) and square > 0):
+            message = (
+                f"the {len(plain)} synthetic and {len(seen)} observed training spectra have a variance of {square}"
+            )
+            raise UsageError(message)
+        number = good.sum(dim=0)
+        self.mean.copy_(mean)
+        self.deviation.copy_(square.sqrt())
+        self.typical.copy_(torch.where(number > 0, seen.sum(dim=0) / number.clamp_min(1), plain.mean(dim=0)))
+
+    def fill(self, flux: Tensor, good: Tensor) -> Tensor:
+        """Return `flux` with bad pixels in-painted; what they hold, NaN included, does not matter.
+
+        The difference from the typical training spectrum is interpolated (`interpolate`); it fades to zero where no
+        good pixel is near.
+
+        Args:
+            flux: ``(row, pixel)``.
+            good: ``(row, pixel)`` bool.
+        """
+        excess = interpolate((flux - self.typical)[:, None], good)[:, 0]
+        return torch.where(good, flux, self.typical + excess)
+
+    def inputs(self, flux: Tensor) -> Tensor:
+        """Return standardised, padded spectra ``(row, length, 1)``, as encoders and critics take them."""
+        if flux.ndim != 2 or flux.shape[1] != self.settings.pixels:
+            message = f"spectra have shape {tuple(flux.shape)}, the network takes (row, {self.settings.pixels})"
+            raise UsageError(message)
+        return self._padded((flux - self.mean) / self.deviation)[..., None]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        extra = self.settings.length - self.settings.pixels
+        return nn.functional.pad(x, (extra // 2, extra - extra // 2)).to(self.precision or self.mean.dtype)
+
+    def _cropped(self, x: Tensor) -> Tensor:
+        first = (self.settings.length - self.settings.pixels) // 2
+        return x[..., first : first + self.settings.pixels, 0].to(self.mean.dtype) * self.deviation
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        return self._cropped(x) + self.mean
+
+    # ---- the pieces
+
+    def _shared(self, features: Tensor) -> Tensor:
+        return instance_norm(self.shared_encoder(features))
+
+    def _split(self, features: Tensor) -> Tensor:
+        return instance_norm(self.split_encoder(features))
+
+    def encode_synthetic(self, flux: Tensor) -> Tensor:
+        """Return z_sh of synthetic spectra."""
+        return self._shared(self.synthetic_encoder(self.inputs(flux)))
+
+    def encode_observed(self, flux: Tensor, good: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return z_sh and z_sp of observed spectra; pixels that are not `good` are in-painted first."""
+        features = self.observed_encoder(self.inputs(flux if good is None else self.fill(flux, good)))
+        return self._shared(features), self._split(features)
+
+    def decode_synthetic(self, z_sh: Tensor) -> Tensor:
+        """Return synthetic spectra of shared latents."""
+        return self._outputs(self.synthetic_decoder(self.shared_decoder(z_sh)))
+
+    def decode_observed(self, z_sh: Tensor, z_sp: Tensor) -> Tensor:
+        """Return observed spectra of shared and split latents."""
+        return self._observed(self.shared_decoder(z_sh), self.split_decoder(z_sp))
+
+    def _observed(self, shared: Tensor, split: Tensor) -> Tensor:
+        return self._outputs(self.observed_decoder(torch.cat([shared, split], dim=2)))
+
+    def synthetic_to_observed(self, flux: Tensor, z_sp: Tensor) -> Tensor:
+        """Return X_s->o: synthetic spectra as they would be observed, with the z_sp of observed ones."""
+        return self.decode_observed(self.encode_synthetic(flux), z_sp)
+
+    def observed_to_synthetic(self, flux: Tensor, good: Tensor | None = None) -> Tensor:
+        """Return X_o->s: observed spectra in the synthetic domain, from z_sh alone."""
+        return self.decode_synthetic(self.encode_observed(flux, good)[0])
+
+    def split_features(self, flux: Tensor, good: Tensor | None = None) -> Tensor:
+        """Return what `observed_and_tangents` needs of observed spectra, ``(row, position, filter)``: once a fit."""
+        return self.split_decoder(self.encode_observed(flux, good)[1])
+
+    def cycles(self, synthetic: Tensor, observed: Tensor) -> Cycles:
+        """Return reconstructions, transfers and cycles; pieces common to both domains are computed once.
+
+        Args:
+            synthetic: ``(row, pixel)``.
+            observed: ``(row, pixel)``, in-painted; row i lends its z_sp to synthetic row i.
+
+        Raises:
+            UsageError: other numbers of synthetic than of observed spectra.
+        """
+        if synthetic.shape != observed.shape:
+            message = f"{len(synthetic)} synthetic and {len(observed)} observed spectra do not pair up"
+            raise UsageError(message)
+        rows = len(synthetic)
+        features = self.observed_encoder(self.inputs(observed))
+        z_shared = self._shared(torch.cat([self.synthetic_encoder(self.inputs(synthetic)), features]))
+        z_split = self._split(features)
+        split = self.split_decoder(z_split)
+        shared = self.shared_decoder(z_shared)
+        plain = self._outputs(self.synthetic_decoder(shared))
+        real = self._observed(shared, torch.cat([split, split]))
+
+        there = torch.cat(
+            [self.observed_encoder(self.inputs(real[:rows])), self.synthetic_encoder(self.inputs(plain[rows:]))]
+        )
+        back = self.shared_decoder(self._shared(there))
+        return Cycles(
+            synthetic=plain[:rows],
+            observed=real[rows:],
+            to_observed=real[:rows],
+            to_synthetic=plain[rows:],
+            synthetic_cycle=self._outputs(self.synthetic_decoder(back[:rows])),
+            observed_cycle=self._observed(back[rows:], split),
+            z_synthetic=z_shared[:rows],
+            z_observed=z_shared[rows:],
+            z_split=z_split,
+        )
+
+    @torch.no_grad()
+    def observed_and_tangents(
+        self, flux: Tensor, tangents: Tensor, split: Tensor, *, tangent_dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return X_s->o and its derivatives along directions, in one forward-mode pass.
+
+        Tangents are rows of the linear layers, without bias; LeakyReLU multiplies them by the slopes of the values,
+        instance normalisation has its derivative.
+
+        Args:
+            flux: synthetic spectra ``(row, pixel)``.
+            tangents: ``(row, k, pixel)``: their derivatives by k parameters.
+            split: `split_features` of the observed spectrum that each row is compared with.
+            tangent_dtype: compute derivatives in this type, such as ``torch.bfloat16`` where the processor has it
+                (relative error below 1 %); values stay as they are.
+
+        Returns:
+            spectra ``(row, pixel)`` and derivatives ``(row, k, pixel)``.
+        """
+        pieces = [
+            self.features_to_observed(*self.shared_features(value, change, tangent_dtype=tangent_dtype), part)
+            for value, change, part in zip(*(x.split(STARS_AT_ONCE) for x in (flux, tangents, split)), strict=True)
+        ]
+        return torch.cat([value for value, _ in pieces]), torch.cat([change for _, change in pieces])
+
+    @torch.no_grad()
+    def shared_features(
+        self, flux: Tensor, tangents: Tensor, *, tangent_dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the first half of `observed_and_tangents`, which knows nothing of the observed spectrum.
+
+        Three quarters of the work, and for spectra of an emulator a function of the labels alone.
+
+        Returns:
+            the shared decoder's output ``(row, position, filter)`` and its derivatives ``(row, k, position, filter)``.
+        """
+        value = self.inputs(flux)
+        change = self._padded(tangents / self.deviation)[..., None].to(tangent_dtype or value.dtype)
+        *encoder, point = layers_of(self.shared_encoder)
+        for layer in (*layers_of(self.synthetic_encoder), *encoder):
+            value, change = layer.with_tangents(value, change)
+        value, change = instance_norm_with_tangents(point(value), point.linear(change))
+        for layer in layers_of(self.shared_decoder):
+            value, change = layer.with_tangents(value, change)
+        return value, change
+
+    @torch.no_grad()
+    def features_to_observed(self, features: Tensor, changes: Tensor, split: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the second half of `observed_and_tangents`: spectra and derivatives of what `shared_features` gave."""
+        *decoder, point = layers_of(self.observed_decoder)
+        value, change = torch.cat([features, split.to(features.dtype)], dim=2), changes
+        for layer in decoder:
+            value, change = layer.with_tangents(value, change)
+        return self._outputs(point(value)), self._cropped(point.linear(change))
+
+    def generator_parameters(self) -> Iterator[nn.Parameter]:
+        """Encoders and decoders: what the generator step moves."""
+        return self.parameters()
+
+    # ---- on disk
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        training_data: str,
+        seed: int,
+        iterations: int,
+        scores: Mapping[str, float],
+    ) -> None:
+        """Write the safetensors file and its card.
+
+        Raises:
+            UsageError: the network's pixels are not those of ``STARGAP``.
+        """
+        if self.settings.pixels != STARGAP.wavelength.size:
+            message = (
+                f"a network of {self.settings.pixels} pixels cannot be saved: {STARGAP.wavelength.size} are needed"
+            )
+            raise UsageError(message)
+        card = NetworkCard(
+            kind=KIND,
+            version=VERSION,
+            stargap=__version__,
+            pixel_grid=STARGAP.digest,
+            wavelength=_wavelength_range(),
+            settings=self.settings,
+            training_data=training_data,
+            seed=seed,
+            iterations=iterations,
+            scores=dict(scores),
+        )
+        save_model(path, card, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> CycleStarNet:
+        """Read a network written by `save`.
+
+        Raises:
+            ModelError: damaged or foreign files, another pixel grid, tensors that are not those of the card's
+                architecture, values that are not finite.
+        """
+        card, tensors = load_model(path, NetworkCard, KIND, VERSION)
+        found = (card.pixel_grid, card.wavelength, card.settings.pixels)
+        wanted = (STARGAP.digest, _wavelength_range(), STARGAP.wavelength.size)
+        if found != wanted:
+            message = f"{path}: the model's pixel grid is {found}, this version needs {wanted}"
+            raise ModelError(message)
+        with torch.device("meta"):
+            expected = {name: tuple(tensor.shape) for name, tensor in cls(card.settings).state_dict().items()}
+        present = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if expected != present:
+            odd = sorted(expected.keys() ^ present.keys()) or sorted(n for n in expected if expected[n] != present[n])
+            first = odd[0]
+            message = (
+                f"{path}: tensors do not match the architecture in the card: {len(odd)} differ, first {first} "
+                f"({present.get(first, 'absent')} in the file, {expected.get(first, 'absent')} by the card)"
+            )
+            raise ModelError(message)
+        others = sorted(f"{name} {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype != torch.float32)
+        if others:
+            message = f"{path}: tensors must be torch.float32, found {others[:4]}"
+            raise ModelError(message)
+        bad = sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
+        if bad or tensors["deviation"] <= 0:
+            message = (
+                f"{path}: the model holds values that are not finite ({bad[:4]}) or a deviation that is not positive"
+            )
+            raise ModelError(message)
+        network = cls(card.settings)
+        network.load_state_dict(tensors)
+        network.card = card
+        return network.eval().requires_grad_(False)
+
+
+def _wavelength_range() -> tuple[float, float, int]:
+    wavelength = STARGAP.wavelength
+    return float(wavelength[0]), float(wavelength[-1]), wavelength.size

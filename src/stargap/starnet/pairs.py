@@ -1,0 +1,127 @@
+"""Unpaired batches of observed and synthetic spectra, each of which follows from the number of its step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stargap.pixels import STARGAP
+from stargap.spectra.prepare import normalise
+from stargap.spectra.training import TrainingSpectra, split_rows
+from stargap.starnet.layers import interpolate
+from stargap.starnet.losses import Batch
+from stargap.theory.emulator import Emulator
+
+__all__ = ["PairedSource", "SyntheticSpectra"]
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, seed: int, domain: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch, domain]).permutation(count)
+
+
+class SyntheticSpectra:
+    """The emulator's spectra of labels ``(row, 4)``, normalised with the weights of their observed partners.
+
+    Where these hold too little of the smoothing kernel there is no pseudo-continuum: spectra are interpolated there,
+    as the network's encoders do with masked pixels.
+
+    Args:
+        emulator: the synthetic domain.
+        labels: one row a spectrum, such as draws of the label prior.
+
+    Example:
+        >>> from stargap.theory.emulator import shipped_emulator
+        >>> made = SyntheticSpectra(shipped_emulator(), np.array([[3500.0, 4.8, 0.0, 0.0]]))
+        >>> made(np.array([0]), torch.ones(1, STARGAP.support.size)).shape
+        torch.Size([1, 2901])
+    """
+
+    def __init__(self, emulator: Emulator, labels: NDArray[np.float64]) -> None:
+        self.emulator, self.labels = emulator, torch.as_tensor(labels)
+
+    @torch.no_grad()
+    def __call__(self, rows: NDArray[np.int64], weight: Tensor) -> Tensor:
+        """Return ``(row, pixel)`` of some rows and the weights ``(row, support)`` of their partners."""
+        flux = self.emulator.flux(self.labels[rows])
+        normal, _, held = normalise(flux / flux.mean(dim=1, keepdim=True), weight)
+        sound = held >= STARGAP.least_kernel_weight
+        filled = interpolate((normal - 1.0)[:, None], sound)[:, 0] + 1.0
+        return torch.where(sound, normal, filled)
+
+
+class PairedSource:
+    """Observed and synthetic spectra, unpaired: each domain is split 8:2:1 and walks through permutations of its own.
+
+    The rows of a step follow from the seed, the domain and the epoch alone; domains may differ in size.
+
+    Args:
+        observed: spectra, in memory or mapped from disk.
+        synthetic: ``(row, pixel)`` float32, in memory or mapped; or a pure function that makes them of row numbers
+            and of the pseudo-continuum weights ``(row, support)`` of their observed partners (`SyntheticSpectra`).
+        made: for a function, the number of its rows and a digest of what it makes.
+        seed: of splits and permutations.
+        validation: largest number of pairs of a validation.
+        validation_batch: pairs of each of its batches.
+
+    Raises:
+        UsageError: a domain has fewer than six spectra.
+    """
+
+    def __init__(
+        self,
+        observed: TrainingSpectra,
+        synthetic: NDArray[np.float32] | Callable[[NDArray[np.int64], Tensor], Tensor],
+        *,
+        made: tuple[int, str] = (0, ""),
+        seed: int = 0,
+        validation: int = 2048,
+        validation_batch: int = 256,
+    ) -> None:
+        self.observed, self.synthetic, self.made, self.seed = observed, synthetic, made, seed
+        self.observed_rows = split_rows(len(observed), seed)
+        self.synthetic_rows = split_rows(made[0] if callable(synthetic) else len(synthetic), seed)
+        sizes = (len(self.observed_rows["validation"]), len(self.synthetic_rows["validation"]))
+        self.validation_count, self.validation_batch = min(validation, *sizes), validation_batch
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of every spectrum, the seed and the size of a validation; reads all of the data once."""
+        digest = hashlib.sha256(repr((self.made, self.seed, self.validation_count, self.validation_batch)).encode())
+        arrays = [getattr(self.observed, field.name) for field in fields(self.observed)]
+        for array in arrays if callable(self.synthetic) else [*arrays, self.synthetic]:
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            for first in range(0, len(array), 1024):
+                digest.update(np.ascontiguousarray(array[first : first + 1024]).data)
+        return digest.hexdigest()
+
+    def batch(self, step: int, size: int) -> Batch:
+        """Return the pairs of a training step."""
+        observed = self._walk(self.observed_rows["training"], 1, step, size)
+        return self._pairs(observed, self._walk(self.synthetic_rows["training"], 2, step, size))
+
+    def validation(self) -> Iterator[Batch]:
+        """Yield the validation pairs, always the same."""
+        for first in range(0, self.validation_count, self.validation_batch):
+            part = slice(first, min(first + self.validation_batch, self.validation_count))
+            yield self._pairs(self.observed_rows["validation"][part], self.synthetic_rows["validation"][part])
+
+    def _walk(self, rows: NDArray[np.int64], domain: int, step: int, size: int) -> NDArray[np.int64]:
+        epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(rows))
+        chosen = [_order(len(rows), self.seed, domain, epoch)[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        return rows[np.concatenate(chosen)]
+
+    def _pairs(self, observed: NDArray[np.int64], synthetic: NDArray[np.int64]) -> Batch:
+        flux, sigma, good, weight = self.observed.tensors(observed)
+        if callable(self.synthetic):
+            made = self.synthetic(synthetic, weight)
+        else:
+            made = torch.from_numpy(np.array(self.synthetic[synthetic]))
+        return Batch(synthetic=made, observed=flux, observed_sigma=sigma, observed_good=good)

@@ -1,0 +1,1 @@
+"""From the spectra of a survey to its sample of M dwarfs."""

@@ -1,0 +1,248 @@
+"""The page that shows what cleaning rejected, and a person's overrule of it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stargap.errors import UsageError
+from stargap.files import replacing
+from stargap.flags import Clean
+from stargap.survey.cleaning.bins import Shard, read_blocks
+from stargap.survey.cleaning.clean import Cleaning, Cluster
+
+__all__ = ["overrule", "write_cleaning_page"]
+
+MEMBERS = 5
+"""Members of a cluster that its picture shows."""
+ALONE = (Clean.FEW_PIXELS, Clean.MISSING_ARM, Clean.NO_SIGNAL, Clean.ROUGH, Clean.OUTLIER)
+
+
+def overrule(cleaning: Cleaning, path: str | Path) -> Cleaning:
+    """Apply a person's file to a cleaning: clusters to keep although rejected by rule, and the reverse.
+
+    The file is TOML: ``made_for``, the digest of the cleaning that the person looked at, and a table ``[clusters]`` of
+    cluster numbers with ``"keep"`` or ``"reject"``. Spectra that were rejected one by one stay so.
+
+    Raises:
+        UsageError: the file cannot be read, was made for another cleaning, or names a cluster that is not there.
+
+    Example:
+        >>> from stargap.survey.cleaning.clean import clean
+        >>> from stargap.spectra.training import TrainingSpectra
+        >>> file = getfixture("tmp_path") / "overrule.toml"
+        >>> _ = file.write_text('made_for = "0123456789abcdef"')
+        >>> overrule(clean([TrainingSpectra.empty(1)]), file)
+        Traceback (most recent call last):
+        ...
+        stargap.errors.UsageError: .../overrule.toml: made for the cleaning 0123456789abcdef, not for ...
+    """
+    wishes = _read_overrule(Path(path), cleaning)
+    flags, clusters = cleaning.flags.copy(), []
+    for cluster in cleaning.clusters:
+        wish = wishes.get(cluster.number)
+        verdict = cluster.verdict
+        if wish == "keep" and verdict == "rejected":
+            flags[cleaning.cluster == cluster.number] |= int(Clean.OVERRULED_KEEP)
+            verdict = "good"
+        elif wish == "reject" and verdict != "rejected":
+            flags[cleaning.cluster == cluster.number] |= int(Clean.OVERRULED_REJECT)
+            verdict = "rejected"
+        clusters.append(replace(cluster, verdict=verdict))
+    return replace(cleaning, flags=flags, clusters=tuple(clusters))
+
+
+def _read_overrule(path: Path, cleaning: Cleaning) -> dict[int, str]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror})"
+        raise UsageError(message) from None
+    except ValueError as error:
+        message = f"{path}: not a TOML file ({error})"
+        raise UsageError(message) from None
+    made_for, wishes = content.get("made_for"), content.get("clusters", {})
+    unknown = sorted(set(content) - {"made_for", "clusters"})
+    if unknown or not isinstance(wishes, dict):
+        message = f"{path}: holds {', '.join(unknown) or 'no table clusters'}; it may hold made_for and [clusters]"
+        raise UsageError(message)
+    if made_for != cleaning.digest:
+        message = (
+            f"{path}: made for the cleaning {made_for}, not for {cleaning.digest}: data or settings differ, so "
+            "its numbers may be of other clusters; look at the new cleaning.html and write it anew"
+        )
+        raise UsageError(message)
+    known = {str(cluster.number) for cluster in cleaning.clusters}
+    for name, wish in wishes.items():
+        if name not in known or wish not in ("keep", "reject"):
+            message = f'{path}: {name} = {wish!r}: needed is the number of a cluster and "keep" or "reject"'
+            raise UsageError(message)
+    return {int(name): wish for name, wish in wishes.items()}
+
+
+def write_cleaning_page(path: str | Path, cleaning: Cleaning, shards: Sequence[Shard]) -> Path:
+    """Write one self-contained HTML page: what was rejected and why, with pictures of rejected and borderline clusters.
+
+    Args:
+        path: usually ``cleaning.html``.
+        cleaning: what `clean` said of `shards`.
+        shards: the same spectra in the same order; read once.
+
+    Returns:
+        the path.
+
+    Raises:
+        UsageError: another number of spectra than were cleaned.
+    """
+    count = sum(len(shard.flux) for shard in shards)
+    if count != len(cleaning.flags):
+        message = f"{count} spectra given for a cleaning of {len(cleaning.flags)}: give the same ones"
+        raise UsageError(message)
+    shown = [cluster for cluster in cleaning.clusters if cluster.verdict != "good"]
+    groups = {str(one.number): np.flatnonzero(cleaning.cluster == one.number) for one in shown}
+    groups |= {flag.name or "": np.flatnonzero(cleaning.flags & int(flag)) for flag in ALONE}
+    means = _means(shards, {name: rows for name, rows in groups.items() if name.isdigit()})
+    members = _members(shards, {name: _some(rows) for name, rows in groups.items()})
+    parts = [_opening(cleaning)]
+    for one in sorted(shown, key=lambda one: (one.verdict != "rejected", one.number)):
+        title = f"cluster {one.number}: {_spectra(one.size)}, {one.verdict}"
+        picture = _picture(members[str(one.number)], title, *means[str(one.number)])
+        parts.append(f"<h3 id=c{one.number}>{title}</h3><p>{html.escape(_reason(one))}</p>{picture}")
+    parts.append("<h2>Spectra rejected one by one</h2>")
+    for flag in ALONE:
+        rows = groups[flag.name or ""]
+        if rows.size:
+            told = html.escape(flag.sentence)
+            picture = _picture(members[flag.name or ""], _spectra(rows.size))
+            parts.append(f"<h3>{told}: {rows.size}</h3>{picture}")
+    page = PAGE.replace("%BODY%", "\n".join(parts))
+    with replacing(path) as file:
+        file.write(page.encode())
+    return Path(path)
+
+
+def _reason(cluster: Cluster) -> str:
+    return Clean.describe(cluster.flags) or "a person's choice"
+
+
+def _spectra(count: int) -> str:
+    return "1 spectrum" if count == 1 else f"{count} spectra"
+
+
+def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    return rows[np.unique(np.linspace(0, rows.size - 1, MEMBERS).round().astype(int))] if rows.size else rows
+
+
+def _members(shards: Sequence[Shard], wanted: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
+    """Return the flux of some rows of each group, NaN where bad."""
+    found: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
+    first = 0
+    for shard in shards:
+        for name, rows in wanted.items():
+            for row in rows[(rows >= first) & (rows < first + len(shard.flux))] - first:
+                good = np.asarray(shard.good[row])
+                found[name].append(np.where(good, np.asarray(shard.flux[row], dtype=np.float64), np.nan))
+        first += len(shard.flux)
+    return {name: np.array(lines) for name, lines in found.items()}
+
+
+def _means(
+    shards: Sequence[Shard], groups: dict[str, NDArray[np.int64]]
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Return mean and scatter over the good pixels of each group, weighted by errors with a floor."""
+    count = sum(len(shard.flux) for shard in shards)
+    which = np.full(count, -1)
+    for place, rows in enumerate(groups.values()):
+        which[rows] = place
+    sums: list[NDArray[np.float64]] = []
+    first = 0
+    for flux, sigma, good in read_blocks(shards):
+        if not sums:
+            sums = list(np.zeros((3, len(groups), flux.shape[1])))
+        own = which[first : first + len(flux)]
+        for place in np.unique(own[own >= 0]):
+            here = own == place
+            use = good[here] & np.isfinite(flux[here]) & np.isfinite(sigma[here])
+            weight = np.where(use, 1 / (np.where(use, sigma[here], 1).astype(np.float64) ** 2 + 0.03**2), 0)
+            value = np.where(use, flux[here], 0).astype(np.float64).clip(-100, 100)
+            for total, part in zip(sums, (weight, weight * value, weight * value**2), strict=True):
+                total[place] += part.sum(axis=0)
+        first += len(flux)
+    found = {}
+    for place, name in enumerate(groups):
+        weight = np.where(sums[0][place] > 0, sums[0][place], np.nan)
+        mean = sums[1][place] / weight
+        found[name] = mean, np.sqrt((sums[2][place] / weight - mean**2).clip(0))
+    return found
+
+
+def _picture(members: NDArray[Any], title: str, mean: Any = None, scatter: Any = None) -> str:
+    from stargap.figures.cleaning import cluster_figure
+
+    content = io.BytesIO()
+    cluster_figure(members, mean=mean, scatter=scatter, title=title).savefig(content, format="png", dpi=80)
+    return (
+        f'<img alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
+    )
+
+
+def _opening(cleaning: Cleaning) -> str:
+    rejected = cleaning.rejected
+    head = [
+        "number",
+        "size",
+        "outliers",
+        "verdict",
+        "TiO5",
+        "CaH1",
+        "±",
+        "quiet",
+        "rough",
+        "missing",
+        "distance",
+        "reason",
+    ]
+    lines = ["".join(f"<th>{name}</th>" for name in head)]
+    for one in cleaning.clusters:
+        number = str(one.number) if one.verdict == "good" else f"<a href=#c{one.number}>{one.number}</a>"
+        numbers = (one.tio5, one.cah1, one.e_bands, one.quiet, one.roughness, one.missing, one.distance)
+        cells = [number, str(one.size), str(one.outliers), one.verdict, *(f"{value:.3f}" for value in numbers)]
+        cells.append(html.escape(Clean.describe(one.flags)))
+        lines.append("".join(f"<td>{cell}</td>" for cell in cells))
+    table = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    reasons = "".join(
+        f"<tr><td>{html.escape(flag.sentence)}</td><td>{int(((cleaning.flags & int(flag)) != 0).sum())}</td></tr>"
+        for flag in Clean
+    )
+    example = html.escape(f'made_for = "{cleaning.digest}"\n\n[clusters]\n1000 = "keep"\n')
+    settings = html.escape(cleaning.settings.model_dump_json(indent=1))
+    return f"""<h1>Cleaning: {int(rejected.sum())} of {len(rejected)} spectra rejected</h1>
+<p>To overrule a verdict, write a file like this, with the numbers of clusters and "keep" or "reject", and name it in
+the settings:</p><pre>{example}</pre>
+<h2>Reasons</h2><table><tr><th>reason</th><th>spectra</th></tr>{reasons}</table>
+<h2>Clusters</h2><table>{table}</table>
+<p>TiO5 and CaH1: depths in the mean spectrum, with the error of their sum; quiet: rms of the mean from 1 where M dwarfs
+are flat; rough: scatter within quiet bins beyond noise; missing: fraction of bins; distance: median of the members,
+1 for noise and allowed scatter.</p>
+<details><summary>Settings</summary><pre>{settings}</pre></details>
+<h2>Rejected and borderline clusters</h2>"""
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Cleaning</title><style>
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; font-size: 13px; } td, th { padding: 2px 8px; text-align: left; }
+tr:nth-child(even) { background: #f4f4f4; } img { max-width: 100%; } pre { background: #f4f4f4; padding: .6rem; }
+</style></head><body>
+%BODY%
+</body></html>
+"""

@@ -1,0 +1,1 @@
+"""Gaia: its table, the join with spectra, and its archive."""

@@ -1,0 +1,177 @@
+"""Gaia's columns joined to spectra: by source identifier, else by position with proper motion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stargap.errors import UsageError
+from stargap.tables.columns import INT_NULL
+from stargap.tables.crossmatch import julian_epoch, match_ids, match_sky, separations, whole_ids
+from stargap.tables.read import read_table
+
+__all__ = ["GAIA_COLUMNS", "GaiaJoin", "equal_columns", "join_gaia", "numbers", "read_gaia"]
+
+_Arrays = dict[str, NDArray[Any]]
+
+GAIA_COLUMNS = {
+    "parallax": "parallax",
+    "e_parallax": "parallax_error",
+    "ruwe": "ruwe",
+    "g_mag": "phot_g_mean_mag",
+    "bp_mag": "phot_bp_mean_mag",
+    "rp_mag": "phot_rp_mean_mag",
+    "bp_rp": "bp_rp",
+    "pmra": "pmra",
+    "e_pmra": "pmra_error",
+    "pmdec": "pmdec",
+    "e_pmdec": "pmdec_error",
+    "gaia_rv": "radial_velocity",
+    "e_gaia_rv": "radial_velocity_error",
+}
+"""Columns joined to each spectrum, and their names in Gaia's tables (mas, mag, mas/yr, km/s)."""
+
+_DISPENSABLE = ("bp_rp", "pmra_error", "pmdec_error", "radial_velocity", "radial_velocity_error")
+"""What the sample does without."""
+
+
+@dataclass(frozen=True, eq=False)
+class GaiaJoin:
+    """What `join_gaia` returns; one row a spectrum.
+
+    ``columns``: gaia_source_id (int64, -9999 without a source), gaia_separation (arcsec) and those of `GAIA_COLUMNS`,
+    float64, NaN where unknown. ``by_position``, whether it was joined so; ``ambiguous``, whether several sources were
+    within the radius then. ``notes``: sentences on the join.
+    """
+
+    columns: _Arrays
+    by_position: NDArray[np.bool_]
+    ambiguous: NDArray[np.bool_]
+    notes: tuple[str, ...]
+
+
+def read_gaia(path: str | Path) -> _Arrays:
+    """Return the columns of a Gaia DR3 table that `join_gaia` uses, as `tables.read_table` does.
+
+    Raises:
+        UsageError: the table cannot be read, or has no source_id, ra or dec.
+    """
+    return read_table(path, ["source_id", "ra", "dec"], optional=[*GAIA_COLUMNS.values(), "ref_epoch"])
+
+
+def join_gaia(
+    index: Mapping[str, ArrayLike],
+    gaia: Mapping[str, ArrayLike] | None,
+    *,
+    radius_arcsec: float,
+    earliest: float,
+) -> GaiaJoin:
+    """Join spectra with Gaia by gaia_source_id where the table has it, else by position.
+
+    By position the nearest source within the radius is taken, each moved to where it came closest between `earliest`
+    and the observation (`crossmatch.match_sky`). Where a source repeats in the table, its first row counts. BP - RP is
+    the difference of the magnitudes where the table does not give it.
+
+    Args:
+        index: columns ``(row,)``: spectrum_id, and where there are any gaia_source_id, ra and dec (deg), lmjd (d).
+        gaia: columns ``(source,)``: source_id, ra, dec (deg), and where there are any the values of `GAIA_COLUMNS` and
+            ref_epoch (Julian year); None if there is no table.
+        radius_arcsec: largest separation of a join by position.
+        earliest: Julian year that the positions of the index can be of.
+
+    Raises:
+        UsageError: spectrum_id, source_id, ra or dec is missing, lengths differ, or ids are floats.
+
+    Example:
+        >>> index = {"spectrum_id": [0, 1], "gaia_source_id": [77, -9999], "ra": [5.0, 6.0], "dec": [5.0, 6.0]}
+        >>> gaia = {"source_id": [77, 78], "ra": [5.0, 6.0], "dec": [5.0, 6.0001], "ruwe": [1.0, 1.1]}
+        >>> join = join_gaia(index, gaia, radius_arcsec=3.0, earliest=2000.0)
+        >>> join.columns["gaia_source_id"], join.columns["ruwe"], join.by_position
+        (array([77, 78]), array([1. , 1.1]), array([False, True]))
+        >>> join.notes[0]
+        '2 of 2 spectra have a Gaia source: 1 by identifier, 1 by position, 0 of these ambiguous'
+    """
+    spectra = equal_columns(index, "spectrum_id")
+    size = len(spectra["spectrum_id"])
+    columns: _Arrays = {"gaia_source_id": np.full(size, INT_NULL, dtype=np.int64)}
+    columns |= {name: np.full(size, np.nan) for name in ("gaia_separation", *GAIA_COLUMNS)}
+    by_position, ambiguous = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    if gaia is None:
+        note = "no Gaia table: RUWE, absolute magnitude and colour of every spectrum are unknown"
+        return GaiaJoin(columns, by_position, ambiguous, (note,))
+    stars, notes = _sources(gaia)
+
+    place = numbers(spectra, "ra", size), numbers(spectra, "dec", size), julian_epoch(numbers(spectra, "lmjd", size))
+    rows = np.full(size, -1, dtype=np.int64)
+    if "gaia_source_id" in spectra:
+        rows = match_ids(whole_ids(spectra["gaia_source_id"], "gaia_source_id"), stars["source_id"])
+    columns["gaia_separation"] = separations(*place, stars, rows, earliest=earliest)
+    rest = np.flatnonzero(rows < 0)
+    ra, dec, epoch = (values[rest] for values in place)
+    match = match_sky(ra, dec, epoch, stars, radius_arcsec=radius_arcsec, earliest=earliest)
+    rows[rest], columns["gaia_separation"][rest] = match.rows, match.separation
+    by_position[rest], ambiguous[rest] = match.rows >= 0, match.ambiguous
+
+    found = rows >= 0
+    columns["gaia_source_id"][found] = stars["source_id"][rows[found]]
+    for name, theirs in GAIA_COLUMNS.items():
+        if theirs in stars:
+            columns[name][found] = numbers(stars, theirs, len(stars["source_id"]))[rows[found]]
+    colour = columns["bp_rp"]
+    columns["bp_rp"] = np.where(np.isnan(colour), columns["bp_mag"] - columns["rp_mag"], colour)
+    have, near, unsure = (int(np.count_nonzero(part)) for part in (found, by_position, ambiguous))
+    note = f"{have:,} of {size:,} spectra have a Gaia source: {have - near:,} by identifier, {near:,} by position, "
+    return GaiaJoin(columns, by_position, ambiguous, (note + f"{unsure:,} of these ambiguous", *notes))
+
+
+def equal_columns(columns: Mapping[str, ArrayLike], first: str) -> _Arrays:
+    """Return columns as arrays of one length, that of the column `first`.
+
+    Raises:
+        UsageError: `first` is missing, or a column has another length.
+    """
+    if first not in columns:
+        message = f"no column {first!r}: it joins the tables"
+        raise UsageError(message)
+    arrays = {name: np.asarray(values) for name, values in columns.items()}
+    for name, values in arrays.items():
+        if values.shape != (len(arrays[first]),):
+            message = f"column {name!r} has shape {values.shape}, and {first!r} {arrays[first].shape}"
+            raise UsageError(message)
+    return arrays
+
+
+def numbers(columns: Mapping[str, NDArray[Any]], name: str, rows: int) -> NDArray[np.float64]:
+    """Return a column as float64 ``(row,)``, NaN where it is null (-9999 too), infinite or missing.
+
+    Example:
+        >>> numbers({"snr_r": np.array([7.5, -9999.0])}, "snr_r", 2), numbers({}, "snr_i", 1)
+        (array([7.5, nan]), array([nan]))
+    """
+    values = np.asarray(columns.get(name, np.full(rows, np.nan)), dtype=float)
+    return np.where((values == INT_NULL) | ~np.isfinite(values), np.nan, values)
+
+
+def _sources(gaia: Mapping[str, ArrayLike]) -> tuple[_Arrays, list[str]]:
+    """Return one row of each source, and sentences on what is missing."""
+    stars, notes = equal_columns(gaia, "source_id"), []
+    for name in ("ra", "dec"):
+        if name not in stars:
+            message = f"the Gaia table has no column {name!r}; give source_id, ra and dec"
+            raise UsageError(message)
+    stars["source_id"] = whole_ids(stars["source_id"], "source_id")
+    ids, first = np.unique(stars["source_id"], return_index=True)
+    first = np.sort(first[ids != INT_NULL])
+    left_out = len(stars["source_id"]) - len(first)
+    if left_out:
+        stars = {name: values[first] for name, values in stars.items()}
+        notes.append(f"{left_out:,} rows of the Gaia table repeat a source or have no source_id, and were left out")
+    lacking = [name for name in GAIA_COLUMNS.values() if name not in stars and name not in _DISPENSABLE]
+    if lacking:
+        notes.append(f"the Gaia table lacks {', '.join(lacking)}: unknown for every spectrum")
+    return stars, notes

@@ -1,0 +1,144 @@
+"""FITS binary tables with all that the schema says, written block by block."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stargap.tables.columns import Column
+
+__all__ = ["ascii_text", "write_fits"]
+
+_CODES = {"int64": "K", "int32": "J", "float64": "D", "float32": "E", "bool": "L"}
+_KINDS = {"int64": ">i8", "int32": ">i4", "float64": ">f8", "float32": ">f4", "bool": "u1"}
+_UNSAFE = re.compile(r"[^ -\[\]-~]|[ &]$")
+_ROWS = 40_000  # a multiple of 4, so that blocks are whole words of the checksum
+_BLOCK = 2880
+
+
+def ascii_text(text: str) -> str:
+    """Return text as FITS can hold it, any other character and a space or ``&`` at the end as Python escapes.
+
+    Example:
+        >>> ascii_text("été &")
+        '\\\\xe9t\\\\xe9\\\\x20\\\\x26'
+    """
+    if not _UNSAFE.search(text):
+        return text
+    kept = text.rstrip(" &")
+    tail = "".join(f"\\x{ord(character):02x}" for character in text[len(kept) :])
+    return kept.encode("unicode_escape").decode("ascii") + tail
+
+
+def write_fits(
+    arrays: Mapping[str, NDArray[Any]], schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO
+) -> None:
+    """Write a binary table ``STARGAP`` with TUNIT, TUCD, TCOMM, TNULL, limits, provenance, CHECKSUM and DATASUM.
+
+    Astropy makes the header; the rows are packed in blocks, since astropy's writer needs five times the table's memory.
+
+    Args:
+        arrays: columns as `conform` returns them.
+        schema: of the table.
+        provenance: names and values, kept as cards ``PROV1 = 'name = value'``.
+        file: open for writing; it need not be able to seek.
+    """
+    from astropy.io import fits
+
+    columns = {c.name: _bytes(arrays[c.name]) if c.dtype == "str" else arrays[c.name] for c in schema}
+    rows = len(columns[schema[0].name])
+    kinds = [_KINDS.get(c.dtype) or f"S{columns[c.name].dtype.itemsize}" for c in schema]
+    header = _header(schema, kinds, provenance)
+    header["NAXIS2"] = rows
+    data_sum = 0
+    for block in _blocks(columns, schema, kinds, rows):
+        data_sum = _add(data_sum, block)
+    header.set("CHECKSUM", "0" * 16, "checksum")
+    header.set("DATASUM", str(data_sum), "checksum")
+    header["CHECKSUM"] = _encoded(_add(data_sum, header.tostring().encode("ascii")))
+    primary = fits.PrimaryHDU()
+    primary.add_checksum(when="checksum")
+    file.write(primary.header.tostring().encode("ascii"))
+    file.write(header.tostring().encode("ascii"))
+    size = 0
+    for block in _blocks(columns, schema, kinds, rows):
+        size += file.write(block)
+    file.write(b"\0" * (-size % _BLOCK))
+
+
+def _header(schema: Sequence[Column], kinds: Sequence[str], provenance: Mapping[str, str]) -> Any:
+    from astropy.io import fits
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*column names contain only", fits.verify.VerifyWarning)  # [M/H]
+        columns = [
+            fits.Column(
+                column.name,
+                _CODES.get(column.dtype) or f"{kind[1:]}A",
+                unit=column.unit or None,
+                null=column.null if column.dtype.startswith("int") else None,
+            )
+            for column, kind in zip(schema, kinds, strict=True)
+        ]
+        header = fits.BinTableHDU.from_columns(columns, nrows=0, name="STARGAP").header
+    for number, column in enumerate(schema, start=1):
+        low, high = column.valid_range or (-math.inf, math.inf)
+        whole = column.dtype.startswith("int")
+        limits = {"TLMAX": high, "TLMIN": low}
+        cards: dict[str, Any] = {
+            name: int(limit) if whole else float(limit) for name, limit in limits.items() if math.isfinite(limit)
+        }
+        cards |= {"TCOMM": column.description, "TUCD": column.ucd}
+        for name, value in cards.items():
+            header.set(f"{name}{number}", value, after=f"TFORM{number}")
+    for number, (name, value) in enumerate(provenance.items(), start=1):
+        header[f"PROV{number}"] = ascii_text(f"{name} = {value}")
+    return header
+
+
+def _blocks(
+    columns: Mapping[str, NDArray[Any]], schema: Sequence[Column], kinds: Sequence[str], rows: int
+) -> Iterator[bytes]:
+    packed = np.dtype([(f"c{place}", kind) for place, kind in enumerate(kinds)])
+    for first in range(0, rows, _ROWS):
+        block = np.empty(min(_ROWS, rows - first), dtype=packed)
+        for place, column in enumerate(schema):
+            values = columns[column.name][first : first + len(block)]
+            block[f"c{place}"] = np.where(values, ord("T"), ord("F")) if column.dtype == "bool" else values
+        yield block.tobytes()
+
+
+def _bytes(values: NDArray[Any]) -> NDArray[np.bytes_]:
+    cells = values.tolist()
+    if _UNSAFE.search("".join(cells)) or any(cell.endswith((" ", "&")) for cell in cells):
+        values = np.array([ascii_text(cell) for cell in cells], dtype=object)
+    return values.astype("S") if cells else np.empty(0, dtype="S1")
+
+
+def _add(total: int, data: bytes) -> int:
+    """Return the ones' complement sum of 32-bit words of the FITS standard (its appendix J), with more data added."""
+    words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype=">u4")
+    total += int(words.sum(dtype=np.uint64))
+    while total >> 32:
+        total = (total & 0xFFFFFFFF) + (total >> 32)
+    return total
+
+
+def _encoded(total: int) -> str:
+    """Return the complement of a sum as 16 letters and digits, as CHECKSUM holds it."""
+    letters = np.zeros((4, 4), dtype=int)
+    for place, byte in enumerate((0xFFFFFFFF - total).to_bytes(4, "big")):
+        four = [byte // 4 + ord("0") + (byte % 4 if number == 0 else 0) for number in range(4)]
+        while not all(chr(letter).isalnum() for letter in four):
+            for one, other in ((0, 1), (2, 3)):
+                if not (chr(four[one]).isalnum() and chr(four[other]).isalnum()):
+                    four[one], four[other] = four[one] + 1, four[other] - 1
+        letters[:, place] = four
+    text = "".join(map(chr, letters.ravel().tolist()))
+    return text[-1] + text[:-1]

@@ -1,0 +1,1 @@
+"""The transfer made from stars of known labels."""

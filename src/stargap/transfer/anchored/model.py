@@ -1,0 +1,278 @@
+"""The transfer for real stars: the emulator times what a few stars of known labels say that it lacks."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stargap import __version__
+from stargap.errors import ModelError
+from stargap.fit.labels import EmulatorModel
+from stargap.fit.optimise import gram, solve_small
+from stargap.fit.prior import DEGREES, LabelPrior
+from stargap.labels import M_H, TEFF
+from stargap.modelfile import load_model, save_model
+from stargap.pixels import STARGAP
+from stargap.spectra.prepare import Prepared
+from stargap.theory.emulator import Emulator
+from stargap.transfer.base import TransferCard, emulator_inside, fill
+from stargap.transfer.residual.model import SPLIT_SCALE, split_columns
+
+__all__ = ["AnchoredCard", "AnchoredModel", "AnchoredTransfer", "lamost_transfer"]
+
+KIND, VERSION = "anchored-transfer", 1
+CENTRE, SCALE = (3600.0, 0.0), (300.0, 0.3)
+"""Of Teff (K) and [M/H] (dex) in the correction."""
+MOST_TERMS, MOST_DIRECTIONS = 20, 50
+
+
+class AnchoredCard(TransferCard):
+    """Card of an anchored transfer; its scores are cross-validated by star."""
+
+    terms: tuple[tuple[int, int], ...]
+    """Exponents of scaled Teff and [M/H] in the correction."""
+    directions: int
+    logg_width: float
+    m_h: float
+    m_h_width: float
+    """The label prior, in dex; widths as the fit uses them (`stargap.transfer.anchored.train`)."""
+
+
+class AnchoredTransfer(nn.Module):
+    """Two domains with the emulator as the synthetic one, tied by stars of known labels (anchors).
+
+    A normalised observed spectrum is the emulator's times (1 + c), c a polynomial in Teff (and [M/H]) at every pixel
+    (`stargap.transfer.anchored.train`). z_sp, what a spectrum has of its own, are the numbers of `residual.SPLIT` and
+    amplitudes along ``directions``: the ways in which the anchors' spectra differ from the model beyond noise. They
+    are fitted with the labels, each within its own scatter over the anchors. ``floor`` is what is left after all this,
+    with a share of c itself: where the emulator is far off its derivatives are not trusted either.
+
+    Args:
+        emulator: the synthetic domain.
+        terms: exponents of scaled Teff and [M/H].
+        directions: how many.
+        prior: of the labels.
+        alpha: [a/M] at which all fits are held, or None where it follows [M/H].
+
+    Example:
+        >>> from stargap.theory.isochrones import shipped_isochrones
+        >>> from stargap.theory.emulator import shipped_emulator
+        >>> from stargap.fit.prior import fit_sequence
+        >>> prior = LabelPrior(fit_sequence(shipped_isochrones()), 0.05, 0.0, 0.5)
+        >>> transfer = AnchoredTransfer(shipped_emulator(), prior)
+        >>> labels = torch.tensor([[3500.0, 4.8, 0.0, 0.0]]).double()
+        >>> float(transfer.correction(labels, torch.zeros(1, 1, 4).double())[0].abs().max())
+        0.0
+    """
+
+    card: AnchoredCard
+    coefficients: Tensor
+    floor: Tensor
+    directions: Tensor
+    scatter: Tensor
+    low: Tensor
+    high: Tensor
+    held: Tensor
+    own: Tensor
+    limit: Tensor
+    sequence: Tensor
+
+    def __init__(
+        self,
+        emulator: Emulator,
+        prior: LabelPrior,
+        *,
+        terms: tuple[tuple[int, int], ...] = ((0, 0), (1, 0)),
+        directions: int = 0,
+        alpha: float | None = None,
+    ) -> None:
+        super().__init__()
+        pixels = STARGAP.wavelength.size
+        self.emulator, self.terms, self.alpha = emulator, terms, alpha
+        self.exponents = torch.tensor(terms)
+        self.widths = (prior.logg_width, prior.m_h, prior.m_h_width)
+        self.register_buffer("sequence", prior.sequence)
+        self.register_buffer("coefficients", torch.zeros(len(terms), pixels))
+        self.register_buffer("floor", torch.full((pixels,), 0.015))
+        self.register_buffer("directions", torch.zeros(directions, pixels))
+        self.register_buffer("scatter", torch.cat([torch.tensor(SPLIT_SCALE), torch.ones(directions)]))
+        self.register_buffer("low", emulator.lower[[TEFF, M_H]])
+        self.register_buffer("high", emulator.upper[[TEFF, M_H]])
+        self.register_buffer("held", torch.stack([self.low, self.high]))
+        self.register_buffer("own", torch.zeros(3, dtype=torch.float64))
+        self.register_buffer("limit", torch.tensor(torch.inf, dtype=torch.float64))
+        self.split_scale = torch.zeros(0)
+
+    @property
+    def prior(self) -> LabelPrior:
+        """Prior of the labels in both domains."""
+        return LabelPrior(self.sequence, *self.widths)
+
+    @property
+    def observed_floor(self) -> Tensor:
+        """Error floor of the observed domain, ``(pixel,)``: that of the synthetic one."""
+        return self.floor
+
+    @property
+    def chi2_limit(self) -> float:
+        """Reduced chi-square above which a spectrum is unlike the anchors."""
+        return float(self.limit)
+
+    def scaled(self, labels: Tensor) -> Tensor:
+        """Return Teff and [M/H] of labels ``(row, 4)`` as the correction has them, ``(row, 2)``: held, then scaled."""
+        return (labels[:, [TEFF, M_H]].clamp(*self.held) - torch.tensor(CENTRE)) / torch.tensor(SCALE)
+
+    def correction(self, labels: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return c ``(row, pixel)`` at labels ``(row, 4)`` and its derivatives along `directions` ``(row, k, 4)``.
+
+        Beyond ``held`` (least and largest Teff and [M/H]) c keeps its value.
+        """
+        given, along = labels[:, [TEFF, M_H]], directions[:, :, [TEFF, M_H]]
+        inside = (given > self.held[0]) & (given < self.held[1])
+        x = self.scaled(labels)
+        powers = x[:, None] ** self.exponents
+        lowered = self.exponents * x[:, None] ** (self.exponents - 1).clamp_min(0)
+        slope = torch.stack([lowered[:, :, 0] * powers[:, :, 1], powers[:, :, 0] * lowered[:, :, 1]], dim=2)
+        slope = slope * (inside / torch.tensor(SCALE))[:, None]
+        change = torch.einsum("rtl,rkl->rkt", slope, along)
+        return powers.prod(dim=2).float() @ self.coefficients, change.float() @ self.coefficients
+
+    def to_synthetic(self, prepared: Prepared) -> Prepared:
+        """Return the spectra as they are: `floor` keeps the pixels that the emulator does not know from deciding."""
+        return prepared
+
+    def model(self, prepared: Prepared) -> AnchoredModel:
+        """Return the forward model of the observed domain for these stars."""
+        return AnchoredModel(self, prepared)
+
+    def split_columns(self, spectra: Tensor) -> Tensor:
+        """Return no columns, ``(row, 0, pixel)``: the model brings each star's own numbers itself."""
+        return spectra.new_zeros(len(spectra), 0, spectra.shape[1])
+
+    def publish(self, labels: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return labels ``(row, 3)`` and covariance as they are, and the error that cross-validation found."""
+        return labels[:, :3], covariance, self.own.expand(len(labels), 3)
+
+    def outside(self, labels: Tensor) -> Tensor:
+        """Return which fitted labels are beyond the anchors', ``(row,)`` bool."""
+        given = labels[:, [TEFF, M_H]]
+        return ((given < self.low) | (given > self.high)).any(dim=1)
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        training_data: str,
+        settings: dict[str, Any],
+        scores: dict[str, float],
+        simulated: bool,
+        seed: int = 0,
+    ) -> None:
+        """Write the safetensors file and its card."""
+        card = AnchoredCard(
+            kind=KIND,
+            version=VERSION,
+            stargap=__version__,
+            emulator=self.emulator.card,
+            pixel_grid=STARGAP.digest,
+            terms=self.terms,
+            directions=len(self.directions),
+            training_data=training_data,
+            settings=settings,
+            scores=scores,
+            simulated=simulated,
+            logg_width=self.widths[0],
+            m_h=self.widths[1],
+            m_h_width=self.widths[2],
+            alpha=self.alpha,
+            seed=seed,
+        )
+        save_model(path, card, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> AnchoredTransfer:
+        """Read a transfer written by `save`, with the emulator inside it.
+
+        Raises:
+            ModelError: damaged or foreign files, another pixel grid or label order, missing or extra tensors.
+        """
+        card, tensors = load_model(path, AnchoredCard, KIND, VERSION)
+        exponents = [number for term in card.terms for number in term]
+        sound = 0 < len(card.terms) <= MOST_TERMS and 0 <= card.directions <= MOST_DIRECTIONS
+        if not (sound and all(0 <= number <= 4 for number in exponents)):
+            message = f"{path}: terms or directions in the card are impossible ({card.terms}, {card.directions})"
+            raise ModelError(message)
+        if not (0 < card.logg_width < 9 and 0 < card.m_h_width < 9 and -9 < card.m_h < 9):
+            message = f"{path}: the label prior in the card is impossible"
+            raise ModelError(message)
+        emulator = emulator_inside(path, card, tensors)
+        nothing = torch.zeros(DEGREES[0] + 1, DEGREES[1] + 1, dtype=torch.float64)
+        prior = LabelPrior(nothing, card.logg_width, card.m_h, card.m_h_width)
+        transfer = cls(emulator, prior, terms=card.terms, directions=card.directions, alpha=card.alpha)
+        fill(path, transfer, tensors, infinite=("limit",))
+        transfer.card = card
+        positive = (transfer.floor, transfer.scatter, transfer.limit)
+        if not (all((tensor > 0).all() for tensor in positive) and (transfer.own >= 0).all()):
+            message = f"{path}: the model holds floors, scatters, errors or a limit that are not positive"
+            raise ModelError(message)
+        if (transfer.low > transfer.high).any() or (transfer.held[0] > transfer.held[1]).any():
+            message = f"{path}: the range of the anchors' labels in the model is reversed"
+            raise ModelError(message)
+        return transfer.eval().requires_grad_(False)
+
+
+class AnchoredModel:
+    """Corrected emulator spectra with what is each spectrum's own, found by least squares at every call.
+
+    A `ForwardModel`: m + X z and its derivatives, X the derivatives by the star's own numbers and z those that fit it
+    best within their scatter (variable projection, Golub & Pereyra 1973, with Kaufman's derivatives).
+    """
+
+    def __init__(self, transfer: AnchoredTransfer, prepared: Prepared) -> None:
+        self.transfer, self.prepared = transfer, prepared
+        self.synthetic = EmulatorModel(transfer.emulator, prepared)
+        self.weight = torch.where(prepared.good, 1.0 / (prepared.sigma.square() + transfer.floor.square()), 0.0)
+
+    def __call__(self, labels: Tensor, directions: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return spectra and derivatives (see `ForwardModel`)."""
+        plain, change = self.corrected(labels, directions, rows)
+        weighted, columns, matrix = self._own(plain, rows)
+        wanted = torch.cat([(self.prepared.flux[rows] - plain)[:, None], change], dim=1)
+        right = gram(weighted, wanted).double()
+        parts = torch.stack([solve_small(matrix, right[:, :, k]) for k in range(right.shape[2])], dim=2).float()
+        along = torch.zeros_like(wanted)
+        for number in range(columns.shape[1]):  # not one product: its bits depend on where a row stands
+            along += parts[:, number, :, None] * columns[:, number, None]
+        return plain + along[:, 0], change - along[:, 1:]
+
+    def corrected(self, labels: Tensor, directions: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return spectra ``(slot, pixel)`` and derivatives ``(slot, k, pixel)`` without what is the star's own."""
+        flux, tangents = self.synthetic(labels, directions, rows)
+        c, slope = self.transfer.correction(labels, directions)
+        return flux * (1 + c), tangents * (1 + c)[:, None] + flux[:, None] * slope
+
+    def own(self, spectra: Tensor, rows: Tensor) -> Tensor:
+        """Return the star's own numbers over their scatter, ``(slot, number)`` float64, at corrected `spectra`."""
+        weighted, _, matrix = self._own(spectra, rows)
+        right = gram(weighted, (self.prepared.flux[rows] - spectra)[:, None]).double()[:, :, 0]
+        return solve_small(matrix, right) / self.transfer.scatter
+
+    def _own(self, spectra: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        learned = spectra[:, None] * self.transfer.directions
+        columns = torch.cat([split_columns(spectra), learned], dim=1)
+        columns = torch.where(self.prepared.good[rows][:, None], columns, 0.0)
+        weighted = columns * self.weight[rows][:, None]
+        matrix = gram(weighted, columns).double() + torch.diag(self.transfer.scatter.double() ** -2)
+        return weighted, columns, matrix
+
+
+@cache
+def lamost_transfer() -> AnchoredTransfer:
+    """Return the transfer inside the package for real LAMOST spectra (experimental; see its model card)."""
+    with as_file(files("stargap") / "models") as folder:
+        return AnchoredTransfer.load(folder / "transfer-lamost.safetensors")

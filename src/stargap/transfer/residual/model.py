@@ -1,0 +1,325 @@
+"""The default transfer: the emulator, what nature adds to its spectra, and what its labels then mean."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from importlib.resources import as_file, files
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stargap import __version__
+from stargap.errors import ModelError
+from stargap.fit.labels import EmulatorModel
+from stargap.labels import LOGG
+from stargap.modelfile import load_model, save_model
+from stargap.pixels import SPEED_OF_LIGHT, STARGAP
+from stargap.spectra.prepare import Prepared
+from stargap.theory.emulator import Emulator
+from stargap.transfer.base import TransferCard, emulator_inside, fill
+
+__all__ = [
+    "INTERPOLATION",
+    "SPLIT",
+    "SPLIT_SCALE",
+    "LabelMap",
+    "ResidualCard",
+    "ResidualModel",
+    "ResidualTransfer",
+    "powers",
+    "shipped_transfer",
+    "split_columns",
+]
+
+KIND, VERSION = "residual-transfer", 1
+FREE = 3
+"""Labels that the transfer depends on: teff, logg, m_h."""
+SPLIT = ("line_spread", "line_spread_slope", "velocity")
+"""The numbers of a star that are its observation's, not its own (z_sp): ln of the line width over the emulator's, its
+change over 1500 A, and the velocity left after the shift to the rest frame (km/s)."""
+SPLIT_SCALE = (0.06, 0.06, 5.0)
+"""Their standard deviations over stars: fibres differ by about 6 % in line width, velocities of M dwarfs by 5 km/s."""
+INTERPOLATION = 0.004
+"""Error floor of fits through the correction: its own error of interpolation."""
+FWHM_TO_SIGMA = 0.42466090014400953
+
+
+def powers(degree: int) -> Tensor:
+    """Return the exponents of all monomials of three variables up to `degree`, ``(feature, 3)``; the first is 1.
+
+    Example:
+        >>> powers(1).tolist()
+        [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    """
+    every = sorted((e for e in product(range(degree + 1), repeat=FREE) if sum(e) <= degree), key=lambda e: (sum(e), e))
+    return torch.tensor(every)
+
+
+def features(x: Tensor, exponents: Tensor) -> Tensor:
+    """Return monomials ``(row, feature)`` of ``(row, 3)``."""
+    return torch.prod(x[:, None] ** exponents, dim=2)
+
+
+def slopes(x: Tensor, exponents: Tensor) -> Tensor:
+    """Return the derivatives of `features`, ``(row, feature, 3)``."""
+    lowered = (exponents[:, None] - torch.eye(FREE, dtype=exponents.dtype)).clamp_min(0)
+    return exponents * torch.prod(x[:, None, None] ** lowered, dim=3)
+
+
+class LabelMap(nn.Module):
+    """From the labels at which the emulator fits best to the star's: y = u + P(u) W, P monomials of scaled labels.
+
+    Beyond `low` and `high` (scaled labels of the training stars) P holds its value.
+
+    Example:
+        >>> identity = LabelMap(2)
+        >>> identity(torch.tensor([[3500.0, 4.75, 0.0]]).double()).tolist()
+        [[3500.0, 4.75, 0.0]]
+    """
+
+    centre: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    weight: Tensor
+    covariance: Tensor
+
+    def __init__(self, degree: int) -> None:
+        super().__init__()
+        self.exponents = powers(degree)
+        count = len(self.exponents)
+        self.register_buffer("centre", torch.tensor([3600.0, 4.8, 0.0], dtype=torch.float64))
+        self.register_buffer("scale", torch.tensor([400.0, 0.25, 0.3], dtype=torch.float64))
+        self.register_buffer("low", torch.full((FREE,), -9.0, dtype=torch.float64))
+        self.register_buffer("high", torch.full((FREE,), 9.0, dtype=torch.float64))
+        self.register_buffer("weight", torch.zeros(count, FREE, dtype=torch.float64))
+        self.register_buffer("covariance", torch.zeros(FREE, count, count, dtype=torch.float64))
+
+    def scaled(self, labels: Tensor) -> Tensor:
+        """Return scaled labels ``(row, 3)``, held within the training stars' range."""
+        return ((labels[:, :FREE] - self.centre) / self.scale).clamp(self.low, self.high)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Return mapped labels ``(row, 3)`` float64 of ``(row, 3)``."""
+        return labels[:, :FREE] + features(self.scaled(labels), self.exponents) @ self.weight * self.scale
+
+    def jacobian(self, labels: Tensor) -> Tensor:
+        """Return d mapped / d given ``(row, 3, 3)``."""
+        place = (labels[:, :FREE] - self.centre) / self.scale
+        inside = ((place > self.low) & (place < self.high)).double()
+        change = torch.einsum("rfk,fj->rjk", slopes(self.scaled(labels), self.exponents), self.weight)
+        return torch.eye(FREE).double() + change * self.scale[:, None] / self.scale * inside[:, None]
+
+    def uncertainty(self, labels: Tensor) -> Tensor:
+        """Return the standard error of the map itself ``(row, 3)``: what no number of spectra takes away."""
+        x = features(self.scaled(labels), self.exponents)
+        return torch.einsum("rf,kfg,rg->rk", x, self.covariance, x).clamp_min(0).sqrt() * self.scale
+
+
+class ResidualCard(TransferCard):
+    """Card of a residual transfer."""
+
+    degree: int
+    map_degree: int
+    split: bool
+
+
+class ResidualTransfer(nn.Module):
+    """Cycle-StarNet's two domains with the emulator as synthetic encoder and decoder and labels as shared latent.
+
+    A normalised observed spectrum is the emulator's times (1 + c), where c is a parabola in the labels at every pixel
+    (zero before training: the transfer starts as the identity), plus the star's own `SPLIT` numbers times derivatives
+    of the spectrum. ``floor`` is the part of the emulator's error that c has to carry, pixel by pixel: fits in the
+    synthetic domain weigh pixels with it, so that badly modelled ones do not decide.
+
+    Args:
+        emulator: the synthetic domain.
+        degree: of c in the labels.
+        map_degree: of the label map.
+        split: give each star its own line spread and velocity.
+        alpha: [a/M] at which all fits are held, or None where it follows [M/H].
+
+    Example:
+        >>> from stargap.theory.emulator import shipped_emulator
+        >>> transfer = ResidualTransfer(shipped_emulator())
+        >>> float(transfer.correction(torch.tensor([[3500.0, 4.8, 0.0, 0.0]])).abs().max())
+        0.0
+    """
+
+    card: ResidualCard
+    observed_floor = INTERPOLATION
+    prior = None
+    chi2_limit = math.inf
+    coefficients: Tensor
+    floor: Tensor
+    split_scale: Tensor
+    sequence: Tensor
+
+    def __init__(
+        self,
+        emulator: Emulator,
+        *,
+        degree: int = 2,
+        map_degree: int = 1,
+        split: bool = True,
+        alpha: float | None = None,
+    ) -> None:
+        super().__init__()
+        pixels = STARGAP.wavelength.size
+        self.emulator = emulator
+        every = powers(degree)
+        self.exponents = every[every[:, LOGG] == 0]
+        self.degree, self.map_degree = degree, map_degree
+        self.alpha = alpha
+        self.label_map = LabelMap(map_degree)
+        self.register_buffer("coefficients", torch.zeros(len(self.exponents), pixels))
+        self.register_buffer("floor", torch.full((pixels,), 0.015))
+        self.register_buffer("split_scale", torch.tensor(SPLIT_SCALE if split else ()))
+        self.register_buffer("sequence", torch.zeros(5, dtype=torch.float64))
+
+    def correction(self, labels: Tensor) -> Tensor:
+        """Return c ``(row, pixel)`` at labels ``(row, 4)``."""
+        return features(self.label_map.scaled(labels), self.exponents).float() @ self.coefficients
+
+    def correction_and_tangents(self, labels: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return c ``(row, pixel)`` and its derivatives along `directions` ``(row, k, pixel)``."""
+        place = (labels[:, :FREE] - self.label_map.centre) / self.label_map.scale
+        inside = (place > self.label_map.low) & (place < self.label_map.high)
+        slope = slopes(self.label_map.scaled(labels), self.exponents) * torch.where(
+            inside, 1 / self.label_map.scale, 0.0
+        ).unsqueeze(1)
+        along = torch.einsum("rfl,rkl->rkf", slope, directions[:, :, :FREE])
+        return self.correction(labels), along.float() @ self.coefficients
+
+    def main_sequence(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log g of the main sequence at labels ``(row, 3)`` and its derivative ``(row, 3)``."""
+        x = ((labels - self.label_map.centre) / self.label_map.scale).clamp(-3.0, 3.0)
+        a, b, c, d, _ = self.sequence
+        slope = torch.stack([b + 2 * c * x[:, 0], torch.zeros_like(x[:, 0]), d.expand(len(x))], dim=1)
+        return a + b * x[:, 0] + c * x[:, 0] ** 2 + d * x[:, 2], slope / self.label_map.scale
+
+    def model(self, prepared: Prepared) -> ResidualModel:
+        """Return the forward model of the observed domain for these stars."""
+        return ResidualModel(self, prepared)
+
+    def split_columns(self, spectra: Tensor) -> Tensor:
+        """Return the change of spectra per unit of each `SPLIT` number, ``(row, 3, pixel)``."""
+        return split_columns(spectra)[:, : len(self.split_scale)]
+
+    def to_synthetic(self, prepared: Prepared) -> Prepared:
+        """Return the spectra as they are: `floor` keeps the pixels that the emulator does not know from deciding."""
+        return prepared
+
+    def outside(self, labels: Tensor) -> Tensor:
+        """Return which fitted labels are beyond the training stars', ``(row,)`` bool."""
+        place = (labels[:, :FREE] - self.label_map.centre) / self.label_map.scale
+        return ((place < self.label_map.low) | (place > self.label_map.high)).any(dim=1)
+
+    def publish(self, labels: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a star's labels from those at which the model fits, their covariance, and the map's own error.
+
+        The label map, then the main sequence of the bright training stars as a prior on log g, with the width that
+        they have: where a spectrum says little about log g, its place on the main sequence does.
+        """
+        mapped = self.label_map(labels)
+        jacobian = self.label_map.jacobian(labels)
+        spread = jacobian @ covariance @ jacobian.transpose(1, 2)
+        own = self.label_map.uncertainty(labels)
+        width = self.sequence[4]
+        if width > 0:
+            expected, slope = self.main_sequence(mapped)
+            slope = slope - torch.eye(FREE, dtype=slope.dtype)[1]
+            across = (spread @ slope[:, :, None])[:, :, 0]
+            gain = across / ((slope * across).sum(dim=1) + width**2)[:, None]
+            mapped = mapped - gain * (expected - mapped[:, 1])[:, None]
+            spread = spread - gain[:, :, None] * across[:, None, :]
+        return mapped, spread, own
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        training_data: str,
+        settings: dict[str, Any],
+        scores: dict[str, float],
+        simulated: bool,
+        seed: int = 0,
+    ) -> None:
+        """Write the safetensors file and its card."""
+        card = ResidualCard(
+            kind=KIND,
+            version=VERSION,
+            stargap=__version__,
+            emulator=self.emulator.card,
+            pixel_grid=STARGAP.digest,
+            degree=self.degree,
+            map_degree=self.map_degree,
+            split=len(self.split_scale) > 0,
+            training_data=training_data,
+            settings=settings,
+            scores=scores,
+            simulated=simulated,
+            alpha=self.alpha,
+            seed=seed,
+        )
+        save_model(path, card, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> ResidualTransfer:
+        """Read a transfer written by `save`, with the emulator inside it.
+
+        Raises:
+            ModelError: damaged or foreign files, another pixel grid or label order, missing or extra tensors.
+        """
+        card, tensors = load_model(path, ResidualCard, KIND, VERSION)
+        if not (0 <= card.degree <= 4 and 0 <= card.map_degree <= 3):
+            message = f"{path}: degrees in the card are impossible ({card.degree}, {card.map_degree})"
+            raise ModelError(message)
+        emulator = emulator_inside(path, card, tensors)
+        transfer = cls(emulator, degree=card.degree, map_degree=card.map_degree, split=card.split, alpha=card.alpha)
+        fill(path, transfer, tensors)
+        transfer.card = card
+        positive = (transfer.floor, transfer.split_scale, transfer.label_map.scale)
+        if not (all((tensor > 0).all() for tensor in positive) and transfer.sequence[4] >= 0):
+            message = f"{path}: the model holds floors, scales or a width that are not positive"
+            raise ModelError(message)
+        if (transfer.label_map.low > transfer.label_map.high).any():
+            message = f"{path}: the range of the training stars' labels in the model is reversed"
+            raise ModelError(message)
+        return transfer.eval().requires_grad_(False)
+
+
+@cache
+def shipped_transfer() -> ResidualTransfer:
+    """Return the transfer inside the package, trained on simulated stars and meant for such only."""
+    with as_file(files("stargap") / "models") as folder:
+        return ResidualTransfer.load(folder / "transfer-simulated.safetensors")
+
+
+def split_columns(spectrum: Tensor) -> Tensor:
+    """Return the change of normalised spectra ``(row, pixel)`` per unit of each `SPLIT` number, ``(row, 3, pixel)``."""
+    wavelength = torch.as_tensor(STARGAP.wavelength, dtype=spectrum.dtype)
+    first, second = torch.zeros_like(spectrum), torch.zeros_like(spectrum)
+    first[:, 1:-1] = (spectrum[:, 2:] - spectrum[:, :-2]) / 2
+    second[:, 1:-1] = spectrum[:, 2:] + spectrum[:, :-2] - 2 * spectrum[:, 1:-1]
+    variance = (wavelength / 1800.0 * FWHM_TO_SIGMA) ** 2
+    width = second * variance
+    return torch.stack([width, width * (wavelength - 7500.0) / 1500.0, -first * wavelength / SPEED_OF_LIGHT], dim=1)
+
+
+class ResidualModel:
+    """Observed-domain spectra of a `ResidualTransfer`, normalised as each star was (a `ForwardModel`)."""
+
+    def __init__(self, transfer: ResidualTransfer, prepared: Prepared) -> None:
+        self.transfer = transfer
+        self.synthetic = EmulatorModel(transfer.emulator, prepared)
+
+    def __call__(self, labels: Tensor, directions: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return spectra and derivatives (see `ForwardModel`)."""
+        spectrum, jacobian = self.synthetic(labels, directions, rows)
+        change, slope = self.transfer.correction_and_tangents(labels, directions)
+        return spectrum * (1 + change), jacobian * (1 + change)[:, None] + spectrum[:, None] * slope

@@ -1,1 +1,0 @@
-"""Figures: one function a figure, from arrays to a matplotlib Figure."""

@@ -1,0 +1,336 @@
+"""The figures of a report: which there are, what each is drawn from, and why one cannot be drawn."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stargap.errors import UsageError
+from stargap.labels import LABELS
+from stargap.validation.report.compared import compared_figure, kind_of
+from stargap.validation.report.data import Columns, RunData
+from stargap.validation.report.spectra import FittedSpectra
+from stargap.validation.report.truth import QUANTITIES, errors_of, plain_stars
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Picture", "draw_figures"]
+
+DPI = 110
+EMBEDDED = 300
+"""Spectra of either domain that t-SNE places."""
+MOST_ERRORBARS = 3000
+
+Drawn = tuple["Figure", Columns]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A figure as the page shows it: a PNG and the data behind it, or else the reason why there is none."""
+
+    name: str
+    title: str
+    caption: str
+    png: bytes = b""
+    columns: Columns | None = None
+    reason: str = ""
+
+
+class NotDrawn(UsageError):
+    """What a figure needs is not there; the message says what."""
+
+
+def draw_figures(data: RunData, fitted: FittedSpectra | None, why_not: str = "") -> Iterator[Picture]:
+    """Draw every figure of the paper that a run has the data for, and of simulated stars one against the truth.
+
+    Args:
+        data: of the run.
+        fitted: some of its spectra beside their models, for figures 5, 7 and 8.
+        why_not: why there are none.
+    """
+    tasks: list[tuple[str, str, str, Callable[[str], Drawn]]] = [
+        ("01-sky", "Figure 1: the sky", "Stars of the final catalogue in Galactic coordinates.",
+         lambda title: _sky(data, title)),
+        ("02-snr", "Figure 2: S/N", "S/N per pixel of all spectra in r and i; the sample starts at the dashed line.",
+         lambda title: _snr(data, title)),
+        ("03-emulator", "Figure 3: errors of the emulator", "Errors of The Payne on spectra it was not trained on.",
+         lambda title: _emulator(data)),
+        ("04-velocity", "Figure 4: velocities against Gaia's",
+         "Our radial velocities of stars in the final catalogue against Gaia's, and their differences.",
+         lambda title: _velocity(data, title)),
+        ("05-processing", "Figure 5: one spectrum's processing",
+         "A spectrum with its pseudo-continuum, its error, and both after division; pixels that fits leave out are "
+         "shaded.", lambda title: _processing(_needed(fitted, why_not), title)),
+        ("05b-fit", "One spectrum's fit", "The same spectrum, its best model, and residuals over errors.",
+         lambda title: _fit(_needed(fitted, why_not))),
+        ("06-losses", "Figure 6: losses", "Losses of the transfer's training.", lambda title: _losses(data)),
+        ("07-tsne", "Figure 7: the two domains",
+         "t-SNE of observed spectra and of their models before and after the transfer; distances between far points "
+         "mean nothing.", lambda title: _tsne(_needed(fitted, why_not))),
+        ("08-residuals", "Figure 8: residuals",
+         "Mean |residual| / σ of observed spectra against their best models, before and after the transfer.",
+         lambda title: _residuals(_needed(fitted, why_not))),
+        ("09-kiel", "Figure 9: Kiel diagram",
+         "log g against Teff of stars in the final catalogue, coloured by [M/H], with PARSEC isochrones of 5 Gyr.",
+         lambda title: _kiel(data, title)),
+        ("10-precision", "Figure 10: scatter of repeats",
+         "Scatter of repeated observations against S/N in r, with the curve a / (S/N) + b.",
+         lambda title: _precision(data, title)),
+        ("11-hr", "Figure 11: Gaia's HR diagram",
+         "Stars of the final catalogue on Gaia's HR diagram coloured by [M/H], and histograms of G and distance.",
+         lambda title: _hr(data, title)),
+        ("12-active", "Figure 12: active stars",
+         "Active stars on Gaia's HR diagram, with the 15, 50 and 85 percentiles of all stars.",
+         lambda title: _active(data, title)),
+        ("13-subtype", "Figure 13: subtypes", "Subtypes from TiO5 and the pipeline's subclasses.",
+         lambda title: _subtype(data, title)),
+        ("14-literature", "Figure 14: literature", "Labels against literature; filled symbols are of S/N above 50.",
+         lambda title: _compared(data, 14, title)),
+        ("15-apogee", "Figure 15: APOGEE", "Labels against APOGEE's, and their differences.",
+         lambda title: _compared(data, 15, title)),
+        ("16-methods", "Figure 16: other methods", "HR and Kiel diagrams of several methods.",
+         lambda title: _compared(data, 16, title)),
+        ("17-differences", "Figure 17: other methods", "Our labels minus those of other methods.",
+         lambda title: _compared(data, 17, title)),
+        ("18-binaries", "Figure 18: wide binaries", "[M/H] of M dwarfs against [Fe/H] of their FGK primaries.",
+         lambda title: _binaries(data, title)),
+    ]  # fmt: skip
+    if data.truth is not None:
+        caption = "Inactive M dwarfs of the final catalogue: recovered minus true, with the published errors."
+        tasks.append(("19-recovery", "Recovered minus true", caption, lambda title: _recovery(data)))
+    for name, title, caption, draw in tasks:
+        told = f"{caption} Simulated stars." if data.simulated else caption
+        try:
+            figure, columns = draw("simulated stars" if data.simulated else "")
+            content = io.BytesIO()
+            figure.savefig(content, format="png", dpi=DPI)
+            yield Picture(name, title, told, content.getvalue(), columns)
+        except NotDrawn as error:
+            yield Picture(name, title, told, reason=str(error))
+        except Exception as error:  # one figure must not take the whole report with it
+            yield Picture(name, title, told, reason=f"drawing it failed: {type(error).__name__}: {error}")
+
+
+def _needed(fitted: FittedSpectra | None, why_not: str) -> FittedSpectra:
+    if fitted is None:
+        raise NotDrawn(why_not)
+    return fitted
+
+
+def _some(columns: Columns, names: tuple[str, ...], rows: NDArray[Any]) -> Columns:
+    return {name: columns[name][rows] for name in names}
+
+
+def _final_stars(data: RunData, *names: str) -> Columns:
+    return _some(data.stars, ("gaia_source_id", *names), np.asarray(data.stars["in_final_catalogue"], dtype=bool))
+
+
+def _sky(data: RunData, title: str) -> Drawn:
+    from stargap.figures.survey import sky_figure
+
+    stars = _final_stars(data, "ra", "dec")
+    return sky_figure(stars["ra"], stars["dec"], title=title), stars
+
+
+def _snr(data: RunData, title: str) -> Drawn:
+    from stargap.figures.survey import snr_figure
+
+    columns = _some(data.spectra, ("spectrum_id", "snr_r", "snr_i"), np.ones(len(data.final), dtype=bool))
+    return snr_figure(columns["snr_r"], columns["snr_i"], title=title), columns
+
+
+def _emulator(data: RunData) -> Drawn:
+    told = data.cards.get("emulator", {}).get("validation", {})
+    numbers = ", ".join(f"{name.replace('_', ' ')} {100 * value:.3g} %" for name, value in told.items())
+    message = (
+        "errors of single validation spectra are not kept with a run; stargap emulator --plot draws them. The "
+        f"emulator's card says of |F_model - F_recon| / F_model (eq. 1): {numbers or 'nothing'}"
+    )
+    raise NotDrawn(message)
+
+
+def _velocity(data: RunData, title: str) -> Drawn:
+    from stargap.figures.comparison import velocity_figure
+
+    stars = _final_stars(data, "rv", "e_rv", "gaia_rv", "e_gaia_rv")
+    if not (np.isfinite(stars["rv"]) & np.isfinite(stars["gaia_rv"])).any():
+        message = "no star of the final catalogue has a velocity of Gaia's"
+        raise NotDrawn(message)
+    return velocity_figure(stars["rv"], stars["gaia_rv"], title=title), stars
+
+
+def _processing(fitted: FittedSpectra, title: str) -> Drawn:
+    from stargap.figures.processing import processing_figure
+
+    columns = _example(fitted)
+    figure = processing_figure(
+        columns["wavelength"], columns["flux"], columns["sigma"], columns["continuum"], columns["good"], title=title
+    )
+    return figure, columns
+
+
+def _fit(fitted: FittedSpectra) -> Drawn:
+    from stargap.figures.fit import fit_figure
+
+    columns, one = _example(fitted), fitted.example
+    assert one is not None
+    fit = one.fitted
+    figure = fit_figure(one.columns, one.row, native=fit.native, prepared=fit.prepared, model=fit.fit.model)
+    return figure, columns
+
+
+def _example(fitted: FittedSpectra) -> Columns:
+    one = fitted.example
+    if one is None:
+        message = "no spectrum was measured"
+        raise NotDrawn(message)
+    star, row = one.fitted.prepared, one.row
+    parts = {"flux": star.flux, "sigma": star.sigma, "continuum": star.continuum, "good": star.good}
+    columns = {"wavelength": star.grid.wavelength} | {name: part[row].numpy() for name, part in parts.items()}
+    return columns | {"model": one.fitted.fit.model[row].numpy()}
+
+
+def _losses(data: RunData) -> Drawn:
+    if "transfer" not in data.cards:
+        message = "the run used no transfer: its labels are the emulator's"
+        raise NotDrawn(message)
+    scores = data.cards["transfer"].get("scores", {})
+    told = "; ".join(f"{name} {value:.3g}" for name, value in scores.items())
+    message = (
+        "the transfer is fitted in a few rounds of least squares, not by steps of a network, so there are no curves; "
+        f"its card says: {told or 'no scores'}"
+    )
+    raise NotDrawn(message)
+
+
+def _tsne(fitted: FittedSpectra) -> Drawn:
+    from stargap.figures.transfer import tsne_figure
+    from stargap.starnet.diagnostics import tsne
+
+    if fitted.synthetic is None:
+        message = "the run used no transfer: there is nothing before and after it"
+        raise NotDrawn(message)
+    whole = np.flatnonzero(np.isfinite(fitted.model).any(axis=1))[: 2 * EMBEDDED]
+    observed, pictured = whole[::2], whole[1::2]  # unpaired, as the two domains are
+    seen = {
+        name: _filled(values) for name, values in vars(fitted).items() if name in ("observed", "synthetic", "model")
+    }
+    placed = [tsne({"synthetic": seen["synthetic"][pictured], "observed": seen["observed"][observed]}),
+              tsne({"transferred": seen["model"][pictured], "observed": seen["observed"][observed]})]  # fmt: skip
+    rows: list[tuple[str, str, NDArray[Any]]] = [
+        (when, name, points)
+        for when, groups in zip(("before", "after"), placed, strict=True)
+        for name, points in groups.items()
+    ]
+    columns = {
+        "panel": np.concatenate([np.repeat(when, len(points)) for when, _, points in rows]),
+        "group": np.concatenate([np.repeat(name, len(points)) for _, name, points in rows]),
+        "x": np.concatenate([points[:, 0] for *_, points in rows]),
+        "y": np.concatenate([points[:, 1] for *_, points in rows]),
+    }
+    return tsne_figure(*placed), columns
+
+
+def _filled(values: NDArray[Any]) -> NDArray[Any]:
+    """Return spectra with 1 where a pixel is not used."""
+    return np.where(np.isfinite(values), values, 1.0)
+
+
+def _residuals(fitted: FittedSpectra) -> Drawn:
+    from stargap.figures.transfer import residual_figure
+
+    if fitted.before is None:
+        middle = np.nanmedian(fitted.after) if np.isfinite(fitted.after).any() else np.nan
+        message = f"the run used no transfer; against the emulator's spectra the median is {middle:.2f}"
+        raise NotDrawn(message)
+    return residual_figure(fitted.before, fitted.after), {"before": fitted.before, "after": fitted.after}
+
+
+def _kiel(data: RunData, title: str) -> Drawn:
+    from stargap.figures.diagrams import kiel_figure
+
+    stars = _final_stars(data, "teff", "logg", "m_h")
+    return kiel_figure(stars["teff"], stars["logg"], stars["m_h"], title=title), stars
+
+
+def _precision(data: RunData, title: str) -> Drawn:
+    from stargap.catalogue.repeat_scatter import repeat_scatter
+    from stargap.figures.precision import precision_figure
+
+    names = ("spectrum_id", "gaia_source_id", "snr_r", "rv", "teff", "logg", "m_h")
+    columns = _some(data.spectra, names, data.final)
+    return precision_figure(repeat_scatter(columns, data.precision), title=title), columns
+
+
+def _hr(data: RunData, title: str) -> Drawn:
+    from stargap.figures.diagrams import hr_figure
+
+    stars = _final_stars(data, "bp_rp", "m_g", "m_h", "g_mag", "distance")
+    figure = hr_figure(*(stars[name] for name in ("bp_rp", "m_g", "m_h", "g_mag", "distance")), title=title)
+    return figure, stars
+
+
+def _active(data: RunData, title: str) -> Drawn:
+    from stargap.figures.diagrams import active_figure
+
+    stars = _final_stars(data, "bp_rp", "m_g", "m_h", "activity")
+    return active_figure(*(stars[name] for name in ("bp_rp", "m_g", "m_h", "activity")), title=title), stars
+
+
+def _subtype(data: RunData, title: str) -> Drawn:
+    from stargap.figures.survey import subtype_figure
+
+    columns = _some(data.spectra, ("spectrum_id", "spt", "subclass"), data.final)
+    return subtype_figure(columns["spt"], columns["subclass"], title=title), columns
+
+
+def _compared(data: RunData, number: int, title: str) -> Drawn:
+    wanted = {14: "literature", 15: "apogee"}.get(number, "methods")
+    tables = [one for one in data.tables if kind_of(one.name) == wanted]
+    if not any(len(one.matched.rows) for one in tables):
+        what = {"literature": "of literature labels", "apogee": "of APOGEE", "methods": "of another method"}[wanted]
+        message = f"no table {what} that has stars of this run was given: name one in [report.comparisons]"
+        raise NotDrawn(message)
+    return compared_figure(number, tables, data.spectra, title=title)
+
+
+def _binaries(data: RunData, title: str) -> Drawn:
+    from stargap.figures.comparison import binaries_figure
+    from stargap.tables.read import read_table
+
+    path = next(iter(sorted((data.folder / "compare").glob("*/binaries.csv"))), None)
+    if data.binaries is not None:
+        pairs = data.binaries.columns
+    elif path is not None:
+        pairs = read_table(path)
+    else:
+        message = (
+            "no pairs were compared: name tables of wide binaries and of primaries in [report.binaries], or give "
+            "stargap binaries the output RUN/compare/NAME"
+        )
+        raise NotDrawn(message)
+    if not np.isfinite(pairs["m_h"]).any():
+        message = "the cuts leave no pair of an FGK star and one of our M dwarfs"
+        raise NotDrawn(message)
+    return binaries_figure(pairs["m_h"], pairs["primary_m_h"], pairs["snr"], title=title), pairs
+
+
+def _recovery(data: RunData) -> Drawn:
+    from stargap.figures.recovery import recovery_figure
+
+    assert data.truth is not None
+    rows = np.flatnonzero(plain_stars(data))
+    columns: Columns = {"spectrum_id": data.spectra["spectrum_id"][rows], "snr_r": data.spectra["snr_r"][rows]}
+    for name in QUANTITIES:
+        columns |= {name: data.spectra[name][rows], f"e_{name}": errors_of(data.spectra, name)[rows]}
+        columns[f"true_{name}"] = np.asarray(data.truth[name], dtype=float)[rows]
+    some = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_ERRORBARS])
+    shown = {name: values[some] for name, values in columns.items()}
+    labels = np.stack([shown.get(f"true_{name}", np.zeros(len(some))) for name in LABELS], axis=1)
+    return recovery_figure(shown, labels, shown["true_rv"], shown["snr_r"]), columns

@@ -1,0 +1,195 @@
+"""The report of a survey run: one HTML page with figures, numbers, cuts and an explorer, that needs no network."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stargap import __version__
+from stargap.files import replacing
+from stargap.validation.binaries import BinarySettings
+from stargap.validation.matching import CompareSettings
+from stargap.validation.report.data import RunData, read_run
+from stargap.validation.report.explorer import choose_rows, write_points, write_rows
+from stargap.validation.report.explorer import write_spectra as write_explorer_spectra
+from stargap.validation.report.figures import Picture, draw_figures
+from stargap.validation.report.headlines import headline_sheet
+from stargap.validation.report.settings import MOST_POINTS, MOST_SPECTRA
+from stargap.validation.report.spectra import FittedSpectra, fit_again
+from stargap.validation.report.truth import truth_sheets
+from stargap.validation.sheets import Sheet
+
+__all__ = ["report_files", "write_report"]
+
+PARTS = {"figures": "*.png", "data": "*.csv", "explorer": "*.js", "rows": "*.js", "spectra": "*.js"}
+"""Folders beside the page, and the files of them that belong to it."""
+LIBRARIES = ("numpy", "scipy", "torch", "astropy", "scikit-learn", "pyarrow", "matplotlib", "jinja2")
+
+
+def write_report(
+    run_folder: str | Path,
+    *,
+    output: str | Path | None = None,
+    truth: str | Path | None = None,
+    comparisons: Sequence[tuple[str | Path, CompareSettings]] = (),
+    binaries: tuple[str | Path, str | Path, BinarySettings] | None = None,
+    spectra: int = MOST_SPECTRA,
+    points: int = MOST_POINTS,
+    seed: int = 0,
+) -> Path:
+    """Write ``index.html`` and what it shows into a folder that can be moved anywhere and opened without a network.
+
+    The page has the paper's numbers beside the run's, every figure with the data behind it as CSV, counts after each
+    cut, what the cleaning rejected, settings, versions and times of the stages, and an explorer, in which a click on a
+    star shows its spectrum, model, residual and row. What cannot be shown says why. Results of ``stargap compare``
+    in folders of ``RUN/compare/`` are shown too, and wide binaries of `run_binaries` there are drawn.
+
+    Args:
+        run_folder: of a run that is done up to its catalogue.
+        output: folder to write; by default ``report`` in the run's folder. Files of an older report are replaced.
+        truth: table of true values of simulated stars (``truth.parquet``), for a section on what comes out of them.
+        comparisons: tables of others, each with how it is compared (`stargap.validation.references` has ready ones),
+            for figures 14 to 17.
+        binaries: tables of wide binaries and of their primaries, and how they are joined, for figure 18.
+        spectra: at most so many spectra in the explorer, drawn at random, those of the final catalogue first.
+        points: at most so many stars in its diagrams.
+        seed: of these draws.
+
+    Returns:
+        the page.
+
+    Raises:
+        UsageError: there is no catalogue, or the truth or a table cannot be read or joined.
+    """
+    data = read_run(run_folder, truth=truth, comparisons=comparisons, binaries=binaries)
+    folder = data.folder / "report" if output is None else Path(output)
+    page = folder / "index.html"
+    page.unlink(missing_ok=True)  # a page is there only with all that it shows
+    for part, pattern in PARTS.items():
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for old in (folder / part).glob(pattern):
+            old.unlink()
+    rows = choose_rows(data.spectra, points=points, seed=seed)
+    fitted, why_not = _fitted(data, rows[:spectra])
+    pictures = [_save(folder, picture) for picture in draw_figures(data, fitted, why_not)]
+    sheets = {"headlines": headline_sheet(data, fitted)}
+    sheets |= {f"cuts-{number}": sheet for number, sheet in enumerate(data.cuts, start=1)}
+    if data.truth is not None:
+        sheets |= {f"truth-{number}": sheet for number, sheet in enumerate(truth_sheets(data), start=1)}
+    for name, sheet in sheets.items():
+        _write(folder / "data" / f"{name}.csv", _sheet_csv(sheet))
+    cleaning = data.folder / "cleaning.html"
+    if cleaning.exists():
+        shutil.copyfile(cleaning, folder / "cleaning.html")
+    table = data.folder / "catalogue" / "spectra.parquet"
+    write_points(folder, table, rows, 0 if fitted is None else len(fitted.observed))
+    write_rows(folder, table, rows)
+    if fitted is not None:
+        write_explorer_spectra(folder, fitted)
+    _write(page, _page(data, sheets, pictures, rows, fitted, why_not, cleaning.exists()))
+    return page
+
+
+def report_files(page: Path) -> list[Path]:
+    """Return the files that make up a report, the page last."""
+    folder = page.parent
+    found = [path for part, pattern in PARTS.items() for path in sorted((folder / part).glob(pattern))]
+    return [*found, *(path for path in (folder / "cleaning.html",) if path.exists()), page]
+
+
+def _fitted(data: RunData, rows: NDArray[np.int64]) -> tuple[FittedSpectra | None, str]:
+    """Fit the spectra of these rows again; else None and the reason."""
+    try:
+        return fit_again(data.folder, data.spectra["spectrum_id"][rows]), ""
+    except Exception as error:  # a run whose store is gone still has a report
+        return None, f"spectra and models cannot be made again: {error}"
+
+
+def _save(folder: Path, picture: Picture) -> Picture:
+    """Write a figure and its data."""
+    if picture.png:
+        with replacing(folder / "figures" / f"{picture.name}.png") as file:
+            file.write(picture.png)
+    if picture.columns is not None:
+        import pyarrow as pa
+        from pyarrow.csv import write_csv
+
+        with replacing(folder / "data" / f"{picture.name}.csv") as file:
+            write_csv(pa.table(dict(picture.columns)), file)
+    return picture
+
+
+def _sheet_csv(sheet: Sheet) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([sheet.header, *sheet.rows])
+    return file.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def _page(
+    data: RunData,
+    sheets: Mapping[str, Sheet],
+    pictures: list[Picture],
+    rows: NDArray[np.int64],
+    fitted: FittedSpectra | None,
+    why_not: str,
+    cleaning: bool,
+) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    room = Environment(
+        loader=PackageLoader("stargap.validation.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = files("stargap.validation.report").joinpath("templates/explorer.js").read_text(encoding="utf-8")
+    labelled = int(np.isfinite(data.spectra["teff"]).sum())
+    text: str = room.get_template("report.html").render(
+        data=data,
+        title=_title(data),
+        headlines=sheets["headlines"],
+        cuts={name: sheet for name, sheet in sheets.items() if name.startswith("cuts-")},
+        truth={name: sheet for name, sheet in sheets.items() if name.startswith("truth-")},
+        pictures=pictures,
+        shown=0 if fitted is None else len(fitted.observed),
+        points=len(rows),
+        labelled=labelled,
+        why_not=why_not,
+        cleaning=cleaning,
+        versions=_versions(),
+        seconds=sum(stage.seconds for stage in data.stages),
+        script=Markup(script),  # ours, without a word of the data
+    )
+    return text
+
+
+def _title(data: RunData) -> str:
+    """Return what the page is called: the catalogue's title."""
+    return str(json.loads(data.provenance.get("catalogue_settings", "{}")).get("title") or "Survey run")
+
+
+def _versions() -> dict[str, str]:
+    found = {"stargap": __version__, "Python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,401 @@
+"""The command line: rows, exit codes, help, interruption (ROBUSTNESS cases 47-49)."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from safetensors.numpy import load_file
+
+from stargap.cli import main as cli
+from stargap.mock.files import write_lamost
+from stargap.mock.spectra import mock_stars, mock_wavelength
+from stargap.theory.emulator import shipped_emulator
+
+TINY = """
+output = "out"
+[data]
+simulated = 200
+[prior]
+draws = 2000
+[default]
+stars = 100
+match_stars = 100
+gauge_stars = 100
+validation_stars = 50
+gauge_rounds = 1
+rounds = 1
+"""
+
+
+ANCHORED = """
+architecture = "anchored"
+anchors = "anchors.csv"
+output = "made"
+[anchored]
+"""
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "stargap", *map(str, arguments)], capture_output=True, text=True, timeout=120,
+        check=False, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spectra")
+    wave = mock_wavelength()
+    for number in range(3):
+        write_lamost(
+            folder / f"spec-{number}.fits", wave, 1 + 0.1 * np.sin(wave / 50), 0 * wave + 400, obsid=number + 1
+        )
+    (folder / "broken.fits").write_bytes(b"<html>404</html>")
+    return folder
+
+
+def test_one_row_a_file_in_order_and_exit_code_0(folder, tmp_path):
+    inputs = [folder / "spec-2.fits", folder / "broken.fits", folder / "missing.fits", folder / "spec-0.fits"]
+    result = run("measure", *inputs, "-o", tmp_path / "labels.fits", "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    with fits.open(tmp_path / "labels.fits", memmap=False, checksum=True) as hdul:
+        table, header = hdul[1].data.copy(), hdul[1].header
+    assert [path.rsplit("/", 1)[-1] for path in table["path"]] == [path.name for path in inputs]
+    assert table["spectrum_id"].tolist() == [0, 1, 2, 3]
+    assert table["obsid"].tolist() == [3, -9999, -9999, 1]
+    assert header["TUNIT12"] == "K"
+    assert header["TTYPE12"] == "teff"
+    assert "not read: 1 x not a FITS file (starts with HTML)" in result.stdout
+    assert "not read: 1 x the file does not exist" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["measure"], "PATHS"),
+        (["measure", "x.fits", "-o", "labels.xls"], ".parquet"),
+        (["measure", "x.fits", "-o", "no/such/folder/labels.fits"], "does not exist"),
+        (["measure", "x.fits", "--workers", "0"], "--workers is 0"),
+        (["measure", "x.fits", "--model", "nowhere"], "emulator.json"),
+        (["measure", "x.fits", "--settings", "nowhere.toml"], "cannot be read"),
+        (["measure", "x.fits", "--zero-points", "nowhere.csv"], "cannot be read"),
+        (["measure", "*.nothing"], "no file matches"),
+        (["measure", "@nowhere.txt"], "the list cannot be read"),
+        (["measur", "x.fits"], "measure"),
+        (["measure", "x.fits", "--plt", "p"], "--plot"),
+        (["demo", "--stars", "0"], "--stars is 0"),
+        (["emulator", "nowhere", "-o", "m"], "nowhere"),
+        (["measure", "x.fits", "--model", "nowhere.safetensors"], "nowhere.json"),
+        (["train"], "--example"),
+        (["train", "nowhere.toml"], "cannot be read"),
+        (["train", "a.toml", "b.toml"], "b.toml"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(arguments, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert says in printed.err
+
+
+def test_an_unknown_settings_key_names_the_nearest(folder, tmp_path, capsys):
+    (tmp_path / "my.toml").write_text("error_flor = 0.01\n")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["measure", str(folder), "--settings", str(tmp_path / "my.toml")])
+    assert stop.value.code == 2
+    assert "did you mean 'error_floor'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [name for name in cli.app if not name.startswith("-")])
+def test_every_command_has_help_with_every_option_explained(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    cells = [line.strip("│* ") for line in printed.splitlines() if line.startswith("│")]
+    options = [cell for cell in cells if cell.startswith("--")]
+    assert options or command == "validate", "it has none"
+    for line in options:
+        assert re.search(r"  \S", line) or line.endswith(("INT", "PATH", "FLOAT")), line
+
+
+def test_help_does_not_import_torch_or_astropy():
+    code = (
+        "import sys; from stargap.cli.main import app; print(sorted({'torch', 'astropy', 'numpy'} & set(sys.modules)))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
+def test_ctrl_c_is_one_line_and_130(folder, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{folder / 'spec-0.fits'}\n" * 5000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stargap", "measure", f"@{tmp_path / 'list.txt'}", "--workers", "1"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    time.sleep(6)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip().splitlines()[-1] == "stargap: interrupted"
+    assert "Traceback" not in err + out
+
+
+def test_broken_pipe_is_silent(folder):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stargap", "measure", str(folder), "--workers", "1"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 141
+    assert "Traceback" not in err
+    assert "Exception" not in err
+
+
+# ---- train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a whole training, and what it printed."""
+    folder = tmp_path_factory.mktemp("train")
+    (folder / "tiny.toml").write_text(TINY)
+    return folder, run("train", "tiny.toml", cwd=folder)
+
+
+def tensors(path):
+    return {name: array.tobytes() for name, array in load_file(path).items()}
+
+
+def test_train_writes_a_model_and_says_how_to_use_it(trained):
+    folder, result = trained
+    assert result.returncode == 0, result.stderr
+    assert "stargap measure SPECTRA --model out/transfer.safetensors" in result.stdout
+    assert "trained on 200 spectra, simulated" in result.stdout
+    assert "match: sequence_width" in result.stdout
+    assert result.stderr == ""
+    card = json.loads((folder / "out/transfer.json").read_text())
+    assert card["simulated"] is True
+    assert card["alpha"] == 0.0
+    assert card["settings"]["default"]["rounds"] == 1
+    assert card["settings"]["data"] == {"simulated": 200, "mix": "matched", "seed": 1}
+    assert str(folder) not in json.dumps(card)
+
+
+def test_a_trained_model_measures_and_says_what_it_is(trained, folder, tmp_path):
+    model = trained[0] / "out/transfer.safetensors"
+    result = run("measure", folder / "spec-0.fits", "--model", model, "-o", tmp_path / "l.fits", "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    assert "was trained on simulated stars" in result.stdout
+    assert "residual-transfer" in str(fits.getheader(tmp_path / "l.fits", 1)) + str(fits.getheader(tmp_path / "l.fits"))
+    assert "simulated stars" not in run("measure", folder / "spec-0.fits", "--workers", "1").stdout
+
+
+@pytest.mark.slow
+def test_a_stopped_training_goes_on_to_the_same_model(trained, tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    command = [sys.executable, "-m", "stargap", "train", "tiny.toml"]
+    for signum, wait_for in (
+        (signal.SIGTERM, "out/spectra/flux.npy"),
+        (signal.SIGINT, "out/training-default/stage-0*"),
+    ):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
+        )
+        limit = time.monotonic() + 60
+        while not list(tmp_path.glob(wait_for)) and time.monotonic() < limit:
+            time.sleep(0.005)
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, (out, err)
+        assert err.strip() == "stargap: stopped; run the same command again to go on"
+        assert out == ""
+    assert run("train", "tiny.toml", cwd=tmp_path).returncode == 0
+    assert tensors(tmp_path / "out/transfer.safetensors") == tensors(trained[0] / "out/transfer.safetensors")
+    assert (tmp_path / "out/transfer.json").read_bytes() == (trained[0] / "out/transfer.json").read_bytes()
+
+
+@pytest.fixture
+def here(trained, monkeypatch):
+    monkeypatch.chdir(trained[0])
+    return trained[0]
+
+
+def succeeds(arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+
+
+def train_with(text, capsys):
+    """What `stargap train` says of settings that it refuses."""
+    with open("other.toml", "w") as file:  # noqa: PTH123
+        file.write(text)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "other.toml"])
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('architecture = "defalt"', "'default', 'anchored' or 'reference'"),
+        ('architecture = "anchored"', 'architecture = "anchored" needs anchors, a CSV with path,teff,logg,m_h'),
+        (ANCHORED.replace("anchors.csv", "nowhere.csv"), "nowhere.csv: not a CSV of path,teff,logg,m_h"),
+        (ANCHORED + "directions = 50", "anchored.directions"),
+        (ANCHORED + "m_h = nan", "anchored.m_h"),
+        ("[default]\nround = 1", "unknown key 'default.round'; did you mean 'default.rounds'?"),
+        ("[data]\nspectra = 'nowhere'", "nowhere/flux.npy"),
+        ("emulator = 'nowhere'", "nowhere/emulator.json"),
+        ("emulator = 'out/transfer.safetensors'", "'residual-transfer'"),
+        ("[prior]\nalpha = 0.9", "prior.alpha is 0.9"),
+        ("anchors = 'nowhere.csv'\n" + TINY, "nowhere.csv: not a CSV of row,teff"),
+        ("anchors = 'other.toml'\n" + TINY, "other.toml: not a CSV of row,teff"),
+        (TINY.replace("200", "300"), "other simulated stars"),
+        (TINY.replace("[prior]", "seed = 2\n[prior]"), "other simulated stars"),
+        (TINY + "ridge = 0.04", "other settings, data, emulator or version"),
+        (TINY.replace("2000", "3000"), "other settings, data, emulator or version"),
+    ],
+)
+def test_training_that_cannot_be(here, capsys, text, says):
+    before = (here / "out/transfer.safetensors").read_bytes()
+    assert says in train_with(text, capsys)
+    assert (here / "out/transfer.safetensors").read_bytes() == before
+
+
+def test_spectra_of_another_type_are_refused(here, capsys, tmp_path):
+    for name in ("flux", "sigma", "good", "weight", "rv"):
+        array = np.load(here / f"out/spectra/{name}.npy")
+        np.save(tmp_path / f"{name}.npy", array.astype(float) if name == "flux" else array)
+    assert "flux.npy holds float64" in train_with(f"[data]\nspectra = '{tmp_path}'", capsys)
+
+
+def test_training_on_spectra_of_a_folder(here, capsys):
+    (here / "own.toml").write_text(TINY.replace("simulated = 200", "spectra = 'out/spectra'").replace('"out"', '"own"'))
+    succeeds(["train", "own.toml"])
+    assert "simulated" not in capsys.readouterr().out
+    card = json.loads((here / "own/transfer.json").read_text())
+    assert (card["simulated"], card["alpha"], card["training_data"]) == (False, None, "200 spectra of spectra")
+
+
+HEAD = "row,teff,e_teff,logg,e_logg,m_h,e_m_h\n"
+
+
+@pytest.mark.parametrize(
+    "line", ["", "200,3500,50,4.8,0.1,0,0.1", "1.5,3500,50,4.8,0.1,0,0.1", "3,3500,0,4.8,0.1,0,0.1"]
+)
+def test_anchors_that_make_no_sense(here, capsys, line):
+    (here / "bad.csv").write_text(HEAD + "7,3500,50,4.8,0.1,0,0.1\n" * bool(line) + line + "\n")
+    assert f"bad.csv: line {3 if line else 2}: row must be 0 to 199" in train_with(
+        "anchors = 'bad.csv'\n" + TINY, capsys
+    )
+
+
+def test_anchors_move_the_labels(here, capsys):
+    from stargap.transfer.residual.model import ResidualTransfer
+
+    truth = np.load(here / "out/spectra/truth.npy")
+    rows = [f"{row},{t + 200},20,{g},0.05,{m},0.05" for row, (t, g, m, _) in enumerate(truth[:60])]
+    (here / "anchors.csv").write_text(HEAD + "\n".join(rows) + "\n")
+    (here / "anchored.toml").write_text("anchors = 'anchors.csv'\n" + TINY.replace('"out"', '"anchored"'))
+    succeeds(["train", "anchored.toml"])
+    assert "anchors match: anchors           60" in capsys.readouterr().out
+    places = ResidualTransfer.load(here / "out/transfer.safetensors").label_map.centre[None]
+    maps = [ResidualTransfer.load(here / name / "transfer.safetensors").label_map for name in ("out", "anchored")]
+    assert maps[1](places)[0, 0] - maps[0](places)[0, 0] > 50
+
+
+@pytest.fixture(scope="module")
+def stars(tmp_path_factory):
+    """Files of eight stars with the emulator's spectra, and a CSV that says what they are."""
+    folder = tmp_path_factory.mktemp("stars")
+    simulated = mock_stars(shipped_emulator(), 8, seed=81, snr=np.full(8, 60.0), bad_pixels=False, active_fraction=0.0)
+    (folder / "spectra").mkdir()
+    lines = ["path,teff,logg,m_h,star,scored"]
+    for row, (flux, ivar) in enumerate(zip(simulated.flux, simulated.ivar, strict=True)):
+        write_lamost(folder / "spectra" / f"{row}.fits", simulated.wavelength, flux, ivar, obsid=row + 1)
+        teff, logg, m_h, _ = simulated.labels[row]
+        lines.append(f"spectra/{row}.fits,{teff},{logg},{m_h},S{row},{int(row > 0)}")
+    (folder / "anchors.csv").write_text("\n".join(lines) + "\n")
+    return folder, simulated
+
+
+def test_a_transfer_is_made_of_anchors_and_measures(stars, monkeypatch, capsys):
+    folder, simulated = stars
+    monkeypatch.chdir(folder)
+    (folder / "anchored.toml").write_text(ANCHORED + "directions = 1\n")
+    succeeds(["train", "anchored.toml"])
+    out = capsys.readouterr().out
+    assert "each star left out in turn, ours - literature:" in out
+    assert "teff_std" in out
+    assert "use: stargap measure SPECTRA --model made/transfer.safetensors" in out
+    card = json.loads((folder / "made/transfer.json").read_text())
+    assert (card["kind"], card["training_data"]) == ("anchored-transfer", "8 anchor stars of anchors.csv")
+    assert (card["scores"]["anchors"], card["scores"]["left_out"]) == (8.0, 7.0)
+    assert card["settings"]["directions"] == card["directions"] == 1
+    assert abs(card["scores"]["teff_median"]) < 40
+    assert str(folder) not in json.dumps(card)
+    told = (folder / "made/cross-validation.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in told] == ["star", *(f"S{row}" for row in range(1, 8))]
+
+    succeeds(["measure", "spectra", "--model", "made/transfer.safetensors", "-o", "l.fits", "--workers", "1"])
+    assert "simulated stars" not in capsys.readouterr().out
+    with fits.open("l.fits", memmap=False) as hdul:
+        table, header = hdul[1].data.copy(), str(hdul[1].header) + str(hdul[0].header)
+    assert "anchored-transfer v1" in header
+    assert np.abs(table["teff"] - simulated.labels[:, 0]).max() < 60
+    assert (table["e_teff_sys"] >= 0).all()
+
+
+def test_models_inside_the_package_by_their_names(stars, monkeypatch, capsys):
+    folder, _ = stars
+    monkeypatch.chdir(folder)
+    for words, kind in (
+        ([], "anchored-transfer"),
+        (["--model", "emulator"], "payne"),
+        (["--preset", "paper"], "payne"),
+        (["--model", "transfer-simulated"], "residual-transfer"),
+    ):
+        succeeds(["measure", "spectra/1.fits", "-o", "n.fits", "--workers", "1", *words])
+        assert ("simulated stars" in capsys.readouterr().out) == ("transfer-simulated" in words)
+        assert f"{kind} v1" in str(fits.getheader("n.fits", 1)) + str(fits.getheader("n.fits"))
+
+
+def test_training_the_reference(here, capsys):
+    text = 'architecture = "reference"\n' + TINY + "[reference]\niterations = 1\nbatch = 1\n"
+    (here / "reference.toml").write_text(text)
+    succeeds(["train", "reference.toml"])
+    assert "ReferenceTransfer" in capsys.readouterr().out
+    assert json.loads((here / "out/network.json").read_text())["iterations"] == 1
+
+
+def test_the_printed_example_is_the_default_settings(capsys, tmp_path):
+    from stargap.run.train import TrainSettings
+    from stargap.settings import read_settings_as
+
+    succeeds(["train", "--example"])
+    (tmp_path / "example.toml").write_text(capsys.readouterr().out)
+    assert read_settings_as(TrainSettings, tmp_path / "example.toml") == TrainSettings()
+
+
+def test_the_shipped_transfer_says_that_it_is_for_simulated_stars(folder):
+    result = run("measure", folder / "spec-0.fits", "--model", "transfer-simulated", "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    assert "the model transfer-simulated was trained on simulated stars" in result.stdout

@@ -1,0 +1,254 @@
+"""Numbers that judge a transfer: known answers for clouds, residuals, leaks, cycles and logs made to have them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+
+from stargap.checkpoints import metrics_log
+from stargap.errors import UsageError
+from stargap.starnet.diagnostics import (
+    block_mask,
+    cycle_table,
+    leakage,
+    mean_residual,
+    mixing,
+    read_metrics,
+    swap_effect,
+    tsne,
+)
+from stargap.starnet.losses import Batch, distances, transfer
+from stargap.starnet.network import CycleStarNet, NetworkSettings
+
+
+def cloud(count, *, seed, size=20, middle=0.0):
+    return middle + np.random.default_rng(seed).normal(size=(count, size)).astype(np.float32)
+
+
+# ---- t-SNE and mixing
+
+
+def test_tsne_keeps_groups_apart_that_are_apart_and_is_the_same_again():
+    groups = {"synthetic": cloud(80, seed=1), "observed": cloud(60, seed=2, middle=5.0)}
+    placed = tsne(groups, seed=3)
+    assert {name: rows.shape for name, rows in placed.items()} == {"synthetic": (80, 2), "observed": (60, 2)}
+    apart = np.linalg.norm(placed["synthetic"].mean(axis=0) - placed["observed"].mean(axis=0))
+    assert apart > 2 * max(rows.std() for rows in placed.values())
+    again = tsne(groups, seed=3)
+    assert all((placed[name] == again[name]).all() for name in groups)
+    assert mixing(placed["synthetic"], placed["observed"]) < 0.05
+
+
+def test_tsne_takes_latents_and_few_rows():
+    latents = cloud(12, seed=1, size=24).reshape(12, 8, 3)
+    placed = tsne({"z_sh": latents[:6], "other": latents[6:]})
+    assert all(np.isfinite(rows).all() for rows in placed.values())
+
+
+def test_threads_are_given_back():
+    before = [pool["num_threads"] for pool in threadpool_info()]
+    mixing(cloud(20, seed=1), cloud(20, seed=2))
+    after = [pool["num_threads"] for pool in threadpool_info()]
+    assert after[: len(before)] == before
+
+
+@pytest.mark.parametrize("sizes", [(600, 600), (900, 200)])
+def test_mixing_is_one_for_draws_of_one_distribution_whatever_their_numbers(sizes):
+    assert mixing(cloud(sizes[0], seed=1), cloud(sizes[1], seed=2)) == pytest.approx(1.0, abs=0.06)
+
+
+def test_mixing_falls_with_the_gap():
+    one = cloud(400, seed=1, size=5)
+    values = [mixing(one, cloud(400, seed=2, size=5, middle=gap)) for gap in (0.0, 0.5, 1.0, 2.0, 20.0)]
+    assert (np.diff(values) < 0).all()
+    assert values[-1] == 0.0
+    assert mixing(one, cloud(400, seed=2, size=5, middle=0.5)) == values[1]
+
+
+def test_what_cannot_be_embedded_is_refused():
+    good = cloud(10, seed=1)
+    odd = good.copy()
+    odd[3, 2] = np.nan
+    with pytest.raises(UsageError, match="group observed: 1 of 10 rows hold values that are not finite, first 3"):
+        tsne({"synthetic": good, "observed": odd})
+    with pytest.raises(UsageError, match=r"differ in size: \{'a': 20, 'b': 7\}"):
+        tsne({"a": good, "b": good[:, :7]})
+    with pytest.raises(UsageError, match="3 rows are too few"):
+        tsne({"a": good[:2], "b": good[:1]})
+    with pytest.raises(UsageError, match="15 neighbours among 10 and 3 rows"):
+        mixing(good, good[:3])
+
+
+# ---- residuals
+
+
+def test_noise_alone_gives_the_mean_of_a_folded_normal():
+    rng = np.random.default_rng(0)
+    sigma = rng.uniform(0.01, 0.2, (50, 2901))
+    model = np.ones_like(sigma)
+    found = mean_residual(model + sigma * rng.standard_normal(sigma.shape), model, sigma, sigma > 0)
+    assert found == pytest.approx(np.sqrt(2 / np.pi), abs=0.05)
+
+
+def test_bad_pixels_do_not_count_and_no_good_pixel_is_null():
+    flux = np.array([[1.0, np.nan, 5.0], [np.inf, 1.0, 1.0]])
+    sigma = np.array([[0.5, 0.0, 1.0], [np.nan, 0.0, 0.0]])
+    good = np.array([[True, False, True], [False, False, False]])
+    assert mean_residual(flux, np.zeros((2, 3)), sigma, good) == pytest.approx([3.5, np.nan], nan_ok=True)
+    every = [mean_residual(np.ones((1, 120)), np.arange(120.0)[None], 1.0, block_mask(120, phase=p)) for p in (0, 1)]
+    assert every[0] != every[1]
+
+
+def test_blocks_cover_every_pixel_once():
+    phases = [block_mask(2901, 50, every=3, phase=phase) for phase in range(3)]
+    assert (np.sum(phases, axis=0) == 1).all()
+    edges = np.flatnonzero(np.diff(block_mask(2901).astype(int)))
+    assert (np.diff(edges) == 50).all()
+    for bad in ({"width": 0}, {"phase": 2}, {"phase": -1}):
+        with pytest.raises(UsageError, match="widths start at 1"):
+            block_mask(100, **bad)
+
+
+# ---- leaks
+
+
+def test_leaks_are_found_and_their_absence_too():
+    rng = np.random.default_rng(1)
+    labels = np.column_stack(
+        [rng.uniform(2900, 4200, 600), rng.normal(4.8, 0.1, 600), rng.normal(-0.1, 0.2, 600), np.zeros(600)]
+    )
+    noise = rng.normal(size=(600, 2, 2))
+    blind = leakage(labels, noise)
+    assert all(blind[name] < 0.05 for name in ("teff", "logg", "m_h"))
+    assert np.isnan(blind["a_m"])
+    split = noise.copy()
+    split[:, 0, 0] = ((labels[:, 0] - 3500) / 400) ** 2 * np.sign(labels[:, 0] - 3500)
+    split[:, 1, 1] = np.cos(6 * (labels[:, 2] + 0.1)) + 0.1 * noise[:, 1, 1]
+    found = leakage(labels, split)
+    assert found["teff"] > 0.95, "monotonous"
+    assert found["logg"] < 0.05
+    assert found["m_h"] == leakage(labels[:, [2]], split)["teff"], "the same again"
+    both = np.column_stack([labels[:, 2] ** 2, noise[:, 0, 0]])
+    assert leakage(both, labels[:, [2]])["teff"] > 0.9, "a parabola"
+
+
+def test_stars_without_labels_are_left_out_of_the_leak_and_too_few_are_refused():
+    rng = np.random.default_rng(1)
+    labels = rng.normal(size=(80, 1))
+    split = labels + 0.1 * rng.normal(size=(80, 1))
+    labels[:10], split[10:20] = np.nan, np.inf
+    assert leakage(labels, split)["teff"] > 0.9
+    with pytest.raises(UsageError, match="40 of 60 stars"):
+        leakage(labels[:60], split[:60])
+
+
+def test_swaps_are_told_by_label():
+    own = np.random.default_rng(0).normal(size=(101, 4))
+    swapped = own + np.array([10.0, 0.0, -0.1, 0.0])
+    swapped[:, 1] += np.linspace(-1, 1, 101)
+    swapped[0, 3] = np.nan
+    moved = swap_effect(own, swapped)
+    assert list(moved) == ["teff", "logg", "m_h", "a_m"]
+    assert moved["teff"] == pytest.approx((10.0, 0.0, 101), abs=1e-9)
+    assert moved["logg"] == pytest.approx((0.0, 1.4826 * 0.5, 101), abs=1e-9)
+    assert moved["a_m"].n == 100
+    assert np.isnan(swap_effect(own[:, :1], own[:, :1] * np.nan)["teff"].median)
+
+
+# ---- the network and its log
+
+
+@pytest.fixture(scope="module")
+def network():
+    settings = NetworkSettings(
+        pixels=1279,
+        outer_filters=(3, 4),
+        shared_filters=(4, 6, 8),
+        shared_latent=5,
+        split_filters=(3, 3, 4),
+        split_latent=2,
+        critic_filters=(2, 2, 2, 2),
+        critic_latent_filters=(3, 4),
+    )
+    return CycleStarNet(settings)
+
+
+def pairs(rows, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    synthetic, observed = 1 + 0.1 * torch.randn(2, rows, 1279, generator=generator)
+    sigma = torch.rand(rows, 1279, generator=generator) * 0.05
+    return Batch(synthetic, observed, sigma, torch.rand(rows, 1279, generator=generator) > 0.1)
+
+
+def test_the_cycle_table_is_made_of_the_distances_of_the_losses(network):
+    batch = pairs(1)
+    table = cycle_table(network, [batch])
+    assert list(table) == ["s->s", "o->o", "s->o->s", "o->s->o"]
+    with torch.no_grad():
+        squares = distances(batch, transfer(network, batch))
+    for name, other in zip(table, ("rec_synthetic", "rec_observed", "cycle_synthetic", "cycle_observed"), strict=True):
+        assert 0 < table[name] < float(squares[other]) ** 0.5, "a mean is below a root of mean squares"
+
+
+def test_the_cycle_table_weighs_stars_alike_however_they_are_batched(network):
+    batch = pairs(6)
+    parts = [
+        Batch(*(getattr(batch, n)[s] for n in ("synthetic", "observed", "observed_sigma", "observed_good")))
+        for s in (slice(0, 1), slice(1, 6))
+    ]
+    assert cycle_table(network, parts) == pytest.approx(cycle_table(network, [batch]), rel=1e-5)
+
+
+def test_the_cycle_table_sees_good_pixels_only(network):
+    batch = pairs(3)
+    flux = torch.where(batch.observed_good, batch.observed, torch.nan)
+    sigma = torch.where(batch.observed_good, batch.observed_sigma, torch.nan)
+    assert cycle_table(network, [Batch(batch.synthetic, flux, sigma, batch.observed_good)]) == cycle_table(
+        network, [batch]
+    )
+    none = Batch(batch.synthetic, flux, sigma, torch.zeros_like(batch.observed_good), batch.observed_good)
+    table = cycle_table(network, [none])
+    assert np.isnan(table["o->o"])
+    assert np.isfinite(table["s->s"])
+    assert all(np.isnan(value) for value in cycle_table(network, []).values())
+
+
+def test_metrics_are_read_as_training_writes_them(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with metrics_log(path, 0) as write:
+        write(**{"step": 100, "generator.loss": 2.5, "critic.loss": float("nan"), "pieces": 1, "seconds": 0.5})
+        write(**{"step": 100, "validation.score": 3.0, "best": True, "seconds": 0.6})
+        write(**{"step": 200, "generator.loss": 1.5, "critic.loss": 1.0, "pieces": 1, "seconds": 0.9})
+    found = read_metrics(path)
+    nan = np.nan
+    wanted = {
+        "step": [100, 100, 200],
+        "generator.loss": [2.5, nan, 1.5],
+        "critic.loss": [nan, nan, 1.0],
+        "pieces": [1, nan, 1],
+        "seconds": [0.5, 0.6, 0.9],
+        "validation.score": [nan, 3.0, nan],
+        "best": [nan, 1.0, nan],
+    }
+    assert list(found) == list(wanted)
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values)
+    with path.open("a") as file:
+        file.write('{"step": 300, "generator.lo')
+    assert found["step"].size == read_metrics(path)["step"].size, "a line that is being written"
+
+
+def test_other_files_are_no_metrics(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with pytest.raises(UsageError, match="no metrics can be read"):
+        read_metrics(path)
+    for line in ("step 1\n", "[1]\n", '{"step": "one"}\n', '{"step": [1]}\n', "\xff\n"):
+        path.write_bytes(json.dumps({"step": 1}).encode() + b"\n" + line.encode("latin-1"))
+        with pytest.raises(UsageError, match=r"metrics.jsonl, line 2: not a line of metrics"):
+            read_metrics(path)
+    path.write_text("")
+    assert read_metrics(path) == {}

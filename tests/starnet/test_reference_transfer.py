@@ -1,0 +1,192 @@
+"""The reference network as fits see it: spectra through the emulator, their derivatives, gaps, batches."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from stargap.fit.labels import EmulatorModel
+from stargap.mock.spectra import mock_stars
+from stargap.spectra.prepare import prepare, to_lattice
+from stargap.spectra.spectrum import Spectrum
+from stargap.starnet import transfer as reference
+from stargap.starnet.network import CycleStarNet
+from stargap.starnet.transfer import ReferenceModel, ReferenceTransfer, fast_bfloat16
+from stargap.theory.emulator import shipped_emulator
+
+STARS = 11
+ROWS = torch.arange(STARS)
+
+
+@pytest.fixture(scope="module")
+def stars():
+    return mock_stars(shipped_emulator(), STARS, seed=5)
+
+
+@pytest.fixture(scope="module")
+def prepared(stars):
+    ivar = stars.ivar.copy()
+    ivar[2, 2900:3200] = 0.0
+    ivar[3] = 0.0
+    native = to_lattice([Spectrum(stars.wavelength, *star) for star in zip(stars.flux, ivar, strict=True)])
+    return prepare(native, torch.as_tensor(stars.rv))
+
+
+@pytest.fixture(scope="module")
+def network(prepared):
+    network = CycleStarNet()
+    network.standardise(torch.where(prepared.good, prepared.flux, 1.0), prepared.flux, prepared.good)
+    return network.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def transfer(network):
+    return ReferenceTransfer(network, shipped_emulator(), tangent_dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def labels(stars):
+    return torch.as_tensor(stars.labels)
+
+
+@pytest.fixture(scope="module")
+def directions():
+    return torch.eye(4).double()[:3].expand(STARS, 3, 4).contiguous()
+
+
+def some(prepared, rows):
+    values = {f.name: getattr(prepared, f.name) for f in fields(prepared)}
+    return replace(prepared, **{name: value[rows] for name, value in values.items() if name != "grid"})
+
+
+def test_a_spectrum_is_the_network_s_of_the_emulator_s(transfer, network, prepared, labels, directions):
+    spectra, changes = transfer.model(prepared)(labels, directions, ROWS)
+    flux, tangents = EmulatorModel(transfer.emulator, prepared)(labels, directions, ROWS)
+    sound = prepared.inverse_kernel < 1 / prepared.grid.least_kernel_weight
+    flux = network.fill(flux, sound)
+    z_sp = network.encode_observed(prepared.flux, prepared.good)[1]
+    torch.testing.assert_close(spectra, network.synthetic_to_observed(flux, z_sp), rtol=1e-5, atol=1e-5)
+    assert changes.shape == (STARS, 3, 2901)
+    assert tangents.shape == changes.shape
+
+
+def test_derivatives_follow_the_labels(transfer, prepared, labels, directions):
+    model = transfer.model(prepared)
+    _, changes = model(labels, directions, ROWS)
+    for k, step in enumerate((1.0, 0.002, 0.002)):
+        ahead, behind = (model(labels + sign * step * directions[:, k], directions, ROWS)[0] for sign in (1, -1))
+        slope = (ahead - behind) / (2 * step)
+        # a LeakyReLU bends between the two in places
+        assert (slope - changes[:, k]).norm() < 0.1 * changes[:, k].norm()
+
+
+def test_every_star_has_its_own_spectrum_in_gaps_and_windows(transfer, prepared, labels, directions):
+    raw, _ = EmulatorModel(transfer.emulator, prepared)(labels, directions, ROWS)
+    assert raw.abs().amax(dim=1).min() > 10, "without in-painting the network would see this"
+    spectra, changes = transfer.model(prepared)(labels, directions, ROWS)
+    assert torch.isfinite(spectra).all()
+    assert torch.isfinite(changes).all()
+    assert spectra.abs().max() < 5
+
+
+def test_rows_may_come_in_any_order_and_number(transfer, prepared, labels, directions):
+    whole = torch.cat([part.flatten(1) for part in transfer.model(prepared)(labels, directions, ROWS)], dim=1)
+    for rows in (torch.tensor([5]), torch.tensor([10, 0, 4, 4, 7, 4]), ROWS.flip(0)):
+        model = transfer.model(prepared)
+        for _ in range(2):
+            again = model(labels[rows], directions[rows], rows)
+            assert torch.equal(torch.cat([part.flatten(1) for part in again], dim=1), whole[rows])
+        alone = transfer.model(some(prepared, rows))(labels[rows], directions[rows], torch.arange(len(rows)))
+        assert torch.equal(torch.cat([part.flatten(1) for part in alone], dim=1), whole[rows])
+
+
+def test_what_was_asked_before_is_not_computed_again(transfer, prepared, labels, directions, monkeypatch):
+    asked = []
+    compute = ReferenceModel._compute
+    monkeypatch.setattr(
+        ReferenceModel, "_compute", lambda self, *given: asked.append(given[2].tolist()) or compute(self, *given)
+    )
+    model = transfer.model(prepared)
+    rows = torch.tensor([1, 1, 1, 6])
+    first = model(labels[rows], directions[rows], rows)
+    assert asked == [[1] + [6] * (reference.ROWS - 1)]
+    again = model(labels[rows], directions[rows], rows)
+    assert len(asked) == 1
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    moved = labels[rows] + torch.tensor([0.0, 0.1, 0.0, 0.0])
+    one_star = model(moved, directions[rows], torch.tensor([1, 1, 1, 1]))[0]
+    assert asked[1] == [1] * reference.ROWS
+    assert not torch.equal(one_star[0], first[0][0])
+    other = model(labels[rows], directions[rows] * 2, rows)
+    torch.testing.assert_close(other[1], 2 * first[1], rtol=1e-4, atol=1e-6)
+    alone = model(labels[rows], directions[rows][:, :1], rows)[1]  # fewer columns are another product: bits may differ
+    torch.testing.assert_close(alone, first[1][:, :1], rtol=1e-4, atol=1e-6)
+
+
+def test_one_star_with_two_sets_of_labels_in_one_call(transfer, prepared, labels, directions):
+    model = transfer.model(prepared)
+    rows = torch.tensor([1, 1])
+    both = model(labels[[1, 6]], directions[:2], rows)[0]
+    for place, given in enumerate((1, 6)):
+        fresh = transfer.model(prepared)(labels[[given]], directions[:1], rows[:1])[0]
+        assert torch.equal(both[place], fresh[0])
+        assert torch.equal(model(labels[[given]], directions[:1], rows[:1])[0], fresh)
+
+
+def test_spectra_in_the_synthetic_domain(transfer, network, prepared):
+    plain = transfer.to_synthetic(prepared)
+    torch.testing.assert_close(plain.flux, network.observed_to_synthetic(prepared.flux, prepared.good))
+    for field in fields(prepared):
+        if field.name != "flux":
+            assert getattr(plain, field.name) is getattr(prepared, field.name)
+    flux = torch.where(prepared.good, prepared.flux, torch.nan)
+    assert torch.equal(transfer.to_synthetic(replace(prepared, flux=flux)).flux, plain.flux)
+    few = some(prepared, torch.tensor([9, 2]))
+    assert torch.equal(transfer.to_synthetic(few).flux, plain.flux[[9, 2]])
+    assert transfer.to_synthetic(some(prepared, torch.zeros(0).long())).flux.shape == (0, 2901)
+
+
+def test_no_split_numbers_and_labels_as_they_are(transfer, labels):
+    assert transfer.floor.shape == ()
+    assert float(transfer.floor) == pytest.approx(0.01)
+    assert transfer.split_scale.shape == (0,)
+    assert transfer.split_columns(torch.ones(3, 2901)).shape == (3, 0, 2901)
+    covariance = torch.eye(3).double().expand(STARS, 3, 3)
+    published, spread, own = transfer.publish(labels, covariance)
+    assert torch.equal(published, labels[:, :3])
+    assert torch.equal(spread, covariance)
+    assert (own == 0).all()
+    assert transfer.outside(labels).tolist() == [False] * STARS
+
+
+def test_values_have_the_precision_of_the_weights(network, prepared, labels, directions):
+    network.precision = torch.bfloat16
+    try:
+        coarse = ReferenceTransfer(network, shipped_emulator(), tangent_dtype=torch.float32)
+        assert network.precision == torch.bfloat16
+    finally:
+        network.precision = None
+    exact = ReferenceTransfer(network, shipped_emulator(), tangent_dtype=torch.float32)
+    for one, other in zip(*(t.model(prepared)(labels, directions, ROWS) for t in (coarse, exact)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_bfloat16_is_for_processors_that_have_it(network, monkeypatch):
+    def told(**capabilities):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+        return fast_bfloat16(), ReferenceTransfer(network, shipped_emulator()).tangent_dtype
+
+    assert told(avx512_bf16=True) == (True, torch.bfloat16)
+    assert told(avx512_bf16=False, amx_bf16=True) == (True, torch.bfloat16)
+    assert told(avx2=True) == (False, None)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert fast_bfloat16() is False
+
+
+def test_derivatives_in_bfloat16_leave_values_alone(network, transfer, prepared, labels, directions):
+    half = ReferenceTransfer(network, shipped_emulator(), tangent_dtype=torch.bfloat16)
+    (value, change), (same, coarse) = (t.model(prepared)(labels, directions, ROWS) for t in (transfer, half))
+    assert torch.equal(value, same)
+    assert (coarse - change).norm() < 0.02 * change.norm()
