@@ -30,9 +30,11 @@ from stargap.measurement.files import measure
 from stargap.measurement.velocity import emulator_templates, measure_velocity
 from stargap.mock.files import write_lamost
 from stargap.mock.spectra import mock_stars
-from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP
-from stargap.spectra.prepare import normalise, prepare, to_lattice
+from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP
+from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.prepare import prepare
 from stargap.spectra.readers.read import read_spectrum
+from stargap.spectra.smoother import normalise
 from stargap.spectra.spectrum import Spectrum
 from stargap.theory.emulator import shipped_emulator
 
@@ -130,7 +132,7 @@ def main() -> None:
         base = timed(read_astropy, 3) / len(packed)
         row("read a .fits.gz file", "1 core", ours, "<= 4 ms", base, "astropy, no checks")
 
-        native = to_lattice(spectra)
+        native = to_log_lambda(spectra)
         rv = torch.as_tensor(stars.rv)
         support = torch.rand(STARS, STARGAP.support.size) + 1
         weight = (torch.rand_like(support) > 0.02).float()
@@ -148,7 +150,7 @@ def main() -> None:
 
         templates = emulator_templates(emulator)
         ours = timed(lambda: measure_velocity(native, templates), 3) / STARS
-        wave = LATTICE.wavelength
+        wave = LOG_LAMBDA.wavelength
         use = (wave > 5930) & (wave < 8970)
         fine = 10.0 ** (templates.first + templates.step * np.arange(templates.flux.shape[1]))
         normal = (native.flux / native.flux.mean(dim=1, keepdim=True)).numpy()[few][:4, use].astype(float)

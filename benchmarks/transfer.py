@@ -30,7 +30,9 @@ from stargap.measurement.star import parameters_for
 from stargap.mock.spectra import mock_labels, mock_stars
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
-from stargap.spectra.prepare import normalise, prepare, to_lattice
+from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.prepare import prepare
+from stargap.spectra.smoother import normalise
 from stargap.spectra.spectrum import Spectrum
 from stargap.starnet.losses import Batch, CycleTask, distance
 from stargap.starnet.network import CycleStarNet, NetworkSettings
@@ -248,7 +250,7 @@ def copying_network(emulator, steps):
 def fits(stars, steps, repeats):
     emulator = shipped_emulator()
     mock = mock_stars(emulator, stars, seed=1)
-    native = to_lattice([Spectrum(mock.wavelength, *star) for star in zip(mock.flux, mock.ivar, strict=True)])
+    native = to_log_lambda([Spectrum(mock.wavelength, *star) for star in zip(mock.flux, mock.ivar, strict=True)])
     prepared = prepare(native, torch.as_tensor(mock.rv))
     box = parameters_for(MeasureSettings(), emulator)
     network = copying_network(emulator, steps)

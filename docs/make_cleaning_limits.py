@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stargap.spectra.prepare import prepare, to_lattice
+from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.prepare import prepare
+from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.spectrum import Spectrum
-from stargap.spectra.training import TrainingSpectra
 from stargap.survey.cleaning.bins import BIN, BIN_CENTRES, QUIET_BINS, bin_spectra
 from stargap.survey.cleaning.clean import CAH1, REFERENCE, TIO5
 
@@ -37,7 +38,7 @@ def mean_depths(path: Path) -> dict[str, NDArray[np.float64]]:
             spectra.append(Spectrum(wave, np.where(good, flux, 0.0), ivar))
             names.append(name)
     rest = torch.zeros(len(spectra))
-    star = TrainingSpectra.from_prepared(prepare(to_lattice(spectra), rest), rest.double().numpy())
+    star = PreparedSpectra.from_prepared(prepare(to_log_lambda(spectra), rest), rest.double().numpy())
     return dict(zip(names, bin_spectra([star]).depth.astype(float), strict=True))
 
 

@@ -32,7 +32,8 @@ from stargap.figures.processing import processing_figure
 from stargap.figures.survey import sky_figure, snr_figure, subtype_figure
 from stargap.mock.population import PLAIN
 from stargap.mock.survey import SUBTYPES, simulate_survey
-from stargap.spectra.prepare import prepare, to_lattice
+from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.prepare import prepare
 
 Columns = dict[str, NDArray[Any]]
 
@@ -96,7 +97,7 @@ def one_spectrum() -> Figure:
     """Return figure 5 of a simulated M dwarf with a S/N near 40."""
     (chunk,) = simulate_survey(200, seed=7, junk=0.0, population=PLAIN)
     row = int(np.abs(chunk.truth["snr_r"] - 40.0).argmin())
-    star = prepare(to_lattice([chunk.spectra[row]]), torch.tensor(chunk.truth["rv"][[row]]))
+    star = prepare(to_log_lambda([chunk.spectra[row]]), torch.tensor(chunk.truth["rv"][[row]]))
     parts = (values[0].numpy() for values in (star.flux, star.sigma, star.continuum, star.good))
     return processing_figure(star.grid.wavelength, *parts, title=TITLE.replace("stars", "star"))
 

@@ -14,12 +14,12 @@ from stargap.errors import ModelError, SpectrumError, StargapError, UsageError
 from stargap.flags import FLAG_COLUMNS, NULL_LABELS, Flag
 from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF, UNITS, alpha_relation
 from stargap.pixels import (
-    LATTICE,
+    LOG_LAMBDA,
     PAPER,
     SPEED_OF_LIGHT,
     STARGAP,
     WINDOWS,
-    Lattice,
+    LogLambdaGrid,
     Window,
     air_to_vacuum,
     grid_for,
@@ -69,39 +69,39 @@ def test_rows_without_labels_are_unread_unselected_or_have_too_few_pixels():
     assert not NULL_LABELS & (Flag.LOW_SN | Flag.ACTIVE | Flag.BAD_FIT | Flag.NOT_CONVERGED)
 
 
-# ---- the native lattice
+# ---- the log-lambda grid
 
 
-def test_the_lattice_is_log_linear_with_lamost_s_step():
-    wave = LATTICE.wavelength
+def test_the_log_lambda_grid_is_log_linear_with_lamost_s_step():
+    wave = LOG_LAMBDA.wavelength
     assert wave.dtype == np.float64
-    assert wave.shape == (LATTICE.count,) == (1891,)
+    assert wave.shape == (LOG_LAMBDA.count,) == (1891,)
     np.testing.assert_allclose(np.diff(np.log10(wave)), 1e-4, rtol=0, atol=4e-16 * 4)
     for pixel, log in ((0, 3.7690), (310, 3.8), (1310, 3.9), (1890, 3.9580)):
         assert wave[pixel] == pytest.approx(10**log, rel=1e-14)
 
 
-def test_the_lattice_holds_the_support_of_every_star_in_reach():
+def test_the_log_lambda_grid_holds_the_support_of_every_star_in_reach():
     # Twice the fastest stars of the Galaxy: 1500 km/s both ways.
     for grid in (STARGAP, PAPER):
-        assert LATTICE.wavelength[0] < grid.support[0] * (1 - 1500 / SPEED_OF_LIGHT)
-        assert LATTICE.wavelength[-1] > grid.support[-1] * (1 + 1500 / SPEED_OF_LIGHT)
+        assert LOG_LAMBDA.wavelength[0] < grid.support[0] * (1 - 1500 / SPEED_OF_LIGHT)
+        assert LOG_LAMBDA.wavelength[-1] > grid.support[-1] * (1 + 1500 / SPEED_OF_LIGHT)
 
 
 def test_about_1712_native_pixels_lie_under_the_rest_frame_grid():
-    inside = (LATTICE.wavelength >= 6000) & (LATTICE.wavelength <= 8900)
+    inside = (LOG_LAMBDA.wavelength >= 6000) & (LOG_LAMBDA.wavelength <= 8900)
     assert inside.sum() == pytest.approx(1712, abs=1)
 
 
 def test_half_pixels_meet_and_a_pixel_is_69_km_s():
-    wave = LATTICE.wavelength
-    np.testing.assert_allclose(wave[:-1] * LATTICE.ratio, wave[1:] / LATTICE.ratio, rtol=1e-14)
-    assert LATTICE.velocity_step == pytest.approx((wave[1] / wave[0] - 1) * SPEED_OF_LIGHT, rel=1e-9)
-    assert LATTICE.velocity_step == pytest.approx(69.03, abs=0.01)
+    wave = LOG_LAMBDA.wavelength
+    np.testing.assert_allclose(wave[:-1] * LOG_LAMBDA.ratio, wave[1:] / LOG_LAMBDA.ratio, rtol=1e-14)
+    assert LOG_LAMBDA.velocity_step == pytest.approx((wave[1] / wave[0] - 1) * SPEED_OF_LIGHT, rel=1e-9)
+    assert LOG_LAMBDA.velocity_step == pytest.approx(69.03, abs=0.01)
 
 
-def test_another_lattice():
-    small = Lattice(first=40000, count=3, step=1e-4)
+def test_another_log_lambda_grid():
+    small = LogLambdaGrid(first=40000, count=3, step=1e-4)
     assert small.wavelength == pytest.approx([10_000.0, 10_000 * 10**1e-4, 10_000 * 10**2e-4], rel=1e-14)
 
 

@@ -22,10 +22,11 @@ from stargap.measurement.velocity import emulator_templates, measure_velocity
 from stargap.mock.junk import JUNK
 from stargap.mock.population import PLAIN
 from stargap.mock.survey import simulate_survey
-from stargap.spectra.prepare import NativeBatch, prepare, to_lattice
+from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
+from stargap.spectra.prepare import prepare
+from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Spectrum
-from stargap.spectra.training import TrainingSpectra
 from stargap.survey.cleaning.clean import Cleaning, clean
 from stargap.survey.cleaning.page import write_cleaning_page
 from stargap.survey.cleaning.rules import OF_SPECTRUM
@@ -39,35 +40,35 @@ GROUPS = ("metal_poor", "late", "active")
 Truth = dict[str, NDArray[np.generic]]
 
 
-def prepared(native: NativeBatch) -> TrainingSpectra:
+def prepared(native: NativeBatch) -> PreparedSpectra:
     """Prepare a batch at the velocity that the velocity stage measures."""
     rv = measure_velocity(native, emulator_templates(shipped_emulator())).rv
-    return TrainingSpectra.from_prepared(prepare(native, rv), rv.numpy())
+    return PreparedSpectra.from_prepared(prepare(native, rv), rv.numpy())
 
 
-def simulated(stars: int, seed: int) -> tuple[list[TrainingSpectra], Truth]:
+def simulated(stars: int, seed: int) -> tuple[list[PreparedSpectra], Truth]:
     """Return the prepared spectra of a survey, S/N 5 and above in r and i as in the sample, and their truth."""
     shards, truths = [], []
     for chunk in simulate_survey(stars, seed=seed, junk=JUNK_FRACTION, population=PLAIN):
         bright = np.minimum(chunk.truth["snr_r"], chunk.truth["snr_i"]) >= LEAST_SNR
-        native = to_lattice(chunk.spectra)[torch.as_tensor(bright)]
+        native = to_log_lambda(chunk.spectra)[torch.as_tensor(bright)]
         shards.append(prepared(native))
         truths.append({name: values[bright] for name, values in chunk.truth.items()})
     return shards, {name: np.concatenate([truth[name] for truth in truths]) for name in truths[0]}
 
 
-def real(folder: Path) -> tuple[list[TrainingSpectra], list[Spectrum]]:
+def real(folder: Path) -> tuple[list[PreparedSpectra], list[Spectrum]]:
     """Return the real spectra that can be read."""
     spectra = []
     for path in sorted(folder.iterdir()):
         try:
             spectrum = read_spectrum(path)
-            to_lattice([spectrum])
+            to_log_lambda([spectrum])
         except SpectrumError as error:
             print(error)
         else:
             spectra.append(spectrum)
-    return [prepared(to_lattice(spectra))], spectra
+    return [prepared(to_log_lambda(spectra))], spectra
 
 
 def reasons(cleaning: Cleaning, rows: NDArray[np.bool_]) -> str:
@@ -126,7 +127,7 @@ def real_table(cleaning: Cleaning, spectra: list[Spectrum], rows: NDArray[np.int
     return "\n".join(lines)
 
 
-def picture(path: Path, cleaning: Cleaning, shards: list[TrainingSpectra]) -> None:
+def picture(path: Path, cleaning: Cleaning, shards: list[PreparedSpectra]) -> None:
     """Draw members of the rejected clusters and of the outliers."""
     rows = [np.flatnonzero(cleaning.cluster == one.number)[0] for one in cleaning.clusters if one.verdict == "rejected"]
     alone = np.flatnonzero(cleaning.flags & int(OF_SPECTRUM))

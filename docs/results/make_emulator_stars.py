@@ -23,10 +23,12 @@ from stargap.flags import Flag
 from stargap.labels import LABELS, LOGG, M_H
 from stargap.measurement.star import Columns, Fitted, measure_batch, parameters_for
 from stargap.measurement.velocity import COVERED, SMOOTHING, Templates, measure_velocity
-from stargap.pixels import LATTICE, PAPER, STARGAP, PixelGrid, grid_for
+from stargap.pixels import LOG_LAMBDA, PAPER, STARGAP, PixelGrid, grid_for
 from stargap.settings import MeasureSettings
-from stargap.spectra.prepare import NativeBatch, Smoother, prepare, to_lattice
+from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
+from stargap.spectra.prepare import prepare
 from stargap.spectra.readers.read import read_spectrum
+from stargap.spectra.smoother import Smoother
 from stargap.spectra.spectrum import Spectrum
 from stargap.statistics import (
     Compared,
@@ -574,7 +576,7 @@ model's are a mismatch that neither preset has."""
 
 @dataclass(frozen=True)
 class Repeats:
-    """Epochs of F-K stars: spectra on the lattice, the star of each, S/N in r, and pairs of successive epochs."""
+    """Epochs of F-K stars: native spectra, the star of each, S/N in r, and pairs of successive epochs."""
 
     native: NativeBatch
     star: NDArray[np.int64]
@@ -598,7 +600,7 @@ class Repeats:
         chosen = [spectra[order[i]] for i in rows]
         same = np.flatnonzero(star[1:] == star[:-1])
         return cls(
-            to_lattice(chosen),
+            to_log_lambda(chosen),
             star,
             [index[order[members[0]]]["subclass"][0] for members in several],
             np.array([s.facts.snr_r for s in chosen], dtype=float),
@@ -606,17 +608,17 @@ class Repeats:
         )
 
     def templates(self, native: NativeBatch) -> Templates:
-        """Return each star's co-add on the native lattice, weighted by inverse variance."""
+        """Return each star's co-add on the log-lambda grid, weighted by inverse variance."""
         stars = int(self.star.max()) + 1
         member = torch.nn.functional.one_hot(torch.as_tensor(self.star), stars).double().T
         weight = native.ivar.double()
         total = member @ weight
         flux = ((member @ (weight * native.flux.double())) / total.clamp_min(1e-30)).numpy()
-        pixels = np.arange(LATTICE.count)
+        pixels = np.arange(LOG_LAMBDA.count)
         for row, held in zip(flux, total.numpy() > 0, strict=True):
             row[~held] = np.interp(pixels[~held], pixels[held], row[held])
         return Templates(
-            torch.as_tensor(flux, dtype=torch.float32), first=LATTICE.step * LATTICE.first, step=LATTICE.step
+            torch.as_tensor(flux, dtype=torch.float32), first=LOG_LAMBDA.step * LOG_LAMBDA.first, step=LOG_LAMBDA.step
         )
 
     def best_other(self) -> NDArray[np.int64]:
@@ -634,7 +636,7 @@ class Repeats:
 
     def simulated(self, templates: Templates, draws: int = 3) -> tuple[Array, Array]:
         """Return differences and photon errors of simulated pairs without velocity changes, quoted noise only."""
-        wide = Smoother(LATTICE.wavelength, 100.0)
+        wide = Smoother(LOG_LAMBDA.wavelength, 100.0)
         good = (self.native.ivar > 0).float()
         level = wide(self.native.flux * good) / wide(good).clamp_min(0.1)
         shape = templates.flux / (wide(templates.flux) / wide(torch.ones_like(templates.flux)))
@@ -653,7 +655,7 @@ class Repeats:
 
     def noise(self) -> tuple[Array, Array]:
         """Return robust rms over quoted error and lag-1 autocorrelation of pair differences, ``(pair, range)``."""
-        wide = Smoother(LATTICE.wavelength, 100.0)
+        wide = Smoother(LOG_LAMBDA.wavelength, 100.0)
         good = self.native.ivar > 0
         level = wide(self.native.flux * good) / wide(good.float()).clamp_min(0.1)
         sigma = torch.where(good, self.native.ivar.clamp_min(1e-10).rsqrt(), torch.nan) / level
@@ -662,7 +664,7 @@ class Repeats:
         z = ((normal[one] - normal[two]) / torch.hypot(sigma[one], sigma[two])).numpy().astype(float)
         rms, lag = (np.full((len(z), len(CLEAN_RANGES)), np.nan) for _ in range(2))
         for k, (low, high) in enumerate(CLEAN_RANGES):
-            part = z[:, (LATTICE.wavelength > low) & (LATTICE.wavelength < high)]
+            part = z[:, (LOG_LAMBDA.wavelength > low) & (LOG_LAMBDA.wavelength < high)]
             for i, values in enumerate(part):
                 if np.isfinite(values).sum() < 50:
                     continue

@@ -36,8 +36,9 @@ from stargap.mock.instrument import CHUNK, Truth, prepared_stars, training_spect
 from stargap.mock.nature import interpolate_nature, leave_out_errors, nature_labels
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
-from stargap.spectra.prepare import Prepared, normalise
-from stargap.spectra.training import TrainingSpectra, split_rows
+from stargap.spectra.prepare import Prepared
+from stargap.spectra.prepared import PreparedSpectra, split_rows
+from stargap.spectra.smoother import normalise
 from stargap.starnet.diagnostics import (
     block_mask,
     cycle_table,
@@ -117,7 +118,7 @@ class Work:
             emulator.save(path)
         return Emulator.load(path)
 
-    def training(self, mix: str) -> TrainingSpectra:
+    def training(self, mix: str) -> PreparedSpectra:
         """Simulate, or map, the training survey of one mix."""
         folder = self.folder / f"spectra-{mix}"
         if not (folder / "done").exists():
@@ -126,7 +127,7 @@ class Work:
             spectra, _ = training_spectra(labels, active, self.emulator("nature"), seed=TRAIN_SEED)
             spectra.save(folder)
             (folder / "done").write_text(json.dumps({"seconds": time.monotonic() - began}))
-        return TrainingSpectra.load(folder)
+        return PreparedSpectra.load(folder)
 
     def test(self, mix: str) -> list[Stars]:
         """Simulate test stars, prepared in full, with their noiseless spectra."""

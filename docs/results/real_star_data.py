@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from stargap.errors import SpectrumError
 from stargap.mock.survey import simulate_survey
-from stargap.spectra.native import native_batch
-from stargap.spectra.prepare import NativeBatch, prepare
+from stargap.spectra.log_lambda import NativeBatch, native_batch
+from stargap.spectra.prepare import prepare
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
 

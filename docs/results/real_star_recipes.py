@@ -24,14 +24,14 @@ from stargap.fit.domains import Transfer, fit_domains
 from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
 from stargap.fit.prior import LabelPrior, fit_sequence
 from stargap.measurement.star import BATCH, batch_velocity
-from stargap.pixels import LATTICE
+from stargap.pixels import LOG_LAMBDA
 from stargap.run.anchors import read_anchor_stars
 from stargap.run.train import DataSettings, PriorSettings, TrainSettings, find_spectra, run_training
 from stargap.settings import MeasureSettings
-from stargap.spectra.native import native_batch
-from stargap.spectra.prepare import NativeBatch, Prepared, prepare
+from stargap.spectra.log_lambda import NativeBatch, native_batch
+from stargap.spectra.prepare import Prepared, prepare
+from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.readers.read import read_spectrum
-from stargap.spectra.training import TrainingSpectra
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.training import TrainingSettings
 from stargap.starnet.transfer import ReferenceTransfer, fast_bfloat16
@@ -146,11 +146,11 @@ def through(transfer: Transfer, prepared: Prepared) -> tuple[Labels, torch.Tenso
     return fit.labels[:, :3].numpy(), fit.model
 
 
-def augmented(bench: Bench) -> TrainingSpectra:
+def augmented(bench: Bench) -> PreparedSpectra:
     """Return copies of the unlabelled spectra with more noise, other resolution, slopes, velocities and gaps."""
     rng = np.random.default_rng(SEED)
-    wave = LATTICE.wavelength
-    spectra = TrainingSpectra.empty(COPIES * len(bench.unlabelled))
+    wave = LOG_LAMBDA.wavelength
+    spectra = PreparedSpectra.empty(COPIES * len(bench.unlabelled))
     for copy in range(COPIES):
         flux, ivar = (side.double().numpy().copy() for side in (bench.unlabelled.flux, bench.unlabelled.ivar))
         count = len(flux)
@@ -168,7 +168,7 @@ def augmented(bench: Bench) -> TrainingSpectra:
         made = (torch.as_tensor(side, dtype=torch.float32) for side in (flux, ivar))
         native = NativeBatch(*made, torch.ones(count).double(), torch.zeros(count).long())
         rv = bench.unlabelled_rv + torch.as_tensor(rng.normal(0, 5, count))
-        spectra.put(copy * count, TrainingSpectra.from_prepared(prepare(native, rv), rv.numpy()))
+        spectra.put(copy * count, PreparedSpectra.from_prepared(prepare(native, rv), rv.numpy()))
     return spectra
 
 

@@ -1,4 +1,4 @@
-"""The two pixel grids of stargap (native log-lambda lattice, rest-frame 1 A grid) and the excluded windows."""
+"""The two pixel grids (log-lambda of observed spectra, rest-frame 1 A of prepared ones) and the excluded windows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "LATTICE",
+    "LOG_LAMBDA",
     "PAPER",
     "STARGAP",
     "WINDOWS",
-    "Lattice",
+    "LogLambdaGrid",
     "PixelGrid",
     "Preset",
     "Window",
@@ -53,11 +53,11 @@ WINDOWS = (
 
 
 @dataclass(frozen=True)
-class Lattice:
+class LogLambdaGrid:
     """Native pixels: log10(lambda / A) = ``step * (first + i)``; LAMOST and SDSS spectra lie on it.
 
     Example:
-        >>> LATTICE.wavelength[[0, -1]].round(1)
+        >>> LOG_LAMBDA.wavelength[[0, -1]].round(1)
         array([5874.9, 9078.2])
     """
 
@@ -81,7 +81,7 @@ class Lattice:
         return SPEED_OF_LIGHT * (10.0**self.step - 1.0)
 
 
-LATTICE = Lattice()
+LOG_LAMBDA = LogLambdaGrid()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from stargap.measurement.star import parameters_for
 from stargap.mock.spectra import mock_labels
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
-from stargap.spectra.prepare import Prepared, normalise, prepare, to_lattice
+from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.prepare import Prepared, prepare
+from stargap.spectra.smoother import normalise
 from stargap.starnet.network import CycleStarNet, NetworkSettings
 from stargap.starnet.transfer import ReferenceTransfer
 from stargap.transfer.residual.model import ResidualModel, ResidualTransfer
@@ -63,7 +65,7 @@ def box(emulator):
 @pytest.fixture(scope="module")
 def made_ready(spectra):
     def make(stars, shift=0.0):
-        return prepare(to_lattice(spectra(stars)), torch.as_tensor(stars.rv + shift))
+        return prepare(to_log_lambda(spectra(stars)), torch.as_tensor(stars.rv + shift))
 
     return make
 

@@ -19,7 +19,8 @@ from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF, alpha_relation
 from stargap.measurement.star import parameters_for
 from stargap.pixels import PAPER, STARGAP
 from stargap.settings import MeasureSettings
-from stargap.spectra.prepare import prepare, to_lattice
+from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.prepare import prepare
 
 FLOOR = 0.015
 SNR = (5.0, 8.0, 12.0, 20.0, 35.0, 60.0, 100.0, 200.0)
@@ -37,7 +38,7 @@ def fit(spectra, emulator, box):
     """Prepare simulated stars at their true velocities and fit them."""
 
     def run(stars, *, grid=STARGAP, parameters=box, error_floor=FLOOR, **options):
-        prepared = prepare(to_lattice(spectra(stars)), torch.as_tensor(stars.rv), grid)
+        prepared = prepare(to_log_lambda(spectra(stars)), torch.as_tensor(stars.rv), grid)
         model = EmulatorModel(emulator, prepared)
         return prepared, fit_labels(prepared, model, emulator, parameters, error_floor=error_floor, **options)
 
@@ -151,7 +152,7 @@ def test_model_is_the_normalised_emulator(grid, ladder, fit, emulator):
 
 @pytest.mark.parametrize("grid", [STARGAP, PAPER], ids=["stargap", "paper"])
 def test_derivatives_equal_finite_differences(grid, ladder, spectra, emulator):
-    prepared = prepare(to_lattice(spectra(ladder)), torch.as_tensor(ladder.rv), grid)
+    prepared = prepare(to_log_lambda(spectra(ladder)), torch.as_tensor(ladder.rv), grid)
     rows = torch.arange(len(SNR))
     labels = torch.as_tensor(ladder.labels).clone()
     labels[:, A_M] = labels[:, A_M].clamp(0.05, 0.35)
@@ -226,7 +227,7 @@ def alike(simulate):
 def test_covariance_carries_the_noise_of_every_native_pixel(ladder, fitted_ladder, spectra, emulator, box):
     """Against the derivative of the prepared fluxes by the native ones, taken backwards through `prepare`."""
     prepared, result = fitted_ladder
-    native = to_lattice(spectra(ladder))
+    native = to_log_lambda(spectra(ladder))
     flux = native.flux.clone().requires_grad_(True)
     again = prepare(replace(native, flux=flux), torch.as_tensor(ladder.rv))
     rows = torch.arange(len(SNR))

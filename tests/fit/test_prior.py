@@ -15,7 +15,8 @@ from stargap.flags import Flag
 from stargap.labels import LOGG, M_H, TEFF
 from stargap.measurement.star import parameters_for
 from stargap.settings import MeasureSettings
-from stargap.spectra.prepare import prepare, to_lattice
+from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.prepare import prepare
 from stargap.theory.isochrones import shipped_isochrones
 
 PLACES = torch.tensor([[3500.0, 4.7, -0.2, 0.0], [3010.0, 5.2, 0.1, 0.0], [4200.0, 4.4, -1.2, 0.3]]).double()
@@ -118,7 +119,7 @@ def fitted(simulate, spectra, emulator, box):
     def fit(labels, count, snr, given, function=fit_labels, seed=61, **options):
         stars = simulate(count, seed=seed, snr=snr, labels=np.tile(labels, (count, 1)), bad_pixels=False,
                          rv=np.zeros(count))  # fmt: skip
-        prepared = prepare(to_lattice(spectra(stars)), torch.zeros(count).double())
+        prepared = prepare(to_log_lambda(spectra(stars)), torch.zeros(count).double())
         model = EmulatorModel(emulator, prepared)
         return function(prepared, model, emulator, box, prior=given, **{"error_floor": 0.002} | options)
 

@@ -14,10 +14,10 @@ from stargap.measurement.bands import band_mean
 from stargap.measurement.files import measure
 from stargap.measurement.halpha import ACTIVE_WIDTH, HALPHA, measure_halpha
 from stargap.measurement.subtype import measure_indices
-from stargap.pixels import LATTICE, SPEED_OF_LIGHT, air_to_vacuum
-from stargap.spectra.prepare import NativeBatch, to_lattice
+from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, air_to_vacuum
+from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
 
-WAVE = LATTICE.wavelength
+WAVE = LOG_LAMBDA.wavelength
 AIR = {
     "tio5": (7126.0, 7135.0),
     "cah2": (6814.0, 6846.0),
@@ -52,7 +52,7 @@ def integral_mean(flux, low, high, rv=0.0):
     """Mean over ``low..high`` (A, rest frame) of flux that is constant within each pixel, on a grid of 0.0005 A."""
     doppler = 1 + rv / SPEED_OF_LIGHT
     fine = np.arange(low * doppler + 2.5e-4, high * doppler, 5e-4)
-    half = 10 ** (LATTICE.step / 2)
+    half = 10 ** (LOG_LAMBDA.step / 2)
     pixel = np.searchsorted(WAVE * half, fine)
     return flux[pixel].mean()
 
@@ -61,7 +61,7 @@ def integral_mean(flux, low, high, rv=0.0):
 def stars(simulate, spectra):
     """Forty stars as `NativeBatch`, with velocities, and nearly without noise."""
     made = simulate(40, seed=31, snr=1e4, bad_pixels=False)
-    return to_lattice(spectra(made)), torch.as_tensor(made.rv)
+    return to_log_lambda(spectra(made)), torch.as_tensor(made.rv)
 
 
 def no_velocity(batch):
@@ -125,7 +125,7 @@ def test_zeta_is_null_where_it_means_nothing():
 @settings(deadline=None, max_examples=25)
 def test_a_shift_by_whole_pixels_changes_nothing(stars, pixels):
     batch, _ = stars
-    velocity = SPEED_OF_LIGHT * (10 ** (LATTICE.step * pixels) - 1)
+    velocity = SPEED_OF_LIGHT * (10 ** (LOG_LAMBDA.step * pixels) - 1)
     moved = NativeBatch(torch.roll(batch.flux, pixels, 1), batch.ivar, batch.scale, batch.spikes)
     at_rest = no_velocity(batch)
     for measure_it in (measure_indices, measure_halpha):
@@ -140,7 +140,7 @@ def test_a_shift_moves_an_index_by_less_than_its_sampling(simulate, spectra, vel
     """The same star at another velocity: 1.6 A pixels sample lines of R = 1800 finely enough."""
     labels = np.array([[3400.0, 4.9, 0.0, 0.0]] * 2)
     stars = simulate(2, seed=1, snr=1e5, labels=labels, rv=np.array([0.0, velocity]), bad_pixels=False)
-    batch = to_lattice(spectra(stars))
+    batch = to_log_lambda(spectra(stars))
     rv = torch.as_tensor(stars.rv)
     tio5 = measure_indices(batch, rv).tio5
     assert abs(tio5[1] - tio5[0]).item() < 0.01
@@ -196,7 +196,7 @@ def test_error_of_the_line_is_that_of_its_pixels():
     """At S/N 5 it is 1.2 A: 0.9 A from the line, the rest from the continuum."""
     batch = native(np.ones(WAVE.size), 25.0)
     error = measure_halpha(batch, no_velocity(batch)).error.item()
-    pixel = HALPHA * (10**LATTICE.step - 1)
+    pixel = HALPHA * (10**LOG_LAMBDA.step - 1)
     line, side = 14 / pixel, 10 / pixel
     # the 9.3 and 6.6 pixels begin and end with a fraction, which lowers the variance by up to 1/4 pixel at each end
     exact = 14 / 5 * np.sqrt(1 / line + 1 / (2 * side))
@@ -211,7 +211,7 @@ def repeats(simulate, spectra):
     """One star 3,000 times with noise of S/N 30 on its pixels, and the star itself."""
     labels = np.array([[3400.0, 4.9, -0.2, 0.08]])
     star = simulate(1, seed=33, snr=1e5, labels=labels, rv=np.array([30.0]), bad_pixels=False)
-    clean = to_lattice(spectra(star))
+    clean = to_log_lambda(spectra(star))
     flux = clean.flux[0].double().numpy()
     sigma = np.sqrt(flux.clip(0.05)) / 30
     sigma[::7] *= 3

@@ -320,7 +320,7 @@ def test_wavelengths_elsewhere_give_a_row_that_says_so():
         assert table["flags"].tolist() == [int(Flag.UNREADABLE)]
 
 
-def test_arrays_off_the_lattice_are_measured(simulate):
+def test_arrays_off_the_log_lambda_grid_are_measured(simulate):
     """Linear wavelengths of 1 A: resampled with their variance, so labels agree within their errors."""
     star = simulate(1, seed=43, snr=80.0, bad_pixels=False)
     wave = np.arange(5850.0, 9090.0)

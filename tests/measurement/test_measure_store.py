@@ -12,7 +12,7 @@ from stargap.measurement.files import measure
 from stargap.measurement.star import BATCH, BatchVelocity, batch_velocity, measure_batch, measure_native
 from stargap.mock.files import write_lamost
 from stargap.settings import MeasureSettings
-from stargap.spectra.native import native_batch
+from stargap.spectra.log_lambda import native_batch
 from stargap.spectra.store.ingest import IngestSettings, file_inputs, ingest
 from stargap.spectra.store.store import Store
 from stargap.transfer.residual.model import shipped_transfer

@@ -16,7 +16,7 @@ from stargap.measurement.velocity import emulator_templates, measure_velocity
 from stargap.mock.spectra import mock_wavelength
 from stargap.pixels import SPEED_OF_LIGHT, WINDOWS, air_to_vacuum
 from stargap.settings import MeasureSettings
-from stargap.spectra.prepare import to_lattice
+from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.readers.content import check_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.tables.columns import INT_NULL, MEASURED
@@ -331,7 +331,7 @@ def test_labels_and_velocities_of_a_batch_are_honest(whole, mixed):
 def test_velocities_are_measured_again_at_the_stars_own_labels(simulate, spectra, settings, emulator):
     stars = simulate(48, seed=23, snr=300.0, bad_pixels=False)
     columns, _ = measure_batch(spectra(stars), settings, emulator)
-    once = measure_velocity(to_lattice(spectra(stars)), emulator_templates(emulator)).rv.numpy()
+    once = measure_velocity(to_log_lambda(spectra(stars)), emulator_templates(emulator)).rv.numpy()
     assert (columns["rv"] - stars.rv).std() < 0.7 * (once - stars.rv).std()
 
 

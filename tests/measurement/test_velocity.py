@@ -20,8 +20,8 @@ from stargap.measurement.velocity import (
     templates_at,
 )
 from stargap.mock.spectra import mock_wavelength
-from stargap.pixels import LATTICE, SPEED_OF_LIGHT
-from stargap.spectra.prepare import NativeBatch, to_lattice
+from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
+from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
 from stargap.spectra.spectrum import Facts, Spectrum
 
 WAVE = mock_wavelength()
@@ -49,7 +49,7 @@ def on_nodes(simulate):
 @pytest.fixture(scope="module")
 def velocities(spectra, templates):
     def measure(stars, **options):
-        return measure_velocity(to_lattice(spectra(stars)), templates, **options)
+        return measure_velocity(to_log_lambda(spectra(stars)), templates, **options)
 
     return measure
 
@@ -99,7 +99,7 @@ def test_a_far_off_velocity_at_low_snr_says_so(on_nodes, velocities):
 
 def test_a_template_of_the_stars_own_labels_removes_the_mismatch(simulate, spectra, templates, emulator):
     stars = simulate(192, seed=12, snr=300.0, bad_pixels=False)
-    native = to_lattice(spectra(stars))
+    native = to_log_lambda(spectra(stars))
     truth = torch.as_tensor(stars.rv)
     coarse = measure_velocity(native, templates)
     fine = refine_velocity(native, coarse, templates_at(emulator, torch.as_tensor(stars.labels)))
@@ -110,7 +110,7 @@ def test_a_template_of_the_stars_own_labels_removes_the_mismatch(simulate, spect
 
 def test_refining_keeps_rows_without_a_template_or_a_start(simulate, spectra, templates, emulator):
     stars = simulate(4, seed=13, snr=50.0, bad_pixels=False)
-    native = to_lattice(spectra(stars))
+    native = to_log_lambda(spectra(stars))
     coarse = measure_velocity(native, templates)
     labels = torch.as_tensor(stars.labels).clone()
     labels[1] = torch.nan
@@ -128,7 +128,7 @@ def test_refining_keeps_rows_without_a_template_or_a_start(simulate, spectra, te
 def test_refining_stays_within_200_km_s(simulate, spectra, templates, emulator):
     """From 150 km/s away the star is found again, from 230 km/s it would be and must not: that is another peak."""
     stars = simulate(8, seed=13, snr=30.0, rv=np.zeros(8), bad_pixels=False)
-    native = to_lattice(spectra(stars))
+    native = to_log_lambda(spectra(stars))
     coarse = measure_velocity(native, templates)
     own = templates_at(emulator, torch.as_tensor(stars.labels))
     near, far = (replace(coarse, rv=coarse.rv + off) for off in (150.0, 230.0))
@@ -142,7 +142,7 @@ def test_refining_stays_within_200_km_s(simulate, spectra, templates, emulator):
 def lines(seed):
     """A spectrum of 60 absorption lines on the fine grid of templates."""
     rng = np.random.default_rng(seed)
-    log_wave = np.log10(5900.0) + LATTICE.step / 4 * np.arange(7200)
+    log_wave = np.log10(5900.0) + LOG_LAMBDA.step / 4 * np.arange(7200)
     flux = np.ones_like(log_wave)
     for place, depth in zip(rng.uniform(3.775, 3.95, 60), rng.uniform(0.1, 0.5, 60), strict=True):
         flux -= depth * np.exp(-0.5 * ((log_wave - place) / 1.5e-4) ** 2)
@@ -153,7 +153,7 @@ def lines(seed):
 def user_templates():
     sets = [lines(seed) for seed in (1, 2, 3)]
     flux = torch.as_tensor(np.array([flux for _, flux in sets]), dtype=torch.float32)
-    return Templates(flux, float(sets[0][0][0]), LATTICE.step / 4)
+    return Templates(flux, float(sets[0][0][0]), LOG_LAMBDA.step / 4)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def line_stars():
     rv = np.array([-400.0, -33.3, 0.0, 12.0, 250.0, 800.0])
     made = [np.interp(np.log10(WAVE / (1 + v / SPEED_OF_LIGHT)), log_wave, flux) for v in rv]
     noisy = [100 * (values + rng.normal(0, 0.02, WAVE.size)) for values in made]
-    return rv, to_lattice([Spectrum(WAVE, values, np.full(WAVE.size, 0.25)) for values in noisy])
+    return rv, to_log_lambda([Spectrum(WAVE, values, np.full(WAVE.size, 0.25)) for values in noisy])
 
 
 def test_users_own_templates(user_templates, line_stars):
@@ -200,7 +200,7 @@ def test_templates_move_as_their_derivative_says(templates):
     velocity = torch.tensor([-500.0, 3.0, 800.0], dtype=torch.float64)
     _, slope = templates.at(which, velocity)
     change = (templates.at(which, velocity + 2)[0] - templates.at(which, velocity - 2)[0]) / 4
-    rest = torch.as_tensor(LATTICE.wavelength) / (1 + velocity[:, None] / SPEED_OF_LIGHT)
+    rest = torch.as_tensor(LOG_LAMBDA.wavelength) / (1 + velocity[:, None] / SPEED_OF_LIGHT)
     covered = (rest > 5915) & (rest < 8985)
     # a difference over h = 1/4 pixel is off by h^2 / 6 of the third derivative: 2.4 % for lines of 1 pixel
     off = ((slope - change).abs() * covered).amax(dim=1)
@@ -211,7 +211,7 @@ def test_a_template_is_shifted_by_the_doppler_formula(user_templates):
     log_wave, flux = lines(1)
     seen, _ = user_templates.at(torch.tensor([0]), torch.tensor([300.0]))
     inside = slice(60, -60)
-    rest = LATTICE.wavelength / (1 + 300.0 / SPEED_OF_LIGHT)
+    rest = LOG_LAMBDA.wavelength / (1 + 300.0 / SPEED_OF_LIGHT)
     expected = np.interp(np.log10(rest), log_wave, flux)
     np.testing.assert_allclose(seen[0][inside], expected[inside], atol=0.01)
 
@@ -230,7 +230,7 @@ def test_noise_has_no_velocity(templates):
     rng = np.random.default_rng(5)
     empty = rng.normal(0, 1, (64, WAVE.size))
     featureless = 30 + rng.normal(0, 1, (64, WAVE.size))
-    native = to_lattice([Spectrum(WAVE, flux, np.ones(WAVE.size)) for flux in (*empty, *featureless)])
+    native = to_log_lambda([Spectrum(WAVE, flux, np.ones(WAVE.size)) for flux in (*empty, *featureless)])
     found = measure_velocity(native, templates)
     assert has(found.flags, Flag.RV_WEAK).all()
 
@@ -238,14 +238,14 @@ def test_noise_has_no_velocity(templates):
 def test_an_unknown_velocity_has_no_error_of_zero(templates):
     rng = np.random.default_rng(6)
     flux = 100 + rng.normal(0, 1, (96, WAVE.size))
-    found = measure_velocity(to_lattice([Spectrum(WAVE, row, np.ones(WAVE.size)) for row in flux]), templates)
+    found = measure_velocity(to_log_lambda([Spectrum(WAVE, row, np.ones(WAVE.size)) for row in flux]), templates)
     assert not (found.error <= 0).any()
 
 
 def test_two_equal_stars_at_two_velocities_are_ambiguous(on_nodes, spectra, templates):
     near, far = (on_nodes(60, seed=14, snr=8.0, rv=np.full(60, v)) for v in (-250.0, 250.0))
     blend = replace(near, flux=near.flux + far.flux, ivar=1 / (1 / near.ivar + 1 / far.ivar))
-    single, double = (measure_velocity(to_lattice(spectra(stars)), templates) for stars in (near, blend))
+    single, double = (measure_velocity(to_log_lambda(spectra(stars)), templates) for stars in (near, blend))
     assert not has(single.flags, Flag.RV_AMBIGUOUS).any()
     assert has(double.flags, Flag.RV_AMBIGUOUS).float().mean() > 0.5
 
@@ -253,7 +253,10 @@ def test_two_equal_stars_at_two_velocities_are_ambiguous(on_nodes, spectra, temp
 @pytest.mark.parametrize("fill", [0.0, 1.0])
 def test_rows_without_good_pixels_have_no_velocity(fill, templates):
     native = NativeBatch(
-        torch.full((3, LATTICE.count), fill), torch.zeros(3, LATTICE.count), torch.ones(3).double(), torch.zeros(3)
+        torch.full((3, LOG_LAMBDA.count), fill),
+        torch.zeros(3, LOG_LAMBDA.count),
+        torch.ones(3).double(),
+        torch.zeros(3),
     )
     found = measure_velocity(native, templates)
     assert torch.isnan(found.rv).all()
@@ -263,21 +266,21 @@ def test_rows_without_good_pixels_have_no_velocity(fill, templates):
 
 
 def test_flux_of_zero_has_no_velocity(templates):
-    native = to_lattice([Spectrum(WAVE, np.zeros(WAVE.size), np.ones(WAVE.size))])
+    native = to_log_lambda([Spectrum(WAVE, np.zeros(WAVE.size), np.ones(WAVE.size))])
     found = measure_velocity(native, templates)
     assert torch.isnan(found.rv).all()
     assert found.flags.tolist() == [int(Flag.TOO_FEW_PIXELS)]
 
 
 def test_no_rows_give_no_velocities(templates):
-    native = to_lattice([Spectrum(WAVE, WAVE, WAVE)])[:0]
+    native = to_log_lambda([Spectrum(WAVE, WAVE, WAVE)])[:0]
     found = measure_velocity(native, templates)
     assert isinstance(found, Velocities)
     assert found.rv.shape == found.error.shape == found.flags.shape == (0,)
 
 
 def test_neighbours_and_order_do_not_matter(mixed, spectra, templates):
-    native = to_lattice(spectra(mixed))
+    native = to_log_lambda(spectra(mixed))
     whole = measure_velocity(native, templates)
     order = torch.as_tensor(np.random.default_rng(1).permutation(len(native)))
     shuffled = measure_velocity(native[order], templates)

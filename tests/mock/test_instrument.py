@@ -15,14 +15,14 @@ from stargap.measurement.halpha import measure_halpha
 from stargap.mock import instrument
 from stargap.mock.instrument import Truth, observe, prepared_stars, simulate, training_spectra
 from stargap.mock.nature import nature_labels, shipped_nature
-from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP, WINDOWS
-from stargap.spectra.prepare import NativeBatch
+from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP, WINDOWS
+from stargap.spectra.log_lambda import NativeBatch
+from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.readers.content import snr_by_band
-from stargap.spectra.training import TrainingSpectra
 from stargap.theory.emulator import shipped_emulator
 
 SEED, COUNT = 4, 400
-WAVE = LATTICE.wavelength
+WAVE = LOG_LAMBDA.wavelength
 SIGMA_PER_FWHM = 0.42466090014400953
 
 
@@ -289,7 +289,7 @@ def test_training_spectra_are_the_prepared_stars(nature, stars):
     first = 0
     truths = []
     for part, star, noiseless in prepared_stars(labels, active, nature, seed=SEED):
-        kept = TrainingSpectra.from_prepared(star, part.rv_used)
+        kept = PreparedSpectra.from_prepared(star, part.rv_used)
         assert same(kept, spectra[first : first + len(kept)])
         distance = torch.where(star.good, (star.flux - noiseless).abs() / star.sigma, 0.0).sum(dim=1)
         typical = (distance / star.good.sum(dim=1)).numpy()

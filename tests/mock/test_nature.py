@@ -14,7 +14,7 @@ from stargap.labels import A_M, LOGG, M_H, TEFF
 from stargap.mock import nature
 from stargap.mock.nature import interpolate_nature, leave_out_errors, nature_labels, nature_logg
 from stargap.pixels import STARGAP
-from stargap.spectra.prepare import normalise
+from stargap.spectra.smoother import normalise
 from stargap.theory.emulator import shipped_emulator, targets
 from stargap.theory.grids import Grid, read_hdf5_grid
 from stargap.theory.isochrones import shipped_isochrones

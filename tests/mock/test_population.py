@@ -10,7 +10,7 @@ from stargap.mock.instrument import CHUNK, Blend, Truth, observe
 from stargap.mock.nature import shipped_nature
 from stargap.mock.population import PLAIN, Population, draw_kinds, draw_unresolved, young_orbits
 from stargap.mock.survey import GAIA, simulate_survey
-from stargap.pixels import LATTICE, SPEED_OF_LIGHT
+from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
 
 EVERY = {"seed": 11, "junk": 0.1, "repeats": 0.1}
 
@@ -101,7 +101,7 @@ def truth_of(count):
 
 def test_a_twin_at_rest_changes_nothing_and_a_moving_one_stands_between():
     """The blend is the light-weighted sum: of a twin at velocity v, what a star at v/2 looks like, to first order."""
-    nature, wave = shipped_nature(), LATTICE.wavelength
+    nature, wave = shipped_nature(), LOG_LAMBDA.wavelength
     labels = np.array([[3500.0, 4.8, 0.0, 0.0]])
 
     def seen(rv, light):
@@ -168,5 +168,5 @@ def test_fractions_that_make_no_sense_are_refused(bad):
 
 def test_no_binary_no_blend():
     nothing = Blend(np.empty(0, dtype=int), np.empty((0, 4)), np.empty(0), np.empty(0))
-    one, two = (observe(shipped_nature(), truth_of(1), LATTICE.wavelength, seed=1, blend=b) for b in (None, nothing))
+    one, two = (observe(shipped_nature(), truth_of(1), LOG_LAMBDA.wavelength, seed=1, blend=b) for b in (None, nothing))
     assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(one, two, strict=True))

@@ -21,8 +21,8 @@ from stargap.mock.junk import FAULTS, JUNK, make_junk
 from stargap.mock.spectra import mock_wavelength
 from stargap.mock.survey import LATE, METAL_POOR, simulate_survey
 from stargap.mock.survey_files import write_survey
-from stargap.pixels import LATTICE
-from stargap.spectra.prepare import to_lattice
+from stargap.pixels import LOG_LAMBDA
+from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.readers.read import read_spectrum
 
 
@@ -127,7 +127,7 @@ def test_snr_of_dwarfs_is_what_the_truth_says(chunks, truth):
 def test_junk_is_as_noisy_as_a_dwarf_and_no_dwarf(chunks, kind):
     """The junk's pixel-to-pixel scatter agrees with its inverse variance, and its shape is another."""
     rng = np.random.default_rng(3)
-    wave = LATTICE.wavelength
+    wave = LOG_LAMBDA.wavelength
     clean = (1 + 0.1 * np.sin(wave / 40)).astype(np.float32)
     sigma = 0.02
     flux = (clean + sigma * rng.standard_normal(wave.size)).astype(np.float32)
@@ -148,7 +148,7 @@ def test_junk_is_as_noisy_as_a_dwarf_and_no_dwarf(chunks, kind):
 def test_late_dwarfs_have_deeper_bands(chunks):
     for chunk in chunks:
         good = (chunk.truth["kind"] == "dwarf") & (chunk.truth["snr_i"] > 30)
-        native = to_lattice([s for s, use in zip(chunk.spectra, good, strict=True) if use])
+        native = to_log_lambda([s for s, use in zip(chunk.spectra, good, strict=True) if use])
         tio5 = measure_indices(native, torch.as_tensor(chunk.truth["rv"][good])).tio5.numpy()
         known = np.isfinite(tio5)
         assert known.mean() > 0.9

@@ -8,7 +8,7 @@ import torch
 from stargap.errors import UsageError
 from stargap.mock.survey import simulate_survey
 from stargap.mock.survey_store import write_survey_store
-from stargap.spectra.native import native_batch
+from stargap.spectra.log_lambda import native_batch
 from stargap.spectra.store.store import Store, verify
 
 

@@ -21,7 +21,7 @@ import torch
 from stargap.errors import SpectrumError, UsageError
 from stargap.mock.files import write_lamost
 from stargap.spectra.inputs import find_spectra
-from stargap.spectra.native import native_batch
+from stargap.spectra.log_lambda import native_batch
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.store import ingest as room
 from stargap.spectra.store.ingest import Ingested, IngestSettings, file_inputs, ingest

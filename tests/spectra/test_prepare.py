@@ -15,21 +15,15 @@ from scipy.stats import norm
 
 from stargap.errors import SpectrumError
 from stargap.mock.spectra import mock_stars, mock_wavelength
-from stargap.pixels import LATTICE, PAPER, SPEED_OF_LIGHT, STARGAP
-from stargap.spectra.prepare import (
-    NativeBatch,
-    Smoother,
-    blur,
-    normalise,
-    prepare,
-    smoother_for,
-    to_lattice,
-)
+from stargap.pixels import LOG_LAMBDA, PAPER, SPEED_OF_LIGHT, STARGAP
+from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
+from stargap.spectra.prepare import blur, prepare
 from stargap.spectra.readers.content import check_spectrum
+from stargap.spectra.smoother import Smoother, normalise, smoother_for
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.emulator import shipped_emulator
 
-WAVE = LATTICE.wavelength
+WAVE = LOG_LAMBDA.wavelength
 GAP = np.diff(WAVE)
 GRIDS = pytest.mark.parametrize("grid", [STARGAP, PAPER], ids=lambda grid: grid.name)
 few = settings(max_examples=25, derandomize=True, deadline=None, database=None)
@@ -85,8 +79,8 @@ def observed(flux, ivar=None, wavelength=WAVE):
     return Spectrum(wavelength, flux, ivar)
 
 
-def on_lattice(flux, ivar=None):
-    """A batch as `to_lattice` makes it, without its scaling and its hunt for spikes."""
+def on_log_lambda(flux, ivar=None):
+    """A batch as `to_log_lambda` makes it, without its scaling and its hunt for spikes."""
     flux = np.atleast_2d(flux)
     ivar = np.full(flux.shape, 1e4) if ivar is None else np.broadcast_to(ivar, flux.shape)
     rows = flux.shape[0]
@@ -141,7 +135,7 @@ def check_prepared(star, grid):
     assert (star.continuum[star.good] > 0).all()
     assert ((star.weight == 0) | (star.weight == 1)).all()
     assert ((star.fraction >= 0) & (star.fraction <= 1)).all()
-    assert ((star.index >= 0) & (star.index < LATTICE.count - 1)).all()
+    assert ((star.index >= 0) & (star.index < LOG_LAMBDA.count - 1)).all()
     assert ((star.bad_fraction >= 0) & (star.bad_fraction <= 1)).all()
     assert torch.isfinite(star.native.flux).all()
     assert torch.isfinite(star.native.ivar).all()
@@ -157,7 +151,7 @@ def m_dwarfs():
 @pytest.fixture(scope="module")
 def prepared_dwarfs(m_dwarfs):
     spectra = [Spectrum(m_dwarfs.wavelength, *arrays) for arrays in zip(m_dwarfs.flux, m_dwarfs.ivar, strict=True)]
-    return spectra, prepare(to_lattice(spectra), torch.as_tensor(m_dwarfs.rv))
+    return spectra, prepare(to_log_lambda(spectra), torch.as_tensor(m_dwarfs.rv))
 
 
 # ---- the smoother and the normalisation
@@ -353,7 +347,7 @@ def test_one_row_at_a_time_is_the_batch(grid):
             assert torch.equal(one, torch.cat(pieces)), f"{name} in batches of {size}"
 
 
-# ---- onto the lattice
+# ---- onto the log-lambda grid
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -363,12 +357,12 @@ def test_lamost_pixels_are_kept_exactly(dtype, first, count):
     rng = np.random.default_rng(8)
     flux = rng.uniform(50, 150, count)
     ivar = np.where(rng.random(count) < 0.1, 0.0, rng.uniform(0.5, 2.0, count))
-    batch = to_lattice([Spectrum(wave, flux, ivar)])
-    place = 35682 + first + np.arange(count) - LATTICE.first
-    here = (place >= 0) & (place < LATTICE.count)
+    batch = to_log_lambda([Spectrum(wave, flux, ivar)])
+    place = 35682 + first + np.arange(count) - LOG_LAMBDA.first
+    here = (place >= 0) & (place < LOG_LAMBDA.count)
     scale = float(batch.scale)
     assert scale == np.median(flux[here & (ivar > 0)])
-    wanted = np.zeros((2, LATTICE.count))
+    wanted = np.zeros((2, LOG_LAMBDA.count))
     wanted[:, place[here]] = np.where(ivar > 0, [flux / scale, ivar * scale**2], 0)[:, here]
     assert torch.equal(batch.flux[0], f32(wanted[0]))
     assert torch.equal(batch.ivar[0], f32(wanted[1]))
@@ -377,7 +371,7 @@ def test_lamost_pixels_are_kept_exactly(dtype, first, count):
 def test_a_file_that_leaves_out_pixels_keeps_the_others_in_place():
     keep = np.random.default_rng(9).random(WAVE.size) < 0.7
     flux = 1 + 0.1 * np.sin(WAVE)
-    batch = to_lattice([observed(flux[keep], wavelength=WAVE[keep])])
+    batch = to_log_lambda([observed(flux[keep], wavelength=WAVE[keep])])
     assert torch.equal(batch.ivar[0] > 0, torch.as_tensor(keep))
     assert torch.equal(batch.flux[0], f32(np.where(keep, flux / float(batch.scale), 0)))
 
@@ -390,7 +384,7 @@ def test_other_wavelengths_are_interpolated_with_their_variance(step, start, see
     flux, sigma = rng.uniform(0.8, 1.2, wave.size), rng.uniform(0.05, 0.2, wave.size)
     bad = rng.random(wave.size) < 0.1
     flux[bad] = 1e6
-    batch = to_lattice([observed(flux, np.where(bad, 0, sigma**-2), wave)])
+    batch = to_log_lambda([observed(flux, np.where(bad, 0, sigma**-2), wave)])
     scale = float(batch.scale)
     right = np.searchsorted(wave, WAVE, side="right")
     inside = between(WAVE, wave[0], wave[-1])
@@ -412,7 +406,7 @@ def test_interpolated_noise_has_the_variance_that_is_carried():
     wave = np.arange(5890.0, 9000.0, 1.7)
     sigma = np.where(np.arange(wave.size) % 2, 0.03, 0.01)
     noise = 1 + sigma * rng.standard_normal((rows, wave.size))
-    batch = to_lattice([observed(row, sigma**-2, wave) for row in noise])
+    batch = to_log_lambda([observed(row, sigma**-2, wave) for row in noise])
     good = (batch.ivar > 0).all(dim=0).numpy()
     flux = (batch.flux * batch.scale[:, None]).numpy()[:, good]
     variance = (batch.scale[:, None] ** 2 / batch.ivar.clamp_min(1e-10)).numpy()[0, good]
@@ -430,8 +424,8 @@ def test_the_unit_of_the_flux_does_not_matter(unit, wavelength):
     flux = bands(wavelength) + 0.02 * rng.standard_normal(wavelength.size)
     ivar = np.where(rng.random(wavelength.size) < 0.05, 0, 2500.0)
     flux[700] = 400.0
-    plain = to_lattice([observed(flux, ivar, wavelength)])
-    other = to_lattice([observed(flux * unit, ivar / unit**2, wavelength)])
+    plain = to_log_lambda([observed(flux, ivar, wavelength)])
+    other = to_log_lambda([observed(flux * unit, ivar / unit**2, wavelength)])
     assert float(other.scale) == pytest.approx(float(plain.scale) * unit, rel=1e-14)
     np.testing.assert_allclose(other.flux, plain.flux, rtol=2 * UNIT)
     np.testing.assert_allclose(other.ivar, plain.ivar, rtol=2 * UNIT)
@@ -449,13 +443,13 @@ def test_the_unit_of_the_flux_does_not_matter(unit, wavelength):
 def test_wavelengths_elsewhere_are_refused(wavelength):
     spectrum = Spectrum(wavelength, 0 * wavelength, 0 * wavelength, Facts(path="blue.fits"))
     with pytest.raises(SpectrumError, match="do not overlap 6000-8900 A") as caught:
-        to_lattice([observed(0 * WAVE), spectrum])
+        to_log_lambda([observed(0 * WAVE), spectrum])
     assert caught.value.path == "blue.fits"
 
 
 def test_rows_can_be_picked_from_a_batch():
     flux = np.linspace(1, 2, 3)[:, None] + 0.1 * np.sin(WAVE)
-    batch = to_lattice([observed(row) for row in flux])
+    batch = to_log_lambda([observed(row) for row in flux])
     assert len(batch) == 3
     part = batch[1:]
     assert len(part) == 2
@@ -473,7 +467,7 @@ def test_a_line_lands_at_its_rest_wavelength(grid, rv):
     flux = np.ones(WAVE.size)
     for line in rest:
         flux -= 0.5 * np.exp(-0.5 * ((WAVE - line * doppler(rv)) / 3.0) ** 2)
-    star = prepare(on_lattice(flux), at(rv), grid)
+    star = prepare(on_log_lambda(flux), at(rv), grid)
     depth = 1 - (star.flux * star.continuum)[0].double().numpy()
     for line in rest:
         near = np.abs(grid.wavelength - line) < 15
@@ -483,7 +477,7 @@ def test_a_line_lands_at_its_rest_wavelength(grid, rv):
 
 
 def test_a_null_velocity_is_prepared_at_rest():
-    null, rest = (prepare(on_lattice(bands(WAVE)), at(rv)) for rv in (np.nan, 0.0))
+    null, rest = (prepare(on_log_lambda(bands(WAVE)), at(rv)) for rv in (np.nan, 0.0))
     for name in ("flux", "sigma", "good", "weight", "blur"):
         assert torch.equal(getattr(null, name), getattr(rest, name)), name
 
@@ -496,7 +490,7 @@ def test_good_pixels_are_those_of_the_definition(grid, rv, seed, share):
     bad = rng.random(WAVE.size) < share
     for start in rng.integers(0, WAVE.size, 2):
         bad[start : start + 150] = True
-    star = prepare(on_lattice(bands(WAVE), np.where(bad, 0.0, 400.0)), at(rv), grid)
+    star = prepare(on_log_lambda(bands(WAVE), np.where(bad, 0.0, 400.0)), at(rv), grid)
     check_prepared(star, grid)
     rest, seen = grid.support, grid.support * doppler(rv)
     left = np.searchsorted(WAVE, seen, side="right") - 1
@@ -521,8 +515,8 @@ def test_good_pixels_are_those_of_the_definition(grid, rv, seed, share):
 
 @GRIDS
 @pytest.mark.parametrize("rv", [-9000.0, 7500.0])
-def test_pixels_beyond_the_lattice_are_not_good(grid, rv):
-    star = prepare(on_lattice(bands(WAVE)), at(rv), grid)
+def test_pixels_beyond_the_log_lambda_grid_are_not_good(grid, rv):
+    star = prepare(on_log_lambda(bands(WAVE)), at(rv), grid)
     check_prepared(star, grid)
     seen = grid.wavelength * doppler(rv)
     off = (seen < WAVE[0]) | (seen > WAVE[-1])
@@ -538,7 +532,7 @@ def test_native_noise_comes_out_with_the_sigma_that_is_given():
     rng, rows = np.random.default_rng(12), 1200
     sigma = np.geomspace(0.01, 0.05, WAVE.size) * np.where(np.arange(WAVE.size) % 3, 1.0, 2.0)
     flux = bands(WAVE) + sigma * rng.standard_normal((rows, WAVE.size))
-    star = prepare(on_lattice(flux, sigma**-2), at(*[37.0] * rows))
+    star = prepare(on_log_lambda(flux, sigma**-2), at(*[37.0] * rows))
     good = star.good.all(dim=0)
     resampled = (star.flux * star.continuum)[:, good].double()
     predicted = (star.sigma * star.continuum)[:, good].double()
@@ -557,7 +551,7 @@ def test_native_noise_comes_out_with_the_sigma_that_is_given():
 def test_trap_a_variance_is_carried_or_interpolated_like_a_flux(grid):
     rng, rows = np.random.default_rng(13), 800
     flux = 1 + 0.02 * rng.standard_normal((rows, WAVE.size))
-    star = prepare(on_lattice(flux, np.full(WAVE.size, 2500.0)), at(*[-12.0] * rows), grid)
+    star = prepare(on_log_lambda(flux, np.full(WAVE.size, 2500.0)), at(*[-12.0] * rows), grid)
     good = star.good.all(dim=0)
     real = (star.flux * star.continuum)[:, good].double().var(dim=0).numpy()
     stated = ((star.sigma * star.continuum)[0, good].double() ** 2).numpy()
@@ -573,14 +567,14 @@ def test_trap_a_native_pixels_tell_the_error_of_a_band_and_resampled_ones_do_not
     flux = 1 + sigma * rng.standard_normal((rows, WAVE.size))
     errors = {}
     for grid in (STARGAP, PAPER):
-        star = prepare(on_lattice(flux, np.full(WAVE.size, sigma**-2)), at(*[5.0] * rows), grid)
+        star = prepare(on_log_lambda(flux, np.full(WAVE.size, sigma**-2)), at(*[5.0] * rows), grid)
         band = torch.as_tensor((grid.wavelength > 7690) & (grid.wavelength < 8090)) & star.good.all(dim=0)
         raw = (star.flux * star.continuum)[:, band].double()
         real = raw.mean(dim=1).std()
         naive = (star.sigma * star.continuum)[0, band].double().square().sum().sqrt() / band.sum()
         index = star.index[0, grid.inner][band]
         t = star.fraction[0, grid.inner][band].double()
-        native = torch.zeros(LATTICE.count, dtype=torch.float64)
+        native = torch.zeros(LOG_LAMBDA.count, dtype=torch.float64)
         native.scatter_add_(0, index, 1 - t).scatter_add_(0, index + 1, t)
         assert torch.allclose(
             raw,
@@ -594,14 +588,14 @@ def test_trap_a_native_pixels_tell_the_error_of_a_band_and_resampled_ones_do_not
         assert carried == pytest.approx(real, rel=spread)
     # Pixels of D = 1.83 A at 7890 A, resampled to 1 A: independent errors are sqrt(D) too small (and sqrt(3 D / 2)
     # where their variance was carried); the sum over D or so pixels varies by one pixel in D, 3 % in the error.
-    distance = 7890 * (10**LATTICE.step - 1)
+    distance = 7890 * (10**LOG_LAMBDA.step - 1)
     assert errors["paper"][0] / errors["paper"][1] == pytest.approx(distance**0.5, rel=spread + 0.03)
     assert errors["stargap"][0] / errors["stargap"][1] == pytest.approx((1.5 * distance) ** 0.5, rel=spread + 0.03)
 
 
 def test_trap_a_the_paper_s_errors_of_the_whole_range_are_low_by_1_3():
-    star = prepare(on_lattice(np.ones(WAVE.size)), at(0.0), PAPER)
-    native = torch.zeros(LATTICE.count)
+    star = prepare(on_log_lambda(np.ones(WAVE.size)), at(0.0), PAPER)
+    native = torch.zeros(LOG_LAMBDA.count)
     index, t = star.index[0], star.fraction[0]
     native.scatter_add_(0, index, 1 - t).scatter_add_(0, index + 1, t)
     assert int((native > 0).sum()) == pytest.approx(1712, abs=2)
@@ -611,7 +605,7 @@ def test_trap_a_the_paper_s_errors_of_the_whole_range_are_low_by_1_3():
 def test_trap_a_the_paper_interpolates_errors_like_fluxes():
     rng = np.random.default_rng(20)
     sigma = rng.uniform(0.01, 0.1, WAVE.size)
-    star = prepare(on_lattice(bands(WAVE), sigma**-2), at(80.0), PAPER)
+    star = prepare(on_log_lambda(bands(WAVE), sigma**-2), at(80.0), PAPER)
     seen = PAPER.wavelength * doppler(80.0)
     stated = (star.sigma * star.continuum)[star.good].double().numpy()
     np.testing.assert_allclose(stated, np.interp(seen, WAVE, sigma)[star.good[0].numpy()], rtol=16 * UNIT)
@@ -622,7 +616,7 @@ def test_trap_a_the_paper_interpolates_errors_like_fluxes():
 
 @pytest.mark.parametrize("rv", [-400.0, 0.0, 250.0])
 def test_trap_b_windows_stand_still_in_their_own_frame(rv):
-    star = prepare(on_lattice(bands(WAVE)), at(rv), STARGAP)
+    star = prepare(on_log_lambda(bands(WAVE)), at(rv), STARGAP)
     good = star.good[0].numpy()
     rest, seen = STARGAP.wavelength, STARGAP.wavelength * doppler(rv)
     explained = np.zeros(rest.size, dtype=bool)
@@ -642,7 +636,7 @@ def test_trap_b_windows_stand_still_in_their_own_frame(rv):
 
 @pytest.mark.parametrize("rv", [-400.0, 0.0, 250.0])
 def test_trap_b_the_paper_moves_every_window_with_the_star(rv):
-    star = prepare(on_lattice(bands(WAVE)), at(rv), PAPER)
+    star = prepare(on_log_lambda(bands(WAVE)), at(rv), PAPER)
     rest = PAPER.wavelength
     inside = np.zeros(rest.size, dtype=bool)
     for window in PAPER.windows:
@@ -667,7 +661,7 @@ def with_junk(window, rv, factor=20.0):
 @pytest.mark.parametrize("window", STARGAP.windows, ids=lambda window: f"{window.low:.0f}")
 @pytest.mark.parametrize("rv", [-150.0, 60.0])
 def test_trap_c_junk_in_a_window_stays_there(window, rv):
-    clean, junk = (prepare(on_lattice(flux), at(rv), STARGAP) for flux in with_junk(window, rv))
+    clean, junk = (prepare(on_log_lambda(flux), at(rv), STARGAP) for flux in with_junk(window, rv))
     assert not torch.equal(clean.native.flux, junk.native.flux)
     assert torch.equal(clean.good, junk.good)
     for name in ("flux", "sigma"):
@@ -677,7 +671,7 @@ def test_trap_c_junk_in_a_window_stays_there(window, rv):
 
 @pytest.mark.parametrize("window", PAPER.windows, ids=lambda window: f"{window.low:.0f}")
 def test_trap_c_junk_in_a_window_leaks_in_the_paper(window):
-    star = prepare(on_lattice(with_junk(window, 0.0)), at(0.0, 0.0), PAPER)
+    star = prepare(on_log_lambda(with_junk(window, 0.0)), at(0.0, 0.0), PAPER)
     assert torch.equal(star.good[0], star.good[1])
     beside = (PAPER.wavelength > window.high + GAP.max()) & (PAPER.wavelength < window.high + 25)
     ratio = (star.flux[1] / star.flux[0]).numpy()
@@ -694,7 +688,7 @@ def test_trap_c_junk_in_a_window_leaks_in_the_paper(window):
 
 def test_trap_d_the_continuum_has_support_beyond_the_ends():
     slope = 1e-3
-    line = on_lattice(slope * (WAVE - 5000.0))
+    line = on_log_lambda(slope * (WAVE - 5000.0))
     for grid, most, least in ((STARGAP, 0.15, 0.1), (PAPER, 24.0, 23.0)):
         star = prepare(line, at(0.0), grid)
         _, shift, error = ends(grid)
@@ -724,7 +718,7 @@ def planted_gaps(rv):
 def test_trap_e_the_model_with_the_star_s_weights_is_the_star(rv):
     bad = planted_gaps(rv)
     flux = bands(WAVE / doppler(rv))
-    star = prepare(on_lattice(np.where(bad, 9.0, flux), np.where(bad, 0.0, 1e4)), at(rv), STARGAP)
+    star = prepare(on_log_lambda(np.where(bad, 9.0, flux), np.where(bad, 0.0, 1e4)), at(rv), STARGAP)
     model = blur(f32(bands(STARGAP.support))[None], star.blur)
     ours, continuum, held = normalise(model, star.weight, STARGAP)
     good = star.good
@@ -742,7 +736,9 @@ def test_trap_e_the_model_with_the_star_s_weights_is_the_star(rv):
 def test_trap_e_the_paper_compares_with_a_fully_normalised_model():
     bad = planted_gaps(0.0)
     flux = bands(WAVE)
-    native = on_lattice(np.stack([flux, np.where(bad, 9.0, flux)]), np.stack([0 * WAVE + 1e4, np.where(bad, 0, 1e4)]))
+    native = on_log_lambda(
+        np.stack([flux, np.where(bad, 9.0, flux)]), np.stack([0 * WAVE + 1e4, np.where(bad, 0, 1e4)])
+    )
     star = prepare(native, at(0.0, 0.0), PAPER)
     assert bool((star.weight == 1).all())
     assert bool((star.blur == 0).all())
@@ -804,7 +800,7 @@ def test_blur_is_the_smearing_of_linear_interpolation(distance, sigma):
 
 @GRIDS
 def test_the_blur_of_a_star_follows_the_phase_of_its_pixels(grid):
-    star = prepare(on_lattice(bands(WAVE)), at(75.0), grid)
+    star = prepare(on_log_lambda(bands(WAVE)), at(75.0), grid)
     if grid is PAPER:
         assert not star.blur.any()
         return
@@ -824,10 +820,10 @@ def killed(batch):
 
 def expect_spikes(flux, ivar, pixels):
     """`pixels` are found, counted and given weight zero, and the rest is as if they had been bad in the file."""
-    found = to_lattice([observed(flux, ivar)])
+    found = to_log_lambda([observed(flux, ivar)])
     mask = np.asarray(ivar, dtype=float).copy()
     mask[pixels] = 0.0
-    known = to_lattice([observed(flux, mask)])
+    known = to_log_lambda([observed(flux, mask)])
     assert killed(known) == 0
     assert found.spikes.tolist() == [len(pixels)]
     assert torch.equal(found.ivar > 0, known.ivar > 0)
@@ -860,14 +856,14 @@ def test_several_spikes_and_wide_ones_are_counted_row_by_row():
     hits = [[], [100, 700, 701, 1500], [300, 301, 302, 303]]
     for row, pixels in enumerate(hits):
         flux[row, pixels] = 1e4
-    batch = to_lattice([observed(row) for row in flux])
+    batch = to_log_lambda([observed(row) for row in flux])
     assert batch.spikes.tolist() == [0, 4, 4]
     for row, pixels in enumerate(hits):
         assert torch.nonzero(batch.ivar[row] == 0)[:, 0].tolist() == pixels
 
 
 @pytest.mark.parametrize("pixel", [0, 1, WAVE.size - 1])
-def test_a_spike_at_the_end_of_the_lattice(pixel):
+def test_a_spike_at_the_end_of_the_log_lambda_grid(pixel):
     flux = bands(WAVE)
     flux[pixel] = 1e6
     expect_spikes(flux, np.full(WAVE.size, 1e4), [pixel])
@@ -888,7 +884,7 @@ def test_a_spike_among_bad_pixels_is_judged_by_the_good_ones():
 def test_a_spike_is_3_times_the_level_and_20_sigma_away(level, sigma, found):
     flux = np.ones(WAVE.size)
     flux[900] = level
-    batch = to_lattice([observed(flux, np.full(WAVE.size, sigma**-2))])
+    batch = to_log_lambda([observed(flux, np.full(WAVE.size, sigma**-2))])
     assert killed(batch) == found
     assert int((batch.ivar == 0).sum()) == found
 
@@ -897,7 +893,7 @@ def test_a_pixel_like_its_good_neighbours_is_no_spike_whatever_the_bad_ones_hold
     flux, ivar = bands(WAVE), np.full(WAVE.size, 1e4)
     flux[795:806], ivar[795:806] = 0.0, 0.0
     flux[[798, 799, 800, 801]], ivar[[798, 799, 800, 801]] = [10.0, 11.0, 20.0, 12.0], 1e4
-    assert killed(to_lattice([observed(flux, ivar)])) == 0
+    assert killed(to_log_lambda([observed(flux, ivar)])) == 0
 
 
 @many
@@ -913,7 +909,7 @@ def test_h_alpha_emission_is_never_a_spike(width, height, rv, snr):
     line = 6564.61 * doppler(rv)
     flux = bands(WAVE) + height * np.exp(-0.5 * ((WAVE - line) / width) ** 2)
     flux += rng.standard_normal(WAVE.size) / snr
-    batch = to_lattice([observed(flux, np.full(WAVE.size, snr**2))])
+    batch = to_log_lambda([observed(flux, np.full(WAVE.size, snr**2))])
     assert killed(batch) == 0
     assert (batch.ivar > 0).all()
 
@@ -927,14 +923,14 @@ def test_h_alpha_emission_beside_bad_pixels_is_no_spike_either(height, gone):
         flux = bands(WAVE) + height * np.exp(-0.5 * ((WAVE - line) / 1.55) ** 2)
         ivar = np.full(WAVE.size, 1e4)
         ivar[first + np.array(gone)] = 0.0
-        assert killed(to_lattice([observed(flux, ivar)])) == 0, phase
+        assert killed(to_log_lambda([observed(flux, ivar)])) == 0, phase
 
 
 @pytest.mark.parametrize("snr", [0.1, 1.0, 30.0, 1e4])
 def test_case_19_no_star_has_spikes_at_any_noise(snr):
     stars = mock_stars(shipped_emulator(), 16, seed=18, snr=np.full(16, snr), active_fraction=1.0, bad_pixels=False)
     spectra = [Spectrum(stars.wavelength, *arrays) for arrays in zip(stars.flux, stars.ivar, strict=True)]
-    batch = to_lattice(spectra)
+    batch = to_log_lambda(spectra)
     assert killed(batch) == 0
     star = prepare(batch, torch.as_tensor(stars.rv))
     check_prepared(star, STARGAP)
@@ -990,13 +986,13 @@ def test_cases_10_to_13_and_23_bad_pixels_have_weight_zero(name, checked):
     spectrum = observed(flux, ivar)
     if checked:
         spectrum = check_spectrum("a.fits", WAVE, flux, ivar, np.zeros(WAVE.size, dtype=bool), Facts())
-    batch = to_lattice([observed(gentle()), spectrum])
+    batch = to_log_lambda([observed(gentle()), spectrum])
     assert torch.equal(batch.ivar[1] == 0, torch.as_tensor(bad))
     assert not batch.flux[1, torch.as_tensor(bad)].any()
     for grid in (STARGAP, PAPER):
         star = prepare(batch, at(20.0, 20.0), grid)
         check_prepared(star, grid)
-        alone = prepare(to_lattice([observed(gentle())] * 2), at(20.0, 20.0), grid)
+        alone = prepare(to_log_lambda([observed(gentle())] * 2), at(20.0, 20.0), grid)
         assert torch.equal(star.flux[0], alone.flux[0])
         touched = torch.as_tensor(bad)[star.index[1]] | torch.as_tensor(bad)[star.index[1] + 1]
         assert torch.equal(star.good[1], alone.good[0] & ~touched[grid.inner])
@@ -1007,7 +1003,7 @@ def test_cases_10_to_13_and_23_bad_pixels_have_weight_zero(name, checked):
 
 @GRIDS
 def test_case_14_zero_and_constant_flux(grid):
-    star = prepare(to_lattice([observed(0 * WAVE), observed(0 * WAVE + 7e5, 0 * WAVE + 1e-8)]), at(0.0, 0.0), grid)
+    star = prepare(to_log_lambda([observed(0 * WAVE), observed(0 * WAVE + 7e5, 0 * WAVE + 1e-8)]), at(0.0, 0.0), grid)
     check_prepared(star, grid)
     assert not star.good[0].any()
     assert not star.flux[0].any()
@@ -1020,7 +1016,7 @@ def test_case_14_zero_and_constant_flux(grid):
 def test_case_15_a_continuum_that_is_not_positive(grid):
     sunken = np.where(np.abs(WAVE - 7500) < 70, -1.0, 1.0)
     noise = np.random.default_rng(19).standard_normal(WAVE.size)
-    star = prepare(to_lattice([observed(-gentle()), observed(sunken), observed(noise)]), at(0, 0, 0), grid)
+    star = prepare(to_log_lambda([observed(-gentle()), observed(sunken), observed(noise)]), at(0, 0, 0), grid)
     check_prepared(star, grid)
     assert star.bad_continuum.tolist() == [True, True, True]
     assert not star.good[0].any()
@@ -1035,7 +1031,7 @@ def test_case_15_a_continuum_that_is_not_positive(grid):
 def test_a_continuum_of_next_to_nothing_gives_no_good_pixels_without_an_error(grid, level):
     flux = 0 * WAVE
     flux[800] = level
-    star = prepare(to_lattice([observed(flux, np.full(WAVE.size, 1e-9 / level))]), at(0.0), grid)
+    star = prepare(to_log_lambda([observed(flux, np.full(WAVE.size, 1e-9 / level))]), at(0.0), grid)
     check_prepared(star, grid)
 
 
@@ -1044,7 +1040,7 @@ def test_a_continuum_of_next_to_nothing_gives_no_good_pixels_without_an_error(gr
 def test_case_16_one_good_pixel(grid, pixels):
     ivar = 0 * WAVE
     ivar[pixels] = 100.0
-    star = prepare(to_lattice([observed(gentle(), ivar)]), at(0.0), grid)
+    star = prepare(to_log_lambda([observed(gentle(), ivar)]), at(0.0), grid)
     check_prepared(star, grid)
     assert int((star.native.ivar > 0).sum()) == len(pixels)
     # Two native neighbours hold two resampled pixels: far below a tenth of the kernel.
@@ -1063,7 +1059,7 @@ def test_cases_17_and_22_a_range_that_is_fully_bad_after_the_shift(grid, rv, low
     ivar = np.full((2, WAVE.size), 1e4)
     ivar[1, gone] = 0
     star = prepare(
-        to_lattice([observed(clean, ivar[0]), observed(np.where(gone, 1e9, clean), ivar[1])]), at(rv, rv), grid
+        to_log_lambda([observed(clean, ivar[0]), observed(np.where(gone, 1e9, clean), ivar[1])]), at(rv, rv), grid
     )
     check_prepared(star, grid)
     assert killed(star.native) == 0
@@ -1083,7 +1079,7 @@ def test_case_23_any_size_of_flux(grid, unit):
     ivar = float(np.clip(ivar, 5e-324, 1.7e308))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        batch = to_lattice([observed(unit * gentle(), np.full(WAVE.size, ivar)), observed(gentle())])
+        batch = to_log_lambda([observed(unit * gentle(), np.full(WAVE.size, ivar)), observed(gentle())])
         star = prepare(batch, at(0.0, 0.0), grid)
     check_prepared(star, grid)
     if 1e-150 <= unit <= 1e150:
@@ -1096,7 +1092,7 @@ def test_case_23_any_size_of_flux(grid, unit):
 def test_case_23_a_spike_that_overflows_in_the_star_s_own_unit():
     flux = 1e-30 * gentle()
     flux[800] = 1e300
-    batch = to_lattice([observed(flux, np.full(WAVE.size, 1e64))])
+    batch = to_log_lambda([observed(flux, np.full(WAVE.size, 1e64))])
     assert torch.nonzero(batch.ivar[0] == 0)[:, 0].tolist() == [800]
     check_prepared(prepare(batch, at(0.0)), STARGAP)
 
@@ -1118,19 +1114,19 @@ def test_whatever_the_pixels_hold_the_other_star_and_every_promise_stand(grid, e
     flux, ivar = gentle(), np.full(WAVE.size, 100.0)
     for start, length, level, weight in edits:
         flux[start : start + length], ivar[start : start + length] = level, weight
-    native = to_lattice([observed(gentle()), observed(flux, ivar)])
+    native = to_log_lambda([observed(gentle()), observed(flux, ivar)])
     star = prepare(native, at(20.0, rv), grid)
     check_prepared(star, grid)
     kept = torch.as_tensor((ivar > 0) & np.isfinite(ivar) & np.isfinite(flux))
     assert not (native.ivar[1].bool() & ~kept).any()
-    calm = prepare(to_lattice([observed(gentle())] * 2), at(20.0, 20.0), grid)
+    calm = prepare(to_log_lambda([observed(gentle())] * 2), at(20.0, 20.0), grid)
     for name in ("flux", "sigma", "good", "continuum", "weight"):
         assert torch.equal(getattr(star, name)[0], getattr(calm, name)[0]), name
 
 
 @GRIDS
 def test_case_26_a_batch_of_none(grid):
-    batch = to_lattice([])
+    batch = to_log_lambda([])
     assert len(batch) == 0
     check_prepared(prepare(batch, torch.zeros(0), grid), grid)
 
@@ -1139,9 +1135,9 @@ def test_case_26_a_batch_of_none(grid):
 def test_case_26_a_batch_of_one(m_dwarfs, grid):
     spectra = [Spectrum(m_dwarfs.wavelength, *arrays) for arrays in zip(m_dwarfs.flux, m_dwarfs.ivar, strict=True)]
     rv = torch.as_tensor(m_dwarfs.rv)
-    whole = prepare(to_lattice(spectra), rv, grid)
+    whole = prepare(to_log_lambda(spectra), rv, grid)
     for row, spectrum in enumerate(spectra):
-        one = prepare(to_lattice([spectrum]), rv[row : row + 1], grid)
+        one = prepare(to_log_lambda([spectrum]), rv[row : row + 1], grid)
         assert torch.equal(one.good[0], whole.good[row])
         assert torch.equal(one.native.flux[0], whole.native.flux[row])
         np.testing.assert_allclose(one.flux[0], whole.flux[row], rtol=4 * ROUNDING)

@@ -15,9 +15,8 @@ import pytest
 import torch
 
 from stargap.errors import SpectrumError, UsageError
-from stargap.pixels import LATTICE
-from stargap.spectra.native import native_batch
-from stargap.spectra.prepare import NativeBatch
+from stargap.pixels import LOG_LAMBDA
+from stargap.spectra.log_lambda import NativeBatch, native_batch
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.store.shards import (
     Shard,
@@ -45,9 +44,9 @@ def made(count, seed=0):
     rng = np.random.default_rng(seed)
     items = []
     for row in range(count):
-        ivar = np.where(rng.random(LATTICE.count) < 0.1, 0.0, rng.uniform(1e-4, 1.0, LATTICE.count))
+        ivar = np.where(rng.random(LOG_LAMBDA.count) < 0.1, 0.0, rng.uniform(1e-4, 1.0, LOG_LAMBDA.count))
         facts = replace(FULL, path=f"/data/{seed}-{row}.fits", fiber=row, snr_source=None if row % 2 else "header")
-        star = Spectrum(LATTICE.wavelength, rng.uniform(50, 150, LATTICE.count), ivar, facts)
+        star = Spectrum(LOG_LAMBDA.wavelength, rng.uniform(50, 150, LOG_LAMBDA.count), ivar, facts)
         items.append(SpectrumError(f"/data/{row}.fits", "the file is empty") if row % 3 == 2 else star)
     return native_batch(items)
 
@@ -163,7 +162,7 @@ def test_a_path_that_is_not_text_is_escaped(tmp_path):
 
 def stored(tmp_path_factory, flux, ivar):
     folder = tmp_path_factory.mktemp("half")
-    shape = (len(flux), LATTICE.count)
+    shape = (len(flux), LOG_LAMBDA.count)
     native = NativeBatch(
         torch.tensor(flux)[:, None].expand(shape).contiguous(),
         torch.tensor(ivar)[:, None].expand(shape).contiguous(),
@@ -176,8 +175,8 @@ def stored(tmp_path_factory, flux, ivar):
 
 def test_float16_rounds_flux_and_sigma_by_half_a_unit_in_the_last_place(tmp_path):
     rng = np.random.default_rng(3)
-    flux = (10 ** rng.uniform(-4, 4.8, LATTICE.count) * rng.choice([-1, 1], LATTICE.count)).astype(np.float32)
-    sigma = 10 ** rng.uniform(-4, 4.8, LATTICE.count)
+    flux = (10 ** rng.uniform(-4, 4.8, LOG_LAMBDA.count) * rng.choice([-1, 1], LOG_LAMBDA.count)).astype(np.float32)
+    sigma = 10 ** rng.uniform(-4, 4.8, LOG_LAMBDA.count)
     native = NativeBatch(
         torch.from_numpy(flux)[None],
         torch.from_numpy(sigma**-2.0).float()[None],

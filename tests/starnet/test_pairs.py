@@ -8,14 +8,14 @@ import torch
 
 from stargap.errors import UsageError
 from stargap.pixels import STARGAP
-from stargap.spectra.training import TrainingSpectra, split_rows
+from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.starnet.pairs import PairedSource, SyntheticSpectra
 from stargap.theory.emulator import shipped_emulator
 
 
 def spectra(count, seed=0):
     random = np.random.default_rng(seed)
-    made = TrainingSpectra.empty(count)
+    made = PreparedSpectra.empty(count)
     made.flux[:] = random.normal(size=made.flux.shape)
     made.good[:] = random.random(made.good.shape) > 0.1
     made.weight[:] = random.random(made.weight.shape) > 0.5
@@ -91,7 +91,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
     observed, synthetic = spectra(22), spectra(22, seed=1).flux
     observed.save(tmp_path)
     fingerprint = PairedSource(observed, synthetic).fingerprint
-    assert PairedSource(TrainingSpectra.load(tmp_path), synthetic).fingerprint == fingerprint
+    assert PairedSource(PreparedSpectra.load(tmp_path), synthetic).fingerprint == fingerprint
     assert PairedSource(observed, synthetic, seed=1).fingerprint != fingerprint
     observed.flux[3, 5] += 1
     assert PairedSource(observed, synthetic).fingerprint != fingerprint

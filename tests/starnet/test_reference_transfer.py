@@ -9,7 +9,8 @@ import torch
 
 from stargap.fit.labels import EmulatorModel
 from stargap.mock.spectra import mock_stars
-from stargap.spectra.prepare import prepare, to_lattice
+from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.prepare import prepare
 from stargap.spectra.spectrum import Spectrum
 from stargap.starnet import transfer as reference
 from stargap.starnet.network import CycleStarNet
@@ -30,7 +31,7 @@ def prepared(stars):
     ivar = stars.ivar.copy()
     ivar[2, 2900:3200] = 0.0
     ivar[3] = 0.0
-    native = to_lattice([Spectrum(stars.wavelength, *star) for star in zip(stars.flux, ivar, strict=True)])
+    native = to_log_lambda([Spectrum(stars.wavelength, *star) for star in zip(stars.flux, ivar, strict=True)])
     return prepare(native, torch.as_tensor(stars.rv))
 
 

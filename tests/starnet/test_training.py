@@ -20,7 +20,7 @@ from torch import nn
 from stargap import checkpoints
 from stargap.checkpoints import load_best
 from stargap.errors import ModelError, UsageError
-from stargap.spectra.training import TrainingSpectra
+from stargap.spectra.prepared import PreparedSpectra
 from stargap.starnet import training
 from stargap.starnet.losses import PUBLISHED_WEIGHTS, CycleTask
 from stargap.starnet.network import CycleStarNet, NetworkSettings
@@ -765,7 +765,7 @@ def test_cycle_starnet_resumes_bit_for_bit(tmp_path):
     def task():
         return CycleTask(CycleStarNet(NetworkSettings(outer_filters=(2, 2), **few)))
 
-    observed, random = TrainingSpectra.empty(6), np.random.default_rng(0)
+    observed, random = PreparedSpectra.empty(6), np.random.default_rng(0)
     observed.flux[:] = random.normal(1, 0.1, size=observed.flux.shape)
     observed.good[:] = random.random(observed.good.shape) > 0.1
     source = PairedSource(observed, observed.flux[::-1])

@@ -15,8 +15,9 @@ from stargap.flags import Clean
 from stargap.mock.junk import JUNK
 from stargap.mock.survey import simulate_survey
 from stargap.pixels import STARGAP
-from stargap.spectra.prepare import prepare, to_lattice
-from stargap.spectra.training import TrainingSpectra
+from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.prepare import prepare
+from stargap.spectra.prepared import PreparedSpectra
 from stargap.survey.cleaning import bins as cleaning_bins
 from stargap.survey.cleaning import clean as cleaning
 from stargap.survey.cleaning.bins import QUIET_BINS, bin_spectra
@@ -35,9 +36,9 @@ def survey():
     parts, truth = [], []
     for chunk in simulate_survey(1024, seed=21, junk=0.15, repeats=0.0):
         rv = np.clip(chunk.truth["rv"], -1000, 1000)
-        parts.append(TrainingSpectra.from_prepared(prepare(to_lattice(chunk.spectra), torch.as_tensor(rv)), rv))
+        parts.append(PreparedSpectra.from_prepared(prepare(to_log_lambda(chunk.spectra), torch.as_tensor(rv)), rv))
         truth.append(chunk.truth)
-    spectra = TrainingSpectra.empty(1024)
+    spectra = PreparedSpectra.empty(1024)
     for number, part in enumerate(parts):
         spectra.put(256 * number, part)
     return spectra, {name: np.concatenate([one[name] for one in truth]) for name in truth[0]}
@@ -199,7 +200,7 @@ def test_noise_is_measured(factor):
     flux = np.repeat(rng.normal(1, 0.2, (300, 967)), 3, axis=1).astype(np.float32)  # blocks of 3 pixels
     truth = 0.2 * np.sqrt(3 / cleaning_bins.CORRELATION) / factor
     sigma = np.full_like(flux, truth)
-    shard = TrainingSpectra(flux, sigma, np.ones(flux.shape, bool), np.ones((300, 3081), bool), np.zeros(300))
+    shard = PreparedSpectra(flux, sigma, np.ones(flux.shape, bool), np.ones((300, 3081), bool), np.zeros(300))
     assert bin_spectra([shard]).noise_factor() == pytest.approx(factor, rel=0.05)
     assert clean([shard]).settings.noise_factor == pytest.approx(factor, rel=0.05)
 

@@ -18,7 +18,7 @@ import stargap
 from stargap.errors import UsageError
 from stargap.labels import LABELS
 from stargap.pixels import STARGAP
-from stargap.spectra.prepare import normalise
+from stargap.spectra.smoother import normalise
 from stargap.theory.emulator import (
     Emulator,
     EmulatorCard,

@@ -26,8 +26,9 @@ from stargap.mock.instrument import simulate
 from stargap.mock.junk import SOURCES, make_junk
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.mock.spectra import mock_stars
-from stargap.pixels import LATTICE, STARGAP
-from stargap.spectra.prepare import prepare, to_lattice
+from stargap.pixels import LOG_LAMBDA, STARGAP
+from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.prepare import prepare
 from stargap.spectra.spectrum import Spectrum
 from stargap.theory.emulator import shipped_emulator
 from stargap.theory.isochrones import shipped_isochrones
@@ -279,7 +280,7 @@ def test_errors_are_the_scatter_that_noise_makes(anchored):
     made = mock_stars(Nature(anchored), count, seed=61, snr=np.full(count, 60.0), labels=star.repeat(count, axis=0),
                       rv=np.zeros(count), active_fraction=0.0, bad_pixels=False)  # fmt: skip
     spectra = [Spectrum(made.wavelength, flux, ivar) for flux, ivar in zip(made.flux, made.ivar, strict=True)]
-    fit = fit_anchored(prepare(to_lattice(spectra), torch.zeros(count).double()), anchored).observed
+    fit = fit_anchored(prepare(to_log_lambda(spectra), torch.zeros(count).double()), anchored).observed
     scatter, quoted = fit.labels[:, :3].std(dim=0), fit.errors[:, :3].median(dim=0).values
     assert ((scatter / quoted - 1).abs() < 0.25).all(), scatter / quoted
     assert ((fit.labels[:, :3].mean(dim=0) - torch.as_tensor(star[0, :3])).abs() < 1.5 * scatter).all()
@@ -362,7 +363,7 @@ def disguised():
     """What other sources look like in the place of five dwarfs of S/N above 15, prepared at rest."""
     labels, active = nature_labels(24, seed=9, mix="matched", active_fraction=0.0)
     ((truth, native, clean),) = simulate(labels, active, shipped_nature(), seed=9)
-    wave, scale = LATTICE.wavelength, native.scale[:, None].numpy()
+    wave, scale = LOG_LAMBDA.wavelength, native.scale[:, None].numpy()
     flux, ivar = native.flux.numpy() * scale, native.ivar.numpy() / scale**2
 
     def junk(kind):
@@ -370,7 +371,7 @@ def disguised():
             make_junk(kind, wave, flux[row], ivar[row], clean[row], rv=0.0, resolution=1800.0, seed=row)
             for row in np.flatnonzero(truth.snr_r > 15)[:5].tolist()
         ]
-        return prepare(to_lattice([Spectrum(wave, *one) for one in made]), torch.zeros(len(made)).double())
+        return prepare(to_log_lambda([Spectrum(wave, *one) for one in made]), torch.zeros(len(made)).double())
 
     return junk
 

@@ -21,7 +21,7 @@ from stargap.fit.labels import EmulatorModel
 from stargap.mock.instrument import prepared_stars
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
-from stargap.spectra.prepare import normalise
+from stargap.spectra.smoother import normalise
 from stargap.theory.emulator import shipped_emulator
 from stargap.transfer.residual.model import (
     FREE,

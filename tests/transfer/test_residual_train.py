@@ -22,7 +22,7 @@ from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
 from stargap.mock.instrument import prepared_stars
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.pixels import STARGAP
-from stargap.spectra.training import TrainingSpectra, split_rows
+from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.theory.emulator import shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
 from stargap.transfer.residual import train as rounds
@@ -45,9 +45,9 @@ def survey():
     """Training spectra, and chunks of test stars with their noiseless spectra."""
     labels, active = nature_labels(STARS + TEST, seed=1, mix="matched")
     parts = list(prepared_stars(labels[:STARS], active[:STARS], shipped_nature(), seed=5))
-    spectra, first = TrainingSpectra.empty(STARS), 0
+    spectra, first = PreparedSpectra.empty(STARS), 0
     for truth, prepared, _ in parts:
-        spectra.put(first, TrainingSpectra.from_prepared(prepared, truth.rv_used))
+        spectra.put(first, PreparedSpectra.from_prepared(prepared, truth.rv_used))
         first += len(truth.rv)
     ((truth, prepared, clean),) = prepared_stars(labels[STARS:], active[STARS:], shipped_nature(), seed=6)
     return spectra, (truth, prepared, clean)
@@ -211,7 +211,7 @@ sys.path.insert(0, sys.argv[1])
 import test_rounds
 torch.set_num_threads(1)
 folder = Path(sys.argv[2])
-spectra = test_rounds.TrainingSpectra.load(folder / "spectra")
+spectra = test_rounds.PreparedSpectra.load(folder / "spectra")
 told = test_rounds.trained(spectra, np.load(folder / "prior.npy"), test_rounds.QUICK, folder / "run")[1]
 print(told.stopped)
 """
@@ -238,13 +238,13 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(survey, prior, qui
         assert process.returncode in (-signum, 0), err
         assert out.strip() in (("",) if signum == signal.SIGKILL else ("signal", "finished"))
     (tmp_path / "run" / "stage-09.json").write_text("{}")  # half a checkpoint, as a kill between two renames leaves it
-    transfer, told = trained(TrainingSpectra.load(tmp_path / "spectra"), prior, QUICK, tmp_path / "run")
+    transfer, told = trained(PreparedSpectra.load(tmp_path / "spectra"), prior, QUICK, tmp_path / "run")
     assert told.stopped == "finished"
     assert same(transfer, quick)
 
 
 def changed_spectra(spectra, **arrays):
-    return TrainingSpectra(**{f.name: arrays.get(f.name, getattr(spectra, f.name)) for f in fields(spectra)})
+    return PreparedSpectra(**{f.name: arrays.get(f.name, getattr(spectra, f.name)) for f in fields(spectra)})
 
 
 def test_a_run_does_not_go_on_with_anything_changed(survey, prior, tmp_path, monkeypatch):

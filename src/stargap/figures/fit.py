@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stargap.flags import Flag
-from stargap.pixels import LATTICE, SPEED_OF_LIGHT
-from stargap.spectra.prepare import NativeBatch, Prepared
+from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
+from stargap.spectra.log_lambda import NativeBatch
+from stargap.spectra.prepare import Prepared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def fit_figure(
     star = prepared
     wave = star.grid.wavelength
     rv = np.nan_to_num(float(columns["rv"][row]))
-    native_wave = LATTICE.wavelength / (1 + rv / SPEED_OF_LIGHT)
+    native_wave = LOG_LAMBDA.wavelength / (1 + rv / SPEED_OF_LIGHT)
     good = native.ivar[row].numpy() > 0
     observed = np.where(good, native.flux[row].numpy(), np.nan)
     used = star.good[row].numpy()

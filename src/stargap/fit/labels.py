@@ -15,8 +15,9 @@ from stargap.fit.optimise import LeastSquares, Status, gram, levenberg_marquardt
 from stargap.fit.prior import LabelPrior
 from stargap.flags import Flag
 from stargap.labels import A_M, LABELS, M_H, alpha_relation
-from stargap.pixels import LATTICE, STARGAP, PixelGrid
-from stargap.spectra.prepare import Prepared, blur, normalise, smoother_for
+from stargap.pixels import LOG_LAMBDA, STARGAP, PixelGrid
+from stargap.spectra.prepare import Prepared, blur
+from stargap.spectra.smoother import normalise, smoother_for
 from stargap.theory.emulator import Emulator
 
 __all__ = ["EmulatorModel", "ForwardModel", "LabelFit", "Parameters", "fit_labels"]
@@ -383,7 +384,7 @@ def linear_covariance(
     back[:, :, grid.inner] += direct
     index = prepared.index[rows][:, None].expand_as(back)
     t = prepared.fraction[rows][:, None]
-    native = torch.zeros(*back.shape[:2], LATTICE.count)
+    native = torch.zeros(*back.shape[:2], LOG_LAMBDA.count)
     native.scatter_add_(2, index, back * (1 - t))
     native.scatter_add_(2, index + 1, back * t)
     ivar = prepared.native.ivar[rows]

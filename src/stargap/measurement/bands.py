@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stargap.pixels import LATTICE, SPEED_OF_LIGHT
-from stargap.spectra.prepare import NativeBatch
+from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
+from stargap.spectra.log_lambda import NativeBatch
 
 __all__ = ["Band", "band_mean"]
 
@@ -27,7 +27,7 @@ def band_mean(native: NativeBatch, rv: Tensor, low: float, high: float, *, most_
     """Average the flux over a band of the rest frame; pixels at its edges count by their fraction inside.
 
     Args:
-        native: spectra on the lattice.
+        native: spectra on the log-lambda grid.
         rv: velocities (km/s), ``(star,)``.
         low: start of the band (A, vacuum, rest frame).
         high: its end.
@@ -39,11 +39,11 @@ def band_mean(native: NativeBatch, rv: Tensor, low: float, high: float, *, most_
         tensor([2.], dtype=torch.float64)
     """
     doppler = 1.0 + rv.double()[:, None] / SPEED_OF_LIGHT
-    wave = LATTICE.wavelength
+    wave = LOG_LAMBDA.wavelength
     near = slice(int((wave < 0.995 * low).sum()), int((wave < 1.005 * high).sum()))
     centre = torch.as_tensor(wave[near])
-    left = torch.maximum(centre / LATTICE.ratio, low * doppler)
-    right = torch.minimum(centre * LATTICE.ratio, high * doppler)
+    left = torch.maximum(centre / LOG_LAMBDA.ratio, low * doppler)
+    right = torch.minimum(centre * LOG_LAMBDA.ratio, high * doppler)
     inside = (right - left).clamp_min(0.0)
     ivar = native.ivar[:, near].double()
     used = torch.where(ivar > 0, inside, 0.0)

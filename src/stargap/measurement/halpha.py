@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stargap.measurement.bands import band_mean
 from stargap.pixels import air_to_vacuum
-from stargap.spectra.prepare import NativeBatch
+from stargap.spectra.log_lambda import NativeBatch
 
 __all__ = ["ACTIVE_WIDTH", "HALPHA", "Halpha", "measure_halpha"]
 
@@ -38,7 +38,7 @@ def measure_halpha(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | fl
     for EW - 3 sigma > 0.75 A, since at S/N 5 sigma is about 0.9 A.
 
     Args:
-        native: spectra on the lattice.
+        native: spectra on the log-lambda grid.
         rv: velocities (km/s), ``(star,)``; NaN gives nulls.
         noise_factor: how much larger the noise is than the inverse variance says.
 

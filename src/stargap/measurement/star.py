@@ -20,8 +20,8 @@ from stargap.measurement.subtype import measure_indices
 from stargap.measurement.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
 from stargap.pixels import grid_for
 from stargap.settings import MeasureSettings
-from stargap.spectra.native import concatenate, empty_batch, native_batch
-from stargap.spectra.prepare import NativeBatch, Prepared, prepare
+from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, native_batch
+from stargap.spectra.prepare import Prepared, prepare
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.tables.columns import INT_NULL, MEASURED
 from stargap.theory.emulator import Emulator
@@ -145,7 +145,7 @@ def batch_velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emu
     """Measure the velocities of at most ``BATCH`` spectra, each at last against the emulator at its own labels.
 
     Args:
-        native: spectra on the lattice.
+        native: spectra on the log-lambda grid.
         settings: see `MeasureSettings`.
         emulator: the synthetic spectra.
 
@@ -178,10 +178,10 @@ def measure_native(
     transfer: Transfer | None = None,
     velocity: BatchVelocity | None = None,
 ) -> tuple[Columns, Fitted]:
-    """Measure at most ``BATCH`` spectra that are on the lattice already, as `measure_batch` does.
+    """Measure at most ``BATCH`` spectra that are on the log-lambda grid already, as `measure_batch` does.
 
     Args:
-        native: spectra on the lattice.
+        native: spectra on the log-lambda grid.
         facts: of each, S/N included.
         settings: see `MeasureSettings`.
         emulator: the synthetic spectra.

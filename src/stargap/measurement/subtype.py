@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stargap.measurement.bands import Band, band_mean
 from stargap.pixels import air_to_vacuum
-from stargap.spectra.prepare import NativeBatch
+from stargap.spectra.log_lambda import NativeBatch
 
 __all__ = ["BANDS", "Indices", "measure_indices"]
 
@@ -52,7 +52,7 @@ def measure_indices(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | f
     photon noise; the relation itself scatters by 0.5.
 
     Args:
-        native: spectra on the lattice.
+        native: spectra on the log-lambda grid.
         rv: velocities (km/s), ``(star,)``; NaN gives nulls.
         noise_factor: how much larger the noise is than the inverse variance says.
 

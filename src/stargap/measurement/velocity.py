@@ -13,8 +13,9 @@ from torch import Tensor
 from stargap.fit.optimise import Status, gram, levenberg_marquardt
 from stargap.flags import Flag
 from stargap.labels import alpha_relation
-from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP
-from stargap.spectra.prepare import NativeBatch, Smoother
+from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP
+from stargap.spectra.log_lambda import NativeBatch
+from stargap.spectra.smoother import Smoother
 from stargap.theory.emulator import Emulator
 from stargap.theory.sampling import cubic
 
@@ -56,7 +57,7 @@ class Templates:
     step: float
 
     def at(self, which: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        """Return templates seen at `velocity` on the native lattice and their derivative by velocity.
+        """Return templates seen at `velocity` on the log-lambda grid and their derivative by velocity.
 
         Args:
             which: template numbers ``(row,)``.
@@ -65,7 +66,7 @@ class Templates:
         Returns:
             flux ``(row, native)`` and d flux / d velocity (per km/s).
         """
-        native = LATTICE.step * (LATTICE.first + torch.arange(LATTICE.count, dtype=torch.float64))
+        native = LOG_LAMBDA.step * (LOG_LAMBDA.first + torch.arange(LOG_LAMBDA.count, dtype=torch.float64))
         shift = torch.log10(1 + velocity.double() / SPEED_OF_LIGHT)
         place = (native - shift[:, None] - self.first) / self.step
         slope = -1.0 / (np.log(10.0) * self.step) / (SPEED_OF_LIGHT + velocity.double())
@@ -92,7 +93,7 @@ def templates_at(emulator: Emulator, labels: Tensor) -> Templates:
     """Return an emulator's spectra at `labels` ``(template, 4)`` as templates."""
     flux = emulator.flux(labels)
     flux = flux / flux.mean(dim=1, keepdim=True)
-    support, step = STARGAP.support, LATTICE.step / FINE
+    support, step = STARGAP.support, LOG_LAMBDA.step / FINE
     first = float(np.log10(support[0]))
     fine = 10.0 ** (first + step * np.arange(int((np.log10(support[-1]) - first) / step)))
     return Templates(cubic(flux, torch.as_tensor((fine - support[0]) / STARGAP.step)), first, step)
@@ -109,15 +110,15 @@ def emulator_templates(emulator: Emulator) -> Templates:
 
 @cache
 def _native_smoother() -> Smoother:
-    return Smoother(LATTICE.wavelength, SMOOTHING)
+    return Smoother(LOG_LAMBDA.wavelength, SMOOTHING)
 
 
 @lru_cache(maxsize=8)
 def _search_table(templates: Templates) -> tuple[Tensor, Tensor, Tensor]:
-    lags = int(np.ceil(RANGE / (LATTICE.velocity_step * LAG)))
-    velocity = SPEED_OF_LIGHT * (10.0 ** (LATTICE.step * LAG * torch.arange(-lags, lags + 1).double()) - 1)
+    lags = int(np.ceil(RANGE / (LOG_LAMBDA.velocity_step * LAG)))
+    velocity = SPEED_OF_LIGHT * (10.0 ** (LOG_LAMBDA.step * LAG * torch.arange(-lags, lags + 1).double()) - 1)
     count = len(templates.flux)
-    smooth, wave = _native_smoother(), LATTICE.wavelength
+    smooth, wave = _native_smoother(), LOG_LAMBDA.wavelength
     rows = []
     for v in velocity:
         flux, _ = templates.at(torch.arange(count), v.expand(count))
@@ -146,7 +147,7 @@ def measure_velocity(
     comes out as 0.
 
     Args:
-        native: spectra on the lattice.
+        native: spectra on the log-lambda grid.
         templates: what to compare with.
         only: restrict each star to one template, ``(star,)``.
         slots: see `levenberg_marquardt`.
@@ -184,7 +185,7 @@ def refine_velocity(
     within 200 km/s of its start keep what they had.
 
     Args:
-        native: spectra on the lattice.
+        native: spectra on the log-lambda grid.
         velocities: from `measure_velocity`.
         templates: one a star, ``(star, fine)``; rows that are not finite are left alone.
         slots: see `levenberg_marquardt`.
@@ -213,7 +214,7 @@ class _Fit(NamedTuple):
 
 
 def _weights(native: NativeBatch) -> Tensor:
-    wave = LATTICE.wavelength
+    wave = LOG_LAMBDA.wavelength
     usable = (wave > COVERED[0]) & (wave < COVERED[1]) & ~STARGAP.window_mask(wave, "observed")
     return ((native.ivar > 0) & torch.as_tensor(usable)).float()
 
@@ -230,7 +231,7 @@ def _fit(
 ) -> _Fit:
     """Fit velocity and amplitude of problems; problem p compares row ``rows[p]`` with template ``which[p]``."""
     smooth = _native_smoother()
-    in_rest = LATTICE.wavelength / (1 + begin[:, None].numpy() / SPEED_OF_LIGHT)
+    in_rest = LOG_LAMBDA.wavelength / (1 + begin[:, None].numpy() / SPEED_OF_LIGHT)
     mask = weight[rows] * torch.as_tensor(~STARGAP.window_mask(in_rest, "rest")).float()
     held = smooth(mask).clamp_min(STARGAP.least_kernel_weight)
     normal, ivar = _normalised(native[rows], mask)
@@ -275,7 +276,7 @@ def _fit(
     signal = (ivar[wanted] * (normal[wanted] - 1).square()).sum(dim=1).double() - result.chi2
     rv, amplitude = result.parameters[:, 0], result.parameters[:, 1]
     weak = (signal < 25.0 * noise) | (amplitude <= 0) | (result.status == int(Status.NOT_FINITE))
-    edge = rv.abs() > RANGE - 2 * LATTICE.velocity_step * LAG
+    edge = rv.abs() > RANGE - 2 * LOG_LAMBDA.velocity_step * LAG
     moving = (result.status != int(Status.CONVERGED)) & ~weak
     flags = torch.where(weak, int(Flag.RV_WEAK), 0) | torch.where(edge, int(Flag.RV_EDGE), 0)
     flags |= torch.where(moving, int(Flag.NOT_CONVERGED), 0)
@@ -328,6 +329,6 @@ def _normalised(native: NativeBatch, weight: Tensor) -> tuple[Tensor, Tensor]:
     usable = (weight > 0) & (held >= STARGAP.least_kernel_weight) & (level > 0)
     level = torch.where(usable, level, 1.0)
     normal = torch.where(usable, native.flux / level, 1.0)
-    floor = torch.where(torch.as_tensor(LATTICE.wavelength) > ERROR_FLOOR[2], ERROR_FLOOR[0], ERROR_FLOOR[1]).float()
+    floor = torch.where(torch.as_tensor(LOG_LAMBDA.wavelength) > ERROR_FLOOR[2], ERROR_FLOOR[0], ERROR_FLOOR[1]).float()
     variance = 1.0 / (native.ivar.clamp_min(1e-10) * level.square()) + floor.square()
     return normal, torch.where(usable, 1.0 / variance, 0.0)

@@ -14,10 +14,11 @@ from stargap.errors import UsageError
 from stargap.labels import TEFF
 from stargap.measurement.halpha import HALPHA
 from stargap.mock.spectra import planck
-from stargap.pixels import LATTICE, SPEED_OF_LIGHT, STARGAP, WINDOWS
-from stargap.spectra.prepare import NativeBatch, Prepared, blur, prepare, to_lattice
+from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP, WINDOWS
+from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
+from stargap.spectra.prepare import Prepared, blur, prepare
+from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.spectrum import Spectrum
-from stargap.spectra.training import TrainingSpectra
 from stargap.theory.emulator import Emulator
 from stargap.theory.sampling import cubic
 
@@ -235,7 +236,7 @@ def _part(truth: Truth, rows: slice) -> Truth:
 def simulate(
     labels: NDArray[np.float64], active: NDArray[np.bool_], nature: Emulator, *, seed: int
 ) -> Iterator[tuple[Truth, NativeBatch, NDArray[np.float32]]]:
-    """Yield chunks of simulated stars on the native lattice, with their truth and noiseless spectra.
+    """Yield chunks of simulated stars on the log-lambda grid, with their truth and noiseless spectra.
 
     Args:
         labels: ``(star, 4)`` within nature's range.
@@ -246,9 +247,9 @@ def simulate(
     truth = _draw_truth(labels, active, seed)
     for chunk, first in enumerate(range(0, len(labels), CHUNK)):
         part = _part(truth, slice(first, first + CHUNK))
-        flux, ivar, clean = observe(nature, part, LATTICE.wavelength, seed=seed * 100_000 + chunk)
-        spectra = [Spectrum(LATTICE.wavelength, f, i) for f, i in zip(flux, ivar, strict=True)]
-        yield part, to_lattice(spectra), clean
+        flux, ivar, clean = observe(nature, part, LOG_LAMBDA.wavelength, seed=seed * 100_000 + chunk)
+        spectra = [Spectrum(LOG_LAMBDA.wavelength, f, i) for f, i in zip(flux, ivar, strict=True)]
+        yield part, to_log_lambda(spectra), clean
 
 
 def prepared_stars(
@@ -265,12 +266,12 @@ def prepared_stars(
 
 def training_spectra(
     labels: NDArray[np.float64], active: NDArray[np.bool_], nature: Emulator, *, seed: int
-) -> tuple[TrainingSpectra, Truth]:
+) -> tuple[PreparedSpectra, Truth]:
     """Return prepared spectra as arrays, and their truth."""
-    spectra = TrainingSpectra.empty(len(labels))
+    spectra = PreparedSpectra.empty(len(labels))
     parts: list[Truth] = []
     for first, (truth, native, _) in enumerate(simulate(labels, active, nature, seed=seed)):
         star = prepare(native, torch.as_tensor(truth.rv_used))
-        spectra.put(first * CHUNK, TrainingSpectra.from_prepared(star, truth.rv_used))
+        spectra.put(first * CHUNK, PreparedSpectra.from_prepared(star, truth.rv_used))
         parts.append(truth)
     return spectra, Truth(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS})

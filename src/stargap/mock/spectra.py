@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stargap.labels import A_M, LOGG, M_H, TEFF, alpha_relation
 from stargap.measurement.halpha import HALPHA, measure_halpha
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
-from stargap.spectra.prepare import to_lattice
+from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.spectrum import Spectrum
 from stargap.theory.emulator import Emulator
 from stargap.theory.sampling import cubic
@@ -144,7 +144,7 @@ def mock_stars(
 def _halpha(wave: NDArray[np.float64], flux: NDArray[np.float64], rv: NDArray[np.float64]) -> NDArray[np.float64]:
     near = np.abs(wave - HALPHA) < 100.0
     level = np.median(flux[:, near], axis=1)
-    native = to_lattice(
+    native = to_log_lambda(
         [Spectrum(wave, f, np.full(wave.size, (1e3 / s) ** 2)) for f, s in zip(flux, level, strict=True)]
     )
     return measure_halpha(native, torch.as_tensor(rv)).width.numpy()

@@ -16,7 +16,7 @@ from stargap.mock.instrument import CHUNK, Blend, Truth, observe
 from stargap.mock.junk import JUNK, SOURCES, make_junk
 from stargap.mock.nature import Mix, nature_labels, shipped_nature
 from stargap.mock.population import Population, draw_kinds, draw_unresolved, young_orbits
-from stargap.pixels import LATTICE, SPEED_OF_LIGHT
+from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
 from stargap.spectra.readers.content import snr_by_band
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.isochrones import shipped_isochrones
@@ -105,7 +105,7 @@ def simulate_survey(
         junk: fraction of the targets.
         repeats: fraction of the other targets that is observed 2 to 8 times.
         population: fractions of binaries and the like; `PLAIN` for none.
-        wavelength: native pixels (A), by default those of ``LATTICE``; the noise depends on their number.
+        wavelength: native pixels (A), by default those of ``LOG_LAMBDA``; the noise depends on their number.
 
     Raises:
         UsageError: fewer than 0 stars, or a fraction outside 0..1.
@@ -119,7 +119,7 @@ def simulate_survey(
         message = f"{stars} stars, junk {junk:g}, repeats {repeats:g}: stars must be 0 or more, fractions within 0..1"
         raise UsageError(message)
     people = Population() if population is None else population
-    return _chunks(stars, seed, mix, junk, repeats, people, LATTICE.wavelength if wavelength is None else wavelength)
+    return _chunks(stars, seed, mix, junk, repeats, people, LOG_LAMBDA.wavelength if wavelength is None else wavelength)
 
 
 def _chunks(

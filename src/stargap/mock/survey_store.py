@@ -14,8 +14,7 @@ from stargap.files import replacing
 from stargap.mock.nature import Mix
 from stargap.mock.survey import SurveyChunk, simulate_survey
 from stargap.mock.tables import TableFiles
-from stargap.spectra.native import concatenate, native_batch
-from stargap.spectra.prepare import NativeBatch
+from stargap.spectra.log_lambda import NativeBatch, concatenate, native_batch
 from stargap.spectra.spectrum import Facts
 from stargap.spectra.store.shards import SHARD_ROWS, Dtype, write_shard
 from stargap.spectra.store.store import finish

@@ -14,7 +14,7 @@ from stargap.errors import SpectrumError, UsageError
 from stargap.files import replacing
 from stargap.measurement.star import BATCH, batch_velocity
 from stargap.settings import MeasureSettings
-from stargap.spectra.native import native_batch
+from stargap.spectra.log_lambda import native_batch
 from stargap.spectra.prepare import prepare
 from stargap.spectra.readers.read import read_spectrum
 from stargap.theory.emulator import Emulator

@@ -14,7 +14,7 @@ from stargap.fit.labels import Parameters
 from stargap.measurement.models import AnyTransfer, load_transfer
 from stargap.run.folder import Made, Run, content_digest, read_columns
 from stargap.run.settings import SurveySettings
-from stargap.spectra.training import TrainingSpectra
+from stargap.spectra.prepared import PreparedSpectra
 from stargap.theory.emulator import Emulator, Training, fit_emulator, shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
 from stargap.transfer.anchored.model import lamost_transfer
@@ -132,7 +132,7 @@ def _train(run: Run, path: Path) -> Made:
     return Made([path, path.with_suffix(".json")], len(spectra))
 
 
-def _training_spectra(run: Run, folder: Path) -> TrainingSpectra:
+def _training_spectra(run: Run, folder: Path) -> PreparedSpectra:
     """Draw clean spectra of the sample at random and copy them into arrays on disk, in the order of the store."""
     counts = []
     for unit in range(run.shards()):
@@ -142,14 +142,14 @@ def _training_spectra(run: Run, folder: Path) -> TrainingSpectra:
     wanted = min(run.settings.transfer.spectra, total)
     picked = np.sort(np.random.default_rng([run.settings.transfer.seed, 6]).permutation(total)[:wanted])
     shutil.rmtree(folder, ignore_errors=True)
-    arrays = TrainingSpectra.create(folder, wanted)
+    arrays = PreparedSpectra.create(folder, wanted)
     first = done = 0
     for unit, rows in enumerate(counts):
         here = rows[picked[(picked >= first) & (picked < first + len(rows))] - first]
         if len(here):
-            arrays.put(done, TrainingSpectra.load(run.folder / "prepared" / f"{unit:05d}")[here])
+            arrays.put(done, PreparedSpectra.load(run.folder / "prepared" / f"{unit:05d}")[here])
         first, done = first + len(rows), done + len(here)
-    return TrainingSpectra.load(folder)
+    return PreparedSpectra.load(folder)
 
 
 def transfer_settings(settings: SurveySettings) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from stargap.measurement.star import BATCH, BatchVelocity, Fitted, batch_velocit
 from stargap.run.folder import Columns, Made, Run, content_digest, read_columns, stamp, write_columns
 from stargap.run.receipts import digest
 from stargap.spectra.prepare import prepare
+from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.store.ingest import ingest_shard, rescue_shard
 from stargap.spectra.store.plan import plan_rows
 from stargap.spectra.store.shards import Shard
-from stargap.spectra.training import TrainingSpectra
 from stargap.survey.gaia.join import read_gaia
 from stargap.survey.sample import select
 from stargap.tables.columns import DOMAINS, MEASURED
@@ -135,12 +135,12 @@ def make_prepared(run: Run, unit: int | None) -> Made:
     assert unit is not None
     torch.set_num_threads(1)
     shard, (rows, velocity) = Shard.open(run.store, unit), _read_velocity(run, unit)
-    spectra = TrainingSpectra.empty(len(rows))
+    spectra = PreparedSpectra.empty(len(rows))
     for first, some in zip(range(0, len(rows), BATCH), _batches(rows), strict=True):
         rv = velocity.rv[first : first + len(some)]
         star = prepare(shard.read(some), rv)
         star.good[torch.isnan(rv)] = False
-        spectra.put(first, TrainingSpectra.from_prepared(star, rv.nan_to_num().numpy()))
+        spectra.put(first, PreparedSpectra.from_prepared(star, rv.nan_to_num().numpy()))
     folder = run.folder / "prepared" / f"{unit:05d}"
     spectra.save(folder)
     return Made(sorted(folder.glob("*.npy")), len(rows))

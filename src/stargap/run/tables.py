@@ -15,7 +15,7 @@ from stargap.catalogue.precision import fit_precision, published_errors
 from stargap.catalogue.publish import write_catalogue
 from stargap.files import replacing
 from stargap.run.folder import Columns, Made, Run, content_digest, read_columns, write_columns
-from stargap.spectra.training import TrainingSpectra
+from stargap.spectra.prepared import PreparedSpectra
 from stargap.survey.cleaning.clean import clean
 from stargap.survey.cleaning.page import overrule, write_cleaning_page
 from stargap.survey.cleaning.rules import is_rejected
@@ -35,15 +35,15 @@ class _Prepared:
 
     @property
     def flux(self) -> NDArray[np.float32]:
-        return TrainingSpectra.load(self.folder).flux
+        return PreparedSpectra.load(self.folder).flux
 
     @property
     def sigma(self) -> NDArray[np.float32]:
-        return TrainingSpectra.load(self.folder).sigma
+        return PreparedSpectra.load(self.folder).sigma
 
     @property
     def good(self) -> NDArray[np.bool_]:
-        return TrainingSpectra.load(self.folder).good
+        return PreparedSpectra.load(self.folder).good
 
 
 def make_clean(run: Run, unit: int | None) -> Made:

@@ -25,7 +25,7 @@ from stargap.mock.instrument import simulate
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.run.anchors import read_anchor_stars, scores_of, write_cross_validation
 from stargap.spectra.prepare import prepare
-from stargap.spectra.training import TrainingSpectra, split_rows
+from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.starnet.losses import CycleTask
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.pairs import PairedSource, SyntheticSpectra
@@ -59,7 +59,7 @@ class DataSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spectra: Path | None = None
-    """Folder with flux.npy, sigma.npy, good.npy, weight.npy and rv.npy (TrainingSpectra.save); instead of simulated."""
+    """Folder with flux.npy, sigma.npy, good.npy, weight.npy and rv.npy (PreparedSpectra.save); instead of simulated."""
     simulated: Annotated[int, Field(ge=100, le=1_000_000)] | None = None
     """Number of stars to simulate, with other physics than the emulator's; instead of spectra."""
     mix: Literal["matched", "galactic"] = "matched"
@@ -164,7 +164,7 @@ def find_emulator(settings: TrainSettings) -> Emulator:
 
 def find_spectra(
     settings: TrainSettings, *, progress: Callable[[str, int, int], None] | None = None
-) -> TrainingSpectra:
+) -> PreparedSpectra:
     """Map the observed spectra, after simulating them if that is asked for and they are not there yet.
 
     Args:
@@ -176,7 +176,7 @@ def find_spectra(
     """
     data = settings.data
     if data.spectra is not None:
-        return TrainingSpectra.load(data.spectra)
+        return PreparedSpectra.load(data.spectra)
     assert data.simulated is not None
     nature, folder = shipped_nature(), settings.output / "spectra"
     wanted = {"simulated": str(data.simulated), "mix": data.mix, "seed": str(data.seed), "nature": nature.card.sha256}
@@ -189,13 +189,13 @@ def find_spectra(
         if found != wanted:
             message = f"{folder} holds other simulated stars ({found}): choose another output, or delete it"
             raise UsageError(message)
-        return TrainingSpectra.load(folder)
+        return PreparedSpectra.load(folder)
     shutil.rmtree(folder, ignore_errors=True)
     labels, active = nature_labels(data.simulated, seed=data.seed, mix=data.mix)
-    spectra, first = TrainingSpectra.empty(len(labels)), 0
+    spectra, first = PreparedSpectra.empty(len(labels)), 0
     for truth, native, _ in simulate(labels, active, nature, seed=data.seed):
         star = prepare(native, torch.as_tensor(truth.rv_used))
-        spectra.put(first, TrainingSpectra.from_prepared(star, truth.rv_used))
+        spectra.put(first, PreparedSpectra.from_prepared(star, truth.rv_used))
         first += len(truth.rv)
         if progress is not None:
             progress("simulating", first, len(labels))
@@ -204,11 +204,11 @@ def find_spectra(
         np.save(file, labels)
     with replacing(done) as file:
         file.write((json.dumps(wanted, indent=2) + "\n").encode())
-    return TrainingSpectra.load(folder)
+    return PreparedSpectra.load(folder)
 
 
 def run_training(
-    settings: TrainSettings, emulator: Emulator, spectra: TrainingSpectra, *, progress: bool = True
+    settings: TrainSettings, emulator: Emulator, spectra: PreparedSpectra, *, progress: bool = True
 ) -> Trained:
     """Train what is asked for, or go on with it, and write the model into the output folder.
 
@@ -273,7 +273,7 @@ def run_anchoring(
 def _train_default(
     settings: TrainSettings,
     emulator: Emulator,
-    spectra: TrainingSpectra,
+    spectra: PreparedSpectra,
     labels: NDArray[np.float64],
     origin: str,
     progress: bool,
@@ -303,7 +303,7 @@ def _train_default(
 def _match_again(
     settings: TrainSettings,
     transfer: ResidualTransfer,
-    spectra: TrainingSpectra,
+    spectra: PreparedSpectra,
     prior: NDArray[np.float64],
     parameters: Parameters,
 ) -> dict[str, float]:
@@ -351,7 +351,7 @@ def read_anchors(path: Path, count: int) -> tuple[NDArray[np.int64], NDArray[np.
 def _train_reference(
     settings: TrainSettings,
     emulator: Emulator,
-    spectra: TrainingSpectra,
+    spectra: PreparedSpectra,
     labels: NDArray[np.float64],
     origin: str,
     progress: bool,

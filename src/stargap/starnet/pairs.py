@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stargap.pixels import STARGAP
-from stargap.spectra.prepare import normalise
-from stargap.spectra.training import TrainingSpectra, split_rows
+from stargap.spectra.prepared import PreparedSpectra, split_rows
+from stargap.spectra.smoother import normalise
 from stargap.starnet.layers import interpolate
 from stargap.starnet.losses import Batch
 from stargap.theory.emulator import Emulator
@@ -77,7 +77,7 @@ class PairedSource:
 
     def __init__(
         self,
-        observed: TrainingSpectra,
+        observed: PreparedSpectra,
         synthetic: NDArray[np.float32] | Callable[[NDArray[np.int64], Tensor], Tensor],
         *,
         made: tuple[int, str] = (0, ""),

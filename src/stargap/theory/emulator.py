@@ -19,7 +19,7 @@ from stargap.errors import ModelError, UsageError
 from stargap.labels import LABELS, TEFF
 from stargap.modelfile import Card, load_model, save_model
 from stargap.pixels import STARGAP
-from stargap.spectra.prepare import normalise, smoother_for
+from stargap.spectra.smoother import normalise, smoother_for
 from stargap.theory.broadening import broaden_constant_resolution
 from stargap.theory.grids import Grid
 from stargap.theory.sampling import cubic

@@ -15,8 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from stargap.errors import SpectrumError, UsageError
-from stargap.spectra.native import concatenate, empty_batch, native_batch
-from stargap.spectra.prepare import NativeBatch
+from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, native_batch
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.store.plan import Inputs, extend_plan, plan_rows

@@ -1,4 +1,4 @@
-"""Shards of a store: consecutive spectra on the native lattice, memory-mapped, each with its part of the index."""
+"""Shards of a store: consecutive spectra on the log-lambda grid, memory-mapped, each with its part of the index."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stargap import __version__
 from stargap.errors import UsageError
 from stargap.files import replacing
-from stargap.pixels import LATTICE
-from stargap.spectra.prepare import NativeBatch
+from stargap.pixels import LOG_LAMBDA
+from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.spectrum import Facts
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class Shard:
         return all(file_sha256(self.folder / name) == file.sha256 for name, file in self.card.files.items())
 
     def _array(self, name: str) -> NDArray[Any]:
-        path, pixels = self.folder / f"{name}.npy", () if name in ("scale", "spikes") else (LATTICE.count,)
+        path, pixels = self.folder / f"{name}.npy", () if name in ("scale", "spikes") else (LOG_LAMBDA.count,)
         try:
             array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The store: shards of spectra on the native lattice, an index with their facts, and a manifest, written last."""
+"""The store: shards of spectra on the log-lambda grid, an index with their facts, and a manifest, written last."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from stargap import __version__
 from stargap.errors import UsageError
 from stargap.files import replacing
-from stargap.pixels import LATTICE
+from stargap.pixels import LOG_LAMBDA
 from stargap.spectra.store.shards import (
     FORMAT,
     SHARD_ROWS,
@@ -67,7 +67,7 @@ class Store:
 
     Example:
         >>> from stargap.errors import SpectrumError
-        >>> from stargap.spectra.native import native_batch
+        >>> from stargap.spectra.log_lambda import native_batch
         >>> from stargap.spectra.store.shards import write_shard
         >>> folder = getfixture("tmp_path")
         >>> native, facts, failure = native_batch([SpectrumError("a.fits", "the file is empty")])
@@ -88,7 +88,7 @@ class Store:
         """Open a store; the checksum of its index and the sizes of all files are checked, `verify` checks the rest.
 
         Raises:
-            UsageError: no store, an unfinished one, damage, another version or another lattice.
+            UsageError: no store, an unfinished one, damage, another version or another log-lambda grid.
         """
         folder = Path(folder)
         manifest = _read_manifest(folder)
@@ -165,7 +165,7 @@ def finish(
         kind="stargap-store",
         format=FORMAT,
         stargap=__version__,
-        lattice=asdict(LATTICE),
+        lattice=asdict(LOG_LAMBDA),
         rows=rows,
         shard_rows=shard_rows,
         dtype=dtype,
@@ -218,8 +218,8 @@ def _read_manifest(folder: Path) -> _Manifest:
         message = f"{folder}: {state}"
         raise UsageError(message)
     manifest = read_card(path, _Manifest)
-    if manifest.lattice != asdict(LATTICE):
-        message = f"{path}: pixels are {manifest.lattice}, where {asdict(LATTICE)} is needed"
+    if manifest.lattice != asdict(LOG_LAMBDA):
+        message = f"{path}: pixels are {manifest.lattice}, where {asdict(LOG_LAMBDA)} is needed"
         raise UsageError(message)
     return manifest
 

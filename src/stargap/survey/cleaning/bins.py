@@ -51,7 +51,7 @@ BIN_CENTRES, STARTS, QUIET_BINS = _bins()
 
 
 class Shard(Protocol):
-    """Prepared spectra, ``(star, pixel)`` on ``STARGAP.wavelength``, in memory or mapped: `TrainingSpectra` is one."""
+    """Prepared spectra, ``(star, pixel)`` on ``STARGAP.wavelength``, in memory or mapped: `PreparedSpectra` is one."""
 
     @property
     def flux(self) -> NDArray[np.float32]:

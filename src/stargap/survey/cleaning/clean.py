@@ -120,8 +120,8 @@ def clean(shards: Sequence[Shard], settings: CleaningSettings | None = None) -> 
 
     Example:
         >>> from stargap.flags import Clean
-        >>> from stargap.spectra.training import TrainingSpectra
-        >>> result = clean([TrainingSpectra.empty(2)])
+        >>> from stargap.spectra.prepared import PreparedSpectra
+        >>> result = clean([PreparedSpectra.empty(2)])
         >>> result.rejected.tolist(), Clean.describe(result.flags[0])
         ([True, True], 'too few good pixels to be judged')
     """

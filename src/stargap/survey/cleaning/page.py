@@ -38,10 +38,10 @@ def overrule(cleaning: Cleaning, path: str | Path) -> Cleaning:
 
     Example:
         >>> from stargap.survey.cleaning.clean import clean
-        >>> from stargap.spectra.training import TrainingSpectra
+        >>> from stargap.spectra.prepared import PreparedSpectra
         >>> file = getfixture("tmp_path") / "overrule.toml"
         >>> _ = file.write_text('made_for = "0123456789abcdef"')
-        >>> overrule(clean([TrainingSpectra.empty(1)]), file)
+        >>> overrule(clean([PreparedSpectra.empty(1)]), file)
         Traceback (most recent call last):
         ...
         stargap.errors.UsageError: .../overrule.toml: made for the cleaning 0123456789abcdef, not for ...

@@ -24,7 +24,7 @@ from stargap.fit.domains import joint_step
 from stargap.fit.labels import EmulatorModel, ForwardModel, Parameters, fit_labels
 from stargap.modelfile import Card, load_model, save_model
 from stargap.spectra.prepare import Prepared
-from stargap.spectra.training import TrainingSpectra, split_rows
+from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.transfer.residual.matching import Anchors, fit_density, fit_label_map, main_sequence
 from stargap.transfer.residual.model import FREE, INTERPOLATION, ResidualTransfer
 from stargap.transfer.residual.sums import CorrectionSum, FloorSum
@@ -107,7 +107,7 @@ class _Fits:
 
 def train_residual(
     transfer: ResidualTransfer,
-    spectra: TrainingSpectra,
+    spectra: PreparedSpectra,
     prior: NDArray[np.float64],
     parameters: Parameters,
     settings: ResidualSettings,
@@ -233,7 +233,7 @@ def train_residual(
 
 
 def fit_training(
-    spectra: TrainingSpectra, rows: NDArray[np.int64], transfer: ResidualTransfer, parameters: Parameters
+    spectra: PreparedSpectra, rows: NDArray[np.int64], transfer: ResidualTransfer, parameters: Parameters
 ) -> tuple[Tensor, Tensor]:
     """Fit training spectra through a correction: labels ``(star, 4)`` before the label map, and covariances."""
     fits = _fit(spectra, rows, transfer, parameters, floor=INTERPOLATION, corrected=True, each=lambda count: None)
@@ -275,7 +275,7 @@ def match_labels(
 
 
 def _fit(
-    spectra: TrainingSpectra,
+    spectra: PreparedSpectra,
     rows: NDArray[np.int64],
     transfer: ResidualTransfer,
     parameters: Parameters,
@@ -321,7 +321,7 @@ def _joint(
     return torch.where(lost[:, None], torch.nan, joint.labels), joint.inverse[:, :FREE, :FREE]
 
 
-def _brightest(spectra: TrainingSpectra, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def _brightest(spectra: PreparedSpectra, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Rows with the smallest median error, in ascending order."""
     rows = np.sort(rows)
     noise = np.full(len(rows), np.inf)
@@ -334,7 +334,7 @@ def _brightest(spectra: TrainingSpectra, rows: NDArray[np.int64], count: int) ->
 
 def _fingerprint(
     transfer: ResidualTransfer,
-    spectra: TrainingSpectra,
+    spectra: PreparedSpectra,
     prior: NDArray[np.float64],
     parameters: Parameters,
     settings: ResidualSettings,

@@ -17,7 +17,7 @@ from stargap.measurement.models import AnyTransfer, load_transfer
 from stargap.measurement.star import BATCH, BatchVelocity, Columns, Fitted, measure_native
 from stargap.pixels import grid_for
 from stargap.settings import MeasureSettings
-from stargap.spectra.native import concatenate
+from stargap.spectra.log_lambda import concatenate
 from stargap.spectra.spectrum import Facts
 from stargap.spectra.store.shards import Shard
 from stargap.starnet.diagnostics import mean_residual

@@ -15,11 +15,11 @@ from stargap.files import replacing
 from stargap.pixels import STARGAP
 from stargap.spectra.prepare import Prepared, restore
 
-__all__ = ["TrainingSpectra", "split_rows"]
+__all__ = ["PreparedSpectra", "split_rows"]
 
 
 @dataclass(frozen=True)
-class TrainingSpectra:
+class PreparedSpectra:
     """Normalised rest-frame spectra of one domain, one row each, in memory or mapped from disk.
 
     ``flux, sigma`` are float32 and ``good`` bool, ``(star, pixel)`` on ``STARGAP.wavelength``; ``weight`` is bool,
@@ -36,8 +36,8 @@ class TrainingSpectra:
     def __len__(self) -> int:
         return len(self.flux)
 
-    def __getitem__(self, rows: slice | NDArray[np.int64]) -> TrainingSpectra:
-        return TrainingSpectra(*(getattr(self, f.name)[rows] for f in fields(self)))
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> PreparedSpectra:
+        return PreparedSpectra(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def tensors(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return copies of some rows as tensors: flux, sigma, good, weight (float32)."""
@@ -50,13 +50,13 @@ class TrainingSpectra:
         return restore(*self.tensors(rows), torch.from_numpy(np.array(self.rv[rows])))
 
     @classmethod
-    def from_prepared(cls, prepared: Prepared, rv: NDArray[np.float64]) -> TrainingSpectra:
+    def from_prepared(cls, prepared: Prepared, rv: NDArray[np.float64]) -> PreparedSpectra:
         """Keep what training needs of a batch prepared at `rv` (km/s)."""
         weight = (prepared.weight > 0.5).numpy()
         return cls(prepared.flux.numpy(), prepared.sigma.numpy(), prepared.good.numpy(), weight, rv)
 
     @classmethod
-    def empty(cls, count: int) -> TrainingSpectra:
+    def empty(cls, count: int) -> PreparedSpectra:
         """Return zeroed arrays of `count` rows, to be filled batch by batch."""
         shape, support = (count, STARGAP.wavelength.size), (count, STARGAP.support.size)
         return cls(
@@ -68,7 +68,7 @@ class TrainingSpectra:
         )
 
     @classmethod
-    def create(cls, folder: str | Path, count: int) -> TrainingSpectra:
+    def create(cls, folder: str | Path, count: int) -> PreparedSpectra:
         """Return arrays of `count` rows that are files in `folder`, to be filled batch by batch; `load` reads them."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         wanted = cls.empty(0)
@@ -80,7 +80,7 @@ class TrainingSpectra:
             arrays.append(np.lib.format.open_memmap(path, mode="w+", dtype=like.dtype, shape=shape))
         return cls(*arrays)
 
-    def put(self, first: int, part: TrainingSpectra) -> None:
+    def put(self, first: int, part: PreparedSpectra) -> None:
         """Copy `part` to the rows from `first` on."""
         for field in fields(self):
             getattr(self, field.name)[first : first + len(part)] = getattr(part, field.name)
@@ -93,7 +93,7 @@ class TrainingSpectra:
                 np.save(file, getattr(self, field.name))
 
     @classmethod
-    def load(cls, folder: str | Path) -> TrainingSpectra:
+    def load(cls, folder: str | Path) -> PreparedSpectra:
         """Map the arrays written by `save` from disk.
 
         Raises:

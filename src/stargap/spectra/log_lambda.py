@@ -1,0 +1,177 @@
+"""Batches of observed spectra on the log-lambda grid: one row per input, whether it could be read or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stargap.errors import SpectrumError
+from stargap.pixels import LOG_LAMBDA
+from stargap.spectra.readers.content import facts_with_snr
+from stargap.spectra.spectrum import Facts, Spectrum
+
+__all__ = ["NativeBatch", "concatenate", "empty_batch", "native_batch", "to_log_lambda"]
+
+SPIKE_SIGMA = 20.0
+SPIKE_FACTOR = 3.0
+NEAR_HALPHA = (6535.0, 6600.0)
+
+
+@dataclass(frozen=True)
+class NativeBatch:
+    """Observed spectra on the log-lambda grid, each divided by its own scale.
+
+    ``flux`` and ``ivar`` are float32 ``(star, native)``; ``ivar`` is 0 where a pixel must not be used. ``scale`` is
+    float64 ``(star,)``: the flux unit of each row. ``spikes`` counts the pixels that were killed as spikes.
+    """
+
+    flux: Tensor
+    ivar: Tensor
+    scale: Tensor
+    spikes: Tensor
+
+    def __len__(self) -> int:
+        return self.flux.shape[0]
+
+    def __getitem__(self, rows: slice | Tensor) -> NativeBatch:
+        return NativeBatch(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+def native_batch(items: Sequence[Spectrum | SpectrumError]) -> tuple[NativeBatch, list[Facts], list[str]]:
+    """Put spectra on the log-lambda grid, one row an item whatever happens.
+
+    Args:
+        items: spectra, or the errors of files that could not be read.
+
+    Returns:
+        the spectra (ivar 0 in rows that cannot be used), the facts of each with its S/N, and why a row cannot be
+        used, empty if it can.
+
+    Example:
+        >>> native, facts, failure = native_batch([SpectrumError("a.fits", "the file is empty")])
+        >>> int((native.ivar > 0).sum()), facts[0].path, failure
+        (0, 'a.fits', ['the file is empty'])
+    """
+    parts, facts, failure = [empty_batch(0)], [], []
+    for item in items:
+        reason = ""
+        try:
+            if isinstance(item, SpectrumError):
+                raise item
+            part = to_log_lambda([item])
+        except SpectrumError as error:
+            reason, part = error.reason, empty_batch(1)
+        parts.append(part)
+        facts.append(Facts(path=item.path) if isinstance(item, SpectrumError) else facts_with_snr(item))
+        failure.append(reason)
+    return concatenate(parts), facts, failure
+
+
+def empty_batch(count: int) -> NativeBatch:
+    """Return `count` rows without a good pixel.
+
+    Example:
+        >>> empty_batch(2).ivar.shape
+        torch.Size([2, 1891])
+    """
+    nothing, scale = torch.zeros(count, LOG_LAMBDA.count), torch.ones(count, dtype=torch.float64)
+    return NativeBatch(nothing, nothing.clone(), scale, torch.zeros(count, dtype=torch.int64))
+
+
+def concatenate(parts: Sequence[NativeBatch]) -> NativeBatch:
+    """Return the rows of all parts, at least one, in one batch.
+
+    Example:
+        >>> len(concatenate([empty_batch(2), empty_batch(3)]))
+        5
+    """
+    return NativeBatch(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(NativeBatch)))
+
+
+def to_log_lambda(spectra: Sequence[Spectrum]) -> NativeBatch:
+    """Put spectra on the log-lambda grid, one row each, scaled to a median of about 1.
+
+    LAMOST and SDSS pixels lie on it (within 0.02 pixel, 1.4 km/s) and are copied; any other wavelengths are resampled
+    linearly with the variance carried. Spikes are given weight zero: pixels more than 20 sigma AND more than
+    3 times the local level away from the median of their 11 neighbours, and near H-alpha more than 3 times as far above
+    it as the pixels beside them (no line is narrower than the spectrograph makes it); their number is kept. Weight zero
+    goes also to pixels whose S/N at the typical flux is below 1e-5 or above 1e7, which float32 cannot hold.
+
+    Raises:
+        SpectrumError: wavelengths that do not overlap 6000-8900 A.
+
+    Example:
+        >>> wave = LOG_LAMBDA.wavelength[100:-100]
+        >>> batch = to_log_lambda([Spectrum(wave, 5e4 * np.ones_like(wave), 1e-4 * np.ones_like(wave))])
+        >>> batch.flux.shape, int((batch.ivar > 0).sum()), float(batch.scale)
+        (torch.Size([1, 1891]), 1691, 50000.0)
+    """
+    flux = np.zeros((len(spectra), LOG_LAMBDA.count))
+    ivar = np.zeros_like(flux)
+    for row, spectrum in enumerate(spectra):
+        flux[row], ivar[row] = _resample(spectrum)
+    good = (ivar > 0) & np.isfinite(ivar) & np.isfinite(flux)
+    scale = np.ones(len(spectra))
+    for row in np.flatnonzero(good.any(axis=1)).tolist():
+        scale[row] = np.median(np.abs(flux[row, good[row]]))
+    scale[~(np.isfinite(scale) & (scale > 0))] = 1.0
+    flux, ivar = np.where(good, flux, 0.0), np.where(good, ivar, 0.0)
+    with np.errstate(over="ignore", under="ignore"):
+        flux = flux / scale[:, None]
+        ivar = (np.sqrt(ivar) * scale[:, None]) ** 2
+    good &= (np.abs(flux) < 1e12) & (ivar < 1e14) & (ivar > 1e-10)
+    flux, ivar = np.where(good, flux, 0.0), np.where(good, ivar, 0.0)
+    spikes = _spikes(flux, ivar, good)
+    good &= ~spikes
+    return NativeBatch(
+        torch.as_tensor(np.where(good, flux, 0.0), dtype=torch.float32),
+        torch.as_tensor(np.where(good, ivar, 0.0), dtype=torch.float32),
+        torch.as_tensor(scale),
+        torch.as_tensor(spikes.sum(axis=1)),
+    )
+
+
+def _resample(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    flux, ivar = np.zeros(LOG_LAMBDA.count), np.zeros(LOG_LAMBDA.count)
+    wave = spectrum.wavelength
+    if wave.size < 2 or wave[-1] < 6000.0 or wave[0] > 8900.0:
+        raise SpectrumError(spectrum.facts.path, "its wavelengths do not overlap 6000-8900 A")
+    place = np.log10(wave) / LOG_LAMBDA.step - LOG_LAMBDA.first
+    nearest = np.rint(place).astype(int)
+    inside = (nearest >= 0) & (nearest < LOG_LAMBDA.count)
+    if np.abs(place - nearest)[inside].max(initial=0.0) < 0.02 and (np.diff(nearest) > 0).all():
+        flux[nearest[inside]], ivar[nearest[inside]] = spectrum.flux[inside], spectrum.ivar[inside]
+        return flux, ivar
+    target = LOG_LAMBDA.wavelength
+    left = np.clip(np.searchsorted(wave, target, side="right") - 1, 0, wave.size - 2)
+    t = (target - wave[left]) / (wave[left + 1] - wave[left])
+    covered = (t >= 0) & (t <= 1) & (spectrum.ivar[left] > 0) & (spectrum.ivar[left + 1] > 0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        variance = (1 - t) ** 2 / spectrum.ivar[left] + t**2 / spectrum.ivar[left + 1]
+        flux = np.where(covered, (1 - t) * spectrum.flux[left] + t * spectrum.flux[left + 1], 0.0)
+        ivar = np.where(covered, 1.0 / variance, 0.0)
+    return flux, np.where(np.isfinite(ivar), ivar, 0.0)
+
+
+def _spikes(flux: NDArray[np.float64], ivar: NDArray[np.float64], good: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    spikes = np.zeros_like(good)
+    wave = LOG_LAMBDA.wavelength
+    halpha = (wave > NEAR_HALPHA[0]) & (wave < NEAR_HALPHA[1])
+    level = np.abs(flux)
+    suspect = good & (level > SPIKE_FACTOR) & (level * np.sqrt(ivar) > SPIKE_SIGMA)
+    for row, pixel in np.argwhere(suspect):
+        near = np.arange(max(pixel - 5, 0), min(pixel + 6, wave.size))
+        near = near[good[row, near]]
+        around = np.median(flux[row, near])
+        away = np.abs(flux[row, near] - around)
+        own = away[near == pixel][0]
+        spikes[row, pixel] = own > SPIKE_FACTOR * abs(around) and own * np.sqrt(ivar[row, pixel]) > SPIKE_SIGMA
+        if halpha[pixel] and flux[row, pixel] > around:
+            beside = away[np.abs(near - pixel) == 1]
+            spikes[row, pixel] &= beside.size == 2 and own > SPIKE_FACTOR * beside.max()
+    return spikes
