@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from stargap.measurement.star import Columns, Fitted, measure_batch
 from stargap.mock.spectra import MockStars, mock_stars
+from stargap.processor import single_thread
 from stargap.settings import MeasureSettings
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.emulator import Emulator, shipped_emulator
@@ -21,10 +21,8 @@ from stargap.theory.emulator import Emulator, shipped_emulator
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Arrays are small here, and threads that wait for each other cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with single_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

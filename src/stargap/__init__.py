@@ -1,17 +1,42 @@
-"""stargap: labels, velocities and activity of M dwarfs from low-resolution survey spectra."""
+"""stargap: labels, velocities and activity of M dwarfs from low-resolution survey spectra.
+
+`measure` is what most people need; its help lists arguments, shapes, units and errors. Names are imported at their
+first use, so that ``import stargap`` is quick.
+
+Example:
+    >>> import stargap
+    >>> dir(stargap)
+    ['MeasureSettings', 'Spectrum', '__version__', 'measure', 'read_spectrum']
+"""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
-__all__ = ["__version__", "measure", "read_spectrum"]
+if TYPE_CHECKING:
+    from stargap.measurement.files import measure
+    from stargap.settings import MeasureSettings
+    from stargap.spectra.readers.read import read_spectrum
+    from stargap.spectra.spectrum import Spectrum
+
+__all__ = ["MeasureSettings", "Spectrum", "__version__", "measure", "read_spectrum"]
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "MeasureSettings": "stargap.settings",
+    "Spectrum": "stargap.spectra.spectrum",
+    "measure": "stargap.measurement.files",
+    "read_spectrum": "stargap.spectra.readers.read",
+}
 
-def __getattr__(name: str) -> Any:
-    if name == "measure":
-        return import_module("stargap.measurement.files").measure
-    if name == "read_spectrum":
-        return import_module("stargap.spectra.readers.read").read_spectrum
-    message = f"module 'stargap' has no attribute {name!r}"
-    raise AttributeError(message)
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        message = f"module 'stargap' has no attribute {name!r}"
+        raise AttributeError(message)
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

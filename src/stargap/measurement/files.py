@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from stargap import __version__
 from stargap.errors import ModelError, SpectrumError, UsageError
 from stargap.files import replacing
-from stargap.measurement.models import EMULATOR, LAMOST, AnyTransfer, load_model_named
+from stargap.measurement.models import EMULATOR, LAMOST, AnyTransfer, load_model_named, settings_for
 from stargap.measurement.star import BATCH, Columns, Fitted, measure_batch
 from stargap.pixels import grid_for
+from stargap.processor import cpu_capability, single_thread
 from stargap.settings import MeasureSettings
 from stargap.spectra.readers.content import check_spectrum
 from stargap.spectra.readers.read import read_spectrum
@@ -112,8 +111,7 @@ def measure(
         if settings.preset != "stargap":
             message = f"{model}: a transfer works on spectra prepared by the stargap preset, not {settings.preset}"
             raise UsageError(message)
-        if used.alpha is not None and "a_m" not in settings.fixed and not settings.free_alpha:
-            settings = settings.model_copy(update={"fixed": {**settings.fixed, "a_m": used.alpha}})
+        settings = settings_for(used, settings)
     folder = None if plot is None else Path(plot)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,6 +135,7 @@ def measure(
         "model_training_data": used.card.training_data,
         "model_seed": str(used.card.seed),
         "pixel_grid": grid_for(settings.preset).digest,
+        "cpu_capability": cpu_capability(),
         "zero_points": json.dumps([[plan, number, rv] for (plan, number), rv in sorted((zero_points or {}).items())]),
     }
     return Measurements(columns, provenance)
@@ -205,7 +204,7 @@ def _measure_chunk(job: _Job, first: int, items: Sequence[str | Path | Spectrum]
             read.append(_checked(item) if isinstance(item, Spectrum) else read_spectrum(item))
         except SpectrumError as error:
             read.append(error)
-    with _one_thread():
+    with single_thread():
         columns, fitted = _measure(job, read, first)
     if job.plot is not None:
         _draw(job.plot, job.plot_rows, columns, fitted)
@@ -228,16 +227,6 @@ def _draw(folder: Path, wanted: frozenset[int] | None, columns: Columns, fitted:
             figure.savefig(file, format="png", dpi=120)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _one_by_one(job: _Job, first: int, items: list[Any]) -> Iterator[Columns]:
     """Measure a chunk whose process died, item by item in new processes; an item that kills its process says so."""
     parts = each_alone(_measure_chunk, [(job, place, [item]) for place, item in enumerate(items, first)])
@@ -248,5 +237,5 @@ def _one_by_one(job: _Job, first: int, items: list[Any]) -> Iterator[Columns]:
         lost = SpectrumError(
             item.facts.path if isinstance(item, Spectrum) else item, "the process that measured it died"
         )
-        with _one_thread():
+        with single_thread():
             yield _measure(job, [lost], place)[0]

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stargap.errors import ModelError
+from stargap.settings import MeasureSettings
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.transfer.anchored.model import KIND as ANCHORED
 from stargap.transfer.anchored.model import AnchoredTransfer, lamost_transfer
 from stargap.transfer.residual.model import ResidualTransfer, shipped_transfer
 
-__all__ = ["EMULATOR", "LAMOST", "SIMULATED", "AnyTransfer", "load_model_named", "load_transfer"]
+__all__ = ["EMULATOR", "LAMOST", "SIMULATED", "AnyTransfer", "load_model_named", "load_transfer", "settings_for"]
 
 AnyTransfer = ResidualTransfer | AnchoredTransfer
 LAMOST, SIMULATED, EMULATOR = "transfer-lamost", "transfer-simulated", "emulator"
@@ -64,3 +65,20 @@ def load_model_named(name: str | Path) -> Emulator | AnyTransfer:
             raise ModelError(message)
         return shipped()
     return load_transfer(path) if path.suffix == ".safetensors" else Emulator.load(path / "emulator.safetensors")
+
+
+def settings_for(transfer: AnyTransfer | None, settings: MeasureSettings) -> MeasureSettings:
+    """Return `settings` with [a/M] fixed at the value that all training stars of `transfer` had, if they had one.
+
+    [a/M] that the settings fix or leave free stays as they say, and so does everything without a transfer.
+
+    Example:
+        >>> settings_for(shipped_transfer(), MeasureSettings()).fixed
+        {'a_m': 0.0}
+        >>> settings_for(None, MeasureSettings()).fixed
+        {}
+    """
+    alpha = None if transfer is None else transfer.alpha
+    if alpha is None or settings.free_alpha or "a_m" in settings.fixed:
+        return settings
+    return settings.model_copy(update={"fixed": {**settings.fixed, "a_m": alpha}})

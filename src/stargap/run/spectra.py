@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from stargap.labels import LABELS
+from stargap.measurement.models import settings_for
 from stargap.measurement.star import BATCH, BatchVelocity, Fitted, batch_velocity, measure_native, unmeasured
+from stargap.processor import single_thread
 from stargap.run.folder import Columns, Made, Run, content_digest, read_columns, stamp, write_columns
 from stargap.run.receipts import digest
 from stargap.spectra.prepare import prepare
@@ -108,10 +110,10 @@ def _batches(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 VELOCITY = ("rv", "error", "chi2", "flags")
 
 
+@single_thread()
 def make_velocity(run: Run, unit: int | None) -> Made:
     """Measure velocities, and labels to start from, of the rows in the sample (paper section 2.3)."""
     assert unit is not None
-    torch.set_num_threads(1)
     shard, rows = Shard.open(run.store, unit), _chosen(run, unit)
     settings, emulator = run.settings.measure, run.emulator()
     found = [batch_velocity(shard.read(some), settings, emulator) for some in _batches(rows)]
@@ -130,10 +132,10 @@ def _read_velocity(run: Run, unit: int) -> tuple[NDArray[np.int64], BatchVelocit
     return columns["row"], BatchVelocity(**found, labels=torch.from_numpy(labels))
 
 
+@single_thread()
 def make_prepared(run: Run, unit: int | None) -> Made:
     """Prepare the rows in the sample at their velocities (paper section 2.4)."""
     assert unit is not None
-    torch.set_num_threads(1)
     shard, (rows, velocity) = Shard.open(run.store, unit), _read_velocity(run, unit)
     spectra = PreparedSpectra.empty(len(rows))
     for first, some in zip(range(0, len(rows), BATCH), _batches(rows), strict=True):
@@ -146,14 +148,13 @@ def make_prepared(run: Run, unit: int | None) -> Made:
     return Made(sorted(folder.glob("*.npy")), len(rows))
 
 
+@single_thread()
 def make_measured(run: Run, unit: int | None) -> Made:
     """Measure a shard: a row a spectrum, null outside the sample (paper section 3.5)."""
     assert unit is not None
-    torch.set_num_threads(1)
     shard, (rows, velocity) = Shard.open(run.store, unit), _read_velocity(run, unit)
-    settings, transfer = run.settings.measure, run.transfer()
-    if transfer is not None and transfer.alpha is not None and "a_m" not in settings.fixed and not settings.free_alpha:
-        settings = settings.model_copy(update={"fixed": {**settings.fixed, "a_m": transfer.alpha}})
+    transfer = run.transfer()
+    settings = settings_for(transfer, run.settings.measure)
     facts, failure = shard.facts(), shard.failures()
     columns = unmeasured(facts, failure, shard.spectrum_id)
     columns |= {column.name: np.full(len(shard), np.nan) for column in DOMAINS}

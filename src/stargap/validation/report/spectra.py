@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from stargap.errors import UsageError
 from stargap.labels import LABELS
-from stargap.measurement.models import AnyTransfer, load_transfer
+from stargap.measurement.models import AnyTransfer, load_transfer, settings_for
 from stargap.measurement.star import BATCH, BatchVelocity, Columns, Fitted, measure_native
 from stargap.pixels import grid_for
+from stargap.processor import single_thread
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import concatenate
 from stargap.spectra.spectrum import Facts
@@ -61,6 +62,7 @@ class FittedSpectra:
     example: Example | None
 
 
+@single_thread()
 def fit_again(folder: str | Path, spectrum_id: NDArray[np.int64]) -> FittedSpectra:
     """Fit some spectra of a run again, from its store, velocities, models and settings: their models are not kept.
 
@@ -72,7 +74,6 @@ def fit_again(folder: str | Path, spectrum_id: NDArray[np.int64]) -> FittedSpect
         UsageError: the store, the velocities or the models are gone, or a spectrum was not measured.
     """
     folder = Path(folder)
-    torch.set_num_threads(1)
     emulator, transfer = _models(folder)
     settings = _settings(folder, transfer)
     wave = _average(grid_for(settings.preset).wavelength[None])[0]
@@ -120,10 +121,7 @@ def _models(folder: Path) -> tuple[Emulator, AnyTransfer | None]:
 def _settings(folder: Path, transfer: AnyTransfer | None) -> MeasureSettings:
     """Return the settings that the run measured with."""
     told = json.loads(provenance_of(folder / "measured.parquet").get("settings", "{}"))
-    settings = MeasureSettings(**told.get("measure", {}))
-    if transfer is not None and transfer.alpha is not None and "a_m" not in settings.fixed and not settings.free_alpha:
-        return settings.model_copy(update={"fixed": {**settings.fixed, "a_m": transfer.alpha}})
-    return settings
+    return settings_for(transfer, MeasureSettings(**told.get("measure", {})))
 
 
 def _batches(
