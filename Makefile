@@ -33,7 +33,7 @@ demo: $(READY)
 	$(BIN)/stargap demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -18,6 +18,24 @@ from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.emulator import Emulator, shipped_emulator
 
 
+ALLOWED_SKIPS = ("no GPU", "root may read everything")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Where every tool is installed, a test that is skipped for want of one has not been run: that is a failure."""
+    if "STARGAP_SKIPS_FAIL" not in os.environ:
+        return
+    odd = [
+        f"{report.nodeid}: {report.longrepr[2]}"
+        for report in terminalreporter.getreports("skipped")
+        if not any(reason in report.longrepr[2] for reason in ALLOWED_SKIPS)
+    ]
+    if odd:
+        terminalreporter.section("skipped for a reason that is none here")
+        terminalreporter.line("\n".join(odd))
+        terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Arrays are small here, and threads that wait for each other cost more than they save."""
