@@ -17,7 +17,6 @@ from stargap.settings import MeasureSettings
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.emulator import Emulator, shipped_emulator
 
-
 ALLOWED_SKIPS = ("no GPU", "root may read everything")
 
 
