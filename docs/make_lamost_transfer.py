@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from stargap.run.train import TrainSettings, find_emulator, run_anchoring
+from stargap.run.train import train
+from stargap.run.train_settings import TrainSettings
 
 MODELS = Path(__file__).resolve().parents[1] / "src" / "stargap" / "models"
 
@@ -54,7 +55,7 @@ def main() -> int:
         settings = TrainSettings(
             architecture="anchored", anchors=folder / "lamost-benchmarks.csv", output=folder / "transfer"
         )
-        told = run_anchoring(settings, find_emulator(settings))
+        told = train(settings)
         assert told.path is not None
         for suffix in (".safetensors", ".json"):
             shutil.copyfile(told.path.with_suffix(suffix), MODELS / f"transfer-lamost{suffix}")

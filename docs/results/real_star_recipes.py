@@ -26,7 +26,8 @@ from stargap.fit.prior import LabelPrior, fit_sequence
 from stargap.measurement.star import BATCH, batch_velocity
 from stargap.pixels import LOG_LAMBDA
 from stargap.run.anchors import read_anchor_stars
-from stargap.run.train import DataSettings, PriorSettings, TrainSettings, find_spectra, run_training
+from stargap.run.train import train
+from stargap.run.train_settings import DataSettings, PriorSettings, TrainSettings
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import NativeBatch, native_batch
 from stargap.spectra.prepare import Prepared, prepare
@@ -217,7 +218,7 @@ def published_network(bench: Bench, folder: Path) -> ReferenceTransfer:
         prior=PriorSettings(draws=20_000, seed=SEED),
         reference=TrainingSettings(iterations=NETWORK, validate_every=1000, checkpoint_every=500, bf16=fast_bfloat16()),
     )
-    told = run_training(settings, EMULATOR, find_spectra(settings), progress=False)
+    told = train(settings)
     if told.path is None:
         raise KeyboardInterrupt
     return ReferenceTransfer(CycleStarNet.load(told.path), EMULATOR)

@@ -7,15 +7,19 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stargap.errors import UsageError
 
-__all__ = ["bar", "bars", "console", "sigterm_as_ctrl_c", "workers_asked"]
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+__all__ = ["bar", "bars", "console", "progress_bars", "sigterm_as_ctrl_c", "worker_count"]
 
 
-def console() -> Any:
-    """Return a console that lets a broken pipe end the program."""
+def console() -> Console:
+    """Return a console on stdout that lets a broken pipe end the program."""
     from rich.console import Console
 
     class PipeConsole(Console):
@@ -25,36 +29,49 @@ def console() -> Any:
     return PipeConsole()
 
 
-@contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show bars on stderr, where that is a terminal; gives ``tell(what, done, total)``."""
+def progress_bars(show: bool = True) -> Progress:
+    """Return progress bars on stderr, shown only where that is a terminal; to be used as a context manager.
+
+    Args:
+        show: False hides them on a terminal too.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks: dict[str, Any] = {}
-
-        def tell(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
-
-        yield tell
+    stderr = Console(stderr=True)
+    return Progress(*columns, console=stderr, transient=True, disable=not (show and stderr.is_terminal))
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show one bar; gives ``advance(count)``."""
-    with bars() as tell:
-        tell(what, 0, total)
+def bars(show: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """Show one progress bar for each name that ``report(name, done, total)`` is called with; gives ``report``.
+
+    Args:
+        show: see `progress_bars`.
+    """
+    with progress_bars(show) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=done)
+
+        yield report
+
+
+@contextmanager
+def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show one progress bar; gives ``advance(count)``."""
+    with bars() as report:
+        report(name, 0, total)
         done = 0
 
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            tell(what, done, total)
+            report(name, done, total)
 
         yield advance
 
@@ -76,13 +93,13 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def workers_asked(asked: int | None) -> int:
-    """Return the number of workers asked for, or that of the cores.
+def worker_count(given: int | None) -> int:
+    """Return the number of workers that was given, by default one per core.
 
     Raises:
         UsageError: it is not positive.
     """
-    if asked is not None and asked < 1:
-        message = f"--workers is {asked}; it must be 1 or more"
+    if given is not None and given < 1:
+        message = f"--workers is {given}; it must be 1 or more"
         raise UsageError(message)
-    return asked or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return given or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

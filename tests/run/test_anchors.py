@@ -91,16 +91,21 @@ def test_absolute_paths_names_of_stars_and_what_is_scored(folder):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "line 2: no labels"),
-        ("path,teff,logg,m_h\n", "line 2: no labels"),
-        ("path,teff,logg\nspectra/0.fits,3400,4.8\n", "not a CSV of path,teff,logg,m_h ('m_h')"),
-        ("teff,logg,m_h\n3400,4.8,0\n", "not a CSV of path,teff,logg,m_h ('path')"),
-        (lines("path,teff,logg,m_h", "spectra/0.fits,hot,4.8,0"), "could not convert string to float: 'hot'"),
-        (lines("path,teff,logg,m_h", "spectra/0.fits,3400,4.8"), "not a CSV of path,teff,logg,m_h"),
-        (lines("teff,logg,m_h,path", "3400,4.8,0"), "not a CSV of path,teff,logg,m_h"),
-        (lines("path,teff,logg,m_h", "a.fits,3400,4.8,0", "b.fits,3400,nan,0"), "line 3: no labels"),
-        (lines("path,teff,logg,m_h", "a.fits,inf,4.8,0"), "line 2: no labels"),
-        (lines("path,teff,logg,m_h,scored", "a.fits,3400,4.8,0,false"), "'false'"),
+        ("", "no column 'path', 'teff', 'logg', 'm_h'; needed are path, teff, logg, m_h"),
+        ("path,teff,logg,m_h\n", "no line below the names of its columns"),
+        ("path,teff,logg\nspectra/0.fits,3400,4.8\n", "no column 'm_h'; needed are path, teff, logg, m_h"),
+        ("teff,logg,m_h\n3400,4.8,0\n", "no column 'path'"),
+        (
+            lines("path,teff,logg,m_h", "spectra/0.fits,hot,4.8,0"),
+            "line 2: teff is 'hot', which is not a finite",
+        ),
+        (lines("path,teff,logg,m_h", "spectra/0.fits,3400,4.8"), "line 2: m_h is ''"),
+        (lines("path,teff,logg,m_h", "a.fits,3400,4.8,0", "b.fits,3400,nan,0"), "line 3: logg is 'nan'"),
+        (lines("path,teff,logg,m_h", "a.fits,inf,4.8,0"), "line 2: teff is 'inf'"),
+        (
+            lines("path,teff,logg,m_h,scored", "a.fits,3400,4.8,0,false"),
+            "line 2: scored is 'false'; it must be 1",
+        ),
         (lines("path,teff,logg,m_h", "spectra/0.fits,3400,4.8,0", "gone.fits,3400,4.8,0"), "gone.fits: the file does"),
         (lines("path,teff,logg,m_h", "spectra/broken.fits,3400,4.8,0"), "broken.fits: not a FITS file"),
         (lines("path,teff,logg,m_h", "spectra,3400,4.8,0"), "spectra: "),
@@ -119,7 +124,7 @@ def test_a_list_that_cannot_be_used_is_one_line(folder, text, says):
 
 def test_a_list_that_is_not_there_or_not_text(folder):
     for path in (folder / "nowhere.csv", folder / "spectra", folder / "spectra" / "0.fits"):
-        with pytest.raises(UsageError, match="not a CSV of path,teff,logg,m_h"):
+        with pytest.raises(UsageError, match=r"cannot be read as CSV|no column"):
             read_anchor_stars(path, shipped_emulator())
 
 

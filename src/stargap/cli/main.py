@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 from stargap import __version__
 from stargap.cli import survey as cli_survey
 from stargap.cli import tables as cli_tables
-from stargap.console import bar, bars, console, sigterm_as_ctrl_c, workers_asked
+from stargap.console import bar, bars, console, sigterm_as_ctrl_c, worker_count
 from stargap.errors import StargapError, UsageError
 
 __all__ = ["app", "main"]
@@ -86,7 +86,7 @@ def measure(
             found,
             settings=chosen,
             model=model,
-            workers=workers_asked(workers),
+            workers=worker_count(workers),
             plot=plot,
             zero_points=offsets,
             progress=advance,
@@ -133,10 +133,10 @@ def demo(
     if stars < 1:
         message = f"--stars is {stars}; it must be 1 or more"
         raise UsageError(message)
-    count = default_workers() if workers is None else workers_asked(workers)
-    with sigterm_as_ctrl_c(), bars() as tell:
+    count = default_workers() if workers is None else worker_count(workers)
+    with sigterm_as_ctrl_c(), bars() as report:
         ages = find_spec("galpy") is not None
-        result = run_demo(output, stars=stars, seed=seed, ages=ages, workers=count, progress=tell)
+        result = run_demo(output, stars=stars, seed=seed, ages=ages, workers=count, progress=report)
     report_states(result.states, result.settings)
     screen = console()
     screen.print()
@@ -236,31 +236,29 @@ def _train(path: Path | None, example: bool) -> None:
         message = "give a settings file, or --example to print one"
         raise UsageError(message)
 
-    from stargap.run.train import TrainSettings, find_emulator, find_spectra, run_anchoring, run_training
+    from stargap.run.train_settings import TrainSettings
     from stargap.settings import example_toml, read_settings_as
 
     if path is None:
         print(example_toml(TrainSettings()), end="")
         return
+
+    from stargap.run.train import train
+
     chosen = read_settings_as(TrainSettings, path)
-    emulator = find_emulator(chosen)
+    result = train(chosen, progress=True)
+    if result.path is None:
+        raise KeyboardInterrupt
     if chosen.architecture == "anchored":
-        with bars() as tell:
-            told = run_anchoring(chosen, emulator, progress=tell)
-        print(f"trained in {told.seconds:.0f} s; each star left out in turn, ours - literature:")
+        print(f"trained in {result.seconds:.0f} s; each star left out in turn, ours - literature:")
     else:
-        with bars() as tell:
-            spectra = find_spectra(chosen, progress=tell)
-        told = run_training(chosen, emulator, spectra, progress=sys.stderr.isatty())
-        if told.path is None:
-            raise KeyboardInterrupt
         simulated = ", simulated: for simulated stars alone" if chosen.data.simulated is not None else ""
-        print(f"trained on {len(spectra)} spectra{simulated}; {told.seconds:.0f} s")
-    for name, value in told.scores.items():
+        print(f"trained on {result.spectra} spectra{simulated}; {result.seconds:.0f} s")
+    for name, value in result.scores.items():
         print(f"  {name:<32} {value:.5g}")
-    print(f"wrote {told.path}")
+    print(f"wrote {result.path}")
     if chosen.architecture != "reference":
-        print(f"use: stargap measure SPECTRA --model {told.path}")
+        print(f"use: stargap measure SPECTRA --model {result.path}")
     else:
         print("use: stargap.starnet.transfer.ReferenceTransfer(CycleStarNet.load(path), emulator), in Python")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from stargap.console import bars, console, sigterm_as_ctrl_c, workers_asked
+from stargap.console import bars, console, sigterm_as_ctrl_c, worker_count
 from stargap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def run(
     if status:
         report_states(stage_states(Run(chosen.output.absolute(), chosen.absolute())), chosen)
         return
-    count = default_workers() if workers is None else workers_asked(workers)
+    count = default_workers() if workers is None else worker_count(workers)
     with sigterm_as_ctrl_c(), ExitStack() as stack:
         client = None if dask is None else stack.enter_context(_client(dask, count))
-        tell = stack.enter_context(bars())
+        report = stack.enter_context(bars())
         states = run_survey(
             chosen,
             until=until,
@@ -89,7 +89,7 @@ def run(
             workers=count,
             client=client,
             timeout=60.0 * timeout,
-            progress=tell,
+            progress=report,
         )
     report_states(states, chosen)
 
@@ -109,9 +109,9 @@ def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
     from stargap.run.engine import default_workers, run_survey
 
     chosen = read_survey(survey)
-    count = default_workers() if workers is None else workers_asked(workers)
-    with sigterm_as_ctrl_c(), bars() as tell:
-        states = run_survey(chosen, only=name, workers=count, progress=tell)
+    count = default_workers() if workers is None else worker_count(workers)
+    with sigterm_as_ctrl_c(), bars() as report:
+        states = run_survey(chosen, only=name, workers=count, progress=report)
     report_states([state for state in states if state.stage == name], chosen)
 
 
@@ -182,14 +182,14 @@ def mock(
 
     run_folder = output / "run"
     options: dict[str, Any] = {"seed": seed, "mix": mix, "junk": junk, "repeats": repeats}
-    with bars() as tell:
+    with bars() as report:
         if store:
             write_survey_store(
-                output, stars, **options, store=run_folder / "store", progress=lambda *done: tell("simulating", *done)
+                output, stars, **options, store=run_folder / "store", progress=lambda *done: report("simulating", *done)
             )
             given: dict[str, Any] = {}
         else:
-            write_survey(output, stars, **options, progress=lambda *done: tell("simulating", *done))
+            write_survey(output, stars, **options, progress=lambda *done: report("simulating", *done))
             given = {"spectra": [str(output / "spectra")], "catalogue": output / "lamost.csv"}
     chosen = SurveySettings(
         output=run_folder,

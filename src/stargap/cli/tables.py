@@ -35,8 +35,8 @@ def gaia(spectra: Path, /, *, output: Annotated[Path, Parameter(name=["--output"
     """
     from stargap.survey.gaia.archive import fetch_gaia, read_targets
 
-    with sigterm_as_ctrl_c(), bars() as tell:
-        told = fetch_gaia(read_targets(spectra), output, progress=tell)
+    with sigterm_as_ctrl_c(), bars() as report:
+        told = fetch_gaia(read_targets(spectra), output, progress=report)
     print(f"{told.found:,} of {told.ids:,} identifiers and {told.positions:,} positions: {told.sources:,} sources")
     print(f"wrote {output}")
 
@@ -62,8 +62,8 @@ def catalogue(
     from stargap.run.engine import run_survey
 
     chosen = read_survey(survey)
-    with sigterm_as_ctrl_c(), bars() as tell:
-        states = run_survey(chosen, only="catalogue", progress=tell)
+    with sigterm_as_ctrl_c(), bars() as report:
+        states = run_survey(chosen, only="catalogue", progress=report)
     report_states([state for state in states if state.stage == "catalogue"], chosen)
     folder = chosen.output / "catalogue"
     wanted = formats or chosen.publish.formats

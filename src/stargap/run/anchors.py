@@ -1,15 +1,18 @@
-"""Anchor stars from a CSV of files and labels, and the training that `stargap train` makes of them."""
+"""Stars with known labels: read from CSV files, and the scores of a training that leaves them out in turn."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stargap.arrays import IntColumn
 from stargap.errors import SpectrumError, UsageError
 from stargap.files import replacing
 from stargap.measurement.star import BATCH, batch_velocity
@@ -20,62 +23,109 @@ from stargap.spectra.readers.read import read_spectrum
 from stargap.theory.emulator import Emulator
 from stargap.transfer.anchored.train import AnchorStars, CrossValidated
 
-__all__ = ["read_anchor_stars", "scores_of", "write_cross_validation"]
+__all__ = ["read_anchor_labels", "read_anchor_stars", "scores_of", "write_cross_validation"]
 
-NEEDED = ("path", "teff", "logg", "m_h")
-LABELS = NEEDED[1:]
-SCORED = {"": True, "1": True, "0": False}
+LABELS = ("teff", "logg", "m_h")
+ERRORS = ("e_teff", "e_logg", "e_m_h")
 
 
 def read_anchor_stars(path: str | Path, emulator: Emulator) -> tuple[AnchorStars, NDArray[np.bool_]]:
-    """Read, shift to the rest frame and prepare the spectra that a CSV names.
+    """Read the spectra that a CSV names, measure their velocities, and prepare them in the rest frame.
 
     Args:
-        path: CSV with ``path,teff,logg,m_h`` (K, dex), one spectrum a line, paths from the folder of the CSV;
-            optionally ``star``, a name (spectra of one star are held out together), and ``scored``, 0 for spectra that
-            only train, such as saturated ones.
-        emulator: for the velocities.
+        path: CSV with the columns path, teff, logg, m_h (K, dex), one spectrum per line, paths relative to the folder
+            of the CSV; optionally ``star``, a name (spectra of one star are left out together in the
+            cross-validation), and ``scored``, 0 for spectra that only train, such as saturated ones.
+        emulator: templates of the velocities.
 
     Returns:
-        the stars, and which spectra are scored.
+        the stars, and which of their spectra are scored, ``(star,)``.
 
     Raises:
-        UsageError: the file cannot be read, lacks columns or labels, or a spectrum cannot be used (each says which).
+        UsageError: the file cannot be read, a column or a label is missing, or a spectrum cannot be used.
     """
     path = Path(path)
+    lines = _read_lines(path, ("path", *LABELS))
+    labels = _numbers(path, lines, LABELS)
+    files = [path.parent / line["path"].strip() for line in lines]
+    scored = []
+    for number, line in enumerate(lines, start=2):
+        word = (line.get("scored") or "1").strip()
+        if word not in ("0", "1", ""):
+            message = f"{path}: line {number}: scored is {word!r}; it must be 1, or 0 for a spectrum that only trains"
+            raise UsageError(message)
+        scored.append(word != "0")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file))
-        labels = np.array([[float(line[name]) for name in LABELS] for line in lines]).reshape(-1, len(LABELS))
-        files = [path.parent / line["path"] for line in lines]
-        scored = np.array([SCORED[(line.get("scored") or "").strip()] for line in lines], dtype=bool)
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        message = f"{path}: not a CSV of {','.join(NEEDED)} ({error})"
-        raise UsageError(message) from None
-    if not np.isfinite(labels).all() or not len(lines):
-        message = f"{path}: line {2 + int(np.argmin(np.isfinite(labels).all(axis=1))) if len(lines) else 2}: no labels"
-        raise UsageError(message)
-    try:
-        spectra = [read_spectrum(file) for file in files]
-        native, _, _ = native_batch(spectra)
+        native, _, _ = native_batch([read_spectrum(file) for file in files])
     except SpectrumError as error:
         message = f"{path}: {error}"
         raise UsageError(message) from None
-    rv = torch.cat(
-        [
-            batch_velocity(native[slice(first, first + BATCH)], MeasureSettings(), emulator).rv
-            for first in range(0, len(lines), BATCH)
-        ]
-    )
+    batches = [native[slice(first, first + BATCH)] for first in range(0, len(lines), BATCH)]
+    rv = torch.cat([batch_velocity(batch, MeasureSettings(), emulator).rv for batch in batches])
     if torch.isnan(rv).any():
         message = f"{files[int(torch.isnan(rv).int().argmax())]}: no velocity can be measured: leave this anchor out"
         raise UsageError(message)
     names = [(line.get("star") or "").strip() or file.name for line, file in zip(lines, files, strict=True)]
-    return AnchorStars(prepare(native, rv), labels, names), scored
+    return AnchorStars(prepare(native, rv), labels, names), np.array(scored, dtype=bool)
+
+
+def read_anchor_labels(path: Path, count: int) -> tuple[IntColumn, NDArray[np.float64], NDArray[np.float64]]:
+    """Read stars with known labels that are given by their row among the training spectra.
+
+    Args:
+        path: CSV with the columns row, teff, logg, m_h, e_teff, e_logg, e_m_h (K, dex).
+        count: number of training spectra.
+
+    Returns:
+        rows ``(row,)``, labels and their errors, both ``(row, 3)``.
+
+    Raises:
+        UsageError: the file cannot be read, a column is missing, or a row, label or error makes no sense.
+    """
+    lines = _read_lines(path, ("row", *LABELS, *ERRORS))
+    values = _numbers(path, lines, ("row", *LABELS, *ERRORS))
+    rows, errors = values[:, 0], values[:, 1 + len(LABELS) :]
+    valid = (rows % 1 == 0) & (rows >= 0) & (rows < count) & (errors > 0).all(axis=1)
+    if not valid.all():
+        message = f"{path}: line {int(np.argmin(valid)) + 2}: row must be 0 to {count - 1}, and errors positive"
+        raise UsageError(message)
+    return rows.astype(np.int64), values[:, 1 : 1 + len(LABELS)], errors
+
+
+def _read_lines(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """Return the lines of a CSV file by the names in its first line."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True, restval="")
+            names, lines = reader.fieldnames or (), list(reader)
+    except (OSError, ValueError, csv.Error) as error:
+        message = f"{path}: cannot be read as CSV ({getattr(error, 'strerror', None) or error})"
+        raise UsageError(message) from None
+    missing = [name for name in needed if name not in names]
+    if missing:
+        message = f"{path}: no column {', '.join(map(repr, missing))}; needed are {', '.join(needed)}"
+        raise UsageError(message)
+    if not lines:
+        message = f"{path}: no line below the names of its columns"
+        raise UsageError(message)
+    return lines
+
+
+def _numbers(path: Path, lines: Sequence[dict[str, str]], names: Sequence[str]) -> NDArray[np.float64]:
+    """Return columns of finite numbers, ``(row, column)``."""
+    values = np.full((len(lines), len(names)), np.nan)
+    for row, line in enumerate(lines):
+        for place, name in enumerate(names):
+            with contextlib.suppress(ValueError):
+                values[row, place] = float(line[name])
+            if not np.isfinite(values[row, place]):
+                message = f"{path}: line {row + 2}: {name} is {line[name]!r}, which is not a finite number"
+                raise UsageError(message)
+    return values
 
 
 def scores_of(stars: AnchorStars, found: CrossValidated) -> dict[str, float]:
-    """Return what stars left out in turn are off by, ours - literature: median, standard deviation and slope."""
+    """Return median, standard deviation and slope of measured minus literature labels of the stars left out."""
     counted = np.isfinite(found.labels).all(axis=1)
     scores = {"anchors": float(len(set(stars.names))), "left_out": float(counted.sum())}
     for place, name in enumerate(LABELS):
@@ -87,7 +137,7 @@ def scores_of(stars: AnchorStars, found: CrossValidated) -> dict[str, float]:
 
 
 def write_cross_validation(path: Path, stars: AnchorStars, found: CrossValidated) -> None:
-    """Write literature and cross-validated labels as CSV, one line a spectrum that was left out."""
+    """Write literature and cross-validated labels as CSV, one line per spectrum that was left out."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(

@@ -10,15 +10,15 @@ import numpy as np
 
 from stargap.errors import ModelError
 from stargap.files import replacing
-from stargap.fit.labels import Parameters
 from stargap.measurement.models import AnyTransfer, load_transfer
 from stargap.run.folder import Made, Run, content_digest, read_columns
 from stargap.run.settings import SurveySettings
+from stargap.run.train import residual_transfer
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.theory.emulator import Emulator, Training, fit_emulator, shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
 from stargap.transfer.anchored.model import lamost_transfer
-from stargap.transfer.residual.model import ResidualTransfer, shipped_transfer
+from stargap.transfer.residual.model import shipped_transfer
 from stargap.transfer.residual.train import train_residual
 
 __all__ = [
@@ -111,20 +111,17 @@ def make_transfer(run: Run, unit: int | None) -> Made:
 def _train(run: Run, path: Path) -> Made:
     chosen, emulator = run.settings.transfer, run.emulator()
     spectra = _training_spectra(run, path.parent / "spectra")
-    alpha = chosen.prior.alpha
     training = chosen.training
-    transfer = ResidualTransfer(emulator, degree=training.degree, map_degree=training.map_degree, alpha=alpha)
-    parameters = Parameters(emulator.card.lower, emulator.card.upper, {} if alpha is None else {"a_m": alpha})
+    transfer, parameters = residual_transfer(emulator, training, chosen.prior.alpha)
     prior = np.load(run.folder / "labels" / "labels.npy", allow_pickle=False)
-    told = train_residual(transfer, spectra, prior, parameters, training, path.parent / "training", progress=False)
-    if told.stopped == "signal":
+    result = train_residual(transfer, spectra, prior, parameters, training, path.parent / "training", progress=False)
+    if result.stopped == "signal":
         raise KeyboardInterrupt
-    scores = {f"{stage}: {name}": value for stage, report in told.reports.items() for name, value in report.items()}
     transfer.save(
         path,
         training_data=f"{len(spectra)} spectra of the survey",
         settings=training.model_dump(),
-        scores={name: value for name, value in scores.items() if np.isfinite(value)},
+        scores=result.scores(),
         simulated=False,
         seed=training.seed,
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stargap.catalogue.build import CatalogueSettings
-from stargap.run.train import PriorSettings
+from stargap.run.train_settings import PriorSettings
 from stargap.settings import MeasureSettings
 from stargap.spectra.store.ingest import IngestSettings
 from stargap.survey.cleaning.clean import CleaningSettings

@@ -14,12 +14,11 @@ from typing import Annotated, Any, Literal, Protocol, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stargap.checkpoints import RunState, isolated, metrics_log, random_state, set_random_state, stop_signals
+from stargap.console import progress_bars
 from stargap.errors import StargapError, UsageError
 
 __all__ = ["Source", "Task", "TrainingDiverged", "TrainingResult", "TrainingSettings", "train"]
@@ -210,7 +209,7 @@ def train(
         identity = {"data": source.fingerprint, "settings": settings.model_dump(), "about": dict(about or {})}
         run = RunState(module, optimisers, average, device, folder, identity)
         run.resume()
-        with metrics_log(folder / "metrics.jsonl", run.step) as write, _bar(progress) as bar:
+        with metrics_log(folder / "metrics.jsonl", run.step) as write, progress_bars(progress) as bar:
             shown = bar.add_task("training", total=settings.iterations)
             while run.step < settings.iterations and not stops:
                 rate = settings.rate(run.step)
@@ -313,9 +312,3 @@ def _device(wanted: str) -> torch.device:
         message = "device is cuda, and torch finds no GPU here; set device to cpu or auto"
         raise UsageError(message)
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _bar(progress: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not (progress and console.is_terminal))

@@ -13,9 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
+from stargap.console import progress_bars
 from stargap.errors import UsageError
 from stargap.labels import LABELS
 from stargap.theory.broadening import broaden_constant_resolution
@@ -182,15 +181,15 @@ def read_grid(
     wavelength = np.geomspace(low, high, count)
     files = _model_files(Path(path))
     grids, owners, failures = [], [], []
-    console, hidden = Console(stderr=True), len(files) < MANY
-    for file, reader in track(files, "Reading models", console=console, transient=True, disable=hidden):
-        try:
-            grid = _broadened(file, reader(file), wavelength, resolution)
-        except UsageError as error:
-            failures.append(str(error))
-            continue
-        grids.append(grid)
-        owners += [f"{file}[{i}]" for i in range(len(grid))] if len(grid) > 1 else [str(file)]
+    with progress_bars(len(files) >= MANY) as bar:
+        for file, reader in bar.track(files, description="reading models"):
+            try:
+                grid = _broadened(file, reader(file), wavelength, resolution)
+            except UsageError as error:
+                failures.append(str(error))
+                continue
+            grids.append(grid)
+            owners += [f"{file}[{i}]" for i in range(len(grid))] if len(grid) > 1 else [str(file)]
     if failures:
         first = "; ".join(failures[:SEVERAL]) + ("; ..." if len(failures) > SEVERAL else "")
         msg = f"{path}: {len(failures)} of {len(files)} model files are unusable: {first}"

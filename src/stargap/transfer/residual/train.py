@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from stargap import __version__
 from stargap.checkpoints import metrics_log, stop_signals
+from stargap.console import progress_bars
 from stargap.errors import UsageError
 from stargap.fit.domains import joint_step
 from stargap.fit.labels import EmulatorModel, ForwardModel, Parameters, fit_labels
@@ -83,6 +82,11 @@ class ResidualTraining:
     stopped: Literal["finished", "signal"]
     seconds: float
     reports: dict[str, dict[str, float]]
+
+    def scores(self) -> dict[str, float]:
+        """Return every finite number that the stages reported, by ``stage: name``."""
+        every = {f"{stage}: {name}": value for stage, report in self.reports.items() for name, value in report.items()}
+        return {name: value for name, value in every.items() if np.isfinite(value)}
 
 
 class _Card(Card):
@@ -161,8 +165,7 @@ def train_residual(
     state |= {"best": transfer.coefficients.clone(), "score": torch.tensor(np.inf).double()}
     done, spent, reports = _resume(folder, transfer, state, fingerprint)
     began = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress)
+    bar = progress_bars(progress)
     with stop_signals() as caught, metrics_log(folder / "metrics.jsonl", done) as log, bar:
         task = bar.add_task("fits", total=total)
 

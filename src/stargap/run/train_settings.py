@@ -1,0 +1,98 @@
+"""The settings of ``stargap train``, in one TOML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from stargap.starnet.training import TrainingSettings
+from stargap.transfer.anchored.train import AnchorSettings
+from stargap.transfer.residual.train import ResidualSettings
+
+__all__ = ["DataSettings", "PriorSettings", "TrainSettings"]
+
+
+class DataSettings(BaseModel):
+    """The observed spectra: your own, or simulated stars."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spectra: Path | None = None
+    """Folder with flux.npy, sigma.npy, good.npy, weight.npy and rv.npy (PreparedSpectra.save); instead of simulated."""
+    simulated: Annotated[int, Field(ge=100, le=1_000_000)] | None = None
+    """Number of stars to simulate, with other physics than the emulator's; instead of spectra."""
+    mix: Literal["matched", "galactic"] = "matched"
+    """Labels of simulated stars: distributed as the prior, or 0.1 dex poorer in metals, 60 K cooler and 1.2 times as
+    wide."""
+    seed: Annotated[int, Field(ge=0, lt=4_000_000)] = 1
+    """Seed of the simulation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSettings:
+        if (self.spectra is None) == (self.simulated is None):
+            message = "give spectra, a folder, or simulated, a number of stars: one of the two"
+            raise ValueError(message)
+        return self
+
+
+class PriorSettings(BaseModel):
+    """Labels of the synthetic spectra: along isochrones, distributed as those of real stars (paper section 3.3.2)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Literal["stargap", "paper"] = "stargap"
+    """Box of labels: 2800-4400 K and [M/H] from -2, or the paper's 3000-4000 K and [M/H] from -1."""
+    draws: Annotated[int, Field(ge=1000, le=1_000_000)] = 110_000
+    """Number of draws."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the draws."""
+    alpha: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
+    """Fixes [a/M] of all stars (dex); by default it follows [M/H], and is 0 for simulated stars, which have that."""
+
+
+class TrainSettings(BaseModel):
+    """How a transfer is trained; a training that was stopped resumes in its output folder.
+
+    Example:
+        >>> TrainSettings().data.simulated, TrainSettings().default.rounds
+        (20000, 2)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Literal["default", "anchored", "reference"] = "default"
+    """What is trained: the residual transfer from unlabelled spectra, the anchored transfer from stars with known
+    labels alone (seconds; needs anchors, and no spectra), or the published network (paper section 3.1)."""
+    emulator: Path | None = None
+    """The synthetic domain: emulator.safetensors or its folder; by default the emulator inside the package."""
+    output: Path = Path("stargap-transfer")
+    """Folder for this training alone: model, checkpoints, metrics, simulated spectra."""
+    data: DataSettings = DataSettings(simulated=20_000)
+    """The observed spectra: give spectra or simulated."""
+    prior: PriorSettings = PriorSettings()
+    """Labels of synthetic spectra (paper section 3.3.2)."""
+    anchors: Path | None = None
+    """Stars with known labels. For "anchored": a CSV with path, teff, logg, m_h (K, dex), and optionally star, a name,
+    and scored, 0 for spectra that only train; paths are relative to the folder of the CSV. For "default": a CSV with
+    row, teff, e_teff, logg, e_logg, m_h, e_m_h, where row counts the spectra from 0; the label map is fitted to these
+    stars as well."""
+    default: ResidualSettings = ResidualSettings()
+    """Used with architecture = "default"."""
+    anchored: AnchorSettings = AnchorSettings()
+    """Used with architecture = "anchored"."""
+    reference: TrainingSettings = TrainingSettings()
+    """Used with architecture = "reference" (paper section 3.2)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainSettings:
+        if self.architecture == "anchored" and self.anchors is None:
+            message = 'architecture = "anchored" needs anchors, a CSV with path,teff,logg,m_h'
+            raise ValueError(message)
+        return self
+
+    @property
+    def alpha(self) -> float | None:
+        """The value at which [a/M] is fixed, or None."""
+        return 0.0 if self.prior.alpha is None and self.data.simulated is not None else self.prior.alpha
