@@ -19,13 +19,23 @@ from stargap.figures.survey import subclass_numbers
 from stargap.flags import FinalCut
 from stargap.mock.survey_store import write_survey_store
 from stargap.mock.tables import APOGEE, LASPM, LITERATURE, PRIMARY_ERRORS, companion_tables, compared_tables
+from stargap.paper import (
+    ACTIVE_SPECTRA,
+    BINARIES,
+    BRIGHT_SCATTER,
+    CATALOGUE_SPECTRA,
+    CATALOGUE_STARS,
+    CLEAN_SPECTRA,
+    M_DWARF_SPECTRA,
+    OFFSETS,
+    REPEATS,
+)
 from stargap.run.engine import run_survey
 from stargap.run.settings import SurveySettings
 from stargap.statistics import Compared, compare
 from stargap.survey.cleaning.rules import is_rejected
 from stargap.validation.binaries import run_binaries
 from stargap.validation.report.data import RunData, read_run
-from stargap.validation.report.headlines import PAPER_REPEATS
 from stargap.validation.report.spectra import FittedSpectra, fit_again
 from stargap.validation.report.truth import DIGITS, QUANTITIES, errors_of, plain_stars, truth_sheets
 from stargap.validation.sheets import Sheet, number
@@ -34,11 +44,15 @@ SEED = 2024
 HERE = Path(__file__).parent
 REFITTED = 2000
 """Spectra of the final catalogue that are fitted again for their residuals."""
-PAPER_LITERATURE = {"teff": (12.0, 70.0, 47.0), "logg": (-0.04, 0.17, 0.12), "m_h": (-0.06, 0.20, 0.14)}
+PAPER_LITERATURE = {name: (*OFFSETS[name], scatter) for name, scatter in BRIGHT_SCATTER.items()}
 """Bias, scatter, and scatter above S/N 50 (section 5.1)."""
-PAPER_PAIRS = {5.0: (0.04, 0.24), 20.0: (0.02, 0.21), 50.0: (-0.04, 0.15)}
-"""By S/N: bias and scatter of [M/H] in wide pairs (section 5.4)."""
-PAPER_COUNTS = (818_686, 538_107, 507_513, 426_008, 33_623)
+PAPER_COUNTS = (
+    M_DWARF_SPECTRA,
+    CLEAN_SPECTRA,
+    CATALOGUE_SPECTRA,
+    CATALOGUE_STARS,
+    ACTIVE_SPECTRA,
+)
 NORMAL = 68.27
 """Per cent of normal errors within one standard deviation."""
 
@@ -126,11 +140,11 @@ def lines(data: RunData, work: Path) -> Iterator[Line]:
             offsets, scatters = np.array([told[name] for told in LITERATURE.values()]).T
             mixed = np.sqrt(np.mean(scatters**2) + np.var(offsets))
             put_in = f"{-np.mean(offsets):+z.{DIGITS[name]}f} ± {mixed:.{DIGITS[name]}f}"
-            for above, paper in ((None, (bias, scatter)), (50.0, (np.nan, bright))):
+            for above, printed in ((None, (bias, scatter)), (50.0, (np.nan, bright))):
                 where = "5.1" if above is None else "5.1, S/N > 50"
                 found = literature[name, above].result
                 yield Line(
-                    title.replace(" (", " − literature (")[:-1] + f"; {where})", *paper, found, DIGITS[name], put_in
+                    title.replace(" (", " − literature (")[:-1] + f"; {where})", *printed, found, DIGITS[name], put_in
                 )
     for other, told, label, section in ((apogee, APOGEE, "APOGEE", "5.2"), (laspm, LASPM, "LASPM", "5.3")):
         for name in PAPER_LITERATURE:
@@ -141,7 +155,7 @@ def lines(data: RunData, work: Path) -> Iterator[Line]:
     pairs = run_binaries(work / "run/catalogue/spectra.parquet", work / "wide_binaries.csv", work / "fgk_primaries.csv")
     for one in pairs.agreements:
         title = f"[M/H] − FGK primary's (dex; 5.4, S/N > {one.snr_above:.0f})"
-        yield Line(title, *PAPER_PAIRS[one.snr_above], one.result, 2, f"0 ± {PRIMARY_ERRORS[0]:g}")
+        yield Line(title, *BINARIES[one.snr_above][:2], one.result, 2, f"0 ± {PRIMARY_ERRORS[0]:g}")
 
 
 def truth_lines(data: RunData) -> Iterator[Line]:
@@ -150,21 +164,21 @@ def truth_lines(data: RunData) -> Iterator[Line]:
     plain = plain_stars(data)
     for name, title in QUANTITIES.items():
         bias, scatter, bright = PAPER_LITERATURE.get(name, (3.0, 9.0, np.nan))
-        for above, paper in ((0.0, (bias, scatter)), (50.0, (np.nan, bright))):
+        for above, printed in ((0.0, (bias, scatter)), (50.0, (np.nan, bright))):
             some = plain & (data.spectra["snr_r"] > above)
             found = compare(np.asarray(data.spectra[name], dtype=float)[some], data.truth[name][some])
-            yield Line(title + (f", S/N > {above:.0f}" if above else ""), *paper, found, DIGITS[name], "")
+            yield Line(title + (f", S/N > {above:.0f}" if above else ""), *printed, found, DIGITS[name], "")
 
 
 def repeats(data: RunData) -> Iterator[tuple[str, ...]]:
     """Yield the scatter of repeats at S/N 10 and 100."""
     for name, title in QUANTITIES.items():
-        for snr, paper in zip((10.0, 100.0), PAPER_REPEATS[name], strict=True):
+        for snr, published in zip((10.0, 100.0), REPEATS[name], strict=True):
             model = data.precision.errors.get(name)
             ours = np.nan if model is None else float(model.repeat_error(snr))
-            verdict = "" if not np.isfinite(ours) else "larger" if ours > paper else "smaller"
+            verdict = "" if not np.isfinite(ours) else "larger" if ours > published else "smaller"
             digits = DIGITS[name]
-            paper_text = number(paper, digits=digits)
+            paper_text = number(published, digits=digits)
             yield f"{title}, S/N {snr:.0f}", paper_text, number(ours, digits=digits + 1), verdict
 
 

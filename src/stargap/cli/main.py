@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -129,6 +129,7 @@ def demo(
     from stargap.cli.survey import report_states
     from stargap.run.demo import run_demo
     from stargap.run.engine import default_workers
+    from stargap.validation.sheets import print_sheets
 
     if stars < 1:
         message = f"--stars is {stars}; it must be 1 or more"
@@ -140,7 +141,7 @@ def demo(
     report_states(result.states, result.settings)
     screen = console()
     screen.print()
-    screen.print(_headline_table(result.headlines))
+    print_sheets("The demo beside the paper and the truth", result.headlines, (), screen)
     print("found: of the true ones, how many are marked; pure: of the marked ones, how many are true. Tables of others")
     print(
         "(literature, APOGEE, wide binaries, marks) are simulated too, with offsets and gaps of their own: tables.json."
@@ -148,7 +149,7 @@ def demo(
     print("Simulated stars, of other physics than the models; the transfer inside the package was trained on such")
     print("stars, not on these. This tests the machinery and its errors, and says nothing of accuracy on real stars")
     print("(docs/results/real-stars.md); the paper's numbers are of real ones.")
-    print(f"overview  {result.folder / 'recovery.png'}")
+    print(f"overview  {result.report.parent / 'figures' / '19-recovery.png'}")
     print(f"cleaning  {result.settings.output / 'cleaning.html'}")
     print(f"report    {result.report}")
 
@@ -268,18 +269,6 @@ def _of_simulated_stars(model: Path | None) -> bool:
     if model is None or model.suffix != ".safetensors":
         return str(model) == "transfer-simulated"
     return bool(json.loads(model.with_suffix(".json").read_bytes())["simulated"])
-
-
-def _headline_table(rows: list[Any]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for title in ("simulated survey", "paper", "this run", "minus the truth"):
-        table.add_column(title, no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, (row.quantity, row.paper, row.run, row.truth)))
-    return table
 
 
 for commands in (cli_survey, cli_tables):

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from stargap.figures.recovery import recovery_figure
 from stargap.files import replacing
-from stargap.labels import LABELS
 from stargap.mock.survey_files import write_survey
-from stargap.mock.tables import companion_tables, reported_tables
-from stargap.run.demo_headlines import Headline, headlines, joined, plain_rows
+from stargap.mock.tables import companion_tables, compared_tables, reported_tables
 from stargap.run.engine import StageState, run_survey
 from stargap.run.settings import SurveySettings
 from stargap.settings import example_toml
+from stargap.validation.binaries import BinarySettings
+from stargap.validation.report.data import read_run
+from stargap.validation.report.headlines import headline_sheet
+from stargap.validation.report.truth import truth_sheets
+from stargap.validation.sheets import Sheet
 
-__all__ = ["Demo", "Headline", "headlines", "run_demo"]
+__all__ = ["Demo", "headlines", "run_demo"]
 
 EXPLORED = 500
 """Spectra in the report's explorer."""
@@ -27,12 +27,16 @@ EXPLORED = 500
 
 @dataclass(frozen=True)
 class Demo:
-    """What `run_demo` made: the folder, the settings, how far each stage is, the numbers, and the report's page."""
+    """What `run_demo` made.
+
+    ``folder``, ``settings`` and ``states`` of the run; ``headlines``, the paper's numbers beside the run's, and the
+    measured values minus the truth by S/N; ``report``, its page.
+    """
 
     folder: Path
     settings: SurveySettings
     states: list[StageState]
-    headlines: list[Headline]
+    headlines: tuple[Sheet, ...]
     report: Path
 
 
@@ -53,7 +57,7 @@ def run_demo(
     comparisons and wide binaries.
 
     Args:
-        folder: where the survey, the run (``run/``) and ``recovery.png`` go; a demo that was stopped goes on there.
+        folder: where the survey and the run (``run/``) go; a demo that was stopped goes on there.
         stars: targets of the survey.
         seed: of everything random.
         ages: add kinematic ages, which need galpy.
@@ -86,11 +90,20 @@ def run_demo(
     with replacing(folder / "survey.toml") as file:
         file.write(example_toml(settings).encode())
     states = run_survey(settings, workers=workers, progress=progress)
-    columns, truth = joined(folder)
-    with replacing(folder / "recovery.png") as file:
-        plain = plain_rows(columns, truth)
-        labels = np.stack([truth[name][plain] for name in LABELS], axis=1)
-        drawn = {name: values[plain] for name, values in columns.items()}
-        figure = recovery_figure(drawn, labels, truth["rv"][plain], truth["snr_r"][plain])
-        figure.savefig(file, format="png", dpi=120)
     return Demo(folder, settings, states, headlines(folder), folder / "run/report/index.html")
+
+
+def headlines(folder: str | Path) -> tuple[Sheet, ...]:
+    """Return the paper's numbers beside those of a demo, and what it measured minus the truth by S/N.
+
+    Args:
+        folder: that of a finished demo.
+    """
+    folder = Path(folder)
+    data = read_run(
+        folder / "run",
+        truth=folder / "truth.parquet",
+        comparisons=compared_tables(folder),
+        binaries=(folder / "wide_binaries.csv", folder / "fgk_primaries.csv", BinarySettings()),
+    )
+    return headline_sheet(data), truth_sheets(data)[0]

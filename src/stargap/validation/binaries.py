@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from stargap.catalogue.stars import star_numbers
+from stargap.paper import BINARIES, BinaryNumbers
 from stargap.statistics import Compared, compare
 from stargap.survey.sample import CutCount
 from stargap.tables.columns import INT_NULL
@@ -30,14 +31,7 @@ __all__ = ["Binaries", "BinaryAgreement", "BinarySettings", "compare_binaries", 
 _Floats = NDArray[np.float64]
 _Arrays = dict[str, NDArray[Any]]
 
-_Paper = tuple[float, float, float, float, int | None]
-_PAPER: dict[float, _Paper] = {
-    5.0: (0.04, 0.24, -1.2, 0.5, 868),
-    20.0: (0.02, 0.21, -0.9, 0.5, None),
-    50.0: (-0.04, 0.15, -0.7, 0.2, 100),
-}
-"""By S/N: bias, scatter, 5th and 95th percentile of [M/H] (dex), and number of pairs in the paper."""
-_UNKNOWN: _Paper = (np.nan, np.nan, np.nan, np.nan, None)
+_UNKNOWN = BinaryNumbers(np.nan, np.nan, np.nan, np.nan, None)
 
 
 class BinarySettings(BaseModel):
@@ -304,7 +298,7 @@ def _cut(
     for name, values, passed, column in steps:
         if column:
             unknown, left = int(np.isnan(values[kept]).sum()), kept[passed[kept]]
-            paper = 868 if column == settings.rv and len(counts) == len(steps) else None
+            paper = BINARIES[5.0].pairs if column == settings.rv and len(counts) == len(steps) else None
             counts.append(CutCount(name, len(kept), len(kept) - len(left) - unknown, unknown, len(left), paper))
             kept = left
     return tuple(counts), kept
@@ -324,7 +318,7 @@ def _ends(values: _Floats) -> tuple[float, float]:
 
 def _cells(one: BinaryAgreement) -> tuple[str, ...]:
     values, errors = one.result.values, one.result.errors
-    bias, scatter, *_ = _PAPER.get(one.snr_above, _UNKNOWN)
+    bias, scatter, *_ = BINARIES.get(one.snr_above, _UNKNOWN)
     return (
         f"> {one.snr_above:g}",
         f"{one.result.n:,}",
@@ -337,7 +331,7 @@ def _cells(one: BinaryAgreement) -> tuple[str, ...]:
 
 
 def _range_cells(one: BinaryAgreement) -> tuple[str, ...]:
-    *_, low, high, pairs = _PAPER.get(one.snr_above, _UNKNOWN)
+    *_, low, high, pairs = BINARIES.get(one.snr_above, _UNKNOWN)
     spans = _span(one.delta), _span(one.m_h), _span((low, high))
     return (f"> {one.snr_above:g}", *spans, f"{one.result.n:,}", _count(pairs))
 

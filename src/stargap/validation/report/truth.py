@@ -11,12 +11,13 @@ from stargap.flags import Companion, FinalCut
 from stargap.statistics import robust_scatter, statistics
 from stargap.survey.cleaning.rules import is_rejected
 from stargap.tables.columns import INT_NULL
+from stargap.validation.matching import Quantity
 from stargap.validation.report.data import Columns, RunData
 from stargap.validation.sheets import Sheet, number
 
-__all__ = ["DIGITS", "QUANTITIES", "errors_of", "plain_stars", "truth_sheets"]
+__all__ = ["DIGITS", "QUANTITIES", "errors_of", "known_dwarfs", "percentage", "plain_stars", "truth_sheets"]
 
-QUANTITIES = {"rv": "RV (km/s)", "teff": "Teff (K)", "logg": "log g (dex)", "m_h": "[M/H] (dex)"}
+QUANTITIES: dict[Quantity, str] = {"rv": "RV (km/s)", "teff": "Teff (K)", "logg": "log g (dex)", "m_h": "[M/H] (dex)"}
 DIGITS = {"rv": 1, "teff": 0, "logg": 2, "m_h": 2}
 BINS = ((0.0, np.inf), (5.0, 10.0), (10.0, 20.0), (20.0, 50.0), (50.0, 100.0), (100.0, np.inf))
 """Of S/N per pixel in r; the first holds all."""
@@ -30,7 +31,7 @@ Bools = NDArray[np.bool_]
 def plain_stars(data: RunData) -> Bools:
     """Return which spectra are of inactive M dwarfs in the final catalogue, ``(row,)``: others' labels are suspect."""
     assert data.truth is not None
-    return np.asarray(_dwarfs(data.truth) & ~data.truth["active"].astype(bool) & data.final)
+    return np.asarray(known_dwarfs(data.truth) & ~data.truth["active"].astype(bool) & data.final)
 
 
 def errors_of(spectra: Columns, name: str) -> NDArray[np.float64]:
@@ -44,7 +45,8 @@ def truth_sheets(data: RunData) -> tuple[Sheet, ...]:
     return (_offsets(data), _groups(data), _calibration(data), _junk(data), _stars_kept(data), _flags(data))
 
 
-def _dwarfs(truth: Columns) -> Bools:
+def known_dwarfs(truth: Columns) -> Bools:
+    """Return which spectra the truth says are of M dwarfs, ``(row,)``."""
     return np.asarray(truth["known"] & (truth["kind"] == "dwarf"))
 
 
@@ -65,7 +67,7 @@ def _groups(data: RunData) -> Sheet:
     """Bias and scatter of kinds of stars whose labels are harder."""
     truth = data.truth
     assert truth is not None
-    dwarfs = _dwarfs(truth) & data.final
+    dwarfs = known_dwarfs(truth) & data.final
     rows = []
     for group in (name for name in GROUPS if name in truth):
         some = dwarfs & truth[group].astype(bool)
@@ -102,7 +104,7 @@ def _calibration(data: RunData) -> Sheet:
         delta, error = delta[known], error[known]
         for text, shift in (("as published", 0.0), ("less their median", np.median(delta) if len(delta) else 0.0)):
             pull = np.abs(delta - shift) / error
-            rows.append((title, text, f"{known.sum():,}", *(_share(pull < width) for width in WITHIN)))
+            rows.append((title, text, f"{known.sum():,}", *(percentage(pull < width) for width in WITHIN)))
     rows.append(("normal errors", "", "", "68.3 %", "95.4 %", "99.7 %"))
     header = ("quantity", "differences", "spectra", *(f"within {width} σ" for width in WITHIN))
     return Sheet("Calibration of errors: truth within published errors (simulated)", header, tuple(rows), 2)
@@ -121,7 +123,7 @@ def _junk(data: RunData) -> Sheet:
         left = some & inside
         cleaned = left & rejected
         counts = (some, some & ~inside, cleaned, left & ~rejected & ~data.final, some & data.final)
-        shares = _share(rejected[left]), _share(~data.final[some])
+        shares = percentage(rejected[left]), percentage(~data.final[some])
         rows.append((title.replace("_", " "), *(f"{part.sum():,}" for part in counts), *shares))
     header = ("kind", "spectra", "outside the sample", "rejected by cleaning", "removed by cuts",
               "left in the catalogue", "cleaning finds", "removed in all")  # fmt: skip
@@ -132,14 +134,19 @@ def _stars_kept(data: RunData) -> Sheet:
     """What cleaning and cuts lose of M dwarfs."""
     truth = data.truth
     assert truth is not None
-    dwarfs = _dwarfs(truth)
+    dwarfs = known_dwarfs(truth)
     inside = dwarfs & (data.spectra["cuts"] & int(FinalCut.NOT_IN_SAMPLE) == 0)
     rejected = is_rejected(data.spectra["clean_flags"])
     rows = []
     for group in ("all", *(name for name in GROUPS if name in truth)):
         some = inside & (truth[group].astype(bool) if group != "all" else True)
         kept = some & ~rejected
-        counts = f"{some.sum():,}", _share(rejected[some]), _share(~data.final[kept]), _share(data.final[some])
+        counts = (
+            f"{some.sum():,}",
+            percentage(rejected[some]),
+            percentage(~data.final[kept]),
+            percentage(data.final[some]),
+        )
         rows.append((group.replace("_", " "), *counts))
     header = ("M dwarfs", "in the sample", "lost to cleaning", "then lost to cuts", "in the catalogue")
     return Sheet("M dwarfs lost (simulated)", header, tuple(rows))
@@ -149,7 +156,7 @@ def _flags(data: RunData) -> Sheet:
     """Completeness and purity of flags, of M dwarfs that were measured."""
     truth, spectra = data.truth, data.spectra
     assert truth is not None
-    measured = _dwarfs(truth) & np.isfinite(np.asarray(spectra["teff"], dtype=float))
+    measured = known_dwarfs(truth) & np.isfinite(np.asarray(spectra["teff"], dtype=float))
     matched = spectra["vb_flag"] != INT_NULL
     flags: list[tuple[str, str, Bools, Bools]] = [
         ("active", "activity", spectra["activity"] == 1, spectra["activity"] != INT_NULL),
@@ -167,7 +174,7 @@ def _flags(data: RunData) -> Sheet:
         for low, high in BINS:
             some = measured & judged & (spectra["snr_r"] >= low) & (spectra["snr_r"] < high)
             cells: Any = (some & true).sum(), (some & ~true).sum()
-            shares = _share(marked[some & true]), _share(marked[some & ~true]), _share(true[some & marked])
+            shares = percentage(marked[some & true]), percentage(marked[some & ~true]), percentage(true[some & marked])
             rows.append((f"{name}: {column}", _bin_title(low, high), *(f"{cell:,}" for cell in cells), *shares))
     header = ("flag", "S/N in r", "true stars", "other stars", "of true ones marked", "of others marked",
               "of marked ones true")  # fmt: skip
@@ -180,5 +187,6 @@ def _bin_title(low: float, high: float) -> str:
     return f"{low:g}-{high:g}" if np.isfinite(high) else f"above {low:g}"
 
 
-def _share(rows: NDArray[np.bool_]) -> str:
+def percentage(rows: NDArray[np.bool_]) -> str:
+    """Return the percentage of True as text; a dash where there is no row."""
     return f"{100 * np.mean(rows):.1f} %" if rows.size else "-"
