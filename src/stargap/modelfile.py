@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -16,7 +17,7 @@ from torch import Tensor
 from stargap.errors import ModelError
 from stargap.files import replacing
 
-__all__ = ["Card", "load_model", "save_model"]
+__all__ = ["Card", "check_tensors", "load_model", "save_model"]
 
 LARGEST_CARD = 1_000_000
 
@@ -109,3 +110,38 @@ def load_model(
     except (SafetensorError, ValueError, KeyError) as error:
         msg = f"{path}: not a safetensors file ({error})"
         raise ModelError(msg) from None
+
+
+def check_tensors(path: str | Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those of an architecture, or whose values are not finite.
+
+    Args:
+        path: the file that they are from, for the message.
+        expected: tensors of the architecture, such as a ``state_dict``; their values do not matter.
+        tensors: what the file holds.
+
+    Raises:
+        ModelError: another name, shape or type, or a value that is not finite.
+
+    Example:
+        >>> check_tensors("a.safetensors", {"x": torch.zeros(2)}, {"x": torch.zeros(3)})
+        Traceback (most recent call last):
+        ...
+        stargap.errors.ModelError: a.safetensors: tensors do not match the architecture: 1 differ, first x ...
+    """
+    found, needed = ({name: _shape(tensor) for name, tensor in group.items()} for group in (tensors, expected))
+    odd = sorted(name for name in {**needed, **found} if needed.get(name) != found.get(name))
+    if odd:
+        message = (
+            f"{path}: tensors do not match the architecture: {len(odd)} differ, first {odd[0]} "
+            f"({found.get(odd[0], 'absent')} in the file, {needed.get(odd[0], 'absent')} by the card)"
+        )
+        raise ModelError(message)
+    infinite = sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
+    if infinite:
+        message = f"{path}: the model holds values that are not finite, in {', '.join(infinite[:4])}"
+        raise ModelError(message)
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -456,11 +456,14 @@ def test_a_transfer_survives_the_disk_bit_for_bit(tmp_path, stars, question, sha
     assert not any(tensor.requires_grad for tensor in after.state_dict(keep_vars=True).values())
 
 
-def test_a_limit_that_is_not_known_survives_too(tmp_path, shaped):
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_values_that_are_not_finite_are_neither_written_nor_read(tmp_path, put, written, shaped, value):
     transfer = shaped()
-    transfer.limit.fill_(torch.inf)
-    transfer.save(tmp_path / "t.safetensors", **SAVED)
-    assert AnchoredTransfer.load(tmp_path / "t.safetensors").chi2_limit == math.inf
+    transfer.limit.fill_(value)
+    with pytest.raises(ModelError, match="not finite, in limit"):
+        transfer.save(tmp_path / "t.safetensors", **SAVED)
+    assert not list(tmp_path.iterdir())
+    refused(put(content=with_tensors(written, limit=torch.tensor(value).double())), "not finite, in limit")
 
 
 def test_the_same_transfer_gives_the_same_bytes(tmp_path, transfer, written):
@@ -587,7 +590,7 @@ def test_an_alpha_that_the_emulator_does_not_know(put, alpha):
         ("scatter", -1.0, "not positive"),
         ("own", -1.0, "not positive"),
         ("limit", 0.0, "not positive"),
-        ("limit", math.nan, "not positive"),
+        ("limit", math.nan, "not finite"),
         ("low", 5000.0, "reversed"),
         ("high", -5.0, "reversed"),
     ],

@@ -9,7 +9,6 @@ from pathlib import Path
 from stargap.errors import ModelError
 from stargap.settings import MeasureSettings
 from stargap.theory.emulator import Emulator, shipped_emulator
-from stargap.transfer.anchored.model import KIND as ANCHORED
 from stargap.transfer.anchored.model import AnchoredTransfer, lamost_transfer
 from stargap.transfer.residual.model import ResidualTransfer, shipped_transfer
 
@@ -36,7 +35,7 @@ def load_transfer(path: str | Path) -> AnyTransfer:
     except (OSError, ValueError, RecursionError):
         card = {}  # the reader below says what is wrong
     kind = card.get("kind") if isinstance(card, dict) else None
-    return AnchoredTransfer.load(path) if kind == ANCHORED else ResidualTransfer.load(path)
+    return AnchoredTransfer.load(path) if kind == AnchoredTransfer.kind else ResidualTransfer.load(path)
 
 
 def load_model_named(name: str | Path) -> Emulator | AnyTransfer:

@@ -95,15 +95,7 @@ def make_transfer(run: Run, unit: int | None) -> Made:
                 "emulator.grid empty, and the transfer brings its own; or set transfer.use to none or train"
             )
             raise ModelError(message)
-        card = transfer.card
-        transfer.save(
-            path,
-            training_data=card.training_data,
-            settings=card.settings,
-            scores=card.scores,
-            simulated=card.simulated,
-            seed=card.seed,
-        )
+        transfer.save_again(path)
         return Made([path, path.with_suffix(".json")], 0)
     return _train(run, path)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stargap import __version__
 from stargap.errors import ModelError, UsageError
 from stargap.labels import LABELS, TEFF
-from stargap.modelfile import Card, load_model, save_model
+from stargap.modelfile import Card, check_tensors, load_model, save_model
 from stargap.pixels import STARGAP
 from stargap.spectra.smoother import normalise, smoother_for
 from stargap.theory.broadening import broaden_constant_resolution
@@ -181,19 +181,7 @@ class Emulator(nn.Module):
             message = f"{path}: resolution in the card is impossible ({card.resolution})"
             raise ModelError(message)
         emulator = cls(card)
-        expected = {name: tuple(tensor.shape) for name, tensor in emulator.state_dict().items()}
-        present = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if expected != present:
-            odd = sorted({*expected.items()} ^ {*present.items()})
-            message = f"{path}: tensors do not match the architecture: {odd[:4]}"
-            raise ModelError(message)
-        others = sorted(f"{name} {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype != torch.float32)
-        if others:
-            message = f"{path}: tensors must be torch.float32, found {others[:4]}"
-            raise ModelError(message)
-        if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-            message = f"{path}: the model holds values that are not finite"
-            raise ModelError(message)
+        check_tensors(path, emulator.state_dict(), tensors)
         emulator.load_state_dict(tensors)
         return emulator.eval().requires_grad_(False)
 

@@ -1,22 +1,24 @@
-"""What the files of trained transfers have in common: the emulator inside, and checks before a tensor is trusted."""
+"""What trained transfers have in common: the emulator inside, the card, saving, loading and their checks."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-import torch
 from torch import Tensor, nn
 
+from stargap import __version__
 from stargap.errors import ModelError
 from stargap.labels import A_M
-from stargap.modelfile import Card
-from stargap.pixels import STARGAP
+from stargap.modelfile import Card, check_tensors, load_model, save_model
+from stargap.pixels import STARGAP, PixelGrid
+from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator, EmulatorCard
 
-__all__ = ["TransferCard", "emulator_inside", "fill"]
+__all__ = ["TrainedTransfer", "TransferCard", "all_positive"]
 
-INNER = "emulator."
+EMULATOR_PREFIX = "emulator."
 
 
 class TransferCard(Card):
@@ -24,26 +26,136 @@ class TransferCard(Card):
 
     emulator: EmulatorCard
     pixel_grid: str
+    """Digest of the grid of the spectra that it was trained on (`stargap.pixels.PixelGrid`)."""
     training_data: str
     settings: dict[str, Any]
     scores: dict[str, float]
     simulated: bool
     """Trained on simulated stars: never used on real ones unless asked for."""
     alpha: float | None
-    """[a/M] of all training stars, where it was held."""
+    """[a/M] at which the labels of all training stars were fixed, or None where it followed [M/H]."""
     seed: int
 
 
-def emulator_inside(path: str | Path, card: TransferCard, tensors: dict[str, Tensor]) -> Emulator:
-    """Return the emulator that a transfer brings.
+AnyCard = TypeVar("AnyCard", bound=TransferCard)
 
-    Raises:
-        ModelError: another pixel grid, a damaged emulator, or [a/M] held where the emulator knows nothing.
+
+class TrainedTransfer(nn.Module, Generic[AnyCard]):
+    """A transfer between synthetic and observed spectra, with its emulator, as `stargap.fit.domains` needs it.
+
+    A kind of transfer names its ``kind``, ``version`` and ``card_type``, and implements `architecture`, `from_card`
+    and `find_fault`; saving, loading and their checks are the same for all.
     """
-    if card.pixel_grid != STARGAP.digest:
-        message = f"{path}: pixel_grid of the model is {card.pixel_grid!r}, this version has {STARGAP.digest!r}"
-        raise ModelError(message)
-    inner = {name.removeprefix(INNER): value for name, value in tensors.items() if name.startswith(INNER)}
+
+    kind: ClassVar[str]
+    version: ClassVar[int]
+    grids: ClassVar[tuple[PixelGrid, ...]] = (STARGAP,)
+    """Pixel grids that transfers of this kind can be trained on."""
+    card_type: type[AnyCard]
+    card: AnyCard
+    emulator: Emulator
+    alpha: float | None
+    grid: PixelGrid = STARGAP
+    """Pixel grid of the spectra that the transfer takes."""
+
+    @abstractmethod
+    def architecture(self) -> dict[str, Any]:
+        """Return the fields that the card of this kind has beyond those of every `TransferCard`."""
+
+    @classmethod
+    @abstractmethod
+    def from_card(cls, path: str | Path, card: AnyCard, emulator: Emulator) -> Self:
+        """Return an untrained transfer of the architecture in the card.
+
+        Raises:
+            ModelError: impossible sizes in the card.
+        """
+
+    @abstractmethod
+    def find_fault(self) -> str | None:
+        """Return what is impossible about the loaded values, in words that end "the model holds ...", or None."""
+
+    def to_synthetic(self, prepared: Prepared) -> Prepared:
+        """Return spectra for the fit in the synthetic domain: as they are, `floor` weighs badly modelled pixels."""
+        return prepared
+
+    def split_columns(self, spectra: Tensor) -> Tensor:
+        """Return no columns of split numbers, ``(row, 0, pixel)``."""
+        return spectra.new_zeros(len(spectra), 0, spectra.shape[1])
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        training_data: str,
+        settings: dict[str, Any],
+        scores: dict[str, float],
+        simulated: bool,
+        seed: int = 0,
+    ) -> None:
+        """Write the safetensors file and its card.
+
+        Args:
+            path: the ``*.safetensors`` file; the card goes beside it.
+            training_data: what it was trained on, in words.
+            settings: how, in JSON types.
+            scores: of the training, by name.
+            simulated: whether it was trained on simulated stars.
+            seed: of the training.
+
+        Raises:
+            ModelError: values that are not finite.
+        """
+        tensors = self.state_dict()
+        check_tensors(path, tensors, tensors)
+        card = self.card_type(
+            kind=self.kind,
+            version=self.version,
+            stargap=__version__,
+            emulator=self.emulator.card,
+            pixel_grid=self.grid.digest,
+            training_data=training_data,
+            settings=settings,
+            scores=scores,
+            simulated=simulated,
+            alpha=self.alpha,
+            seed=seed,
+            **self.architecture(),
+        )
+        save_model(path, card, tensors)
+
+    def save_again(self, path: str | Path) -> None:
+        """Write a loaded transfer to another place, with what its card says."""
+        names = ("training_data", "settings", "scores", "simulated", "seed")
+        self.save(path, **{name: getattr(self.card, name) for name in names})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a transfer written by `save`, with the emulator inside it.
+
+        Raises:
+            ModelError: damaged or foreign files, another pixel grid or label order, missing or extra tensors, values
+                that are impossible.
+        """
+        card, tensors = load_model(path, cls.card_type, cls.kind, cls.version)
+        grid = next((grid for grid in cls.grids if grid.digest == card.pixel_grid), None)
+        if grid is None:
+            known = " or ".join(repr(grid.digest) for grid in cls.grids)
+            message = f"{path}: pixel_grid of the model is {card.pixel_grid!r}, this version has {known}"
+            raise ModelError(message)
+        transfer = cls.from_card(path, card, _emulator_inside(path, card, tensors))
+        check_tensors(path, transfer.state_dict(), tensors)
+        transfer.load_state_dict(tensors)
+        transfer.card, transfer.grid = card, grid
+        fault = transfer.find_fault()
+        if fault is not None:
+            message = f"{path}: the model holds {fault}"
+            raise ModelError(message)
+        return transfer.eval().requires_grad_(False)
+
+
+def _emulator_inside(path: str | Path, card: TransferCard, tensors: dict[str, Tensor]) -> Emulator:
+    inner = {name.removeprefix(EMULATOR_PREFIX): x for name, x in tensors.items() if name.startswith(EMULATOR_PREFIX)}
     emulator = Emulator.assemble(path, card.emulator, inner)
     low, high = card.emulator.lower[A_M], card.emulator.upper[A_M]
     if card.alpha is not None and not low <= card.alpha <= high:
@@ -52,21 +164,6 @@ def emulator_inside(path: str | Path, card: TransferCard, tensors: dict[str, Ten
     return emulator
 
 
-def fill(path: str | Path, module: nn.Module, tensors: dict[str, Tensor], *, infinite: tuple[str, ...] = ()) -> None:
-    """Load tensors that are those of `module` in name, shape and type, all finite but those named `infinite`.
-
-    Raises:
-        ModelError: they are not.
-    """
-    expected, present = (
-        {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
-        for state in (module.state_dict(), tensors)
-    )
-    if expected != present:
-        odd = sorted(str(item) for item in {*expected.items()} ^ {*present.items()})
-        message = f"{path}: tensors do not match the architecture: {odd[:4]}"
-        raise ModelError(message)
-    if not all(torch.isfinite(tensor).all() for name, tensor in tensors.items() if name not in infinite):
-        message = f"{path}: the model holds values that are not finite"
-        raise ModelError(message)
-    module.load_state_dict(tensors)
+def all_positive(*tensors: Tensor) -> bool:
+    """Return whether every value of the tensors is above 0."""
+    return all(bool((tensor > 0).all()) for tensor in tensors)

@@ -8,24 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stargap import __version__
 from stargap.errors import ModelError
 from stargap.fit.labels import EmulatorModel
 from stargap.fit.optimise import gram, solve_small
 from stargap.fit.prior import DEGREES, LabelPrior
 from stargap.labels import M_H, TEFF
-from stargap.modelfile import load_model, save_model
 from stargap.pixels import STARGAP
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
-from stargap.transfer.base import TransferCard, emulator_inside, fill
+from stargap.transfer.base import TrainedTransfer, TransferCard, all_positive
 from stargap.transfer.residual.model import SPLIT_SCALE, split_columns
 
 __all__ = ["AnchoredCard", "AnchoredModel", "AnchoredTransfer", "lamost_transfer"]
 
-KIND, VERSION = "anchored-transfer", 1
 CENTRE, SCALE = (3600.0, 0.0), (300.0, 0.3)
 """Of Teff (K) and [M/H] (dex) in the correction."""
 MOST_TERMS, MOST_DIRECTIONS = 20, 50
@@ -43,7 +40,7 @@ class AnchoredCard(TransferCard):
     """The label prior, in dex; widths as the fit uses them (`stargap.transfer.anchored.train`)."""
 
 
-class AnchoredTransfer(nn.Module):
+class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
     """Two domains with the emulator as the synthetic one, tied by stars of known labels (anchors).
 
     A normalised observed spectrum is the emulator's times (1 + c), c a polynomial in Teff (and [M/H]) at every pixel
@@ -70,7 +67,7 @@ class AnchoredTransfer(nn.Module):
         0.0
     """
 
-    card: AnchoredCard
+    kind, version, card_type = "anchored-transfer", 1, AnchoredCard
     coefficients: Tensor
     floor: Tensor
     directions: Tensor
@@ -142,17 +139,9 @@ class AnchoredTransfer(nn.Module):
         change = torch.einsum("rtl,rkl->rkt", slope, along)
         return powers.prod(dim=2).float() @ self.coefficients, change.float() @ self.coefficients
 
-    def to_synthetic(self, prepared: Prepared) -> Prepared:
-        """Return the spectra as they are: `floor` keeps the pixels that the emulator does not know from deciding."""
-        return prepared
-
     def model(self, prepared: Prepared) -> AnchoredModel:
         """Return the forward model of the observed domain for these stars."""
         return AnchoredModel(self, prepared)
-
-    def split_columns(self, spectra: Tensor) -> Tensor:
-        """Return no columns, ``(row, 0, pixel)``: the model brings each star's own numbers itself."""
-        return spectra.new_zeros(len(spectra), 0, spectra.shape[1])
 
     def publish(self, labels: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return labels ``(row, 3)`` and covariance as they are, and the error that cross-validation found."""
@@ -163,45 +152,19 @@ class AnchoredTransfer(nn.Module):
         given = labels[:, [TEFF, M_H]]
         return ((given < self.low) | (given > self.high)).any(dim=1)
 
-    def save(
-        self,
-        path: str | Path,
-        *,
-        training_data: str,
-        settings: dict[str, Any],
-        scores: dict[str, float],
-        simulated: bool,
-        seed: int = 0,
-    ) -> None:
-        """Write the safetensors file and its card."""
-        card = AnchoredCard(
-            kind=KIND,
-            version=VERSION,
-            stargap=__version__,
-            emulator=self.emulator.card,
-            pixel_grid=STARGAP.digest,
-            terms=self.terms,
-            directions=len(self.directions),
-            training_data=training_data,
-            settings=settings,
-            scores=scores,
-            simulated=simulated,
-            logg_width=self.widths[0],
-            m_h=self.widths[1],
-            m_h_width=self.widths[2],
-            alpha=self.alpha,
-            seed=seed,
-        )
-        save_model(path, card, self.state_dict())
+    def architecture(self) -> dict[str, Any]:
+        """Return terms, number of directions and the label prior, for the card."""
+        logg_width, m_h, m_h_width = self.widths
+        prior = {"logg_width": logg_width, "m_h": m_h, "m_h_width": m_h_width}
+        return {"terms": self.terms, "directions": len(self.directions), **prior}
 
     @classmethod
-    def load(cls, path: str | Path) -> AnchoredTransfer:
-        """Read a transfer written by `save`, with the emulator inside it.
+    def from_card(cls, path: str | Path, card: AnchoredCard, emulator: Emulator) -> AnchoredTransfer:
+        """Return an untrained transfer with the terms and directions in the card.
 
         Raises:
-            ModelError: damaged or foreign files, another pixel grid or label order, missing or extra tensors.
+            ModelError: they, or the label prior, are impossible.
         """
-        card, tensors = load_model(path, AnchoredCard, KIND, VERSION)
         exponents = [number for term in card.terms for number in term]
         sound = 0 < len(card.terms) <= MOST_TERMS and 0 <= card.directions <= MOST_DIRECTIONS
         if not (sound and all(0 <= number <= 4 for number in exponents)):
@@ -210,20 +173,17 @@ class AnchoredTransfer(nn.Module):
         if not (0 < card.logg_width < 9 and 0 < card.m_h_width < 9 and -9 < card.m_h < 9):
             message = f"{path}: the label prior in the card is impossible"
             raise ModelError(message)
-        emulator = emulator_inside(path, card, tensors)
         nothing = torch.zeros(DEGREES[0] + 1, DEGREES[1] + 1, dtype=torch.float64)
         prior = LabelPrior(nothing, card.logg_width, card.m_h, card.m_h_width)
-        transfer = cls(emulator, prior, terms=card.terms, directions=card.directions, alpha=card.alpha)
-        fill(path, transfer, tensors, infinite=("limit",))
-        transfer.card = card
-        positive = (transfer.floor, transfer.scatter, transfer.limit)
-        if not (all((tensor > 0).all() for tensor in positive) and (transfer.own >= 0).all()):
-            message = f"{path}: the model holds floors, scatters, errors or a limit that are not positive"
-            raise ModelError(message)
-        if (transfer.low > transfer.high).any() or (transfer.held[0] > transfer.held[1]).any():
-            message = f"{path}: the range of the anchors' labels in the model is reversed"
-            raise ModelError(message)
-        return transfer.eval().requires_grad_(False)
+        return cls(emulator, prior, terms=card.terms, directions=card.directions, alpha=card.alpha)
+
+    def find_fault(self) -> str | None:
+        """Return what is impossible about the values, if anything is."""
+        if not (all_positive(self.floor, self.scatter, self.limit) and (self.own >= 0).all()):
+            return "floors, scatters, errors or a limit that are not positive"
+        if (self.low > self.high).any() or (self.held[0] > self.held[1]).any():
+            return "a reversed range of the anchors' labels"
+        return None
 
 
 class AnchoredModel:

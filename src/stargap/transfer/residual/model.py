@@ -12,15 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stargap import __version__
 from stargap.errors import ModelError
 from stargap.fit.labels import EmulatorModel
 from stargap.labels import LOGG
-from stargap.modelfile import load_model, save_model
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
-from stargap.transfer.base import TransferCard, emulator_inside, fill
+from stargap.transfer.base import TrainedTransfer, TransferCard, all_positive
 
 __all__ = [
     "INTERPOLATION",
@@ -35,7 +33,6 @@ __all__ = [
     "split_columns",
 ]
 
-KIND, VERSION = "residual-transfer", 1
 FREE = 3
 """Labels that the transfer depends on: teff, logg, m_h."""
 SPLIT = ("line_spread", "line_spread_slope", "velocity")
@@ -128,7 +125,7 @@ class ResidualCard(TransferCard):
     split: bool
 
 
-class ResidualTransfer(nn.Module):
+class ResidualTransfer(TrainedTransfer[ResidualCard]):
     """Cycle-StarNet's two domains with the emulator as synthetic encoder and decoder and labels as shared latent.
 
     A normalised observed spectrum is the emulator's times (1 + c), where c is a parabola in the labels at every pixel
@@ -150,7 +147,7 @@ class ResidualTransfer(nn.Module):
         0.0
     """
 
-    card: ResidualCard
+    kind, version, card_type = "residual-transfer", 1, ResidualCard
     observed_floor = INTERPOLATION
     prior = None
     chi2_limit = math.inf
@@ -210,10 +207,6 @@ class ResidualTransfer(nn.Module):
         """Return the change of spectra per unit of each `SPLIT` number, ``(row, 3, pixel)``."""
         return split_columns(spectra)[:, : len(self.split_scale)]
 
-    def to_synthetic(self, prepared: Prepared) -> Prepared:
-        """Return the spectra as they are: `floor` keeps the pixels that the emulator does not know from deciding."""
-        return prepared
-
     def outside(self, labels: Tensor) -> Tensor:
         """Return which fitted labels are beyond the training stars', ``(row,)`` bool."""
         place = (labels[:, :FREE] - self.label_map.centre) / self.label_map.scale
@@ -239,58 +232,30 @@ class ResidualTransfer(nn.Module):
             spread = spread - gain[:, :, None] * across[:, None, :]
         return mapped, spread, own
 
-    def save(
-        self,
-        path: str | Path,
-        *,
-        training_data: str,
-        settings: dict[str, Any],
-        scores: dict[str, float],
-        simulated: bool,
-        seed: int = 0,
-    ) -> None:
-        """Write the safetensors file and its card."""
-        card = ResidualCard(
-            kind=KIND,
-            version=VERSION,
-            stargap=__version__,
-            emulator=self.emulator.card,
-            pixel_grid=STARGAP.digest,
-            degree=self.degree,
-            map_degree=self.map_degree,
-            split=len(self.split_scale) > 0,
-            training_data=training_data,
-            settings=settings,
-            scores=scores,
-            simulated=simulated,
-            alpha=self.alpha,
-            seed=seed,
-        )
-        save_model(path, card, self.state_dict())
+    def architecture(self) -> dict[str, Any]:
+        """Return degrees and whether there are split numbers, for the card."""
+        return {"degree": self.degree, "map_degree": self.map_degree, "split": len(self.split_scale) > 0}
 
     @classmethod
-    def load(cls, path: str | Path) -> ResidualTransfer:
-        """Read a transfer written by `save`, with the emulator inside it.
+    def from_card(cls, path: str | Path, card: ResidualCard, emulator: Emulator) -> ResidualTransfer:
+        """Return an untrained transfer with the degrees in the card.
 
         Raises:
-            ModelError: damaged or foreign files, another pixel grid or label order, missing or extra tensors.
+            ModelError: the degrees are impossible.
         """
-        card, tensors = load_model(path, ResidualCard, KIND, VERSION)
         if not (0 <= card.degree <= 4 and 0 <= card.map_degree <= 3):
             message = f"{path}: degrees in the card are impossible ({card.degree}, {card.map_degree})"
             raise ModelError(message)
-        emulator = emulator_inside(path, card, tensors)
-        transfer = cls(emulator, degree=card.degree, map_degree=card.map_degree, split=card.split, alpha=card.alpha)
-        fill(path, transfer, tensors)
-        transfer.card = card
-        positive = (transfer.floor, transfer.split_scale, transfer.label_map.scale)
-        if not (all((tensor > 0).all() for tensor in positive) and transfer.sequence[4] >= 0):
-            message = f"{path}: the model holds floors, scales or a width that are not positive"
-            raise ModelError(message)
-        if (transfer.label_map.low > transfer.label_map.high).any():
-            message = f"{path}: the range of the training stars' labels in the model is reversed"
-            raise ModelError(message)
-        return transfer.eval().requires_grad_(False)
+        return cls(emulator, degree=card.degree, map_degree=card.map_degree, split=card.split, alpha=card.alpha)
+
+    def find_fault(self) -> str | None:
+        """Return what is impossible about the values, if anything is."""
+        label_map = self.label_map
+        if not (all_positive(self.floor, self.split_scale, label_map.scale) and self.sequence[4] >= 0):
+            return "floors, scales or a width that are not positive"
+        if (label_map.low > label_map.high).any():
+            return "a reversed range of the training stars' labels"
+        return None
 
 
 @cache
