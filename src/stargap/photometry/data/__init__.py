@@ -1,0 +1,1 @@
+"""Coefficients of the photometric relations, with where they come from."""
