@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 
 from stargap.errors import ModelError
 from stargap.labels import LABELS
-from stargap.modelfile import LARGEST_CARD, Card, load_model, save_model
+from stargap.modelfile import LARGEST_CARD, Card, kind_of, load_model, model_exists, save_model
 from stargap.theory.emulator import Emulator, shipped_emulator
 
 few = settings(max_examples=40, derandomize=True, deadline=None, database=None)
@@ -637,9 +637,10 @@ def test_content_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     sizes = [path.stat().st_size, path.with_suffix(".json").stat().st_size]
     assert order == [
         ("fsync", sizes[1]),
-        ("toy.json", sizes[1], True, False),
+        ("toy.json.new", sizes[1], True, False),
         ("fsync", sizes[0]),
         ("toy.safetensors", sizes[0], True, False),
+        ("toy.json", sizes[1], True, False),
     ]
 
 
@@ -650,22 +651,72 @@ def test_a_file_where_a_folder_should_be(tmp_path):
     assert content_of(tmp_path) == {"file": b""}
 
 
-def test_a_save_cut_between_its_two_files_is_noticed(toy, monkeypatch):
-    other = {name: tensor + 1 for name, tensor in TENSORS.items()}
-    replace = Path.replace
+def killed_at(call, path, tensors):
+    """Save in another process that dies without a clean-up at its `call`-th fsync or rename; False if it ends first."""
+    process = os.fork()
+    if process == 0:
+        fsync, replace, left = os.fsync, Path.replace, [call]
 
-    def fail_on_the_tensors(self, target):
-        if str(target).endswith(".safetensors"):
-            raise KeyboardInterrupt
-        return replace(self, target)
+        def watched(action):
+            def instead(*args):
+                left[0] -= 1
+                if left[0] < 0:
+                    os._exit(9)
+                return action(*args)
 
-    monkeypatch.setattr(Path, "replace", fail_on_the_tensors)
-    with pytest.raises(KeyboardInterrupt):
-        save_model(toy, TOY, other)
-    with pytest.raises(KeyboardInterrupt):
-        save_model(toy.with_name("new.safetensors"), TOY, other)
-    monkeypatch.undo()
-    refused(toy, "does not match its card", loader=load_toy)
-    refused(toy.with_name("new.safetensors"), "new.safetensors: cannot be read", loader=load_toy)
-    save_model(toy, TOY, other)
-    assert torch.equal(load_toy(toy)[1]["bias"], other["bias"])
+            return instead
+
+        os.fsync, Path.replace = watched(fsync), watched(replace)
+        save_model(path, TOY, tensors)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_writer_killed_at_any_moment_leaves_the_old_model_or_the_new_one(toy):
+    new = {name: tensor + 1 for name, tensor in TENSORS.items()}
+    found, call = [], 0
+    while killed_at(call, toy, new):
+        loaded = load_toy(toy)[1]
+        is_new = torch.equal(loaded["bias"], new["bias"])
+        assert all(torch.equal(loaded[name], (new if is_new else TENSORS)[name]) for name in TENSORS)
+        assert model_exists(toy)
+        assert kind_of(toy) == TOY.kind
+        found.append(is_new)
+        save_model(toy, TOY, TENSORS)
+        assert {path.name for path in toy.parent.glob("toy*")} == {"toy.json", "toy.safetensors"}
+        call += 1
+    assert (found, call) == ([False] * 4 + [True], 5)
+    assert torch.equal(load_toy(toy)[1]["bias"], new["bias"])
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_first_save_killed_at_any_moment_leaves_nothing_or_the_model(tmp_path):
+    path, found = tmp_path / "toy.safetensors", []
+    while killed_at(len(found), path, TENSORS):
+        found.append(model_exists(path))
+        if found[-1]:
+            assert torch.equal(load_toy(path)[1]["bias"], TENSORS["bias"])
+        else:
+            refused(path, "cannot be read", loader=load_toy)
+        for part in tmp_path.iterdir():
+            part.unlink()
+    assert found == [False] * 4 + [True]
+
+
+def test_a_reader_that_meets_a_writer_reads_the_card_again(toy, monkeypatch):
+    new = {name: tensor + 1 for name, tensor in TENSORS.items()}
+    read_bytes = Path.read_bytes
+
+    def write_first(self):
+        monkeypatch.undo()
+        save_model(toy, TOY, new)
+        return read_bytes(self)
+
+    def after_the_card(self):
+        if self.suffix == ".safetensors":
+            return write_first(self)
+        return read_bytes(self)
+
+    monkeypatch.setattr(Path, "read_bytes", after_the_card)
+    assert torch.equal(load_toy(toy)[1]["bias"], new["bias"])

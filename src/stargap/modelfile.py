@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from stargap.errors import ModelError
 from stargap.files import replacing
 
-__all__ = ["Card", "check_tensors", "load_model", "save_model"]
+__all__ = ["Card", "check_tensors", "kind_of", "load_model", "model_exists", "save_model"]
 
 LARGEST_CARD = 1_000_000
 
@@ -42,6 +43,9 @@ AnyCard = TypeVar("AnyCard", bound=Card)
 def save_model(path: str | Path, card: Card, tensors: Mapping[str, Tensor]) -> None:
     """Write ``path`` (``*.safetensors``) and its card (``*.json``).
 
+    A process that is killed meanwhile leaves a model that can be loaded, the old one or the new one: the new card is
+    first written beside the old one (``*.json.new``), and takes its name when the new tensors have theirs.
+
     Args:
         path: where the tensors go.
         card: its ``sha256`` is filled in here.
@@ -51,9 +55,17 @@ def save_model(path: str | Path, card: Card, tensors: Mapping[str, Tensor]) -> N
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     complete = card.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as tensor_file, replacing(path.with_suffix(".json")) as card_file:
-        tensor_file.write(content)
-        card_file.write((complete.model_dump_json(indent=2) + "\n").encode())
+    new = _new_card(path)
+    with replacing(new) as file:
+        file.write((complete.model_dump_json(indent=2) + "\n").encode())
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except BaseException:
+        if not (path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == complete.sha256):
+            new.unlink(missing_ok=True)
+        raise
+    new.replace(path.with_suffix(".json"))
 
 
 def load_model(
@@ -63,30 +75,15 @@ def load_model(
 
     Args:
         path: the ``*.safetensors`` file; its card is beside it.
-        card_type: the card that this kind of model has.
-        kind: the kind wanted.
-        version: the architecture version wanted.
+        card_type: the card of this kind of model.
+        kind: the expected kind.
+        version: the expected version of the architecture.
 
     Raises:
         ModelError: a missing, truncated, altered or foreign file, a damaged card, another kind or version.
     """
     path = Path(path)
-    card_path = path.with_suffix(".json")
-    try:
-        if card_path.stat().st_size > LARGEST_CARD:
-            msg = f"{card_path}: the card is larger than {LARGEST_CARD} bytes"
-            raise ModelError(msg)
-        raw: Any = json.loads(card_path.read_bytes())
-        content = path.read_bytes()
-    except OSError as error:
-        msg = (
-            f"{error.filename}: cannot be read ({error.strerror}); a model is two files, "
-            f"{path.name} and {card_path.name}"
-        )
-        raise ModelError(msg) from None
-    except (ValueError, RecursionError) as error:
-        msg = f"{card_path}: the card is not JSON ({error})"
-        raise ModelError(msg) from None
+    content, digest, raw = _read_files(path)
     found = (raw.get("kind"), raw.get("version")) if isinstance(raw, dict) else (None, None)
     if found != (kind, version):
         msg = f"{path}: this is {found[0]!r} version {found[1]!r}, wanted {kind!r} version {version}"
@@ -96,9 +93,10 @@ def load_model(
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        msg = f"{card_path}: {error.error_count()} bad fields in the card, first {place}: {first['msg']}"
+        msg = (
+            f"{path.with_suffix('.json')}: {error.error_count()} bad fields in the card, first {place}: {first['msg']}"
+        )
         raise ModelError(msg) from None
-    digest = hashlib.sha256(content).hexdigest()
     if digest != card.sha256:
         msg = (
             f"{path}: the file does not match its card (sha256 {digest[:12]}..., card {card.sha256[:12]}...): "
@@ -109,6 +107,63 @@ def load_model(
         return card, load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         msg = f"{path}: not a safetensors file ({error})"
+        raise ModelError(msg) from None
+
+
+def kind_of(path: str | Path) -> Any:
+    """Return the kind that the card of a model says, None where there is no card or it does not say.
+
+    Example:
+        >>> kind_of(getfixture("tmp_path") / "absent.safetensors") is None
+        True
+    """
+    try:
+        raw = _read_files(Path(path))[2]
+    except ModelError:
+        return None
+    return raw.get("kind") if isinstance(raw, dict) else None
+
+
+def model_exists(path: str | Path) -> bool:
+    """Return whether both files of a model are there."""
+    path = Path(path)
+    return path.exists() and (path.with_suffix(".json").exists() or _new_card(path).exists())
+
+
+def _new_card(path: Path) -> Path:
+    return path.with_suffix(".json.new")
+
+
+def _read_files(path: Path) -> tuple[bytes, str, Any]:
+    """Return the tensors' bytes, their digest and the card: the new one where its writer was killed too early."""
+    card_path, new = path.with_suffix(".json"), _new_card(path)
+    try:
+        card = _read_card(new if new.exists() and not card_path.exists() else card_path)
+        content = path.read_bytes()
+    except OSError as error:
+        msg = (
+            f"{error.filename}: cannot be read ({error.strerror}); a model is two files, "
+            f"{path.name} and {card_path.name}"
+        )
+        raise ModelError(msg) from None
+    digest = hashlib.sha256(content).hexdigest()
+    for other in (new, card_path):  # the second again: a writer may just have renamed the first to it
+        if not isinstance(card, dict) or card.get("sha256") == digest:
+            break
+        with suppress(OSError, ModelError):
+            newer = _read_card(other)
+            card = newer if isinstance(newer, dict) and newer.get("sha256") == digest else card
+    return content, digest, card
+
+
+def _read_card(path: Path) -> Any:
+    if path.stat().st_size > LARGEST_CARD:
+        msg = f"{path}: the card is larger than {LARGEST_CARD} bytes"
+        raise ModelError(msg)
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        msg = f"{path}: the card is not JSON ({error})"
         raise ModelError(msg) from None
 
 
@@ -127,14 +182,14 @@ def check_tensors(path: str | Path, expected: Mapping[str, Tensor], tensors: Map
         >>> check_tensors("a.safetensors", {"x": torch.zeros(2)}, {"x": torch.zeros(3)})
         Traceback (most recent call last):
         ...
-        stargap.errors.ModelError: a.safetensors: tensors do not match the architecture: 1 differ, first x ...
+        stargap.errors.ModelError: a.safetensors: tensors do not match the architecture: 1 differ (x), x is ...
     """
     found, needed = ({name: _shape(tensor) for name, tensor in group.items()} for group in (tensors, expected))
     odd = sorted(name for name in {**needed, **found} if needed.get(name) != found.get(name))
     if odd:
         message = (
-            f"{path}: tensors do not match the architecture: {len(odd)} differ, first {odd[0]} "
-            f"({found.get(odd[0], 'absent')} in the file, {needed.get(odd[0], 'absent')} by the card)"
+            f"{path}: tensors do not match the architecture: {len(odd)} differ ({', '.join(odd[:4])}), {odd[0]} is "
+            f"{found.get(odd[0], 'absent')} in the file and {needed.get(odd[0], 'absent')} by the card"
         )
         raise ModelError(message)
     infinite = sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
@@ -144,4 +199,4 @@ def check_tensors(path: str | Path, expected: Mapping[str, Tensor], tensors: Map
 
 
 def _shape(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    return f"{tensor.dtype} {tuple(tensor.shape)}"

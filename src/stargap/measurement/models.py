@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from stargap.errors import ModelError
+from stargap.modelfile import kind_of
 from stargap.settings import MeasureSettings
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.transfer.anchored.model import AnchoredTransfer, lamost_transfer
@@ -29,13 +29,8 @@ def load_transfer(path: str | Path) -> AnyTransfer:
     Raises:
         ModelError: damaged or foreign files.
     """
-    path = Path(path)
-    try:
-        card = json.loads(path.with_suffix(".json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        card = {}  # the reader below says what is wrong
-    kind = card.get("kind") if isinstance(card, dict) else None
-    return AnchoredTransfer.load(path) if kind == AnchoredTransfer.kind else ResidualTransfer.load(path)
+    kinds: dict[str, type[AnyTransfer]] = {kind.kind: kind for kind in (ResidualTransfer, AnchoredTransfer)}
+    return kinds.get(kind_of(path), ResidualTransfer).load(path)
 
 
 def load_model_named(name: str | Path) -> Emulator | AnyTransfer:

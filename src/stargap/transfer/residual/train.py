@@ -21,7 +21,7 @@ from stargap.console import progress_bars
 from stargap.errors import UsageError
 from stargap.fit.domains import joint_step
 from stargap.fit.labels import EmulatorModel, ForwardModel, Parameters, fit_labels
-from stargap.modelfile import Card, load_model, save_model
+from stargap.modelfile import Card, load_model, model_exists, save_model
 from stargap.spectra.prepare import Prepared
 from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.transfer.residual.matching import Anchors, fit_density, fit_label_map, main_sequence
@@ -386,7 +386,7 @@ def _resume(
 ) -> tuple[int, float, dict[str, dict[str, float]]]:
     for part in folder.glob(".stargap-*.part"):
         part.unlink()
-    pairs = [path for path in sorted(folder.glob("stage-*.safetensors")) if path.with_suffix(".json").exists()]
+    pairs = [path for path in sorted(folder.glob("stage-*.safetensors")) if model_exists(path)]
     if not pairs:
         return 0, 0.0, {}
     card, tensors = load_model(pairs[-1], _Card, "residual-training", 1)
