@@ -11,6 +11,7 @@ __all__ = [
     "CATALOGUE_SPECTRA",
     "CATALOGUE_STARS",
     "CLEAN_SPECTRA",
+    "LEFT_AFTER_CUT",
     "M_DWARF_SPECTRA",
     "OFFSETS",
     "REPEATS",
@@ -26,6 +27,8 @@ CLEAN_SPECTRA = 538_107
 """Spectra that the cuts of the sample and the cleaning leave (section 2.1)."""
 CATALOGUE_SPECTRA, CATALOGUE_STARS = 507_513, 426_008
 """Spectra and stars in the final catalogue (section 4)."""
+LEFT_AFTER_CUT = {"class M dwarf": M_DWARF_SPECTRA, "cleaning": CLEAN_SPECTRA, "age": CATALOGUE_SPECTRA}
+"""Spectra left after a cut, by the name of the cut; the paper does not count the others (sections 2.1 and 4)."""
 ACTIVE_SPECTRA, VARIABLE_SPECTRA = 33_623, 24_276
 """Spectra of the final catalogue that are active, and that are of variable candidates (section 4)."""
 

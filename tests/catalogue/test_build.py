@@ -128,6 +128,7 @@ def test_two_builds_are_equal_byte_for_byte(tmp_path):
     assert (built.spectra.read_bytes(), built.stars.read_bytes()) == before
     names = sorted(path.name for path in built.spectra.parent.iterdir())
     assert names == [
+        "cuts.json",
         "cuts.md",
         "spectra.parquet",
         "stars.parquet",

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -253,7 +254,7 @@ class Reader(HTMLParser):
 
 
 def test_the_page_shows_every_cluster_that_is_not_good(survey, cleaned, tmp_path):
-    path = write_cleaning_page(tmp_path / "cleaning.html", cleaned, [survey[0][:500], survey[0][500:]])
+    path, data = write_cleaning_page(tmp_path / "cleaning.html", cleaned, [survey[0][:500], survey[0][500:]])
     reader = Reader()
     reader.feed(path.read_text(encoding="utf-8"))
     assert all(source.startswith(("data:image/png;base64,", "#")) for source in reader.sources)
@@ -267,12 +268,18 @@ def test_the_page_shows_every_cluster_that_is_not_good(survey, cleaned, tmp_path
     alone = sum(bool((cleaned.flags & int(flag)).any()) for flag in Clean if flag & OF_SPECTRUM)
     assert pictures == len(shown) + alone
     assert cleaned.digest in reader.text
+    written = json.loads(data.read_bytes())
+    pngs = [source.removeprefix("data:image/png;base64,") for source in reader.sources if source.startswith("data:")]
+    assert [picture["png"] for picture in written["pictures"]] == pngs
+    assert [one["number"] for one in written["clusters"]] == [one.number for one in cleaned.clusters]
+    assert written["clusters"][0]["mean"] == cleaned.clusters[0].mean.tolist()
+    assert (written["digest"], written["rejected"]) == (cleaned.digest, cleaned.rejected.sum())
     with pytest.raises(UsageError, match="give the same"):
         write_cleaning_page(path, cleaned, [survey[0][:10]])
 
 
 def test_the_page_of_nothing(tmp_path):
-    page = write_cleaning_page(tmp_path / "cleaning.html", clean([]), [])
+    page, _ = write_cleaning_page(tmp_path / "cleaning.html", clean([]), [])
     assert "0 of 0 spectra rejected" in page.read_text(encoding="utf-8")
 
 

@@ -15,7 +15,15 @@ from stargap.flags import Cut
 from stargap.settings import example_toml, read_settings_as
 from stargap.spectra.readers.read import read_spectrum
 from stargap.survey.gaia.join import GAIA_COLUMNS, read_gaia
-from stargap.survey.sample import SampleSettings, counts_table, is_m_dwarf, print_counts, select
+from stargap.survey.sample import (
+    SampleSettings,
+    counts_json,
+    counts_table,
+    is_m_dwarf,
+    print_counts,
+    read_counts,
+    select,
+)
 from stargap.tables.columns import INT_NULL, Column
 from stargap.tables.crossmatch import julian_epoch, match_sky
 from stargap.tables.read import read_table
@@ -302,6 +310,20 @@ def test_counts_are_printed_for_people_and_for_a_page(capsys):
     assert "538,107" in shown
     assert "538,107" in counts_table(sample)
     assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_counts_are_read_back_and_other_files_refused(tmp_path):
+    sample, file = select({"spectrum_id": [1, 2], "subclass": ["dM1", "dK7"]}), tmp_path / "cuts.json"
+    file.write_text(counts_json(sample), encoding="utf-8")
+    counts, notes = read_counts(file)
+    assert counts == sample.counts
+    assert notes[:-1] == sample.notes
+    for content in ("", "[]", '{"cuts": [{"name": "RUWE"}], "notes": []}'):
+        file.write_text(content, encoding="utf-8")
+        with pytest.raises(UsageError, match="does not hold the counts"):
+            read_counts(file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_counts(tmp_path / "none")
 
 
 @pytest.mark.parametrize("suffix", [".fits", ".parquet", ".csv"])

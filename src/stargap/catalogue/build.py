@@ -18,7 +18,7 @@ from stargap.catalogue.stars import Combination, combine_stars, star_numbers
 from stargap.errors import UsageError
 from stargap.files import replacing
 from stargap.survey.gaia.join import equal_columns
-from stargap.survey.sample import Sample, counts_table
+from stargap.survey.sample import Sample, counts_json, counts_table
 from stargap.tables.columns import CATALOGUE, STARS, SURVEY
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.write import provenance_of, read_columns, read_parts, write_parts
@@ -80,7 +80,8 @@ def build_catalogue(
 ) -> Built:
     """Make ``spectra.parquet`` and ``stars.parquet`` of a survey run's table, in its order, nothing left out.
 
-    ``cuts.md`` tells how many spectra each cut leaves, beside the paper's.
+    ``cuts.md`` tells how many spectra each cut leaves, beside the paper's; ``cuts.json`` holds the same as data
+    (`stargap.survey.sample.read_counts`).
 
     A survey of any size is read and written part by part. What all spectra have to be compared in, identifiers, labels,
     errors and flags, is held in memory: about 0.4 kB a spectrum.
@@ -153,8 +154,9 @@ def build_catalogue(
     write_parts(spectra(), path, schema=CATALOGUE, provenance=about)
     stars = folder / "stars.parquet"
     write_parts(combine_stars(path, star, star_count, settings.combine), stars, schema=STARS, provenance=about)
-    with replacing(folder / "cuts.md") as file:
-        file.write((counts_table(cuts) + "\n").encode())
+    for name, text in {"cuts.md": counts_table(cuts), "cuts.json": counts_json(cuts)}.items():
+        with replacing(folder / name) as file:
+            file.write(f"{text}\n".encode())
     return Built(path, stars, cuts, star_count)
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from stargap.errors import UsageError
 from stargap.flags import FinalCut, Flag
+from stargap.paper import LEFT_AFTER_CUT
 from stargap.survey.cleaning.rules import is_rejected
 from stargap.survey.gaia.join import equal_columns, numbers
 from stargap.survey.sample import CutCount, Sample
@@ -54,8 +55,13 @@ class CutSettings(BaseModel):
 NOTES: Final = FinalCut.ERROR_UNKNOWN | FinalCut.AGE_UNKNOWN | FinalCut.ACTIVE
 """Bits that say something of a spectrum and do not remove it."""
 
-_UNCERTAIN = dict(zip(_LABELS, list(FinalCut)[5:9], strict=True))
-_PAPER = {"cleaning": 538_107, "age": 507_513}
+_UNCERTAIN: Final = {
+    "rv": FinalCut.RV_UNCERTAIN,
+    "teff": FinalCut.TEFF_UNCERTAIN,
+    "logg": FinalCut.LOGG_UNCERTAIN,
+    "m_h": FinalCut.M_H_UNCERTAIN,
+}
+"""The bit that is set where the error of a label is an outlier."""
 
 CUT_COLUMNS: Final = (
     *("spectrum_id", "in_sample", "clean_flags", "flags", "snr_r", "snr_i", "activity_3sigma"),
@@ -128,7 +134,7 @@ def final_cuts(columns: Mapping[str, ArrayLike], settings: CutSettings | None = 
         flags[failed] |= bit
         left = kept & ~failed
         before, out, dark, after = (int(np.count_nonzero(part)) for part in (kept, kept & failed, kept & unknown, left))
-        counts.append(CutCount(step, before, out, dark, after, _PAPER.get(step)))
+        counts.append(CutCount(step, before, out, dark, after, LEFT_AFTER_CUT.get(step)))
         kept = left
     flags[np.any([unknown for name, _, _, unknown in steps if name.startswith("error")], axis=0)] |= (
         FinalCut.ERROR_UNKNOWN

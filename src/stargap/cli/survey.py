@@ -266,6 +266,7 @@ def report_states(states: list[StageState], chosen: SurveySettings) -> None:
     """Print how far each stage is, the cuts beside the paper's, and what failed."""
     from rich.table import Table
 
+    from stargap.paper import LEFT_AFTER_CUT
     from stargap.run.spectra import CUT_COUNTS
     from stargap.survey.sample import CutCount, Sample, print_counts
 
@@ -282,8 +283,9 @@ def report_states(states: list[StageState], chosen: SurveySettings) -> None:
     cuts = list(dict.fromkeys(name.split(":")[0] for name in counts if ":" in name))
     if cuts:
         numbers = [{what: int(counts[f"{cut}: {what}"]) for what in CUT_COUNTS} for cut in cuts]
-        paper = {"class M dwarf": 818_686}
-        told_cuts = (CutCount(cut, **some, paper=paper.get(cut)) for cut, some in zip(cuts, numbers, strict=True))
+        told_cuts = (
+            CutCount(cut, **some, paper=LEFT_AFTER_CUT.get(cut)) for cut, some in zip(cuts, numbers, strict=True)
+        )
         screen.print()
         print_counts(Sample({}, tuple(told_cuts), ()), console=screen)
     failures = [(state.stage, unit, why) for state in states for unit, why in state.failures.items()]

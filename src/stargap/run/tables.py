@@ -52,7 +52,7 @@ def make_clean(run: Run, unit: int | None) -> Made:
     cleaning = clean(shards, run.settings.cleaning)
     if run.settings.input.overrule is not None:
         cleaning = overrule(cleaning, run.settings.input.overrule)
-    products, first = [write_cleaning_page(run.folder / "cleaning.html", cleaning, shards)], 0
+    products, first = list(write_cleaning_page(run.folder / "cleaning.html", cleaning, shards)), 0
     for number in range(run.shards()):
         rows = read_columns(run.part("velocity", number), ["row"])["row"]
         part = slice(first, first + len(rows))
@@ -120,7 +120,14 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
     if run.settings.publish.paper_table:
         written += write_catalogue(folder, formats=run.settings.publish.formats, paper=True)
     final = int(columns_of(built.spectra, ["in_final_catalogue"])["in_final_catalogue"].sum())
-    products = [folder / "precision.json", folder / "cuts.md", built.spectra, built.stars, *dict.fromkeys(written)]
+    products = [
+        folder / "precision.json",
+        folder / "cuts.md",
+        folder / "cuts.json",
+        built.spectra,
+        built.stars,
+        *dict.fromkeys(written),
+    ]
     return Made(products, run.rows(None), {"stars": built.star_count, "final": final, **counts})
 
 

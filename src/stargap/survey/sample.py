@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
+from stargap.errors import UsageError
 from stargap.flags import Cut
+from stargap.paper import CLEAN_SPECTRA, LEFT_AFTER_CUT
 from stargap.survey.gaia.join import equal_columns, join_gaia, numbers
 from stargap.tables.columns import INT_NULL
 from stargap.tables.crossmatch import whole_ids
@@ -19,8 +23,8 @@ from stargap.tables.crossmatch import whole_ids
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["CutCount", "Sample", "SampleSettings", "counts_table", "is_m_dwarf",
-           "print_counts", "select"]  # fmt: skip
+__all__ = ["CutCount", "Sample", "SampleSettings", "counts_json", "counts_table", "is_m_dwarf",
+           "print_counts", "read_counts", "select"]  # fmt: skip
 
 _Bools = NDArray[np.bool_]
 _Floats = NDArray[np.float64]
@@ -86,8 +90,7 @@ _CUTS = (
     ("M_G", Cut.M_G_OUTSIDE, Cut.M_G_UNKNOWN),
     ("BP - RP", Cut.COLOUR_OUTSIDE, Cut.COLOUR_UNKNOWN),
 )
-_PAPER = {"class M dwarf": 818_686}
-_PAPER_NOTE = "paper: 538,107 spectra are left after its cuts and the cleaning of clusters"
+_PAPER_NOTE = f"paper: {CLEAN_SPECTRA:,} spectra are left after its cuts and the cleaning of clusters"
 _HEADER = ("cut", "before", "failed", "unknown", "left", "paper")
 
 
@@ -211,7 +214,7 @@ def select(
         flags[unsure] |= unknown
         left = kept & ~failed & (settings.keep_unknown | ~unsure)
         before, out, dark, after = (int(np.count_nonzero(part)) for part in (kept, kept & failed, kept & unsure, left))
-        counts.append(CutCount(name, before, out, dark, after, _PAPER.get(name)))
+        counts.append(CutCount(name, before, out, dark, after, LEFT_AFTER_CUT.get(name)))
         kept = left
     columns = {"spectrum_id": whole_ids(given["spectrum_id"], "spectrum_id"), "sample_flags": flags, "in_sample": kept}
     return Sample(columns | joined | {"m_g": m_g}, tuple(counts), join.notes)
@@ -248,6 +251,42 @@ def counts_table(sample: Sample) -> str:
     lines = [f"| {' | '.join(_HEADER)} |", "|---" + "|---:" * (len(_HEADER) - 1) + "|"]
     lines += [f"| {' | '.join(cells)} |" for cells in _cells(sample)]
     return "\n".join([*lines, "", *(f"* {note}" for note in (*sample.notes, _PAPER_NOTE))])
+
+
+def counts_json(sample: Sample) -> str:
+    """Return the counts of each cut and the notes as JSON, ``{"cuts": [{"name": ...}, ...], "notes": [...]}``.
+
+    The keys of a cut are the fields of `CutCount`.
+
+    Example:
+        >>> counts_json(select({"spectrum_id": [1], "subclass": ["dM1"]}))[:91]
+        '{"cuts": [{"name": "class M dwarf", "before": 1, "failed": 0, "unknown": 0, "left": 1, "pap'
+    """
+    content = {"cuts": [count._asdict() for count in sample.counts], "notes": [*sample.notes, _PAPER_NOTE]}
+    return json.dumps(content)
+
+
+def read_counts(path: str | Path) -> tuple[tuple[CutCount, ...], tuple[str, ...]]:
+    """Return the counts of each cut, and the notes, from a file that holds `counts_json`, such as ``cuts.json``.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else.
+
+    Example:
+        >>> file = getfixture("tmp_path") / "cuts.json"
+        >>> _ = file.write_text(counts_json(select({"spectrum_id": [1], "subclass": ["dM1"]})))
+        >>> read_counts(file)[0][0].left
+        1
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+        return tuple(CutCount(**cut) for cut in content["cuts"]), tuple(map(str, content["notes"]))
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror})"
+        raise UsageError(message) from None
+    except (ValueError, TypeError, KeyError) as error:
+        message = f"{path}: does not hold the counts of cuts ({error})"
+        raise UsageError(message) from None
 
 
 def print_counts(sample: Sample, *, console: Console | None = None) -> None:

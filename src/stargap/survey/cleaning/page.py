@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from stargap.errors import UsageError
 from stargap.files import replacing
 from stargap.flags import Clean
-from stargap.survey.cleaning.bins import Shard, read_blocks
+from stargap.survey.cleaning.bins import BIN_CENTRES, Shard, read_blocks
 from stargap.survey.cleaning.clean import Cleaning, Cluster
 
 __all__ = ["overrule", "write_cleaning_page"]
@@ -89,8 +90,18 @@ def _read_overrule(path: Path, cleaning: Cleaning) -> dict[int, str]:
     return {int(name): wish for name, wish in wishes.items()}
 
 
-def write_cleaning_page(path: str | Path, cleaning: Cleaning, shards: Sequence[Shard]) -> Path:
+def write_cleaning_page(path: str | Path, cleaning: Cleaning, shards: Sequence[Shard]) -> tuple[Path, Path]:
     """Write one self-contained HTML page: what was rejected and why, with pictures of rejected and borderline clusters.
+
+    Beside it the same is written as data, with the suffix ``.json``::
+
+        {"digest": ..., "spectra": 5000, "rejected": 120, "reasons": {sentence: spectra, ...},
+         "settings": {...}, "wavelength": [...],
+         "clusters": [{"number": 1000, "size": 70, "verdict": "good", "mean": [...], "scatter": [...], ...}, ...],
+         "pictures": [{"title": ..., "reason": ..., "png": base64}, ...]}
+
+    A cluster has the fields of `Cluster`, and ``mean`` and ``scatter`` are given at ``wavelength`` (A, vacuum). The
+    pictures are those of the page, in its order: rejected and borderline clusters, then spectra rejected one by one.
 
     Args:
         path: usually ``cleaning.html``.
@@ -98,7 +109,7 @@ def write_cleaning_page(path: str | Path, cleaning: Cleaning, shards: Sequence[S
         shards: the same spectra in the same order; read once.
 
     Returns:
-        the path.
+        the paths of the page and of the data.
 
     Raises:
         UsageError: another number of spectra than were cleaned.
@@ -112,22 +123,47 @@ def write_cleaning_page(path: str | Path, cleaning: Cleaning, shards: Sequence[S
     groups |= {flag.name or "": np.flatnonzero(cleaning.flags & int(flag)) for flag in ALONE}
     means = _means(shards, {name: rows for name, rows in groups.items() if name.isdigit()})
     members = _members(shards, {name: _some(rows) for name, rows in groups.items()})
-    parts = [_opening(cleaning)]
+    parts, pictures = [_opening(cleaning)], []
     for one in sorted(shown, key=lambda one: (one.verdict != "rejected", one.number)):
-        title = f"cluster {one.number}: {_spectra(one.size)}, {one.verdict}"
-        picture = _picture(members[str(one.number)], title, *means[str(one.number)])
-        parts.append(f"<h3 id=c{one.number}>{title}</h3><p>{html.escape(_reason(one))}</p>{picture}")
+        title, reason = f"cluster {one.number}: {_spectra(one.size)}, {one.verdict}", _reason(one)
+        png = _picture(members[str(one.number)], title, *means[str(one.number)])
+        pictures.append({"title": title, "reason": reason, "png": png})
+        parts.append(f"<h3 id=c{one.number}>{title}</h3><p>{html.escape(reason)}</p>{_image(title, png)}")
     parts.append("<h2>Spectra rejected one by one</h2>")
     for flag in ALONE:
         rows = groups[flag.name or ""]
         if rows.size:
-            told = html.escape(flag.sentence)
-            picture = _picture(members[flag.name or ""], _spectra(rows.size))
-            parts.append(f"<h3>{told}: {rows.size}</h3>{picture}")
-    page = PAGE.replace("%BODY%", "\n".join(parts))
-    with replacing(path) as file:
-        file.write(page.encode())
-    return Path(path)
+            title = _spectra(rows.size)
+            png = _picture(members[flag.name or ""], title)
+            pictures.append({"title": f"{flag.sentence}: {rows.size}", "reason": "", "png": png})
+            parts.append(f"<h3>{html.escape(flag.sentence)}: {rows.size}</h3>{_image(title, png)}")
+    page, data = Path(path), Path(path).with_suffix(".json")
+    with replacing(page) as file:
+        file.write(PAGE.replace("%BODY%", "\n".join(parts)).encode())
+    with replacing(data) as file:
+        file.write(json.dumps(_as_data(cleaning) | {"pictures": pictures}, allow_nan=False).encode())
+    return page, data
+
+
+def _as_data(cleaning: Cleaning) -> dict[str, Any]:
+    clusters = [
+        asdict(one) | {"mean": one.mean.tolist(), "scatter": one.scatter.tolist(), "reason": _reason(one)}
+        for one in cleaning.clusters
+    ]
+    return {
+        "digest": cleaning.digest,
+        "spectra": len(cleaning.flags),
+        "rejected": int(cleaning.rejected.sum()),
+        "reasons": _reasons(cleaning),
+        "settings": cleaning.settings.model_dump(mode="json"),
+        "wavelength": BIN_CENTRES.tolist(),
+        "clusters": clusters,
+    }
+
+
+def _reasons(cleaning: Cleaning) -> dict[str, int]:
+    """Return for each bit of `Clean` its sentence and how many spectra have it."""
+    return {flag.sentence: int(((cleaning.flags & int(flag)) != 0).sum()) for flag in Clean}
 
 
 def _reason(cluster: Cluster) -> str:
@@ -186,13 +222,16 @@ def _means(
 
 
 def _picture(members: NDArray[Any], title: str, mean: Any = None, scatter: Any = None) -> str:
+    """Return a picture of spectra as base64 PNG."""
     from stargap.figures.cleaning import cluster_figure
 
     content = io.BytesIO()
     cluster_figure(members, mean=mean, scatter=scatter, title=title).savefig(content, format="png", dpi=80)
-    return (
-        f'<img alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
-    )
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def _image(title: str, png: str) -> str:
+    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{png}">'
 
 
 def _opening(cleaning: Cleaning) -> str:
@@ -220,8 +259,7 @@ def _opening(cleaning: Cleaning) -> str:
         lines.append("".join(f"<td>{cell}</td>" for cell in cells))
     table = "\n".join(f"<tr>{line}</tr>" for line in lines)
     reasons = "".join(
-        f"<tr><td>{html.escape(flag.sentence)}</td><td>{int(((cleaning.flags & int(flag)) != 0).sum())}</td></tr>"
-        for flag in Clean
+        f"<tr><td>{html.escape(sentence)}</td><td>{count}</td></tr>" for sentence, count in _reasons(cleaning).items()
     )
     example = html.escape(f'made_for = "{cleaning.digest}"\n\n[clusters]\n1000 = "keep"\n')
     settings = html.escape(cleaning.settings.model_dump_json(indent=1))
