@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from photometry_simulation import simulate
 from scipy.stats import multivariate_normal
 
 from stargap.photometry.extinction import COEFFICIENTS
 from stargap.photometry.likelihood import PhotometricLikelihood, Population, binary_odds
 from stargap.photometry.observed import LENGTH, ZERO_POINT, observed
 from stargap.photometry.surface import intrinsic_covariance, magnitude_table
-
-from .simulated import simulate
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from photometry_simulation import simulate
 
 from stargap.photometry.flags import PhotFlag
 from stargap.photometry.labels import LABEL_NAMES, label_covariance, photometric_labels
 from stargap.photometry.likelihood import Population
-
-from .simulated import simulate
 
 
 def compared(table, true, population=None):
@@ -26,6 +25,7 @@ def compared(table, true, population=None):
 def test_errors_are_calibrated(ks, fraction):
     population = Population(binary_fraction=fraction)
     table, true, component = simulate(4000, seed=3, population=population, ks=ks)
+    table["ruwe"][:] = np.nan  # simulated RUWE are not distributed as those of real stars, of which the odds are
     labels, difference, covariance, pulls, good = compared(table, true, population)
     assert good.mean() > 0.99
     spread = pulls[good].std(axis=0)
@@ -37,8 +37,8 @@ def test_errors_are_calibrated(ks, fraction):
         single, p = (component == 0)[good], labels["p_single"][good]
         for low, high in ((0.0, 0.3), (0.3, 0.7), (0.7, 0.9), (0.9, 1.0)):
             some = (p >= low) & (p <= high)
-            assert single[some].mean() == pytest.approx(p[some].mean(), abs=0.1)
-        assert (p[~single] < 0.5).mean() > 0.5
+            assert single[some].mean() == pytest.approx(p[some].mean(), abs=0.06)
+        assert (p[~single] < 0.5).mean() > 0.25
         assert (p[single] < 0.5).mean() < 0.03
 
 
