@@ -6,7 +6,7 @@ src/stargap/survey/cleaning/rules.py; a test holds these against the file.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import h5py
@@ -56,7 +56,9 @@ def quiet_ranges(depths: NDArray[np.float64]) -> tuple[tuple[int, int], ...]:
 
 def main() -> None:
     """Print everything."""
-    depths = mean_depths(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, help="kesseli2017_sdss_means.h5")
+    depths = mean_depths(parser.parse_args().file)
     print(f"{'mean spectrum':16s}   TiO5   CaH1  bands  quiet")
     for name, depth in depths.items():
         tio5, cah1 = 1 - (1 + depth[TIO5]) / (1 + depth[REFERENCE]), -depth[CAH1]

@@ -1,5 +1,6 @@
 """Write docs/columns.md from the schema and the flags."""
 
+import argparse
 from pathlib import Path
 
 from stargap.flags import FLAG_COLUMNS
@@ -53,5 +54,11 @@ Each is the sum of 2^bit; bits 24 to 31 are left to users.
 """
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the page."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     (Path(__file__).parent / "columns.md").write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,10 +6,10 @@ against what this script makes.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import json
-import sys
 from pathlib import Path
 
 import astropy.units as u
@@ -143,7 +143,14 @@ def tables(folder: Path) -> dict[str, str]:
     return {"parsec_5gyr.dat": isochrone_table(folder), "reference.json": reference_tables(folder)}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the files into the package."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the data folder, with isochrones/")
     target = Path(__file__).parents[1] / "src" / "stargap" / "theory" / "data"
-    for name, content in tables(Path(sys.argv[1])).items():
+    for name, content in tables(parser.parse_args().folder).items():
         (target / name).write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

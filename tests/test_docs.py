@@ -2,11 +2,47 @@
 
 import re
 import runpy
+import sys
 from pathlib import Path
+
+import numpy as np
+import pytest
 
 from stargap.transfer.anchored.model import lamost_transfer
 
 ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(path for path in ROOT.glob("docs/**/make_*.py") if "_build" not in path.parts)
+
+
+@pytest.fixture(autouse=True)
+def scripts_find_each_other(monkeypatch):
+    for folder in ("docs", "docs/results"):
+        monkeypatch.syspath_prepend(ROOT / folder)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_script_starts(script, monkeypatch, capsys):
+    """All that it imports is there, and it says how it is used."""
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
+    assert f"usage: {script.name}" in capsys.readouterr().out
+
+
+def test_leave_one_out_baselines_leave_their_own_star_out():
+    pages = runpy.run_path(str(ROOT / "docs/results/pages.py"))
+    line, constant = pages["leave_one_out_line"], pages["leave_one_out_constant"]
+    rng = np.random.default_rng(5)
+    x, y = rng.random(12), rng.random(12)
+    for star in range(12):
+        others = np.arange(12) != star
+        slope, start = np.polyfit(x[others], y[others], 1)
+        assert line(x, y)[star] == pytest.approx(start + slope * x[star])
+        assert constant(y)[star] == pytest.approx(y[others].mean())
+    assert np.isnan(line([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])).all()
+    assert np.isnan(line([1.0, 2.0, np.nan], [1.0, 2.0, 3.0])).all()
+    np.testing.assert_allclose(constant([0.1, np.nan, 0.3]), [0.3, np.nan, 0.1])
 
 
 def test_columns_page_is_what_the_schema_says():
@@ -35,8 +71,6 @@ def test_every_relative_link_leads_somewhere():
 
 def test_the_validation_page_says_worse_where_it_is():
     """A verdict needs two standard errors, and a number that the paper lacks gets none."""
-    import numpy as np
-
     from stargap.statistics import compare
 
     line = runpy.run_path(str(ROOT / "docs/results/make_validation.py"))["Line"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pages import leave_one_out_constant, leave_one_out_line, number, read_index, reflow, table
 
 from stargap import __version__
 from stargap.errors import SpectrumError
@@ -30,14 +29,7 @@ from stargap.spectra.prepare import prepare
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.smoother import Smoother
 from stargap.spectra.spectrum import Spectrum
-from stargap.statistics import (
-    Compared,
-    clip,
-    compare,
-    leave_one_out_constant,
-    leave_one_out_line,
-    robust_scatter,
-)
+from stargap.statistics import Compared, clip, compare, robust_scatter
 from stargap.theory.emulator import shipped_emulator
 
 Array = NDArray[np.float64]
@@ -135,12 +127,6 @@ def main() -> int:
     return 0
 
 
-def read_index(lamost: Path, folder: str) -> list[dict[str, str]]:
-    """Return the rows of the index for one folder."""
-    with (lamost / "index.csv").open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if row["folder"] == folder]
-
-
 def measure_cool(lamost: Path) -> Cool:
     """Measure every file of `lamost/cool` as one batch."""
     index = read_index(lamost, "cool")
@@ -152,39 +138,6 @@ def measure_cool(lamost: Path) -> Cool:
             items.append(error)
     columns, fitted = measure_batch(items, SETTINGS, shipped_emulator())
     return Cool(index, columns, fitted)
-
-
-def reflow(text: str) -> str:
-    """Return Markdown whose paragraphs and list items are filled to one width; headings, tables, pictures stay."""
-    blocks = []
-    for block in text.split("\n\n"):
-        if not block.startswith(("|", "#", "!")):
-            joined = "\n".join(line.strip() for line in block.strip().splitlines())
-            items = joined.replace("\n* ", "\0* ").replace("\n", " ").split("\0")
-            block = "\n".join(
-                textwrap.fill(
-                    item, 116, subsequent_indent="  " if item.startswith("* ") else "",
-                    break_long_words=False, break_on_hyphens=False,
-                )
-                for item in items
-            )  # fmt: skip
-        blocks.append(block)
-    return "\n\n".join(blocks) + "\n"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table, first column to the left."""
-    lines = [f"| {' | '.join(head)} |", "|" + "|".join([" :--- "] + [" ---: "] * (len(head) - 1)) + "|"]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
-
-
-def number(value: float, digits: int, *, error: float = np.nan, sign: bool = False) -> str:
-    """Return a rounded number with its error, a dash where there is none."""
-    if not np.isfinite(value):
-        return "–"
-    text = f"{value:{'+' if sign else ''}.{digits}f}"
-    text = text.lstrip("+-") if float(text) == 0 else text
-    return (f"{text} ± {error:.{digits}f}" if np.isfinite(error) else text).replace("-", "−")
 
 
 def worse_or_better(ours: float, theirs: float) -> str:

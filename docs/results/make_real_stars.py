@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from make_emulator_stars import SOURCES, number, reflow, table
+from make_emulator_stars import SOURCES
 from numpy.typing import NDArray
+from pages import leave_one_out_constant, leave_one_out_line, number, reflow, table
 from real_star_data import (
     FORMATS_NOTE,
     Template,
@@ -53,7 +54,7 @@ from stargap.measurement.star import BATCH, measure_native
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.spectrum import Facts
-from stargap.statistics import Compared, compare, leave_one_out_constant, leave_one_out_line
+from stargap.statistics import Compared, compare
 from stargap.transfer.anchored.model import lamost_transfer
 from stargap.transfer.anchored.train import cross_validate
 from stargap.transfer.residual.model import shipped_transfer

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import table
 
 from stargap import __version__
 from stargap.run.engine import stage_states
@@ -80,12 +81,6 @@ def measured(work: Path, name: str, stars: int, workers: int, *, store: bool) ->
     path.write_text(json.dumps(result, indent=1))
     shutil.rmtree(folder)
     return result
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def page(files: dict[str, Any], runs: list[dict[str, Any]], workers: int) -> str:

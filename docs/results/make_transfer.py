@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -19,17 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pages import table
+from transfer_figures import correction_figure, losses_figure, recovery_by_level_figure, split_figure
 
 from stargap import __version__
 from stargap.checkpoints import load_best
-from stargap.figures.transfer import (
-    correction_figure,
-    losses_figure,
-    recovery_by_level_figure,
-    residual_figure,
-    split_figure,
-    tsne_figure,
-)
+from stargap.figures.transfer import residual_figure, tsne_figure
 from stargap.fit.domains import Transfer, fit_domains
 from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
 from stargap.mock.instrument import CHUNK, Truth, prepared_stars, training_spectra
@@ -335,12 +330,6 @@ def pulls(found: Scored, truth: Truth) -> str:
 def lost(found: Scored) -> int:
     """Stars without labels."""
     return int((~np.isfinite(found.labels[:, :3]).all(axis=1)).sum())
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def results_table(rows: dict[str, Scored], truth: Truth) -> str:

@@ -13,6 +13,7 @@ from string import Template
 
 import numpy as np
 import torch
+from pages import table
 
 from stargap import __version__
 from stargap.figures.survey import subclass_numbers
@@ -262,11 +263,6 @@ def residuals(fitted: FittedSpectra) -> Iterator[tuple[str, ...]]:
     before = np.nan if fitted.before is None else float(np.nanmedian(fitted.before))
     yield "before the transfer (the emulator alone)", "over 2.0", number(before, digits=2)
     yield "after the transfer", "1.68", number(float(np.nanmedian(fitted.after)), digits=2)
-
-
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Return a Markdown table without a title."""
-    return Sheet("", header, tuple(rows)).markdown().split("\n", 2)[2]
 
 
 def page(work: Path, stars: int, workers: int, seconds: float) -> str:

@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
 
-__all__ = ["Compared", "Statistics", "Trend", "clip", "compare", "leave_one_out_constant", "leave_one_out_line",
-           "ranks", "robust_scatter", "statistics", "trend"]  # fmt: skip
+__all__ = ["Compared", "Statistics", "Trend", "clip", "compare", "ranks", "robust_scatter", "statistics", "trend"]
 
 CLIP_SIGMA = 3.0
 MOST_ROUNDS = 20
@@ -180,51 +179,6 @@ def ranks(values: ArrayLike) -> Array:
     """
     _, place, count = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
     return (np.cumsum(count) - (count - 1) / 2)[place]
-
-
-def leave_one_out_line(x: ArrayLike, y: ArrayLike) -> Array:
-    """Predict each star's `y` from its `x` by the least-squares line through all OTHER stars.
-
-    With leverage h_i, the prediction is y_i - r_i / (1 - h_i) for the residual r_i of the line through all.
-
-    Args:
-        x: ``(star,)``, such as TiO5.
-        y: ``(star,)``, such as Teff in K.
-
-    Returns:
-        predictions ``(star,)`` in the unit of `y`; NaN where x or y is, or the others define no line.
-
-    Raises:
-        UsageError: shapes that differ or are not one-dimensional.
-
-    Example:
-        >>> leave_one_out_line([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 30.0]).round(2)
-        array([-18.  ,   4.86,  17.43,   3.  ])
-    """
-    first, second, finite = _finite_pair(x, y)
-    predicted, count = np.full(first.shape, np.nan), int(finite.sum())
-    if count < 3:
-        return predicted
-    across, up = _centred(first[finite]), _centred(second[finite])
-    square = float(across @ across)
-    if square > 0:
-        left = 1.0 - 1.0 / count - across**2 / square
-        residual = up - across * float(across @ up) / square
-        predicted[finite] = second[finite] - residual / np.where(left > 1e-12, left, np.nan)
-    return predicted
-
-
-def leave_one_out_constant(y: ArrayLike) -> Array:
-    """Predict each star's `y` by the mean of all OTHER stars, ``(star,)``; NaN where y is, or below 2 stars.
-
-    Example:
-        >>> leave_one_out_constant([1.0, 2.0, 6.0])
-        array([4. , 3.5, 1.5])
-    """
-    array = np.asarray(y, dtype=float)
-    array = np.where(np.isfinite(array), array, np.nan)
-    others = np.isfinite(array).sum() - 1
-    return (np.nansum(array) - array) / others if others > 0 else np.full(array.shape, np.nan)
 
 
 def _finite_pair(first: ArrayLike, second: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:

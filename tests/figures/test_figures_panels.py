@@ -17,9 +17,9 @@ from stargap.figures.panels import (
     finite_rows,
     limits,
     metal_norm,
-    new_figure,
     running_median,
 )
+from stargap.figures.style import new_figure
 from stargap.statistics import statistics
 
 SPAN = (0.0, 1.0), (0.0, 1.0)

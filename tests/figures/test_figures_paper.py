@@ -140,7 +140,7 @@ def test_many_stars_are_a_map(name):
         assert kinds == {kind}, "one kind in all panels"
 
 
-@pytest.mark.parametrize("name", ["sky", "kiel", "precision", "literature"])
+@pytest.mark.parametrize("name", ["sky", "literature"])
 def test_equal_tables_make_equal_bytes(name):
     table = make_stars(200)
     assert written(FIGURES[name](table)) == written(FIGURES[name](table))
@@ -356,4 +356,4 @@ def test_the_gallery_has_every_figure_and_is_small():
     assert {f"figures/{path.name}" for path in pictures} == set(re.findall(r"\((figures/[^)]+)\)", page))
     assert all(path.stat().st_size <= 40_000 for path in pictures)
     for module, function in re.findall(r"^## .*`(\w+)\.(\w+)\(", page, flags=re.MULTILINE):
-        assert hasattr(import_module(f"stargap.validation.figures.{module}"), function)
+        assert hasattr(import_module(f"stargap.figures.{module}"), function)

@@ -180,6 +180,7 @@ def emulator(
         Seed of the 8:2 split and the first weights.
     """
     from stargap.figures.emulator import emulator_figure
+    from stargap.figures.style import png
     from stargap.files import replacing
     from stargap.theory.emulator import Training, emulator_error, fit_emulator
     from stargap.theory.grids import read_grid, read_hdf5_grid
@@ -199,7 +200,7 @@ def emulator(
     if plot is not None:
         figure = emulator_figure(spectra.labels[held_out], emulator_error(trained, spectra, rows=held_out))
         with replacing(plot) as file:
-            figure.savefig(file, format="png", dpi=120)
+            file.write(png(figure, dpi=120))
         print(f"picture {plot}")
 
 

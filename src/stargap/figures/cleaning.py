@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stargap.figures.style import new_figure, plain_style
 from stargap.pixels import STARGAP
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ __all__ = ["cluster_figure"]
 MEMBER, MEAN = "0.15", "#d55e00"
 
 
+@plain_style()
 def cluster_figure(
     members: NDArray[Any], *, mean: NDArray[Any] | None = None, scatter: NDArray[Any] | None = None, title: str = ""
 ) -> Figure:
@@ -31,11 +33,9 @@ def cluster_figure(
     Returns:
         a matplotlib Figure.
     """
-    from matplotlib.figure import Figure
-
     wave = STARGAP.wavelength
     rows = len(members) + (mean is not None)
-    figure = Figure(figsize=(9, 1.2 + 0.8 * max(rows, 1)), layout="constrained")
+    figure = new_figure(9, 1.2 + 0.8 * max(rows, 1))
     axis = figure.subplots()
     usual = np.concatenate([np.empty(0)] + [line[np.isfinite(line)] for line in members])
     step = float(np.clip(np.subtract(*np.percentile(usual, [98, 2])), 0.3, 3.0)) if usual.size else 1.0

@@ -22,13 +22,13 @@ from stargap.figures.panels import (
     draw_stars,
     finite_rows,
     limits,
-    new_figure,
     no_stars,
     note,
     running_median,
     set_limits,
     tidy,
 )
+from stargap.figures.style import new_figure, plain_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,6 +45,7 @@ APOGEE_WARM = 3500.0
 Columns = Mapping[str, ArrayLike]
 
 
+@plain_style()
 def velocity_figure(rv: ArrayLike, reference: ArrayLike, *, title: str = "") -> Figure:
     """Draw velocities against those of Gaia (paper figure 4), and below it their differences.
 
@@ -65,6 +66,7 @@ def velocity_figure(rv: ArrayLike, reference: ArrayLike, *, title: str = "") -> 
     return figure
 
 
+@plain_style()
 def literature_figure(
     ours: Columns, reference: Columns, source: Iterable[object], snr: ArrayLike, *, title: str = ""
 ) -> Figure:
@@ -109,6 +111,7 @@ def literature_figure(
     return figure
 
 
+@plain_style()
 def apogee_figure(ours: Columns, apogee: Columns, *, title: str = "") -> Figure:
     """Draw Teff, log g and [M/H] against APOGEE's, and below them the differences (paper figure 15).
 
@@ -135,6 +138,7 @@ def apogee_figure(ours: Columns, apogee: Columns, *, title: str = "") -> Figure:
     return figure
 
 
+@plain_style()
 def differences_figure(ours: Columns, methods: Mapping[str, Columns], *, title: str = "") -> Figure:
     """Draw ours minus other methods' Teff, log g and [M/H] against theirs (paper figure 17).
 
@@ -168,6 +172,7 @@ def differences_figure(ours: Columns, methods: Mapping[str, Columns], *, title: 
     return figure
 
 
+@plain_style()
 def binaries_figure(m_h: ArrayLike, primary: ArrayLike, snr: ArrayLike, *, title: str = "") -> Figure:
     """Draw [M/H] of M dwarfs against [Fe/H] of their FGK primaries, above S/N 5, 20 and 50 (paper figure 18).
 

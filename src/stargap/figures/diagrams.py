@@ -21,11 +21,11 @@ from stargap.figures.panels import (
     limits,
     metal_bar,
     metal_norm,
-    new_figure,
     no_stars,
     note,
     tidy,
 )
+from stargap.figures.style import new_figure, plain_style
 from stargap.theory.isochrones import Isochrones, shipped_isochrones
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ LEAST_IN_BIN = 20
 COLOUR, MAGNITUDE = "BP − RP (mag)", "$M_G$ (mag)"
 
 
+@plain_style()
 def kiel_figure(teff: ArrayLike, logg: ArrayLike, m_h: ArrayLike, *, title: str = "") -> Figure:
     """Draw log g against Teff coloured by [M/H], with PARSEC isochrones in the same colours (paper figure 9).
 
@@ -60,6 +61,7 @@ def kiel_figure(teff: ArrayLike, logg: ArrayLike, m_h: ArrayLike, *, title: str 
     return figure
 
 
+@plain_style()
 def hr_figure(
     bp_rp: ArrayLike, m_g: ArrayLike, m_h: ArrayLike, g_mag: ArrayLike, distance: ArrayLike, *, title: str = ""
 ) -> Figure:
@@ -85,6 +87,7 @@ def hr_figure(
     return figure
 
 
+@plain_style()
 def active_figure(bp_rp: ArrayLike, m_g: ArrayLike, m_h: ArrayLike, activity: ArrayLike, *, title: str = "") -> Figure:
     """Draw active stars on Gaia's HR diagram, with the 15, 50 and 85 percentiles of all stars (paper figure 12).
 
@@ -117,6 +120,7 @@ def active_figure(bp_rp: ArrayLike, m_g: ArrayLike, m_h: ArrayLike, activity: Ar
     return figure
 
 
+@plain_style()
 def methods_figure(methods: Mapping[str, Mapping[str, ArrayLike]], *, title: str = "") -> Figure:
     """Draw the HR diagram (above) and the Kiel diagram (below) of several methods, coloured by their [M/H].
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stargap.figures.panels import TITLES, new_figure, no_stars, tidy
+from stargap.figures.panels import TITLES, no_stars, tidy
+from stargap.figures.style import new_figure, plain_style
 from stargap.labels import LABELS
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = ["emulator_figure"]
 NAMES = TITLES | {"a_m": "[a/M] (dex)"}
 
 
+@plain_style()
 def emulator_figure(labels: NDArray[np.float64], errors: NDArray[np.float64]) -> Figure:
     """Draw eq. 1 errors of validation spectra against each label; colour is Teff.
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stargap.figures.style import new_figure, plain_style
 from stargap.flags import Flag
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
 from stargap.spectra.log_lambda import NativeBatch
@@ -23,6 +24,7 @@ __all__ = ["fit_figure"]
 DATA, MODEL, SHADE = "0.15", "#d55e00", "#0072b2"
 
 
+@plain_style()
 def fit_figure(
     columns: Mapping[str, NDArray[Any]], row: int, *, native: NativeBatch, prepared: Prepared, model: Tensor
 ) -> Figure:
@@ -39,8 +41,6 @@ def fit_figure(
         a matplotlib Figure of three panels: flux and pseudo-continuum, normalised data and model with the pixels left
         out of the fit shaded, and residuals over errors.
     """
-    from matplotlib.figure import Figure
-
     star = prepared
     wave = star.grid.wavelength
     rv = np.nan_to_num(float(columns["rv"][row]))
@@ -52,7 +52,7 @@ def fit_figure(
     best = np.where(star.continuum[row].numpy() > 0, model[row].numpy(), np.nan)
     continuum = np.where(star.continuum[row].numpy() > 0, star.continuum[row].numpy(), np.nan)
 
-    figure = Figure(figsize=(10, 6.6), layout="constrained")
+    figure = new_figure(10, 6.6)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1.2, 1.5, 0.7])
     top.plot(native_wave, observed, color=DATA, lw=0.7, label="observed")
     top.plot(wave, continuum, color=SHADE, lw=1.2, label="pseudo-continuum")

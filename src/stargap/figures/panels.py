@@ -38,7 +38,6 @@ __all__ = [
     "limits",
     "metal_bar",
     "metal_norm",
-    "new_figure",
     "no_stars",
     "note",
     "point_size",
@@ -63,16 +62,6 @@ TITLES = {"rv": "RV (km/s)", "teff": "Teff (K)", "logg": "log g (dex)", "m_h": "
 DIGITS = {"rv": 1, "teff": 0, "logg": 2, "m_h": 2}
 LEGEND: dict[str, Any] = {"fontsize": 8, "loc": "upper right", "framealpha": 0.8, "edgecolor": "none"}
 BOX: dict[str, Any] = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.5}
-
-
-def new_figure(width: float, height: float, *, title: str = "") -> Figure:
-    """Return an empty Figure of this size (inch) that pyplot does not know of, with `title` above all panels."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    if title:
-        figure.suptitle(title, fontsize=10, parse_math=False)
-    return figure
 
 
 def finite_rows(*columns: ArrayLike) -> tuple[Array, ...]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from stargap.figures.panels import MODEL, TITLES, TRUTH, Array, new_figure, no_stars, note, tidy
+from stargap.figures.panels import MODEL, TITLES, TRUTH, Array, no_stars, note, tidy
+from stargap.figures.style import new_figure, plain_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +32,7 @@ class RepeatScatter(NamedTuple):
     repeats: int = 0
 
 
+@plain_style()
 def precision_figure(measured: Mapping[str, RepeatScatter], *, title: str = "") -> Figure:
     """Draw the scatter of repeats in bins of S/N, and the curve a / (S/N) + b (paper figure 10).
 

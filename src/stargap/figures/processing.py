@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stargap.figures.panels import LEGEND, MODEL, TRUTH, new_figure, no_stars, tidy
+from stargap.figures.panels import LEGEND, MODEL, TRUTH, no_stars, tidy
+from stargap.figures.style import new_figure, plain_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["processing_figure"]
 
 
+@plain_style()
 def processing_figure(
     wavelength: ArrayLike,
     flux: ArrayLike,

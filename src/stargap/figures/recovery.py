@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stargap.figures.panels import DATA, MODEL, TITLES, no_stars, tidy
+from stargap.figures.style import new_figure, plain_style
 from stargap.labels import LABELS
 
 if TYPE_CHECKING:
@@ -15,9 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["recovery_figure"]
 
-PANELS = (("rv", "RV (km/s)"), ("teff", "Teff (K)"), ("logg", "log g (dex)"), ("m_h", "[M/H] (dex)"))
 
-
+@plain_style()
 def recovery_figure(
     columns: Mapping[str, Any], labels: NDArray[np.float64], rv: NDArray[np.float64], snr: NDArray[np.float64]
 ) -> Figure:
@@ -29,22 +30,24 @@ def recovery_figure(
         rv: true velocities (km/s), ``(star,)``.
         snr: S/N per pixel, ``(star,)``.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    for axis, (name, title) in zip(figure.subplots(2, 2, sharex=True).flat, PANELS, strict=True):
+    figure = new_figure(10, 6, title="Simulated stars: recovered minus true")
+    for axis, (name, title) in zip(figure.subplots(2, 2, sharex=True).flat, TITLES.items(), strict=True):
         true = rv if name == "rv" else labels[:, LABELS.index(name)]
         delta = np.asarray(columns[name], dtype=float) - true
-        error = np.asarray(columns[f"e_{name}"], dtype=float)
-        axis.errorbar(snr, delta, error, fmt="o", ms=2.5, lw=0.6, color="#0072b2", ecolor="0.75")
-        axis.axhline(0, color="#d55e00", lw=1)
-        axis.set_xscale("log")
-        shown = np.abs(delta[np.isfinite(delta)])
-        limit = 1.2 * np.percentile(shown, 98) if shown.size else 1.0
-        axis.set_ylim(-limit, limit)
+        shown = np.isfinite(delta) & (snr > 0)
         axis.set_ylabel(f"Δ {title}")
-        axis.tick_params(direction="in", top=True, right=True)
+        tidy(axis)
+        if not shown.any():
+            no_stars(axis)
+            continue
+        error = np.asarray(columns[f"e_{name}"], dtype=float)
+        axis.errorbar(
+            snr[shown], delta[shown], error[shown], fmt="o", ms=2.5, lw=0.6, color=DATA, ecolor="0.75", rasterized=True
+        )
+        axis.axhline(0, color=MODEL, lw=1)
+        axis.set_xscale("log")
+        limit = 1.2 * float(np.percentile(np.abs(delta[shown]), 98)) or 1.0
+        axis.set_ylim(-limit, limit)
     for axis in figure.axes[2:]:
         axis.set_xlabel("S/N per pixel")
-    figure.suptitle("Simulated stars: recovered minus true", fontsize=10)
     return figure

@@ -20,11 +20,11 @@ from stargap.figures.panels import (
     difference_text,
     finite_rows,
     limits,
-    new_figure,
     no_stars,
     point_size,
     tidy,
 )
+from stargap.figures.style import new_figure, plain_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +40,7 @@ SKY = 41_252.96
 SUBCLASS = re.compile(r"[a-z]*([KM])(\d(?:\.\d+)?)")
 
 
+@plain_style()
 def sky_figure(ra: ArrayLike, dec: ArrayLike, *, title: str = "") -> Figure:
     """Draw stars in Galactic coordinates, in Mollweide's equal-area projection (paper figure 1).
 
@@ -86,6 +87,7 @@ def sky_figure(ra: ArrayLike, dec: ArrayLike, *, title: str = "") -> Figure:
     return figure
 
 
+@plain_style()
 def snr_figure(snr_r: ArrayLike, snr_i: ArrayLike, *, limit: float = 5.0, title: str = "") -> Figure:
     """Draw histograms of S/N in r and i, with the limit of the sample dashed (paper figure 2).
 
@@ -142,6 +144,7 @@ def _number(name: str) -> float:
     return number if found[1] == "M" else (number - 9.0) / 2.0
 
 
+@plain_style()
 def subtype_figure(spt: ArrayLike, subclass: Iterable[object], *, title: str = "") -> Figure:
     """Draw histograms of the TiO5 subtype and of the pipeline's subclass (paper figure 13).
 

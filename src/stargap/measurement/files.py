@@ -213,6 +213,7 @@ def _measure_chunk(job: _Job, first: int, items: Sequence[str | Path | Spectrum]
 
 def _draw(folder: Path, wanted: frozenset[int] | None, columns: Columns, fitted: Fitted) -> None:
     from stargap.figures.fit import fit_figure
+    from stargap.figures.style import png
 
     for row in np.flatnonzero(np.isfinite(columns["teff"])):
         number = int(columns["spectrum_id"][row])
@@ -224,7 +225,7 @@ def _draw(folder: Path, wanted: frozenset[int] | None, columns: Columns, fitted:
             figure = fit_figure(
                 columns, int(row), native=fitted.native, prepared=fitted.prepared, model=fitted.fit.model
             )
-            figure.savefig(file, format="png", dpi=120)
+            file.write(png(figure, dpi=120))
 
 
 def _one_by_one(job: _Job, first: int, items: list[Any]) -> Iterator[Columns]:

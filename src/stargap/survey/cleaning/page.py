@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import tomllib
 from collections.abc import Sequence
@@ -224,14 +223,13 @@ def _means(
 def _picture(members: NDArray[Any], title: str, mean: Any = None, scatter: Any = None) -> str:
     """Return a picture of spectra as base64 PNG."""
     from stargap.figures.cleaning import cluster_figure
+    from stargap.figures.style import png
 
-    content = io.BytesIO()
-    cluster_figure(members, mean=mean, scatter=scatter, title=title).savefig(content, format="png", dpi=80)
-    return base64.b64encode(content.getvalue()).decode()
+    return base64.b64encode(png(cluster_figure(members, mean=mean, scatter=scatter, title=title), dpi=80)).decode()
 
 
-def _image(title: str, png: str) -> str:
-    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{png}">'
+def _image(title: str, picture: str) -> str:
+    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{picture}">'
 
 
 def _opening(cleaning: Cleaning) -> str:
