@@ -14,18 +14,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stargap.errors import UsageError
 from stargap.labels import LABELS
 
-__all__ = ["MeasureSettings", "example_toml", "read_settings", "read_settings_as"]
+__all__ = ["MeasureSettings", "Settings", "example_toml", "read_settings", "read_settings_as"]
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 Label = Literal["teff", "logg", "m_h", "a_m"]
 
 
-class MeasureSettings(BaseModel):
+class Settings(BaseModel):
+    """Base of all settings: frozen, without unknown keys, every float finite, so that each can be written as TOML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MeasureSettings(Settings):
     """How spectra are prepared and fitted.
 
     Example:
@@ -35,15 +41,13 @@ class MeasureSettings(BaseModel):
         0.005
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     preset: Literal["stargap", "paper"] = "stargap"
     """Preparation: our way, or the paper's choice by choice (section 2.4)."""
-    fixed: dict[Label, FiniteFloat] = {}
+    fixed: dict[Label, float] = {}
     """Labels held at a value: K for teff, dex for the others."""
     free_alpha: bool = False
     """Fit [a/M] instead of tying it to [M/H] by the label prior's relation (section 3.3.2)."""
-    bounds: dict[Label, tuple[FiniteFloat, FiniteFloat]] = {}
+    bounds: dict[Label, tuple[float, float]] = {}
     """Narrower bounds of labels; the emulator's training range by default."""
     error_floor: Annotated[float, Field(ge=0, le=1)] | None = None
     """Added in quadrature to normalised errors when weighting pixels, for what models cannot reproduce; by default

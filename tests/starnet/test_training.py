@@ -660,7 +660,7 @@ def test_generators_and_critics_train_their_own(tmp_path):
 
 def test_the_gradient_is_clipped(tmp_path):
     class Spy(torch.optim.Adam):
-        norms: list[float] = []  # noqa: RUF012
+        norms: list[float] = []
 
         def step(self, *arguments):
             gradients = [p.grad.norm() for p in self.param_groups[0]["params"]]

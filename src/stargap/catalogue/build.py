@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from stargap import __version__
 from stargap.catalogue.companions import CompanionTable, find_companions
@@ -17,6 +16,7 @@ from stargap.catalogue.cuts import CUT_COLUMNS, CutSettings, final_cuts
 from stargap.catalogue.stars import Combination, combine_stars, star_numbers
 from stargap.errors import UsageError
 from stargap.files import replacing
+from stargap.settings import Settings
 from stargap.survey.gaia.join import equal_columns
 from stargap.survey.sample import Sample, counts_json, counts_table
 from stargap.tables.columns import CATALOGUE, STARS, SURVEY
@@ -32,7 +32,7 @@ _LABELS = ("rv", "teff", "logg", "m_h")
 _MADE = ("distance", "vb_flag", "cuts", "in_final_catalogue", "version")
 
 
-class CatalogueSettings(BaseModel):
+class CatalogueSettings(Settings):
     """What the catalogue is made with, and what it says of itself.
 
     Example:
@@ -40,11 +40,9 @@ class CatalogueSettings(BaseModel):
         'weighted'
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     combine: Combination = "weighted"
     """A star's values from all its spectra, weighted by the square of S/N, or from its best spectrum alone."""
-    position_epoch: FiniteFloat = 2000.0
+    position_epoch: float = 2000.0
     """Epoch of the positions of the spectra (Julian year), for joins by position; those in LAMOST's headers are of its
     input catalogues, mostly of 2000."""
     title: str = "Value-added catalogue of M dwarfs"

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
 from stargap.errors import UsageError
 from stargap.flags import Companion
+from stargap.settings import Settings
 from stargap.survey.gaia.join import equal_columns, numbers
 from stargap.tables.columns import INT_NULL
 from stargap.tables.crossmatch import match_ids, match_sky, whole_ids
@@ -27,7 +28,7 @@ _Floats = NDArray[np.float64]
 _VIZIER = re.compile(r"(?:[IVXB]{1,4}|J)/\S+")
 
 
-class CompanionTable(BaseModel):
+class CompanionTable(Settings):
     """A catalogue of variables or binaries, as ``[catalogue.companions.NAME]`` of a survey's settings declares it.
 
     Example:
@@ -38,21 +39,19 @@ class CompanionTable(BaseModel):
         stargap.errors.UsageError: J/AJ/165/180/table2 is a table of VizieR, which is not fetched from here: ...
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     table: str
     """File, in any format that `read_table` knows. A VizieR identifier is answered with where to download it."""
     means: Literal["variable", "binary"]
     """What a star that is in the table is a candidate of."""
     keys: tuple[str, ...] = ()
     """Its columns of Gaia DR3 source identifiers; a table of pairs has two."""
-    radius_arcsec: Annotated[FiniteFloat, Field(gt=0, le=3600)] | None = None
+    radius_arcsec: Annotated[float, Field(gt=0, le=3600)] | None = None
     """Largest separation of a match by position, for stars that no key found (arcsec)."""
     ra: str = "ra"
     """Its column of right ascension (deg)."""
     dec: str = "dec"
     """Its column of declination (deg)."""
-    epoch: Annotated[FiniteFloat, Field(gt=1900, lt=2100)] = 2016.0
+    epoch: Annotated[float, Field(gt=1900, lt=2100)] = 2016.0
     """Epoch of its positions (Julian year); our stars are moved there by their proper motion."""
 
     @model_validator(mode="after")

@@ -7,11 +7,12 @@ from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field
 
 from stargap.errors import UsageError
 from stargap.flags import FinalCut, Flag
 from stargap.paper import LEFT_AFTER_CUT
+from stargap.settings import Settings
 from stargap.survey.cleaning.rules import is_rejected
 from stargap.survey.gaia.join import equal_columns, numbers
 from stargap.survey.sample import CutCount, Sample
@@ -26,7 +27,7 @@ _LEAST_BIN = 100
 _LEAST_SIGMA = 0.05  # dex: where most errors of a bin are at their floor, the next larger ones are no outliers
 
 
-class CutSettings(BaseModel):
+class CutSettings(Settings):
     """The cuts of the paper's section 4.
 
     Example:
@@ -34,21 +35,19 @@ class CutSettings(BaseModel):
         4300.0
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    hottest_teff: FiniteFloat = 4300.0
+    hottest_teff: float = 4300.0
     """Spectra with a higher Teff are left out (K; section 4, criterion 1)."""
     errors: Literal["stargap", "paper"] = "stargap"
     """What an error of RV, Teff, log g or [M/H] is compared with: "paper" takes the mean and standard deviation of all
     spectra together (criterion 1), which at 5 sigma is little more than a cut in S/N; "stargap" the median and robust
     scatter of the logarithm of errors at about the same S/N."""
-    error_sigmas: Annotated[FiniteFloat, Field(gt=0)] = 5.0
+    error_sigmas: Annotated[float, Field(gt=0)] = 5.0
     """Standard deviations above its population beyond which an error is too large (criterion 1)."""
     snr_bins: Annotated[int, Field(ge=1, le=1000)] = 20
     """For errors = "stargap": bins of S/N with equal numbers of spectra, of 100 at least."""
-    largest_chi2: Annotated[FiniteFloat, Field(gt=0)] = 50.0
+    largest_chi2: Annotated[float, Field(gt=0)] = 50.0
     """Spectra with a larger reduced chi-square are left out (criterion 2)."""
-    least_age: Annotated[FiniteFloat, Field(ge=0)] = 1.0
+    least_age: Annotated[float, Field(ge=0)] = 1.0
     """Spectra of stars whose mean or median kinematic age is lower are left out (Gyr; criterion 3)."""
 
 

@@ -160,7 +160,7 @@ def batch_velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emu
     """
     count, native = len(native), _padded(native)
     velocity = measure_velocity(native, emulator_templates(emulator))
-    _, coarse = _fit_at(native, velocity.rv, settings, emulator)
+    coarse = _fit(prepare(native, velocity.rv, grid_for(settings.preset)), settings, emulator)
     velocity = refine_velocity(native, velocity, templates_at(emulator, coarse.labels))
     flags = velocity.flags | (coarse.flags & int(Flag.STARTS_DISAGREE))
     whole = (velocity.rv, velocity.error, velocity.chi2, flags, coarse.labels)
@@ -177,6 +177,7 @@ def measure_native(
     spectrum_id: NDArray[np.int64],
     transfer: Transfer | None = None,
     velocity: BatchVelocity | None = None,
+    prepared: Prepared | None = None,
 ) -> tuple[Columns, Fitted]:
     """Measure at most ``BATCH`` spectra that are on the log-lambda grid already, as `measure_batch` does.
 
@@ -189,6 +190,8 @@ def measure_native(
         spectrum_id: of each row.
         transfer: as for `measure_batch`.
         velocity: from `batch_velocity` with the same settings and emulator; measured here if it is not given.
+        prepared: the spectra prepared at these velocities and padded to ``BATCH`` rows; prepared here if it is not
+            given.
 
     Returns:
         as `measure_batch`.
@@ -210,11 +213,11 @@ def measure_native(
     nothing = BATCH - count
     rv = torch.nn.functional.pad(velocity.rv, (0, nothing), value=torch.nan)
     start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, nothing), value=torch.nan)
-    if transfer is None:
-        prepared, fit = _fit_at(native, rv, settings, emulator, start)
-        domains = None
-    else:
+    if prepared is None:
         prepared = prepare(native, rv, grid_for(settings.preset))
+    if transfer is None:
+        fit, domains = _fit(prepared, settings, emulator, start), None
+    else:
         parameters = parameters_for(settings, emulator)
         domains = fit_domains(prepared, transfer, parameters, start=start, max_iterations=settings.max_iterations)
         fit = domains.observed
@@ -296,11 +299,8 @@ def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDAr
     return columns
 
 
-def _fit_at(
-    native: NativeBatch, rv: Tensor, settings: MeasureSettings, emulator: Emulator, start: Tensor | None = None
-) -> tuple[Prepared, LabelFit]:
-    star = prepare(native, rv, grid_for(settings.preset))
-    return star, fit_labels(
+def _fit(star: Prepared, settings: MeasureSettings, emulator: Emulator, start: Tensor | None = None) -> LabelFit:
+    return fit_labels(
         star,
         EmulatorModel(emulator, star),
         emulator,

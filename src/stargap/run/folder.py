@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from stargap import __version__
+from stargap.arrays import IntColumn
 from stargap.errors import UsageError
 from stargap.files import replacing
 from stargap.measurement.models import AnyTransfer, load_transfer
@@ -24,10 +25,11 @@ from stargap.spectra.store.lamost_files import catalogue_inputs
 from stargap.spectra.store.plan import extend_plan
 from stargap.spectra.store.shards import file_sha256
 from stargap.spectra.store.store import finish
+from stargap.tables.crossmatch import match_ids
 from stargap.tables.read import read_table
 from stargap.theory.emulator import Emulator
 
-__all__ = ["Columns", "Made", "Run", "content_digest", "read_columns", "stamp", "write_columns"]
+__all__ = ["Columns", "Made", "Run", "content_digest", "joined_rows", "stamp", "write_columns"]
 
 
 Columns = dict[str, NDArray[Any]]
@@ -65,6 +67,10 @@ class Run:
     def part(self, stage: str, unit: int) -> Path:
         """The table of a stage for one shard."""
         return self.folder / stage / f"{unit:05d}.parquet"
+
+    def prepared(self, unit: int) -> Path:
+        """The folder of the prepared spectra of one shard."""
+        return self.folder / "prepared" / f"{unit:05d}"
 
     def plan(self) -> None:
         """Give every input its row in the store, new ones after those that are known."""
@@ -177,12 +183,17 @@ def write_columns(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
         pq.write_table(pa.table(dict(columns)), file, compression="zstd")
 
 
-def read_columns(path: Path, names: list[str] | None = None) -> Columns:
-    """Return columns of a table of `write_columns`, all if none is named."""
-    import pyarrow.parquet as pq
+def joined_rows(ids: IntColumn, table_ids: IntColumn, table: Path) -> IntColumn:
+    """Return the row of each ``spectrum_id`` in a table of the run, ``(row,)``.
 
-    table = pq.ParquetFile(path).read(names)
-    return {name: table[name].to_numpy() for name in table.column_names}
+    Raises:
+        UsageError: one is not in the table.
+    """
+    rows = match_ids(ids, table_ids)
+    if (rows < 0).any():
+        message = f"{table}: has no row of spectrum_id {ids[rows < 0][0]}: make its stage again with stargap run --from"
+        raise UsageError(message)
+    return rows
 
 
 def content_digest(path: Path) -> str:

@@ -11,10 +11,11 @@ import numpy as np
 from stargap.errors import ModelError
 from stargap.files import replacing
 from stargap.measurement.models import AnyTransfer, load_transfer
-from stargap.run.folder import Made, Run, content_digest, read_columns
+from stargap.run.folder import Made, Run, content_digest
 from stargap.run.settings import SurveySettings
 from stargap.run.train import residual_transfer
 from stargap.spectra.prepared import PreparedSpectra
+from stargap.tables.write import read_columns
 from stargap.theory.emulator import Emulator, Training, fit_emulator, shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
 from stargap.transfer.anchored.model import lamost_transfer
@@ -136,7 +137,7 @@ def _training_spectra(run: Run, folder: Path) -> PreparedSpectra:
     for unit, rows in enumerate(counts):
         here = rows[picked[(picked >= first) & (picked < first + len(rows))] - first]
         if len(here):
-            arrays.put(done, PreparedSpectra.load(run.folder / "prepared" / f"{unit:05d}")[here])
+            arrays.put(done, PreparedSpectra.load(run.prepared(unit))[here])
         first, done = first + len(rows), done + len(here)
     return PreparedSpectra.load(folder)
 

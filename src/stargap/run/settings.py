@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from stargap.catalogue.build import CatalogueSettings
 from stargap.run.train_settings import PriorSettings
-from stargap.settings import MeasureSettings
+from stargap.settings import MeasureSettings, Settings
 from stargap.spectra.store.ingest import IngestSettings
 from stargap.survey.cleaning.clean import CleaningSettings
 from stargap.survey.sample import SampleSettings
@@ -19,10 +19,8 @@ from stargap.validation.report.settings import ReportSettings
 __all__ = ["EmulatorSettings", "InputSettings", "PublishSettings", "SurveySettings", "TransferSettings"]
 
 
-class InputSettings(BaseModel):
+class InputSettings(Settings):
     """What a run starts from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     spectra: list[str] = []
     """Files, folders, globs or @lists of spectra; with a catalogue, the one folder that its files are under."""
@@ -37,10 +35,8 @@ class InputSettings(BaseModel):
     """A person's verdicts on clusters of the cleaning, as cleaning.html tells how to write them."""
 
 
-class EmulatorSettings(BaseModel):
+class EmulatorSettings(Settings):
     """The synthetic spectra (section 2.2)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path | None = None
     """Folder with emulator.safetensors and its card; by default the emulator inside the package."""
@@ -59,10 +55,8 @@ class EmulatorSettings(BaseModel):
         return self
 
 
-class TransferSettings(BaseModel):
+class TransferSettings(Settings):
     """The transfer between synthetic and observed spectra (section 3)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     use: Literal["lamost", "none", "model", "simulated", "train"] = "lamost"
     """Publish labels through the model inside the package for real LAMOST spectra (experimental), of the emulator
@@ -87,10 +81,8 @@ class TransferSettings(BaseModel):
         return self
 
 
-class PublishSettings(BaseModel):
+class PublishSettings(Settings):
     """What the catalogue stage adds and writes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ages: bool = False
     """Add kinematic ages (section 4, cut 3); needs galpy: pip install 'stargap[ages]'."""
@@ -100,15 +92,13 @@ class PublishSettings(BaseModel):
     """Write the paper's Table 1 too."""
 
 
-class SurveySettings(BaseModel):
+class SurveySettings(Settings):
     """Everything that a survey run follows from.
 
     Example:
         >>> SurveySettings().measure.preset, SurveySettings().ingest.shard_rows
         ('stargap', 1024)
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     output: Path = Path("survey")
     """Folder of this run alone. All paths start at the working folder."""

@@ -1,23 +1,31 @@
-"""Pieces of a run that are made shard by shard: ingest, sample, velocities, preparation, measurements."""
+"""The stages that work shard by shard: ingest, sample, velocities, preparation, measurements."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
 
+from stargap.arrays import PerStar
+from stargap.files import replacing
 from stargap.labels import LABELS
 from stargap.measurement.models import settings_for
 from stargap.measurement.star import BATCH, BatchVelocity, Fitted, batch_velocity, measure_native, unmeasured
+from stargap.pixels import STARGAP, grid_for
 from stargap.processor import single_thread
-from stargap.run.folder import Columns, Made, Run, content_digest, read_columns, stamp, write_columns
+from stargap.run.folder import Columns, Made, Run, content_digest, joined_rows, stamp, write_columns
 from stargap.run.receipts import digest
-from stargap.spectra.prepare import prepare
+from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch
+from stargap.spectra.prepare import Prepared, prepare, prepare_again
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.store.ingest import ingest_shard, rescue_shard
 from stargap.spectra.store.plan import plan_rows
@@ -26,7 +34,7 @@ from stargap.survey.gaia.join import read_gaia
 from stargap.survey.sample import select
 from stargap.tables.columns import DOMAINS, MEASURED
 from stargap.tables.read import read_table
-from stargap.tables.write import write_table
+from stargap.tables.write import read_columns, write_table
 
 __all__ = [
     "CUT_COUNTS",
@@ -67,7 +75,11 @@ def file_states(run: Run, unit: int | None) -> dict[str, str]:
 
 
 CUT_COUNTS = ("before", "failed", "unknown", "left")
-"""What the receipts of the sample count of each cut."""
+"""The counts of each cut in the receipts of the sample."""
+VELOCITY = ("rv", "error", "chi2", "flags")
+"""Columns of the velocity table that are fields of `BatchVelocity`."""
+CONTINUUM = "continuum.npy"
+"""The pseudo-continuum of prepared spectra, beside the arrays of `PreparedSpectra`."""
 
 
 def make_sample(run: Run, unit: int | None) -> Made:
@@ -94,93 +106,133 @@ def gaia_digest(run: Run, unit: int | None) -> dict[str, str]:
     return {} if path is None else {"gaia": content_digest(path)}
 
 
-def _chosen(run: Run, unit: int) -> NDArray[np.int64]:
-    """Rows of a shard that are measured: those in the sample that could be read."""
-    shard = Shard.open(run.store, unit)
-    kept = read_columns(run.part("sample", unit), ["in_sample"])["in_sample"]
+def _selected(run: Run, unit: int, shard: Shard) -> NDArray[np.int64]:
+    """Return the rows of a shard that are measured: those of the sample that could be read."""
+    sample = read_columns(run.part("sample", unit), ["spectrum_id", "in_sample"])
+    in_sample = sample["in_sample"][joined_rows(shard.spectrum_id, sample["spectrum_id"], run.part("sample", unit))]
     read = np.array([reason == "" for reason in shard.failures()], dtype=bool)
-    return np.flatnonzero(kept & read)
+    return np.flatnonzero(in_sample & read)
 
 
-def _batches(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    for first in range(0, len(rows), BATCH):
-        yield rows[first : first + BATCH]
-
-
-VELOCITY = ("rv", "error", "chi2", "flags")
+def _batches(count: int) -> Iterator[slice]:
+    for first in range(0, count, BATCH):
+        yield slice(first, min(first + BATCH, count))
 
 
 @single_thread()
 def make_velocity(run: Run, unit: int | None) -> Made:
-    """Measure velocities, and labels to start from, of the rows in the sample (paper section 2.3)."""
+    """Measure radial velocities, and the labels that fits start from, of the sample (paper section 2.3)."""
     assert unit is not None
-    shard, rows = Shard.open(run.store, unit), _chosen(run, unit)
+    shard = Shard.open(run.store, unit)
+    rows = _selected(run, unit, shard)
     settings, emulator = run.settings.measure, run.emulator()
-    found = [batch_velocity(shard.read(some), settings, emulator) for some in _batches(rows)]
-    whole = {name: np.concatenate([np.empty(0), *(getattr(part, name) for part in found)]) for name in VELOCITY}
-    labels = np.concatenate([np.empty((0, len(LABELS))), *(part.labels for part in found)])
-    columns: Columns = {"row": rows, **whole, "flags": whole["flags"].astype(np.int64)}
+    found = [batch_velocity(shard.read(rows[part]), settings, emulator) for part in _batches(len(rows))]
+    columns: Columns = {"spectrum_id": shard.spectrum_id[rows]}
+    columns |= {name: np.concatenate([np.empty(0), *(getattr(one, name) for one in found)]) for name in VELOCITY}
+    columns["flags"] = columns["flags"].astype(np.int64)
+    labels = np.concatenate([np.empty((0, len(LABELS))), *(one.labels for one in found)])
+    columns |= {f"start_{name}": labels[:, place] for place, name in enumerate(LABELS)}
     path = run.part("velocity", unit)
-    write_columns(path, columns | {f"start_{name}": labels[:, place] for place, name in enumerate(LABELS)})
+    write_columns(path, columns)
     return Made([path], len(rows))
 
 
-def _read_velocity(run: Run, unit: int) -> tuple[NDArray[np.int64], BatchVelocity]:
+def _read_velocity(run: Run, unit: int, shard: Shard) -> tuple[NDArray[np.int64], BatchVelocity]:
+    """Return the rows of a shard that have velocities, and these."""
     columns = read_columns(run.part("velocity", unit))
     labels = np.stack([columns[f"start_{name}"] for name in LABELS], axis=1)
     found = {name: torch.from_numpy(columns[name].copy()) for name in VELOCITY}
-    return columns["row"], BatchVelocity(**found, labels=torch.from_numpy(labels))
+    rows = joined_rows(columns["spectrum_id"], shard.spectrum_id, shard.folder)
+    return rows, BatchVelocity(**found, labels=torch.from_numpy(labels))
 
 
 @single_thread()
 def make_prepared(run: Run, unit: int | None) -> Made:
-    """Prepare the rows in the sample at their velocities (paper section 2.4)."""
+    """Prepare the sample at its velocities, for the cleaning, a training, and the measurement (paper section 2.4)."""
     assert unit is not None
-    shard, (rows, velocity) = Shard.open(run.store, unit), _read_velocity(run, unit)
+    shard = Shard.open(run.store, unit)
+    rows, velocity = _read_velocity(run, unit, shard)
     spectra = PreparedSpectra.empty(len(rows))
-    for first, some in zip(range(0, len(rows), BATCH), _batches(rows), strict=True):
-        rv = velocity.rv[first : first + len(some)]
-        star = prepare(shard.read(some), rv)
+    continuum = np.zeros_like(spectra.flux)
+    for part in _batches(len(rows)):
+        rv = velocity.rv[part]
+        star = prepare(shard.read(rows[part]), rv)
         star.good[torch.isnan(rv)] = False
-        spectra.put(first, PreparedSpectra.from_prepared(star, rv.nan_to_num().numpy()))
-    folder = run.folder / "prepared" / f"{unit:05d}"
+        spectra.put(part.start, PreparedSpectra.from_prepared(star, rv.nan_to_num().numpy()))
+        continuum[part] = star.continuum.numpy()
+    folder = run.prepared(unit)
     spectra.save(folder)
+    with replacing(folder / CONTINUUM) as file:
+        np.save(file, continuum)
     return Made(sorted(folder.glob("*.npy")), len(rows))
+
+
+@dataclass(frozen=True)
+class _PreparedShard:
+    """What `make_prepared` kept of one shard, mapped from disk."""
+
+    spectra: PreparedSpectra
+    continuum: NDArray[np.float32]
+
+    @classmethod
+    def load(cls, folder: Path) -> _PreparedShard:
+        return cls(PreparedSpectra.load(folder), np.load(folder / CONTINUUM, mmap_mode="r", allow_pickle=False))
+
+    def batch(self, part: slice, native: NativeBatch, rv: PerStar) -> Prepared:
+        """Return some rows as `prepare` gave them, padded to ``BATCH`` rows without a good pixel."""
+        nothing = BATCH - len(native)
+
+        def padded(values: NDArray[Any], fill: float = 0.0) -> Tensor:
+            return pad(torch.from_numpy(np.array(values[part])).float(), (0, 0, 0, nothing), value=fill)
+
+        return prepare_again(
+            concatenate([native, empty_batch(nothing)]),
+            pad(rv, (0, nothing), value=torch.nan),
+            flux=padded(self.spectra.flux),
+            sigma=padded(self.spectra.sigma, 1.0),
+            continuum=padded(self.continuum),
+            weight=padded(self.spectra.weight),
+        )
 
 
 @single_thread()
 def make_measured(run: Run, unit: int | None) -> Made:
-    """Measure a shard: a row a spectrum, null outside the sample (paper section 3.5)."""
+    """Measure a shard, one row per spectrum, null outside the sample (paper section 3.5).
+
+    Spectra come prepared from the stage before, except with the paper's preset, whose preparation is another one.
+    """
     assert unit is not None
-    shard, (rows, velocity) = Shard.open(run.store, unit), _read_velocity(run, unit)
+    shard = Shard.open(run.store, unit)
+    rows, velocity = _read_velocity(run, unit, shard)
     transfer = run.transfer()
     settings = settings_for(transfer, run.settings.measure)
+    kept = _PreparedShard.load(run.prepared(unit)) if grid_for(settings.preset) == STARGAP else None
     facts, failure = shard.facts(), shard.failures()
     columns = unmeasured(facts, failure, shard.spectrum_id)
     columns |= {column.name: np.full(len(shard), np.nan) for column in DOMAINS}
-    for first, some in zip(range(0, len(rows), BATCH), _batches(rows), strict=True):
-        part, fitted = measure_native(
-            shard.read(some),
-            [facts[row] for row in some],
+    for part in _batches(len(rows)):
+        here, native = rows[part], shard.read(rows[part])
+        measured, fitted = measure_native(
+            native,
+            [facts[row] for row in here],
             settings,
             run.emulator(),
-            failure=[failure[row] for row in some],
-            spectrum_id=shard.spectrum_id[some],
+            failure=[failure[row] for row in here],
+            spectrum_id=shard.spectrum_id[here],
             transfer=transfer,
-            velocity=velocity[first : first + len(some)],
+            velocity=velocity[part],
+            prepared=None if kept is None else kept.batch(part, native, velocity.rv[part]),
         )
-        part |= _of_domains(fitted, len(some))
-        for name, values in part.items():
-            columns[name][some] = values
+        for name, values in (measured | _of_domains(fitted, len(here))).items():
+            columns[name][here] = values
     path = run.part("measure", unit)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(columns, path, schema=(*MEASURED, *DOMAINS), provenance=run.provenance())
-    measured = np.isfinite(columns["teff"])
-    return Made([path], len(shard), {"measured": int(measured.sum())})
+    return Made([path], len(shard), {"measured": int(np.isfinite(columns["teff"]).sum())})
 
 
 def _of_domains(fitted: Fitted, count: int) -> Columns:
-    """The columns ``DOMAINS`` of a batch; none where there is no transfer."""
+    """Return the columns ``DOMAINS`` of a batch, none without a transfer."""
     if fitted.domains is None:
         return {}
     synthetic = fitted.domains.synthetic

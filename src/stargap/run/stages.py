@@ -131,7 +131,7 @@ STAGES: tuple[Stage, ...] = (
         "measure",
         "fit labels, subtypes and activity",
         True,
-        lambda settings: ("ingest", "sample", "emulator", "velocity", "transfer"),
+        lambda settings: ("ingest", "velocity", "prepare", "emulator", "transfer"),
         _only("measure"),
         make_measured,
     ),

@@ -1,8 +1,7 @@
-"""Pieces of a run that need every shard: the cleaning and the table."""
+"""The stages that need every shard: the cleaning, the table of the survey, the catalogue."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +13,13 @@ from stargap.catalogue.build import build_catalogue
 from stargap.catalogue.precision import fit_precision, published_errors
 from stargap.catalogue.publish import write_catalogue
 from stargap.files import replacing
-from stargap.run.folder import Columns, Made, Run, content_digest, read_columns, write_columns
+from stargap.run.folder import Columns, Made, Run, content_digest, joined_rows, write_columns
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.survey.cleaning.clean import clean
 from stargap.survey.cleaning.page import overrule, write_cleaning_page
 from stargap.survey.cleaning.rules import is_rejected
 from stargap.tables.columns import CATALOGUE, INT_NULL, SURVEY
-from stargap.tables.read import read_table
-from stargap.tables.write import read_columns as columns_of
-from stargap.tables.write import write_parts
+from stargap.tables.write import read_columns, write_parts
 
 __all__ = ["make_catalogue", "make_clean", "make_table", "overrule_digest"]
 
@@ -47,19 +44,19 @@ class _Prepared:
 
 
 def make_clean(run: Run, unit: int | None) -> Made:
-    """Clean the whole sample, and tell of it in ``cleaning.html``."""
-    shards = [_Prepared(run.folder / "prepared" / f"{number:05d}") for number in range(run.shards())]
+    """Clean the whole sample, and show the rejected clusters in ``cleaning.html``."""
+    shards = [_Prepared(run.prepared(number)) for number in range(run.shards())]
     cleaning = clean(shards, run.settings.cleaning)
     if run.settings.input.overrule is not None:
         cleaning = overrule(cleaning, run.settings.input.overrule)
     products, first = list(write_cleaning_page(run.folder / "cleaning.html", cleaning, shards)), 0
     for number in range(run.shards()):
-        rows = read_columns(run.part("velocity", number), ["row"])["row"]
-        part = slice(first, first + len(rows))
-        columns = {"row": rows, "cluster": cleaning.cluster[part], "clean_flags": cleaning.flags[part]}
+        ids = read_columns(run.part("velocity", number), ["spectrum_id"])["spectrum_id"]
+        part = slice(first, first + len(ids))
+        columns = {"spectrum_id": ids, "cluster": cleaning.cluster[part], "clean_flags": cleaning.flags[part]}
         products.append(run.part("clean", number))
         write_columns(products[-1], columns | {"rejected": cleaning.rejected[part]})
-        first += len(rows)
+        first += len(ids)
     return Made(products, first, {"rejected": int(cleaning.rejected.sum())})
 
 
@@ -70,29 +67,31 @@ def overrule_digest(run: Run, unit: int | None) -> dict[str, str]:
 
 
 def make_table(run: Run, unit: int | None) -> Made:
-    """Join everything, a row a spectrum, in the order of ``spectrum_id``."""
-
-    def parts() -> Iterator[Columns]:
-        for number in range(run.shards()):
-            measured = read_table(run.part("measure", number))
-            sample = read_columns(run.part("sample", number))
-            clean = read_columns(run.part("clean", number))
-            count = len(measured["spectrum_id"])
-            rejected = {"cluster": np.full(count, INT_NULL), "clean_flags": np.zeros(count, dtype=np.int64)}
-            for name, values in rejected.items():
-                values[clean["row"]] = clean[name]
-            assert (sample["spectrum_id"] == measured["spectrum_id"]).all()
-            yield {column.name: {**sample, **rejected, **measured}[column.name] for column in SURVEY}
-
+    """Join everything by ``spectrum_id``, one row per spectrum, in its order."""
     path = run.folder / "measured.parquet"
-    write_parts(parts(), path, schema=SURVEY, provenance=run.provenance())
+    parts = (_joined_shard(run, number) for number in range(run.shards()))
+    write_parts(parts, path, schema=SURVEY, provenance=run.provenance())
     return Made([path], run.rows(None))
+
+
+def _joined_shard(run: Run, unit: int) -> Columns:
+    """Return the columns ``SURVEY`` of one shard; spectra that were not cleaned are in no cluster."""
+    measured, sample, clean = (read_columns(run.part(stage, unit)) for stage in ("measure", "sample", "clean"))
+    ids = measured["spectrum_id"]
+    inside = joined_rows(ids, sample["spectrum_id"], run.part("sample", unit))
+    cleaned = joined_rows(clean["spectrum_id"], ids, run.part("measure", unit))
+    columns = {name: values[inside] for name, values in sample.items()}
+    columns |= {"cluster": np.full(len(ids), INT_NULL), "clean_flags": np.zeros(len(ids), dtype=np.int64)}
+    for name in ("cluster", "clean_flags"):
+        columns[name][cleaned] = clean[name]
+    columns |= measured
+    return {column.name: columns[column.name] for column in SURVEY}
 
 
 LABELS_WITH_ERRORS = ("rv", "teff", "logg", "m_h")
 MOTION = ("ra", "dec", "parallax", "e_parallax", "pmra", "pmdec", "e_pmra", "e_pmdec", "rv", "e_rv")
 CALIBRATION, OTHER = "rgb", "msto"
-"""Of kinematic ages: the one that the paper's cut is made with, and the other one."""
+"""Age calibrations: the one that the paper's cut is made with, and the other one."""
 
 
 def make_catalogue(run: Run, unit: int | None) -> Made:
@@ -101,7 +100,7 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
     folder.mkdir(exist_ok=True)
     names = {"spectrum_id", "gaia_source_id", "snr_r", "in_sample", "clean_flags", *MOTION}
     names |= {f"{mark}{name}" for name in LABELS_WITH_ERRORS for mark in ("", "e_")}
-    columns = columns_of(table, sorted(names))
+    columns = read_columns(table, sorted(names))
     usable = columns["in_sample"] & ~is_rejected(columns["clean_flags"])
     precision = fit_precision(columns, use=usable)
     errors = published_errors(precision, columns)
@@ -119,7 +118,7 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
     written = write_catalogue(folder, formats=run.settings.publish.formats)
     if run.settings.publish.paper_table:
         written += write_catalogue(folder, formats=run.settings.publish.formats, paper=True)
-    final = int(columns_of(built.spectra, ["in_final_catalogue"])["in_final_catalogue"].sum())
+    final = int(read_columns(built.spectra, ["in_final_catalogue"])["in_final_catalogue"].sum())
     products = [
         folder / "precision.json",
         folder / "cuts.md",

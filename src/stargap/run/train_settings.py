@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
+from stargap.settings import Settings
 from stargap.starnet.training import TrainingSettings
 from stargap.transfer.anchored.train import AnchorSettings
 from stargap.transfer.residual.train import ResidualSettings
@@ -14,10 +15,8 @@ from stargap.transfer.residual.train import ResidualSettings
 __all__ = ["DataSettings", "PriorSettings", "TrainSettings"]
 
 
-class DataSettings(BaseModel):
+class DataSettings(Settings):
     """The observed spectra: your own, or simulated stars."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     spectra: Path | None = None
     """Folder with flux.npy, sigma.npy, good.npy, weight.npy and rv.npy (PreparedSpectra.save); instead of simulated."""
@@ -37,10 +36,8 @@ class DataSettings(BaseModel):
         return self
 
 
-class PriorSettings(BaseModel):
+class PriorSettings(Settings):
     """Labels of the synthetic spectra: along isochrones, distributed as those of real stars (paper section 3.3.2)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Literal["stargap", "paper"] = "stargap"
     """Box of labels: 2800-4400 K and [M/H] from -2, or the paper's 3000-4000 K and [M/H] from -1."""
@@ -48,19 +45,17 @@ class PriorSettings(BaseModel):
     """Number of draws."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the draws."""
-    alpha: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
+    alpha: Annotated[float, Field(ge=-1, le=1)] | None = None
     """Fixes [a/M] of all stars (dex); by default it follows [M/H], and is 0 for simulated stars, which have that."""
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(Settings):
     """How a transfer is trained; a training that was stopped resumes in its output folder.
 
     Example:
         >>> TrainSettings().data.simulated, TrainSettings().default.rounds
         (20000, 2)
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: Literal["default", "anchored", "reference"] = "default"
     """What is trained: the residual transfer from unlabelled spectra, the anchored transfer from stars with known

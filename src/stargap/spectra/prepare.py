@@ -7,11 +7,12 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from stargap.arrays import Spectra, SupportSpectra
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP, PixelGrid
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.smoother import normalise, smoother_for
 
-__all__ = ["Prepared", "blur", "prepare", "restore", "smear"]
+__all__ = ["Prepared", "blur", "prepare", "prepare_again", "restore", "smear"]
 
 LEAST_CONTINUUM = 1e-6
 """Of a star's typical flux: below this a pseudo-continuum divides nothing."""
@@ -82,11 +83,10 @@ def prepare(native: NativeBatch, rv: Tensor, grid: PixelGrid = STARGAP) -> Prepa
     index, t, gap, covered = _resampling(rv, grid)
 
     kept = native.ivar > 0
-    outside = ~torch.as_tensor(grid.window_mask(LOG_LAMBDA.wavelength, "observed"))
     flux = _between(native.flux, index, t)
     good = kept.gather(1, index) & kept.gather(1, index + 1) & covered
-    wanted = outside[index] & outside[index + 1] & ~torch.as_tensor(grid.window_mask(grid.support, "rest"))
-    fit = good & wanted
+    unmasked = _unmasked(index, grid)
+    fit = good & unmasked
     weight = (good if grid.windows_in_smoother else fit).float()
 
     variance = torch.where(kept, 1.0 / native.ivar.clamp_min(1e-10), 0.0)
@@ -114,8 +114,52 @@ def prepare(native: NativeBatch, rv: Tensor, grid: PixelGrid = STARGAP) -> Prepa
         blur=smear(t, gap, grid) if see else torch.zeros_like(t),
         index=index,
         fraction=t,
-        bad_fraction=1.0 - usable.sum(dim=1) / wanted[:, inner].sum(dim=1),
+        bad_fraction=1.0 - usable.sum(dim=1) / unmasked[:, inner].sum(dim=1),
         bad_continuum=(possible & ~positive).any(dim=1),
+    )
+
+
+def prepare_again(
+    native: NativeBatch, rv: Tensor, *, flux: Spectra, sigma: Spectra, continuum: Spectra, weight: SupportSpectra
+) -> Prepared:
+    """Return what ``prepare(native, rv)`` returned, bit for bit, from the arrays that were kept of it.
+
+    Args:
+        native: spectra on the log-lambda grid.
+        rv: velocities (km/s), ``(star,)``; those of rows with NaN are 0, as in `prepare`.
+        flux: normalised flux.
+        sigma: its error.
+        continuum: the pseudo-continuum.
+        weight: which pixels the pseudo-continuum was made of, 0 or 1.
+
+    Example:
+        >>> wave = LOG_LAMBDA.wavelength
+        >>> native = to_log_lambda([Spectrum(wave, 1 + 0 * wave, 1e4 + 0 * wave)])
+        >>> star = prepare(native, torch.tensor([30.0]))
+        >>> kept = {name: getattr(star, name) for name in ("flux", "sigma", "continuum", "weight")}
+        >>> again = prepare_again(native, torch.tensor([30.0]), **kept)
+        >>> bool((again.good == star.good).all()), bool((again.inverse_kernel == star.inverse_kernel).all())
+        (True, True)
+    """
+    grid, inner = STARGAP, STARGAP.inner
+    index, t, gap, _ = _resampling(rv, grid)
+    held = smoother_for(grid)(weight)[:, inner]
+    possible = (weight > 0)[:, inner] & (held >= grid.least_kernel_weight)
+    usable = possible & (continuum > LEAST_CONTINUUM)
+    return Prepared(
+        grid=grid,
+        native=native,
+        flux=flux,
+        sigma=sigma,
+        continuum=continuum,
+        good=usable,
+        weight=weight,
+        inverse_kernel=1.0 / held.clamp_min(grid.least_kernel_weight),
+        blur=smear(t, gap, grid),
+        index=index,
+        fraction=t,
+        bad_fraction=1.0 - usable.sum(dim=1) / _unmasked(index, grid)[:, inner].sum(dim=1),
+        bad_continuum=(possible & ~usable).any(dim=1),
     )
 
 
@@ -170,6 +214,12 @@ def _resampling(rv: Tensor, grid: PixelGrid) -> tuple[Tensor, Tensor, Tensor, Te
 def smear(fraction: Tensor, gap: Tensor, grid: PixelGrid) -> Tensor:
     """Return the amount of `blur` that linear resampling at phase `fraction` between pixels `gap` (A) apart is."""
     return fraction * (1 - fraction) * (gap / grid.step) ** 2 / 2
+
+
+def _unmasked(index: Tensor, grid: PixelGrid) -> Tensor:
+    """Pixels of the support outside the masked windows, those of the observed frame included."""
+    outside = ~torch.as_tensor(grid.window_mask(LOG_LAMBDA.wavelength, "observed"))
+    return outside[index] & outside[index + 1] & ~torch.as_tensor(grid.window_mask(grid.support, "rest"))
 
 
 def _between(values: Tensor, index: Tensor, t: Tensor) -> Tensor:

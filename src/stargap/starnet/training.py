@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stargap.checkpoints import RunState, isolated, metrics_log, random_state, set_random_state, stop_signals
 from stargap.console import progress_bars
 from stargap.errors import StargapError, UsageError
+from stargap.settings import Settings
 
 __all__ = ["Source", "Task", "TrainingDiverged", "TrainingResult", "TrainingSettings", "train"]
 
@@ -27,7 +28,7 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
 LOG = logging.getLogger(__name__)
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(Settings):
     """How a transfer is trained; the defaults are those of O'Briain et al. (2021) and of the paper, section 3.2.
 
     A run resumes only with the settings it began with, apart from iterations, device, checkpoint_every and log_every.
@@ -38,13 +39,11 @@ class TrainingSettings(BaseModel):
         [0.0001, 0.0001, 7e-05, 2.401e-05]
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     iterations: PositiveInt = 500_000
     """Steps; each is one of the generators and one of the critics."""
     batch: PositiveInt = 8
     """Spectra of each domain in a step."""
-    learning_rate: Annotated[FiniteFloat, Field(gt=0)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     """Adam's, at the start."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
     """Adam's decay of the mean and of the mean square of gradients."""
@@ -52,7 +51,7 @@ class TrainingSettings(BaseModel):
     """Factor of the learning rate at each milestone."""
     milestones: tuple[PositiveInt, ...] = (50_000, 100_000, 150_000, 200_000)
     """Steps after which the learning rate drops, ascending."""
-    gradient_clip: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    gradient_clip: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient of the generators, and of that of the critics."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay a step of the running mean of weights that is validated and kept; None validates the weights themselves."""

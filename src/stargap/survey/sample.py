@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
+from pydantic import Field, field_validator
 
 from stargap.errors import UsageError
 from stargap.flags import Cut
 from stargap.paper import CLEAN_SPECTRA, LEFT_AFTER_CUT
+from stargap.settings import Settings
 from stargap.survey.gaia.join import equal_columns, join_gaia, numbers
 from stargap.tables.columns import INT_NULL
 from stargap.tables.crossmatch import whole_ids
@@ -30,7 +31,7 @@ _Bools = NDArray[np.bool_]
 _Floats = NDArray[np.float64]
 
 
-class SampleSettings(BaseModel):
+class SampleSettings(Settings):
     """The cuts 1 to 3 of the paper's section 2.1, and how spectra are joined with Gaia.
 
     Example:
@@ -38,28 +39,26 @@ class SampleSettings(BaseModel):
         1.2
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     subclasses: tuple[str, ...] = ("dM", "M", "sdM", "esdM", "usdM")
     """Beginnings of the spectral subclasses that are M dwarfs, before their digit. The paper took the M dwarfs (dM) of
     LAMOST DR10; older releases write M, and the metal-poor ones are sdM (section 2.1)."""
-    least_snr: Annotated[FiniteFloat, Field(ge=0)] = 5.0
+    least_snr: Annotated[float, Field(ge=0)] = 5.0
     """Least S/N per pixel, in r and in i (section 2.1, cut 1)."""
     fiber_mask: Annotated[int, Field(ge=0)] = 0b1111
     """Bits of LAMOST's fibermask that reject a spectrum: fibre not plugged, bad trace, bad flat, bad arc. The others
     are warnings (many bad columns or rejected pixels, large shift, bad sky fibre) and set a bit only: 36 of 65 real
     spectra of cool stars have one, most of them good, and none of the first four. Not in the paper."""
-    largest_ruwe: Annotated[FiniteFloat, Field(gt=0)] = 1.4
+    largest_ruwe: Annotated[float, Field(gt=0)] = 1.4
     """Largest Gaia RUWE (section 2.1, cut 2)."""
-    m_g: tuple[FiniteFloat, FiniteFloat] = (4.0, 15.0)
+    m_g: tuple[float, float] = (4.0, 15.0)
     """Range of the absolute magnitude G + 5 log10(parallax / mas) - 10, ends excluded (mag; section 2.1, cut 3)."""
-    bp_rp: tuple[FiniteFloat, FiniteFloat] = (1.0, 5.0)
+    bp_rp: tuple[float, float] = (1.0, 5.0)
     """Range of the colour BP - RP, ends excluded (mag; section 2.1, cut 3)."""
-    least_parallax_snr: Annotated[FiniteFloat, Field(ge=0)] = 5.0
+    least_parallax_snr: Annotated[float, Field(ge=0)] = 5.0
     """Parallax over its error that the absolute magnitude needs to be known; not in the paper."""
     radius_arcsec: Annotated[float, Field(gt=0, le=60)] = 3.0
     """Largest separation from the Gaia source of a spectrum that is joined by position (arcsec)."""
-    earliest_epoch: FiniteFloat = 2000.0
+    earliest_epoch: float = 2000.0
     """Positions of spectra are of an epoch from this one to that of their observation (Julian year): LAMOST's are those
     of its input catalogues, mostly of 2000."""
     keep_unknown: bool = True

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field
 
 from stargap.catalogue.stars import star_numbers
 from stargap.paper import BINARIES, BinaryNumbers
+from stargap.settings import Settings
 from stargap.statistics import Compared, compare
 from stargap.survey.sample import CutCount
 from stargap.tables.columns import INT_NULL
@@ -34,15 +35,13 @@ _Arrays = dict[str, NDArray[Any]]
 _UNKNOWN = BinaryNumbers(np.nan, np.nan, np.nan, np.nan, None)
 
 
-class BinarySettings(BaseModel):
+class BinarySettings(Settings):
     """The tables of pairs and of primaries, and the cuts; defaults are El-Badry et al. 2021 and LAMOST's FGK stars.
 
     Example:
         >>> BinarySettings().largest_chance, BinarySettings().least_separation, BinarySettings().largest_delta_rv
         (0.01, 3.0, 10.0)
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     first: str = "source_id1"
     """Gaia DR3 identifiers of one component, a column of the table of pairs (all_columns_catalog.fits of
@@ -51,15 +50,15 @@ class BinarySettings(BaseModel):
     """Those of the other component."""
     chance: str = "R_chance_align"
     """Its column of the probability of a chance alignment; none if empty, and no such cut then."""
-    largest_chance: Annotated[FiniteFloat, Field(gt=0)] = 0.01
+    largest_chance: Annotated[float, Field(gt=0)] = 0.01
     """The probability must be below (section 5.4)."""
     separation: str = "pairdistance"
     """Its column of the separation; none if empty, and no such cut then."""
-    separation_unit: Annotated[FiniteFloat, Field(gt=0)] = 3600.0
+    separation_unit: Annotated[float, Field(gt=0)] = 3600.0
     """Arcsec in the unit of that column: 3600 for degrees."""
-    least_separation: Annotated[FiniteFloat, Field(ge=0)] = 3.0
+    least_separation: Annotated[float, Field(ge=0)] = 3.0
     """The separation must be above (arcsec; section 5.4), or one fibre sees light of both."""
-    largest_delta_rv: Annotated[FiniteFloat, Field(gt=0)] = 10.0
+    largest_delta_rv: Annotated[float, Field(gt=0)] = 10.0
     """The velocities of the components must differ by less (km/s; section 5.4)."""
     key: str = "gaia_source_id"
     """Gaia DR3 identifiers in the table of primaries (LAMOST's LRS catalogue of A, F, G and K stars, LRS_stellar)."""
@@ -73,7 +72,7 @@ class BinarySettings(BaseModel):
     """Our rows: those in the final catalogue, or the sample where there is no catalogue yet; or all."""
     snr: Literal["snr_r", "snr_i"] = "snr_r"
     """Our S/N, by which spectra of one star are ranked and the cuts are made."""
-    snr_above: tuple[FiniteFloat, ...] = (5.0, 20.0, 50.0)
+    snr_above: tuple[float, ...] = (5.0, 20.0, 50.0)
     """Cuts in S/N, each with numbers of its own (section 5.4)."""
     resamples: Annotated[int, Field(ge=0, le=10_000)] = 200
     """Bootstrap samples that errors come from."""

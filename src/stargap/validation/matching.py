@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
 from stargap.catalogue.stars import star_numbers
 from stargap.errors import UsageError
+from stargap.settings import Settings
 from stargap.survey.gaia.join import numbers
 from stargap.tables.columns import INT_NULL
 from stargap.tables.crossmatch import match_ids, match_sky, whole_ids
@@ -28,15 +29,13 @@ _Floats = NDArray[np.float64]
 _Rows = NDArray[np.int64]
 
 
-class CompareSettings(BaseModel):
+class CompareSettings(Settings):
     """What a table to compare with is, how its columns are named, and how it is compared.
 
     Example:
         >>> CompareSettings(columns={"teff": "Teff"}, key="Source").our_key
         'gaia_source_id'
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "reference"
     """What the table is called in the results."""
@@ -52,15 +51,15 @@ class CompareSettings(BaseModel):
     """Its column of identifiers; none if empty."""
     our_key: Literal["gaia_source_id", "obsid", "spectrum_id"] = "gaia_source_id"
     """Our column of the same identifiers."""
-    radius_arcsec: Annotated[FiniteFloat, Field(gt=0, le=3600)] | None = None
+    radius_arcsec: Annotated[float, Field(gt=0, le=3600)] | None = None
     """Largest separation of a match by position, for stars that no identifier found (arcsec); None for none."""
     ra: str = "ra"
     """Its column of right ascension (deg)."""
     dec: str = "dec"
     """Its column of declination (deg)."""
-    epoch: Annotated[FiniteFloat, Field(gt=1900, lt=2100)] = 2016.0
+    epoch: Annotated[float, Field(gt=1900, lt=2100)] = 2016.0
     """Epoch of its positions (Julian year); our stars are moved there by their proper motion."""
-    position_epoch: Annotated[FiniteFloat, Field(gt=1900, lt=2100)] = 2000.0
+    position_epoch: Annotated[float, Field(gt=1900, lt=2100)] = 2000.0
     """Epoch of our positions (Julian year); those in LAMOST's headers are of its input catalogues, mostly of 2000."""
     prefer: str = ""
     """Its column whose highest value decides between rows of the same star, such as S/N; else its first row counts."""
@@ -68,13 +67,13 @@ class CompareSettings(BaseModel):
     """Its columns and the values, ends included, that a row must have to be compared."""
     refuse_bits: dict[str, int] = {}
     """Its columns of flags and the bits that a row must not have."""
-    least_teff: dict[Quantity, FiniteFloat] = {}
+    least_teff: dict[Quantity, float] = {}
     """Its Teff (K) below which one of its quantities is not compared."""
     rows: Rows = "final"
     """Our rows: those in the final catalogue, or the sample where there is no catalogue yet; or all."""
     snr: Literal["snr_r", "snr_i"] = "snr_r"
     """Our S/N, by which spectra of one star are ranked and the cuts are made."""
-    snr_above: tuple[FiniteFloat, ...] = (5.0, 20.0, 50.0)
+    snr_above: tuple[float, ...] = (5.0, 20.0, 50.0)
     """Cuts in S/N, each with numbers of its own (sections 5.1 and 5.4)."""
     resamples: Annotated[int, Field(ge=0, le=10_000)] = 200
     """Bootstrap samples that errors come from."""
@@ -82,9 +81,9 @@ class CompareSettings(BaseModel):
     """Of the bootstrap."""
     simulated: bool | None = None
     """Whether our stars are simulated; by what the files say of themselves if None."""
-    paper_bias: dict[Quantity, FiniteFloat] = {}
+    paper_bias: dict[Quantity, float] = {}
     """What the paper says of the same comparison: its bias."""
-    paper_scatter: dict[Quantity, FiniteFloat] = {}
+    paper_scatter: dict[Quantity, float] = {}
     """And its scatter."""
 
     @model_validator(mode="after")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from stargap.errors import SpectrumError, UsageError
+from stargap.settings import Settings
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, native_batch
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
@@ -35,15 +36,13 @@ from stargap.workers import each_alone, each_result
 __all__ = ["Ingested", "IngestSettings", "file_inputs", "ingest", "ingest_shard", "rescue_shard"]
 
 
-class IngestSettings(BaseModel):
+class IngestSettings(Settings):
     """How spectra are stored.
 
     Example:
         >>> IngestSettings(dtype="float16").shard_rows
         1024
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dtype: Dtype = "float32"
     """Of the pixels: float32, the very numbers that are measured from files, or float16, at half the size."""

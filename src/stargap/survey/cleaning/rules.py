@@ -6,9 +6,10 @@ from typing import Annotated, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from stargap.flags import Clean
+from stargap.settings import Settings
 
 __all__ = ["OF_CLUSTER", "OF_SPECTRUM", "QUIET", "CleaningSettings", "is_rejected"]
 
@@ -22,7 +23,7 @@ QUIET: Final = (
 their pseudo-continuum (A, vacuum; docs/make_cleaning_limits.py)."""
 
 
-class CleaningSettings(BaseModel):
+class CleaningSettings(Settings):
     """The rules of the cleaning and their limits (paper section 2.1; METHOD section 1, point 4).
 
     Limits on bands come from the mean spectra of Kesseli et al. (2017), prepared like the stars
@@ -32,8 +33,6 @@ class CleaningSettings(BaseModel):
         >>> CleaningSettings(clusters=60).rounds
         8
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     clusters: Annotated[int, Field(ge=1, le=1000)] = 48
     """Clusters of a round; a quarter of the number of spectra where that is fewer."""

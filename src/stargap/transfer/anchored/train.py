@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field
 from torch import Tensor
 
 from stargap.errors import UsageError
@@ -18,6 +18,7 @@ from stargap.fit.labels import EmulatorModel, Parameters
 from stargap.fit.prior import LabelPrior, fit_sequence
 from stargap.labels import LOGG, M_H, TEFF
 from stargap.pixels import STARGAP
+from stargap.settings import Settings
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
 from stargap.theory.isochrones import shipped_isochrones
@@ -51,23 +52,21 @@ LIMIT, LEAST_LIMIT = 3.0, 2.5
 its least value, since errors of LAMOST spectra are too small by up to a factor of 1.5."""
 
 
-class AnchorSettings(BaseModel):
+class AnchorSettings(Settings):
     """How an anchored transfer is made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     teff_degree: Annotated[int, Field(ge=0, le=3)] = 0
     """Of the correction in Teff; 0 is one factor a pixel, and the directions take up what changes."""
     metallicity_degree: Annotated[int, Field(ge=0, le=2)] = 0
     """Of the correction in [M/H]; 0 keeps the synthetic spectra's own change with metallicity."""
-    ridge: Annotated[FiniteFloat, Field(gt=0)] = 0.2
+    ridge: Annotated[float, Field(gt=0)] = 0.2
     """Expected size of the correction (relative flux); of each power of Teff (per 300 K) or [M/H] (per 0.3 dex) a half,
     a quarter and so on."""
-    floor: Annotated[FiniteFloat, Field(gt=0)] = 0.01
+    floor: Annotated[float, Field(gt=0)] = 0.01
     """Where the search for the scatter of anchors about the correction begins; half of it is the least floor."""
-    gap_weight: Annotated[FiniteFloat, Field(ge=0)] = 1.0
+    gap_weight: Annotated[float, Field(ge=0)] = 1.0
     """Share of the correction itself that is added to the floor: badly modelled bands lose their say."""
-    gap_smoothing: Annotated[FiniteFloat, Field(ge=0)] = 20.0
+    gap_smoothing: Annotated[float, Field(ge=0)] = 20.0
     """Width over which that share is averaged (A, standard deviation of a Gaussian)."""
     directions: Annotated[int, Field(ge=0, le=20)] = 3
     """Ways in which spectra may differ that are fitted with the labels and not published."""
@@ -79,7 +78,7 @@ class AnchorSettings(BaseModel):
     """Mean of the prior on [M/H] (dex)."""
     m_h_width: Annotated[float, Field(gt=0, lt=9)] = 0.5
     """Its width (dex)."""
-    reach: Annotated[FiniteFloat, Field(ge=0)] = 200.0
+    reach: Annotated[float, Field(ge=0)] = 200.0
     """How far beyond the anchors' Teff the correction goes on (K)."""
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from stargap import __version__
@@ -22,6 +22,7 @@ from stargap.errors import UsageError
 from stargap.fit.domains import joint_step
 from stargap.fit.labels import EmulatorModel, ForwardModel, Parameters, fit_labels
 from stargap.modelfile import Card, load_model, model_exists, save_model
+from stargap.settings import Settings
 from stargap.spectra.prepare import Prepared
 from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.transfer.residual.matching import Anchors, fit_density, fit_label_map, main_sequence
@@ -38,10 +39,8 @@ RANGE = (0.002, 0.998)
 """Quantiles of the training stars' labels beyond which correction and map hold their values."""
 
 
-class ResidualSettings(BaseModel):
+class ResidualSettings(Settings):
     """How a residual transfer is trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stars: Annotated[int, Field(ge=100)] = 12_000
     """Training spectra that the correction is fitted to: the brightest."""

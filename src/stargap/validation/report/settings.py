@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from stargap.errors import UsageError
+from stargap.settings import Settings
 from stargap.validation.binaries import BinarySettings
 from stargap.validation.matching import CompareSettings
 from stargap.validation.references import reference_settings
@@ -18,15 +19,13 @@ MOST_POINTS = 50_000
 MOST_SPECTRA = 2_000
 
 
-class TableOfOthers(BaseModel):
+class TableOfOthers(Settings):
     """A table to compare the catalogue with.
 
     Example:
         >>> TableOfOthers(table="mann.csv", reference="mann2015").chosen.name
         'Mann 2015'
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     table: Path
     """FITS, CSV, Parquet or VOTable."""
@@ -52,10 +51,8 @@ class TableOfOthers(BaseModel):
         return reference_settings(self.reference) if self.settings is None else self.settings
 
 
-class BinaryTables(BaseModel):
+class BinaryTables(Settings):
     """Tables of wide binaries and of their primaries (section 5.4), both or none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pairs: Path | None = None
     """Table of wide binaries, such as El-Badry et al. 2021."""
@@ -72,15 +69,13 @@ class BinaryTables(BaseModel):
         return self
 
 
-class ReportSettings(BaseModel):
+class ReportSettings(Settings):
     """What the report of a run shows beside the run itself.
 
     Example:
         >>> ReportSettings(comparisons={"mann": {"table": "mann.csv", "reference": "mann2015"}}).files
         [PosixPath('mann.csv')]
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     skip: bool = False
     """Make no report in a run; stargap report still makes one."""

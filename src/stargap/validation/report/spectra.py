@@ -22,6 +22,7 @@ from stargap.spectra.log_lambda import concatenate
 from stargap.spectra.spectrum import Facts
 from stargap.spectra.store.shards import Shard
 from stargap.starnet.diagnostics import mean_residual
+from stargap.tables.crossmatch import match_ids
 from stargap.tables.write import provenance_of, read_columns
 from stargap.theory.emulator import Emulator
 
@@ -147,7 +148,7 @@ def _batches(
             known = shard.facts()
             parts.append(shard.read(here))
             facts += [known[row] for row in here]
-            velocities.append(_velocity(folder, int(number), here))
+            velocities.append(_velocity(folder, int(number), ids[ids // size == number]))
         names = ("rv", "error", "chi2", "flags", "labels")
         velocity = BatchVelocity(*(torch.cat([getattr(part, name) for part in velocities]) for name in names))
         columns, fitted = measure_native(
@@ -163,11 +164,11 @@ def _batches(
         yield rows, columns, fitted
 
 
-def _velocity(folder: Path, number: int, rows: NDArray[np.int64]) -> BatchVelocity:
+def _velocity(folder: Path, number: int, ids: NDArray[np.int64]) -> BatchVelocity:
     """Return the velocities of some rows of a shard, and the labels that fits start from."""
     columns = read_columns(folder / "velocity" / f"{number:05d}.parquet")
-    place = np.searchsorted(columns["row"], rows).clip(max=max(len(columns["row"]) - 1, 0))
-    if not len(columns["row"]) or (columns["row"][place] != rows).any():
+    place = match_ids(ids, columns["spectrum_id"])
+    if (place < 0).any():
         message = f"{folder}: shard {number} has no velocities of some of its spectra: they were not measured"
         raise UsageError(message)
     numbers = {name: torch.from_numpy(columns[name][place]) for name in ("rv", "error", "chi2", "flags")}
