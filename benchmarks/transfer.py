@@ -36,7 +36,7 @@ from stargap.spectra.smoother import normalise
 from stargap.spectra.spectrum import Spectrum
 from stargap.starnet.losses import Batch, CycleTask, distance
 from stargap.starnet.network import CycleStarNet, NetworkSettings
-from stargap.starnet.transfer import ReferenceTransfer
+from stargap.starnet.transfer import StarnetTransfer
 from stargap.theory.emulator import shipped_emulator
 from stargap.transfer.residual.model import ResidualTransfer
 
@@ -255,7 +255,7 @@ def fits(stars, steps, repeats):
     box = parameters_for(MeasureSettings(), emulator)
     network = copying_network(emulator, steps)
     transfers = {"residual": ResidualTransfer(emulator)} | {
-        f"reference, {str(dtype).split('.')[1]} derivatives": ReferenceTransfer(network, emulator, tangent_dtype=dtype)
+        f"reference, {str(dtype).split('.')[1]} derivatives": StarnetTransfer(network, emulator, tangent_dtype=dtype)
         for dtype in (torch.bfloat16, torch.float32)
     }
     works = {"emulator alone": lambda: fit_labels(prepared, EmulatorModel(emulator, prepared), emulator, box)}

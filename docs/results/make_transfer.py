@@ -48,14 +48,15 @@ from stargap.starnet.losses import CycleTask
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.pairs import PairedSource, SyntheticSpectra
 from stargap.starnet.training import TrainingSettings, train
-from stargap.starnet.transfer import ReferenceTransfer
+from stargap.starnet.transfer import StarnetTransfer
 from stargap.statistics import robust_scatter
 from stargap.theory.emulator import Emulator, Training, fit_emulator
 from stargap.theory.grids import read_hdf5_grid
 from stargap.theory.label_prior import draw_training_labels
-from stargap.transfer.residual.matching import Anchors
+from stargap.transfer.residual.fits import fit_spectra
+from stargap.transfer.residual.matching import LabelledFits
 from stargap.transfer.residual.model import LabelMap, ResidualTransfer
-from stargap.transfer.residual.train import ResidualSettings, fit_training, match_labels, train_residual
+from stargap.transfer.residual.train import ResidualSettings, match_labels, train_residual
 
 LEVELS = {"mild": "marcs_ts_base", "hard": "marcs_ts_nocah"}
 MIXES = ("matched", "galactic")
@@ -182,8 +183,8 @@ class Work:
             spectra = self.training(mix)
             training = split_rows(len(spectra), 0)["training"]
             rows = np.sort(np.random.default_rng(ANCHOR_SEED).permutation(training)[: self.settings.match_stars])
-            labels, covariance = fit_training(spectra, rows, transfer, parameters(transfer.emulator))
-            np.savez(path, labels=labels.numpy(), covariance=covariance.numpy())
+            fits = fit_spectra(spectra, rows, transfer, parameters(transfer.emulator))
+            np.savez(path, labels=fits.labels.numpy(), covariance=fits.covariance.numpy())
         with np.load(path) as file:
             return torch.as_tensor(file["labels"]), torch.as_tensor(file["covariance"])
 
@@ -194,7 +195,7 @@ class Work:
         made = (PRIOR_DRAWS, f"{level} prior {TRAIN_SEED}")
         return PairedSource(self.training(mix), synthetic, made=made, validation=1024)
 
-    def reference(self, level: str, mix: str, iterations: int) -> tuple[ReferenceTransfer, dict[str, float]]:
+    def reference(self, level: str, mix: str, iterations: int) -> tuple[StarnetTransfer, dict[str, float]]:
         """Train, or prolong, the published network; the best state up to `iterations` is returned."""
         folder = self.folder / f"reference-{level}-{mix}-{iterations}"
         emulator = self.emulator(LEVELS[level])
@@ -212,7 +213,7 @@ class Work:
                 raise SystemExit(130)
             (folder / "done").write_text(json.dumps({"seconds": time.monotonic() - began}))
         scores = load_best(task, folder)
-        return ReferenceTransfer(network, emulator), scores
+        return StarnetTransfer(network, emulator), scores
 
 
 ABLATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -261,7 +262,7 @@ def through(transfer: Transfer) -> Fit:
     """Fit both domains."""
 
     def fit(star: Prepared) -> tuple[Array, Array, torch.Tensor, Array]:
-        slots = 8 if isinstance(transfer, ReferenceTransfer) else 32
+        slots = 8 if isinstance(transfer, StarnetTransfer) else 32
         result = fit_domains(star, transfer, parameters(transfer.emulator), starts=1, slots=slots)
         observed = result.observed
         total = torch.hypot(observed.errors, result.systematic)
@@ -380,7 +381,7 @@ def anchored(work: Work, level: str, mix: str, count: int) -> tuple[Transfer, st
         known.append(truth.labels[sound, :3])
     errors = torch.tensor(ANCHOR_ERRORS).double().expand(count, 3)
     noise = np.random.default_rng(ANCHOR_SEED).normal(size=(count, 3))
-    anchors = Anchors(
+    anchors = LabelledFits(
         torch.cat(fitted)[:count],
         torch.cat(spread)[:count],
         torch.as_tensor(np.concatenate(known)[:count]) + errors * torch.as_tensor(noise),
@@ -389,7 +390,7 @@ def anchored(work: Work, level: str, mix: str, count: int) -> tuple[Transfer, st
     found, covariance = work.sample(identity, level, mix)
     prior = draw_training_labels(PRIOR_DRAWS, alpha=0.0, seed=TRAIN_SEED)
     settings = work.settings.model_copy(update={"free_mix": True})
-    told = match_labels(transfer, found, covariance, prior, settings, anchors=anchors)
+    told = match_labels(transfer, found, covariance, prior, settings, known=anchors)
     return transfer, f"{told['mix_teff']:+.0f} K, {told['mix_m_h']:+.2f} dex"
 
 

@@ -33,9 +33,8 @@ from stargap.spectra.log_lambda import NativeBatch, native_batch
 from stargap.spectra.prepare import Prepared, prepare
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.readers.read import read_spectrum
-from stargap.starnet.network import CycleStarNet
 from stargap.starnet.training import TrainingSettings
-from stargap.starnet.transfer import ReferenceTransfer, fast_bfloat16
+from stargap.starnet.transfer import StarnetTransfer, fast_bfloat16
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.theory.isochrones import shipped_isochrones
 from stargap.theory.label_prior import draw_training_labels
@@ -205,7 +204,7 @@ def fine_tuned(bench: Bench) -> ResidualTransfer:
     return transfer
 
 
-def published_network(bench: Bench, folder: Path) -> ReferenceTransfer:
+def published_network(bench: Bench, folder: Path) -> StarnetTransfer:
     """Train Cycle-StarNet on the augmented unlabelled spectra and the label prior; goes on where it was stopped."""
     folder.mkdir(parents=True, exist_ok=True)
     spectra = folder / "spectra"
@@ -221,7 +220,7 @@ def published_network(bench: Bench, folder: Path) -> ReferenceTransfer:
     told = train(settings)
     if told.path is None:
         raise KeyboardInterrupt
-    return ReferenceTransfer(CycleStarNet.load(told.path), EMULATOR)
+    return StarnetTransfer.load(told.path)
 
 
 def as_base(transfer: ResidualTransfer) -> torch.Tensor:

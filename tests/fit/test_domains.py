@@ -21,7 +21,7 @@ from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.prepare import Prepared, prepare
 from stargap.spectra.smoother import normalise
 from stargap.starnet.network import CycleStarNet, NetworkSettings
-from stargap.starnet.transfer import ReferenceTransfer
+from stargap.starnet.transfer import StarnetTransfer
 from stargap.transfer.residual.model import ResidualModel, ResidualTransfer
 
 SMALL = NetworkSettings(outer_filters=(16, 16), shared_filters=(16, 32, 48), split_filters=(16, 16, 16))
@@ -113,7 +113,7 @@ def network(emulator):
 
 @pytest.fixture(scope="module")
 def transfers(emulator, network):
-    return {"residual": ResidualTransfer(emulator), "reference": ReferenceTransfer(network, emulator)}
+    return {"residual": ResidualTransfer(emulator), "reference": StarnetTransfer(network, emulator)}
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +339,7 @@ def test_lbfgs_agrees_with_levenberg_marquardt(emulator, prepared, box):
 
 def test_lbfgs_through_both_transfers(transfers, network, emulator, simulate, made_ready, box):
     prepared = made_ready(simulate(6, seed=33, snr=30.0))
-    trained = ReferenceTransfer(network, emulator, tangent_dtype=torch.float32)
+    trained = StarnetTransfer(network, emulator, tangent_dtype=torch.float32)
     for transfer, most in ((transfers["residual"], 0.1), (trained, 0.3)):
         ours, theirs = (fit_domains(prepared, transfer, box, optimiser=name) for name in ("lm", "lbfgs"))
         apart = in_errors(theirs.observed, ours.observed).amax(dim=1)
@@ -372,7 +372,7 @@ def test_lbfgs_flags_what_it_cannot_fit(emulator, prepared, box):
 
 def test_fits_through_a_trained_network_find_the_labels(network, emulator, simulate, made_ready, box):
     stars = simulate(24, seed=34, snr=100.0)
-    both = fit_domains(made_ready(stars), ReferenceTransfer(network, emulator), box)
+    both = fit_domains(made_ready(stars), StarnetTransfer(network, emulator), box)
     away = (both.observed.labels - torch.as_tensor(stars.labels))[:, :3].abs()
     # the network copies emulator spectra to about 2 %
     assert (away.median(dim=0).values < torch.tensor([80.0, 0.3, 0.3])).all()
@@ -381,7 +381,7 @@ def test_fits_through_a_trained_network_find_the_labels(network, emulator, simul
 def test_fits_are_the_same_with_half_precision_derivatives(network, emulator, simulate, made_ready, box):
     prepared = made_ready(simulate(8, seed=35, snr=30.0))
     exact, half = (
-        fit_domains(prepared, ReferenceTransfer(network, emulator, tangent_dtype=dtype), box).observed
+        fit_domains(prepared, StarnetTransfer(network, emulator, tangent_dtype=dtype), box).observed
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert in_errors(half, exact).median() < 0.05

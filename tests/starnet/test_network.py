@@ -1,22 +1,17 @@
-"""The network: plain convolutions give the same, derivatives are derivatives, bad pixels are unseen, files checked."""
+"""The network: plain convolutions give the same, derivatives are derivatives, bad pixels are unseen."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import re
 from itertools import pairwise
 
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load, save
 from torch.nn import functional
 
-import stargap
-from stargap.errors import ModelError, UsageError
-from stargap.pixels import STARGAP
+from stargap.errors import UsageError
 from stargap.starnet.critics import Critics
 from stargap.starnet.layers import Down, Up
 from stargap.starnet.network import CycleStarNet, NetworkSettings
@@ -467,110 +462,6 @@ def test_other_shapes_are_refused_in_words(network):
 def test_impossible_settings_are_refused(changes, words):
     with pytest.raises(ValidationError, match=re.escape(words)):
         small(**changes)
-
-
-# ---- on disk
-
-FACTS = {"training_data": "test spectra", "seed": 3, "iterations": 10, "scores": {"score": 1.5}}
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    network = trained(CycleStarNet(small(2901)))
-    path = tmp_path_factory.mktemp("model") / "transfer.safetensors"
-    network.save(path, **FACTS)
-    return network, path
-
-
-def test_save_and_load_are_the_identity(saved, tmp_path):
-    network, path = saved
-    loaded = CycleStarNet.load(path)
-    assert list(loaded.state_dict()) == list(network.state_dict())
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, loaded.state_dict()[name]), name
-    flux = spectra(2, 2901)
-    still = copy.deepcopy(network).eval().requires_grad_(False)  # elsewhere bits differ by processor
-    assert torch.equal(loaded.observed_to_synthetic(flux), still.observed_to_synthetic(flux))
-    card = loaded.card
-    assert (card.pixel_grid, card.wavelength) == (STARGAP.digest, (6000.0, 8900.0, 2901))
-    assert (card.settings, card.stargap) == (network.settings, stargap.__version__)
-    assert card.model_dump(include=set(FACTS)) == FACTS
-    assert not loaded.training
-    assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    loaded.save(tmp_path / "again.safetensors", **FACTS)
-    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
-    assert (tmp_path / "again.json").read_bytes() == path.with_suffix(".json").read_bytes()
-
-
-def test_a_network_of_other_pixels_is_not_saved(network, tmp_path):
-    with pytest.raises(UsageError, match="1400 pixels cannot be saved: 2901"):
-        network.save(tmp_path / "x.safetensors", **FACTS)
-    assert not list(tmp_path.iterdir())
-
-
-def refused(saved, folder, *words, card=None, tensors=None, content=None):
-    """The loader's refusal of the saved model with changes; the digest in the card is made to fit."""
-    path = saved[1]
-    content = path.read_bytes() if content is None else content
-    if tensors is not None:
-        changed = load(content) | tensors
-        content = save({name: tensor.contiguous() for name, tensor in changed.items() if tensor is not None})
-    facts = json.loads(path.with_suffix(".json").read_text())
-    facts = facts | {"sha256": hashlib.sha256(content).hexdigest()} | (card or {})
-    target = folder / "model.safetensors"
-    target.write_bytes(content)
-    target.with_suffix(".json").write_text(json.dumps(facts))
-    with pytest.raises(ModelError) as caught:
-        CycleStarNet.load(target)
-    for word in ("model", *words):
-        assert str(word) in str(caught.value), (word, str(caught.value))
-
-
-def settings_of(saved, **changes):
-    return {"settings": json.loads(saved[0].settings.model_dump_json()) | changes}
-
-
-def test_damaged_files_are_refused(saved, tmp_path):
-    content = saved[1].read_bytes()
-    digest = {"sha256": hashlib.sha256(content).hexdigest()}
-    flipped = bytearray(content)
-    flipped[-3] ^= 4
-    refused(saved, tmp_path, "damaged", content=bytes(flipped), card=digest)
-    refused(saved, tmp_path, "cut short", content=content[:-10], card=digest)
-    refused(saved, tmp_path, "not a safetensors file", content=content[:-10])
-    refused(saved, tmp_path, "not a safetensors file", content=b"\x80\x04K\x01.")
-    (tmp_path / "model.json").unlink()
-    with pytest.raises(ModelError, match=r"model\.json: cannot be read"):
-        CycleStarNet.load(tmp_path / "model.safetensors")
-
-
-def test_other_models_and_grids_are_refused(saved, tmp_path):
-    refused(saved, tmp_path, "'payne' version 1", "'cycle-starnet' version 1", card={"kind": "payne"})
-    refused(saved, tmp_path, "version 2", "version 1", card={"version": 2})
-    refused(saved, tmp_path, "0123", STARGAP.digest, card={"pixel_grid": "0123"})
-    refused(saved, tmp_path, "6001.0", "6000.0", card={"wavelength": [6001.0, 8901.0, 2901]})
-    refused(saved, tmp_path, "2900", "2901", card=settings_of(saved, pixels=2900))
-    refused(saved, tmp_path, "bad fields", "extra", card={"extra": 1})
-
-
-def test_other_architectures_are_refused(saved, tmp_path):
-    refused(saved, tmp_path, "shared_latent", card=settings_of(saved, shared_latent="five"))
-    refused(saved, tmp_path, "do not match", "shared_decoder.0.weight ((5, 7, 8) in the file, (6, 7, 8) by the card",
-            card=settings_of(saved, shared_latent=6))  # fmt: skip
-    refused(saved, tmp_path, "do not match", card=settings_of(saved, kernel=9))
-    refused(saved, tmp_path, "do not match", card=settings_of(saved, shared_filters=[4096] * 3))
-    refused(saved, tmp_path, "skips pixels", card=settings_of(saved, outer_strides=[16, 16]))
-    weight = saved[0].shared_encoder[3].weight.detach()
-    name = "shared_encoder.3.weight"
-    refused(saved, tmp_path, name, "absent in the file", tensors={name: None})
-    refused(saved, tmp_path, "spare", "absent by the card", tensors={"spare": weight})
-    refused(saved, tmp_path, name, "(8, 5)", tensors={name: weight.T})
-    refused(saved, tmp_path, name, "torch.float64", tensors={name: weight.double()})
-    refused(saved, tmp_path, name, "torch.bfloat16", tensors={name: weight.bfloat16()})
-    broken = weight.clone()
-    broken[0, 0] = torch.nan
-    refused(saved, tmp_path, name, "not finite", tensors={name: broken})
-    refused(saved, tmp_path, "not positive", tensors={"deviation": torch.zeros(())})
 
 
 # ---- critics

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from stargap.transfer.residual.matching import GAUGE, Anchors, LabelDensity, fit_density, fit_label_map
-from stargap.transfer.residual.model import FREE, LabelMap
+from stargap.transfer.residual.matching import MAP_WIDTHS, LabelDensity, LabelledFits, fit_density, fit_label_map
+from stargap.transfer.residual.model import MAPPED, LabelMap
 
 COUNT = 1200
 NOISE = (0.05, 0.2, 0.1)
@@ -38,12 +38,12 @@ def true(density):
     rng = np.random.default_rng(1)
     component = rng.choice(3, size=COUNT, p=density.weights.numpy())
     root = np.linalg.cholesky(density.covariances.numpy())[component]
-    return density.means.numpy()[component] + (root @ rng.normal(size=(COUNT, FREE, 1)))[:, :, 0]
+    return density.means.numpy()[component] + (root @ rng.normal(size=(COUNT, MAPPED, 1)))[:, :, 0]
 
 
 @pytest.fixture(scope="module")
 def noise():
-    return np.random.default_rng(2).normal(size=(COUNT, FREE)) * NOISE
+    return np.random.default_rng(2).normal(size=(COUNT, MAPPED)) * NOISE
 
 
 def stars(place, degree=1):
@@ -52,14 +52,14 @@ def stars(place, degree=1):
     label_map.low.copy_(place.quantile(0.002, dim=0))
     label_map.high.copy_(place.quantile(0.998, dim=0))
     covariance = torch.diag((torch.tensor(NOISE).double() * label_map.scale) ** 2)
-    return label_map, place * label_map.scale + label_map.centre, covariance.expand(len(place), FREE, FREE).clone()
+    return label_map, place * label_map.scale + label_map.centre, covariance.expand(len(place), MAPPED, MAPPED).clone()
 
 
 # ---- the density
 
 
 def test_the_density_is_scipy_s_mixture_of_normals(density, true):
-    noises = np.random.default_rng(3).normal(size=(20, FREE, FREE)) * 0.2
+    noises = np.random.default_rng(3).normal(size=(20, MAPPED, MAPPED)) * 0.2
     noises = noises @ noises.transpose(0, 2, 1)
     told = density.log(torch.as_tensor(true[:20]), torch.as_tensor(noises))
     parts = list(zip(*(part.numpy() for part in (density.weights, density.means, density.covariances)), strict=True))
@@ -118,8 +118,8 @@ def test_the_stated_error_is_what_the_match_cannot_tell(density, true, noise):
     label_map, labels, covariance = stars(true + noise)
     fit_label_map(label_map, labels, covariance, density)
     own = label_map.uncertainty(label_map.centre[None])[0]
-    assert (own > 0.05 * torch.tensor(GAUGE)).all()
-    assert (own < torch.tensor(GAUGE)).all()
+    assert (own > 0.05 * torch.tensor(MAP_WIDTHS)).all()
+    assert (own < torch.tensor(MAP_WIDTHS)).all()
     for block in label_map.covariance:
         torch.testing.assert_close(block, block.T)
         assert torch.linalg.eigvalsh(block).min() > -1e-12
@@ -136,7 +136,7 @@ def test_the_order_of_stars_does_not_matter(density, true, noise):
 
 def test_a_few_outliers_do_not_move_the_map(density, true, noise):
     place = true + noise
-    place[:12] = np.random.default_rng(5).uniform(-6, 6, (12, FREE))
+    place[:12] = np.random.default_rng(5).uniform(-6, 6, (12, MAPPED))
     clean, labels, covariance = stars(true[12:] + noise[12:])
     fit_label_map(clean, labels, covariance, density)
     dirty, every, covariance = stars(place)
@@ -156,8 +156,8 @@ SHIFT = np.array([-0.35, 0.0, -0.4])
 def anchored(true, count=40):
     """Stars with known labels, fitted at the right ones."""
     _, fitted, covariance = stars((true + SHIFT)[:count])
-    errors = torch.tensor([30.0, 0.05, 0.05]).double().expand(count, FREE)
-    return Anchors(fitted, covariance, fitted.clone(), errors)
+    errors = torch.tensor([30.0, 0.05, 0.05]).double().expand(count, MAPPED)
+    return LabelledFits(fitted, covariance, fitted.clone(), errors)
 
 
 def test_another_mix_than_the_prior_s_is_taken_for_a_distortion(density, true, noise):
@@ -171,7 +171,7 @@ def test_anchors_pull_the_map_to_where_they_are(density, true, noise, free_mix):
     label_map, labels, covariance = stars(true + SHIFT + noise)
     fit_label_map(label_map, labels, covariance, density)
     alone = (label_map(labels) - labels).mean(dim=0).abs()
-    told = fit_label_map(label_map, labels, covariance, density, anchors=anchored(true), free_mix=free_mix)
+    told = fit_label_map(label_map, labels, covariance, density, known=anchored(true), free_mix=free_mix)
     pulled = (label_map(labels) - labels).mean(dim=0).abs()
     assert (pulled[[0, 2]] < 0.5 * alone[[0, 2]]).all()
     if free_mix:
@@ -185,6 +185,6 @@ def test_anchors_make_the_map_surer(density, true, noise):
     label_map, labels, covariance = stars(true + noise)
     errors = []
     for anchors in (None, anchored(true - SHIFT)):
-        fit_label_map(label_map, labels, covariance, density, anchors=anchors)
+        fit_label_map(label_map, labels, covariance, density, known=anchors)
         errors.append(label_map.uncertainty(labels).mean(dim=0))
     assert (errors[1] < errors[0]).all()

@@ -24,8 +24,8 @@ from stargap.pixels import SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.smoother import normalise
 from stargap.theory.emulator import shipped_emulator
 from stargap.transfer.residual.model import (
-    FREE,
     FWHM_TO_SIGMA,
+    MAPPED,
     LabelMap,
     ResidualCard,
     ResidualTransfer,
@@ -51,7 +51,7 @@ def stars():
 def question(stars):
     """Labels, directions and rows: what a fit asks of a model."""
     labels = torch.as_tensor(stars[0].labels)
-    directions = torch.eye(4).double()[:FREE].expand(STARS, FREE, 4).clone()
+    directions = torch.eye(4).double()[:MAPPED].expand(STARS, MAPPED, 4).clone()
     return labels, directions, torch.arange(STARS)
 
 
@@ -106,7 +106,7 @@ def test_before_training_the_transfer_is_the_emulator_bit_for_bit(stars, questio
 
 def test_before_training_labels_mean_what_they_say():
     transfer = ResidualTransfer(shipped_emulator())
-    covariance = torch.eye(FREE).double().expand(len(PLACES), FREE, FREE)
+    covariance = torch.eye(MAPPED).double().expand(len(PLACES), MAPPED, MAPPED)
     labels, spread, own = transfer.publish(full(PLACES), covariance)
     assert torch.equal(labels, PLACES)
     assert torch.equal(spread, covariance)
@@ -126,7 +126,7 @@ def test_monomials_and_their_slopes():
         exponents = powers(degree)
         assert len(exponents) == count
         assert exponents[0].tolist() == [0, 0, 0]
-        x = torch.randn(5, FREE, generator=torch.Generator().manual_seed(1)).double()
+        x = torch.randn(5, MAPPED, generator=torch.Generator().manual_seed(1)).double()
         exact = torch.autograd.functional.jacobian(lambda x, e=exponents: features(x, e).sum(dim=0), x)
         torch.testing.assert_close(slopes(x, exponents), exact.permute(1, 0, 2))
 
@@ -188,7 +188,7 @@ def test_the_error_of_the_map_is_that_of_its_weights(transfer):
     stated = label_map.uncertainty(PLACES)
     generator = np.random.default_rng(3)
     mean, spread, draws = label_map.weight.numpy().copy(), label_map.covariance.numpy(), []
-    weights = [generator.multivariate_normal(mean[:, k], spread[k], 4000) for k in range(FREE)]
+    weights = [generator.multivariate_normal(mean[:, k], spread[k], 4000) for k in range(MAPPED)]
     for drawn in zip(*weights, strict=True):
         label_map.weight.copy_(torch.as_tensor(np.stack(drawn, axis=1)))
         draws.append(label_map(PLACES))
@@ -217,9 +217,9 @@ def dense_posterior(transfer, mapped, spread):
 
 def noises(size=1.0):
     generator = torch.Generator().manual_seed(4)
-    root = torch.randn(len(PLACES), FREE, FREE, generator=generator).double()
+    root = torch.randn(len(PLACES), MAPPED, MAPPED, generator=generator).double()
     scale = size * torch.tensor([60.0, 0.2, 0.15]).double()
-    return (root @ root.transpose(1, 2) / FREE + 0.1 * torch.eye(FREE)) * scale[:, None] * scale
+    return (root @ root.transpose(1, 2) / MAPPED + 0.1 * torch.eye(MAPPED)) * scale[:, None] * scale
 
 
 def test_the_main_sequence_pulls_as_a_dense_posterior_says(transfer):
@@ -508,5 +508,5 @@ def test_a_card_of_any_bytes(tmp_path_factory, written, data):
 def test_a_label_map_of_its_own_is_the_identity():
     label_map = LabelMap(3)
     assert torch.equal(label_map(PLACES), PLACES)
-    assert torch.equal(label_map.jacobian(PLACES), torch.eye(FREE).double().expand(len(PLACES), FREE, FREE))
+    assert torch.equal(label_map.jacobian(PLACES), torch.eye(MAPPED).double().expand(len(PLACES), MAPPED, MAPPED))
     assert not label_map.uncertainty(PLACES).any()

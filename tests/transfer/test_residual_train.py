@@ -27,7 +27,7 @@ from stargap.theory.emulator import shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
 from stargap.transfer.residual import train as rounds
 from stargap.transfer.residual.matching import main_sequence
-from stargap.transfer.residual.model import FREE, ResidualTransfer
+from stargap.transfer.residual.model import MAPPED, ResidualTransfer
 from stargap.transfer.residual.train import ResidualSettings, train_residual
 
 STARS, TEST = 768, 128
@@ -156,9 +156,9 @@ def test_the_main_sequence_of_mapped_labels_is_found():
     labels[:, 1] = wanted[0] + wanted[1] * x[:, 0] + wanted[2] * x[:, 0] ** 2 + wanted[3] * x[:, 2]
     labels[:, 1] += rng.normal(0, wanted[4], 1500)
     size = rng.uniform(0.02, 0.3, 1500)
-    noise = rng.normal(0, 1, (1500, FREE)) * size[:, None] * [20.0, 1.0, 0.2]
-    covariance = np.zeros((1500, FREE, FREE))
-    covariance[:, range(FREE), range(FREE)] = (size[:, None] * [20.0, 1.0, 0.2]) ** 2
+    noise = rng.normal(0, 1, (1500, MAPPED)) * size[:, None] * [20.0, 1.0, 0.2]
+    covariance = np.zeros((1500, MAPPED, MAPPED))
+    covariance[:, range(MAPPED), range(MAPPED)] = (size[:, None] * [20.0, 1.0, 0.2]) ** 2
     labels = labels + noise
     labels[:15, 1] -= 1.5
     found = main_sequence(transfer.label_map, torch.as_tensor(labels), torch.as_tensor(covariance)).numpy()
@@ -198,7 +198,7 @@ def test_a_run_stopped_after_any_stage_goes_on_to_the_same_bits(survey, prior, q
 
 def test_a_finished_run_is_only_read(survey, prior, quick, tmp_path, monkeypatch):
     trained(survey[0], prior, QUICK, tmp_path)
-    monkeypatch.setattr(rounds, "_fit", None)
+    monkeypatch.setattr(rounds, "fit_spectra", None)
     transfer, told = trained(survey[0], prior, QUICK, tmp_path)
     assert told.stopped == "finished"
     assert same(transfer, quick)
@@ -299,9 +299,7 @@ def test_fits_do_not_depend_on_their_neighbours(survey):
     rows = np.random.default_rng(8).permutation(STARS)[:300]
 
     def fits(chosen):
-        found = rounds._fit(
-            survey[0], chosen, transfer, parameters(), floor=0.015, corrected=True, each=lambda count: None
-        )
+        found = rounds.fit_spectra(survey[0], chosen, transfer, parameters(), floor=0.015, corrected=True)
         return found.labels, found.covariance, found.chi2
 
     together, backwards = fits(rows), fits(rows[::-1].copy())
@@ -311,7 +309,7 @@ def test_fits_do_not_depend_on_their_neighbours(survey):
 
 def test_when_most_fits_fail_the_run_says_so_and_keeps_what_it_has(survey, prior, tmp_path):
     blind = changed_spectra(survey[0], good=np.zeros_like(survey[0].good))
-    with pytest.raises(UsageError, match=r"100% of 100 fits in stage 0 failed.*normalised spectra"):
+    with pytest.raises(UsageError, match=r"100% of 100 fits in stage 0 gauge failed.*normalised spectra"):
         trained(blind, prior, QUICK, tmp_path)
     assert not list(tmp_path.glob("stage-*"))
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from stargap.errors import ModelError
 from stargap.modelfile import kind_of
 from stargap.settings import MeasureSettings
+from stargap.starnet.transfer import StarnetTransfer
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.transfer.anchored.model import AnchoredTransfer, lamost_transfer
 from stargap.transfer.residual.model import ResidualTransfer, shipped_transfer
 
 __all__ = ["EMULATOR", "LAMOST", "SIMULATED", "AnyTransfer", "load_model_named", "load_transfer", "settings_for"]
 
-AnyTransfer = ResidualTransfer | AnchoredTransfer
+AnyTransfer = ResidualTransfer | AnchoredTransfer | StarnetTransfer
 LAMOST, SIMULATED, EMULATOR = "transfer-lamost", "transfer-simulated", "emulator"
 SHIPPED: dict[str, Callable[[], Emulator | AnyTransfer]] = {
     LAMOST: lamost_transfer,
@@ -24,12 +26,12 @@ SHIPPED: dict[str, Callable[[], Emulator | AnyTransfer]] = {
 
 
 def load_transfer(path: str | Path) -> AnyTransfer:
-    """Read a trained transfer of either kind.
+    """Read a trained transfer of any kind.
 
     Raises:
         ModelError: damaged or foreign files.
     """
-    kinds: dict[str, type[AnyTransfer]] = {kind.kind: kind for kind in (ResidualTransfer, AnchoredTransfer)}
+    kinds: dict[str, type[AnyTransfer]] = {kind.kind: kind for kind in get_args(AnyTransfer)}
     return kinds.get(kind_of(path), ResidualTransfer).load(path)
 
 

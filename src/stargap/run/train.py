@@ -25,12 +25,14 @@ from stargap.starnet.losses import CycleTask
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.pairs import PairedSource, SyntheticSpectra
 from stargap.starnet.training import train as train_network
+from stargap.starnet.transfer import StarnetTransfer
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
 from stargap.transfer.anchored.train import train_anchored
-from stargap.transfer.residual.matching import Anchors
-from stargap.transfer.residual.model import FREE, ResidualTransfer
-from stargap.transfer.residual.train import ResidualSettings, fit_training, match_labels, train_residual
+from stargap.transfer.residual.fits import fit_spectra
+from stargap.transfer.residual.matching import LabelledFits
+from stargap.transfer.residual.model import MAPPED, ResidualTransfer
+from stargap.transfer.residual.train import ResidualSettings, match_labels, train_residual
 
 __all__ = ["Trained", "residual_transfer", "train", "training_emulator"]
 
@@ -166,13 +168,14 @@ def _match_anchors(
     assert settings.anchors is not None
     chosen = settings.default
     rows, labels, errors = read_anchor_labels(settings.anchors, len(spectra))
-    fitted, covariance = fit_training(spectra, rows, transfer, parameters)
-    fit = torch.isfinite(fitted).all(dim=1) & torch.isfinite(covariance).all(dim=(1, 2))
-    known = (torch.as_tensor(labels)[fit], torch.as_tensor(errors)[fit])
-    anchors = Anchors(fitted[fit, :FREE], covariance[fit], *known)
+    found = fit_spectra(spectra, rows, transfer, parameters)
+    fit = torch.isfinite(found.labels).all(dim=1) & torch.isfinite(found.covariance).all(dim=(1, 2))
+    literature = (torch.as_tensor(labels)[fit], torch.as_tensor(errors)[fit])
+    known = LabelledFits(found.labels[fit, :MAPPED], found.covariance[fit], *literature)
     sample = np.sort(split_rows(len(spectra), chosen.seed)["training"][: chosen.match_stars])
-    fits = fit_training(spectra, sample, transfer, parameters)
-    return {**match_labels(transfer, *fits, prior, chosen, anchors=anchors), "anchors": float(fit.sum())}
+    fits = fit_spectra(spectra, sample, transfer, parameters)
+    report = match_labels(transfer, fits.labels, fits.covariance, prior, chosen, known=known)
+    return {**report, "anchors": float(fit.sum())}
 
 
 def _train_reference(settings: TrainSettings, emulator: Emulator, spectra: PreparedSpectra, progress: bool) -> Trained:
@@ -195,9 +198,16 @@ def _train_reference(settings: TrainSettings, emulator: Emulator, spectra: Prepa
     if result.stopped == "signal":
         return Trained(None, seconds, {}, len(spectra))
     scores = load_best(task, folder)
-    path = settings.output / "network.safetensors"
-    origin = _origin(settings, spectra)
-    network.save(path, training_data=origin, seed=chosen.seed, iterations=result.steps, scores=scores)
+    path = settings.output / "transfer.safetensors"
+    transfer = StarnetTransfer(network, emulator, alpha=settings.alpha, iterations=result.steps)
+    transfer.save(
+        path,
+        training_data=_origin(settings, spectra),
+        settings=_card_settings(settings),
+        scores=scores,
+        simulated=settings.data.simulated is not None,
+        seed=chosen.seed,
+    )
     return Trained(path, seconds, scores, len(spectra))
 
 

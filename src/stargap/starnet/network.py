@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from stargap import __version__
-from stargap.errors import ModelError, UsageError
-from stargap.modelfile import Card, load_model, save_model
-from stargap.pixels import STARGAP
+from stargap.errors import UsageError
 from stargap.starnet.layers import (
     Down,
     NetworkSettings,
@@ -26,25 +22,10 @@ from stargap.starnet.layers import (
     layers_of,
 )
 
-__all__ = ["CycleStarNet", "Cycles", "NetworkCard", "NetworkSettings"]
+__all__ = ["CycleStarNet", "Cycles", "NetworkSettings"]
 
-KIND, VERSION = "cycle-starnet", 1
 STARS_AT_ONCE = 8
-
-
-class NetworkCard(Card):
-    """Card of a transfer network: its architecture, its pixels, and what it was trained on."""
-
-    pixel_grid: str
-    """``STARGAP.digest``: pixels, windows and normalisation of the spectra."""
-    wavelength: tuple[float, float, int]
-    """First and last wavelength (A) and number of pixels."""
-    settings: NetworkSettings
-    training_data: str
-    seed: int
-    iterations: int
-    scores: dict[str, float]
-    """Label-blind validation scores of the state that was kept."""
+"""Rows of one forward-mode pass: their arrays stay in the processor's cache."""
 
 
 class Cycles(NamedTuple):
@@ -96,7 +77,6 @@ class CycleStarNet(nn.Module):
     def __init__(self, settings: NetworkSettings | None = None, *, seed: int = 0) -> None:
         super().__init__()
         self.settings = s = settings or NetworkSettings()
-        self.card: NetworkCard | None = None
         self.precision: torch.dtype | None = None
         self.register_buffer("mean", torch.ones(()))
         self.register_buffer("deviation", torch.ones(()))
@@ -317,83 +297,3 @@ class CycleStarNet(nn.Module):
     def generator_parameters(self) -> Iterator[nn.Parameter]:
         """Encoders and decoders: what the generator step moves."""
         return self.parameters()
-
-    # ---- on disk
-
-    def save(
-        self,
-        path: str | Path,
-        *,
-        training_data: str,
-        seed: int,
-        iterations: int,
-        scores: Mapping[str, float],
-    ) -> None:
-        """Write the safetensors file and its card.
-
-        Raises:
-            UsageError: the network's pixels are not those of ``STARGAP``.
-        """
-        if self.settings.pixels != STARGAP.wavelength.size:
-            message = (
-                f"a network of {self.settings.pixels} pixels cannot be saved: {STARGAP.wavelength.size} are needed"
-            )
-            raise UsageError(message)
-        card = NetworkCard(
-            kind=KIND,
-            version=VERSION,
-            stargap=__version__,
-            pixel_grid=STARGAP.digest,
-            wavelength=_wavelength_range(),
-            settings=self.settings,
-            training_data=training_data,
-            seed=seed,
-            iterations=iterations,
-            scores=dict(scores),
-        )
-        save_model(path, card, self.state_dict())
-
-    @classmethod
-    def load(cls, path: str | Path) -> CycleStarNet:
-        """Read a network written by `save`.
-
-        Raises:
-            ModelError: damaged or foreign files, another pixel grid, tensors that are not those of the card's
-                architecture, values that are not finite.
-        """
-        card, tensors = load_model(path, NetworkCard, KIND, VERSION)
-        found = (card.pixel_grid, card.wavelength, card.settings.pixels)
-        wanted = (STARGAP.digest, _wavelength_range(), STARGAP.wavelength.size)
-        if found != wanted:
-            message = f"{path}: the model's pixel grid is {found}, this version needs {wanted}"
-            raise ModelError(message)
-        with torch.device("meta"):
-            expected = {name: tuple(tensor.shape) for name, tensor in cls(card.settings).state_dict().items()}
-        present = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if expected != present:
-            odd = sorted(expected.keys() ^ present.keys()) or sorted(n for n in expected if expected[n] != present[n])
-            first = odd[0]
-            message = (
-                f"{path}: tensors do not match the architecture in the card: {len(odd)} differ, first {first} "
-                f"({present.get(first, 'absent')} in the file, {expected.get(first, 'absent')} by the card)"
-            )
-            raise ModelError(message)
-        others = sorted(f"{name} {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype != torch.float32)
-        if others:
-            message = f"{path}: tensors must be torch.float32, found {others[:4]}"
-            raise ModelError(message)
-        bad = sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
-        if bad or tensors["deviation"] <= 0:
-            message = (
-                f"{path}: the model holds values that are not finite ({bad[:4]}) or a deviation that is not positive"
-            )
-            raise ModelError(message)
-        network = cls(card.settings)
-        network.load_state_dict(tensors)
-        network.card = card
-        return network.eval().requires_grad_(False)
-
-
-def _wavelength_range() -> tuple[float, float, int]:
-    wavelength = STARGAP.wavelength
-    return float(wavelength[0]), float(wavelength[-1]), wavelength.size

@@ -1,4 +1,4 @@
-"""Fits through Cycle-StarNet: the published transfer, with labels on one side of it (paper section 3.5)."""
+"""The trained network as a transfer: labels to observed spectra through The Payne and X_s->o (paper section 3.5)."""
 
 from __future__ import annotations
 
@@ -6,72 +6,129 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from stargap.errors import ModelError
 from stargap.fit.labels import EmulatorModel
+from stargap.labels import A_M
+from stargap.pixels import PAPER, STARGAP, PixelGrid
 from stargap.spectra.prepare import Prepared
 from stargap.starnet.layers import interpolate
-from stargap.starnet.network import CycleStarNet
+from stargap.starnet.network import CycleStarNet, NetworkSettings
 from stargap.theory.emulator import Emulator
+from stargap.transfer.base import TrainedTransfer, TransferCard
 from stargap.transfer.residual.model import INTERPOLATION
 
-__all__ = ["ReferenceModel", "ReferenceTransfer", "fast_bfloat16"]
+__all__ = ["StarnetCard", "StarnetModel", "StarnetTransfer", "fast_bfloat16"]
 
 SYNTHETIC_FLOOR = 0.01
 """Normalised error of synthetic spectra (METHOD section 2)."""
-LABELS_PUBLISHED = 3
 ROWS = 8
 """Stars encoded together; batches are padded, so that results do not depend on how many there are."""
+LARGEST_NETWORK = 50_000_000
+"""Most weights of a network that is read; the published one has about six million."""
 
 
 def fast_bfloat16() -> bool:
-    """Return whether the processor multiplies bfloat16 matrices itself, as far as torch tells."""
-    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(bool(told.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+    """Return whether the processor multiplies bfloat16 matrices itself, as far as torch knows."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
-class ReferenceTransfer:
+class StarnetCard(TransferCard):
+    """Card of a trained network; its scores are the label-blind validation scores of the weights that were kept."""
+
+    network: NetworkSettings
+    iterations: int
+
+
+class StarnetTransfer(TrainedTransfer[StarnetCard]):
     """A trained network as fits need it: labels to observed spectra through The Payne and X_s->o.
 
     Published labels are those of the best-fitting emulator spectrum: the network's two domains share their labels.
-    There are no split numbers to fit: z_sp is the spectrum's own.
+    There are no split numbers to fit: z_sp comes from the observed spectrum itself. The noise of the spectrum reaches
+    the labels through z_sp as well, and is in their errors (`StarnetModel.noise_response`).
 
     Args:
         network: the trained network; values are computed in the type of its weights, whatever its `precision`.
         emulator: the synthetic spectra that it was trained on.
-        tangent_dtype: type of the derivatives; by default bfloat16 where `fast_bfloat16`, or else that of the values.
-            Fits then end within 0.02 standard errors of each other.
+        grid: pixel grid of the spectra that it was trained on.
+        alpha: [a/M] at which the labels of all training stars were fixed, or None.
+        iterations: training steps behind the weights.
+        tangent_dtype: type of the derivatives; by default bfloat16 where `fast_bfloat16`, otherwise that of the
+            values. Fits then end within 0.02 standard errors of each other.
+
+    Example:
+        >>> from stargap.theory.emulator import shipped_emulator
+        >>> transfer = StarnetTransfer(CycleStarNet(), shipped_emulator())
+        >>> transfer.outside(torch.zeros(2, 4)).tolist()
+        [False, False]
     """
 
+    kind, version, card_type = "starnet-transfer", 1, StarnetCard
+    grids = (STARGAP, PAPER)
     observed_floor = INTERPOLATION
     prior = None
     chi2_limit = math.inf
 
-    def __init__(self, network: CycleStarNet, emulator: Emulator, *, tangent_dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        network: CycleStarNet,
+        emulator: Emulator,
+        *,
+        grid: PixelGrid = STARGAP,
+        alpha: float | None = None,
+        iterations: int = 0,
+        tangent_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
         self.network = copy.copy(network)
         self.network.precision = None
-        self.emulator = emulator
+        self.emulator, self.grid, self.alpha, self.iterations = emulator, grid, alpha, iterations
         self.tangent_dtype = tangent_dtype or (torch.bfloat16 if fast_bfloat16() else None)
         self.floor = torch.tensor(SYNTHETIC_FLOOR)
         self.split_scale = torch.zeros(0)
+
+    def architecture(self) -> dict[str, Any]:
+        """Return the sizes of the network and its training steps, for the card."""
+        return {"network": self.network.settings, "iterations": self.iterations}
+
+    @classmethod
+    def from_card(cls, path: str | Path, card: StarnetCard, emulator: Emulator) -> StarnetTransfer:
+        """Return an untrained network of the sizes in the card.
+
+        Raises:
+            ModelError: another number of pixels than that of spectra, or a network that is too large.
+        """
+        with torch.device("meta"):
+            size = sum(tensor.numel() for tensor in CycleStarNet(card.network).state_dict().values())
+        if card.network.pixels != STARGAP.wavelength.size or size > LARGEST_NETWORK:
+            message = (
+                f"{path}: a network of {card.network.pixels} pixels and {size:,} numbers in the card; it needs "
+                f"{STARGAP.wavelength.size} pixels and at most {LARGEST_NETWORK:,} numbers"
+            )
+            raise ModelError(message)
+        return cls(CycleStarNet(card.network), emulator, alpha=card.alpha, iterations=card.iterations)
+
+    def find_fault(self) -> str | None:
+        """Return what is impossible about the values, if anything is."""
+        return None if self.network.deviation > 0 else "a standard deviation of spectra that is not positive"
 
     def to_synthetic(self, prepared: Prepared) -> Prepared:
         """Return the spectra as X_o->s, with the pixels and errors that they have."""
         return replace(prepared, flux=_in_parts(self.network.observed_to_synthetic, prepared))
 
-    def model(self, prepared: Prepared) -> ReferenceModel:
+    def model(self, prepared: Prepared) -> StarnetModel:
         """Return the forward model of the observed domain for these stars."""
-        return ReferenceModel(self, prepared)
-
-    def split_columns(self, spectra: Tensor) -> Tensor:
-        """Return no columns, ``(row, 0, pixel)``."""
-        return spectra.new_zeros(len(spectra), 0, spectra.shape[1])
+        return StarnetModel(self, prepared)
 
     def publish(self, labels: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return labels ``(row, 3)`` and covariance as they are, and no systematic error."""
-        published = labels[:, :LABELS_PUBLISHED]
+        published = labels[:, :A_M]
         return published, covariance, torch.zeros_like(published)
 
     def outside(self, labels: Tensor) -> Tensor:
@@ -79,7 +136,7 @@ class ReferenceTransfer:
         return torch.zeros(len(labels), dtype=torch.bool)
 
 
-class ReferenceModel:
+class StarnetModel:
     """X_s->o of the emulator's spectra with each star's own z_sp (a `ForwardModel`).
 
     Where good pixels hold too little of the smoothing kernel, inside wide windows and gaps, a star's normalisation
@@ -87,33 +144,33 @@ class ReferenceModel:
     last spectrum of each star is kept: fits ask for their best one again, and for equal ones in spare slots.
     """
 
-    def __init__(self, transfer: ReferenceTransfer, prepared: Prepared) -> None:
+    def __init__(self, transfer: StarnetTransfer, prepared: Prepared) -> None:
         self.network, self.tangent_dtype = transfer.network, transfer.tangent_dtype
         self.synthetic = EmulatorModel(transfer.emulator, prepared)
         self.sound = prepared.inverse_kernel * prepared.grid.least_kernel_weight < 1.0
         self.split = _in_parts(self.network.split_features, prepared)
-        self.asked = torch.empty(0)
-        self.answers = torch.empty(0)
+        self.last_labels = torch.empty(0)
+        self.last_spectra = torch.empty(0)
 
     def __call__(self, labels: Tensor, directions: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return spectra and derivatives (see `ForwardModel`)."""
         question = torch.cat([labels[:, None], directions], dim=1).flatten(1)
         stars, pixels = self.sound.shape
-        if self.asked.shape != (stars, question.shape[1]):
-            self.asked = question.new_full((stars, question.shape[1]), torch.nan)
-            self.answers = torch.empty(stars, 1 + directions.shape[1], pixels)
+        if self.last_labels.shape != (stars, question.shape[1]):
+            self.last_labels = question.new_full((stars, question.shape[1]), torch.nan)
+            self.last_spectra = torch.empty(stars, 1 + directions.shape[1], pixels)
         place = torch.arange(len(rows))
         same_star = rows[:, None] == rows
         same = same_star & (question[:, None] == question).all(dim=2)
         first = (same | (place[:, None] == place)).int().argmax(dim=1)
-        answers = self.answers[rows]
-        wanted = place[(first == place) & (self.asked[rows] != question).any(dim=1)]
+        answers = self.last_spectra[rows]
+        wanted = place[(first == place) & (self.last_labels[rows] != question).any(dim=1)]
         for start in range(0, len(wanted), ROWS):
             some = wanted[torch.arange(start, start + ROWS).clamp_max(len(wanted) - 1)]
             answers[some] = self._compute(labels[some], directions[some], rows[some])
         answers = answers[first]
         kept = place[same_star.int().argmax(dim=1) == place]
-        self.asked[rows[kept]], self.answers[rows[kept]] = question[kept], answers[kept]
+        self.last_labels[rows[kept]], self.last_spectra[rows[kept]] = question[kept], answers[kept]
         return answers[:, 0], answers[:, 1:]
 
     @torch.no_grad()

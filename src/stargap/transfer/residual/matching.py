@@ -1,7 +1,8 @@
-"""What fitted labels mean: the smooth map that makes their distribution the label prior's."""
+"""The label map: the smooth map under which the labels of all stars are distributed as the label prior says."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,21 +10,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stargap.transfer.residual.model import FREE, LabelMap, features, slopes
+from stargap.labels import M_H, TEFF
+from stargap.transfer.residual.model import MAPPED, LabelMap, features, slopes
 
-__all__ = ["Anchors", "LabelDensity", "fit_density", "fit_label_map", "main_sequence"]
+__all__ = ["LabelDensity", "LabelledFits", "fit_density", "fit_label_map", "main_sequence"]
 
 COMPONENTS = 12
+"""Components of the Gaussian mixture that describes the label prior."""
 SAMPLE = 20_000
-"""Draws of the prior that the density is fitted to."""
-SEQUENCE = 0.08
-"""Added to the prior's spread in log g (dex): isochrones of other authors and ages differ by so much."""
-GAUGE = (30.0, 0.10, 0.06)
-"""How far plain fits are expected to be off at the middle of the label space (K, dex, dex); higher orders less."""
-MIX = (60.0, 0.10)
-"""How far the mean (Teff, [M/H]) of a survey may be from the prior's, where a map is fitted with a free mix."""
-STRETCH = 0.2
-"""How much wider or narrower the survey's distribution may be, in ln, in the same case."""
+"""Draws of the prior that the mixture is fitted to."""
+SEQUENCE_SCATTER = 0.08
+"""Scatter added to log g of the prior (dex): isochrones of different authors and ages differ by this much."""
+MAP_WIDTHS = (30.0, 0.10, 0.06)
+"""Prior widths of the map's change of Teff (K), log g and [M/H] (dex) at the middle of the label space; higher orders
+are narrower."""
+MIX_WIDTHS = (60.0, 0.10)
+"""Prior widths of the difference in mean Teff (K) and [M/H] (dex) between survey and prior, with `free_mix`."""
+STRETCH_WIDTH = 0.2
+"""Prior width of the logarithm of the ratio between the widths of the two distributions, with `free_mix`."""
+OUTLIERS = -12.0
+"""Logarithm of the density of one more component, everywhere the same, which stars far from the prior belong to."""
+MIXED = (TEFF, M_H)
+"""The labels in which the survey may be mixed differently from the prior."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class LabelDensity:
     covariances: Tensor
 
     def log(self, place: Tensor, noise: Tensor) -> Tensor:
-        """Return ln density ``(row,)`` at ``(row, 3)``, convolved with each row's own noise ``(row, 3, 3)``."""
+        """Return ln density ``(row,)`` at ``(row, 3)``, convolved with the noise of each row ``(row, 3, 3)``."""
         total = self.covariances[None] + noise[:, None]
         root = torch.linalg.cholesky(total)
         apart = (place[:, None] - self.means)[..., None]
@@ -45,8 +53,9 @@ class LabelDensity:
 
 
 @dataclass(frozen=True)
-class Anchors:
-    """Stars whose labels are known: fitted labels ``(star, 3)`` with covariance, and known ones with errors."""
+class LabelledFits:
+    """Fits of stars with known labels: ``fitted (star, 3)``, ``covariance (star, 3, 3)``, ``labels`` and ``errors``
+    ``(star, 3)`` from the literature."""
 
     fitted: Tensor
     covariance: Tensor
@@ -60,8 +69,8 @@ def fit_density(labels: NDArray[np.float64], label_map: LabelMap, *, seed: int =
     from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(seed)
-    chosen = labels[rng.permutation(len(labels))[:SAMPLE], :FREE].copy()
-    chosen[:, 1] += rng.normal(0.0, SEQUENCE, len(chosen))
+    chosen = labels[rng.permutation(len(labels))[:SAMPLE], :MAPPED].copy()
+    chosen[:, 1] += rng.normal(0.0, SEQUENCE_SCATTER, len(chosen))
     scaled = (chosen - label_map.centre.numpy()) / label_map.scale.numpy()
     with threadpool_limits(1):
         mixture = GaussianMixture(COMPONENTS, random_state=seed, reg_covar=1e-4).fit(scaled)
@@ -75,108 +84,144 @@ def fit_label_map(
     covariance: Tensor,
     density: LabelDensity,
     *,
-    anchors: Anchors | None = None,
+    known: LabelledFits | None = None,
     free_mix: bool = False,
     effective: float = 150.0,
 ) -> dict[str, float]:
     """Find the map under which the fitted labels are distributed like the prior, changing them as little as needed.
 
-    An emulator with wrong opacities fits best at wrong labels u, but smoothly so. Unpaired spectra say nothing of how
-    wrong, except that the labels of all stars together must be distributed as the prior says. The map y = h(u)
-    maximises the likelihood of a change of variables, sum_i ln p(h(u_i)) + ln |det dh/du|, with p the prior convolved
-    with each star's noise, under a Gaussian penalty that keeps h near the identity (`GAUGE`). What the match cannot
-    tell (say a rotation of a round distribution) stays as it was, and is part of ``label_map.covariance``. If the
-    survey's stars are not mixed as the prior says, the map is wrong by the difference, unless anchors tell otherwise.
+    An emulator with wrong opacities fits best at wrong labels u, which are a smooth function of the right ones.
+    Unpaired spectra do not say how wrong they are, except that the labels of all stars together must be distributed as
+    the prior says. The map y = h(u) maximises the likelihood of a change of variables,
+
+        sum_i ln p_i(h(u_i)) + ln |det dh/du|_i,
+
+    where p_i is the prior convolved with the noise of star i, under a Gaussian prior on h that keeps it near the
+    identity (`MAP_WIDTHS`). What the match does not determine, such as a rotation of a round distribution, stays as it
+    was and enters ``label_map.covariance``. Where the survey's stars are mixed differently from the prior, the map is
+    wrong by the difference, unless stars with known labels constrain it.
 
     Args:
-        label_map: set in place: ``weight`` and ``covariance``.
+        label_map: its ``weight`` and ``covariance`` are set in place.
         fitted: labels of bright stars ``(star, 3)`` float64.
-        covariance: of their noise ``(star, 3, 3)``.
+        covariance: their noise, ``(star, 3, 3)``.
         density: the prior in scaled labels.
-        anchors: stars with known labels.
-        free_mix: let the survey differ from the prior by a shift and a stretch in Teff and [M/H] (`MIX`, `STRETCH`),
-            so that mismatch is shared between map and mix.
-        effective: stars that the match is worth: the prior is not known better than so many stars would tell.
+        known: stars with known labels.
+        free_mix: let the survey differ from the prior by a shift and a stretch in Teff and [M/H] (`MIX_WIDTHS`,
+            `STRETCH_WIDTH`), so that a mismatch is shared between the map and the mix.
+        effective: weight of the match in stars: the prior is known no better than this many stars determine it.
 
     Returns:
         mean ln likelihood before and after, and the shift of the mix (K, dex).
     """
-    scale = label_map.scale
-    u = (fitted - label_map.centre) / scale
-    exponents = label_map.exponents
-    held = u.clamp(label_map.low, label_map.high)
-    x, dx = features(held, exponents), slopes(held, exponents)
-    noise = covariance / (scale[:, None] * scale)
-    order = exponents.sum(dim=1).clamp_min(1).double()
-    gauge = torch.tensor(GAUGE, dtype=torch.float64) / scale / order[:, None].sqrt()
-    places = torch.tensor([0, 2])
-    mix_scale = torch.tensor(MIX, dtype=torch.float64) / scale[places]
-    eye = torch.eye(FREE, dtype=torch.float64)
-    middle = (density.weights[:, None] * density.means).sum(dim=0)
-    if anchors is not None:
-        au = (anchors.fitted - label_map.centre) / scale
-        ax = features(au.clamp(label_map.low, label_map.high), exponents)
-        goal = (anchors.labels - label_map.centre) / scale
-        spread = anchors.covariance.diagonal(dim1=1, dim2=2) / scale**2 + (anchors.errors / scale) ** 2
-
-    def likelihood(weight: Tensor, mix: Tensor) -> Tensor:
-        jacobian = eye + torch.einsum("rfk,fj->rjk", dx, weight)
-        mapped = u + x @ weight
-        squeeze = torch.ones(FREE, dtype=torch.float64).index_put((places,), torch.exp(-mix[2:] * STRETCH))
-        shift = torch.zeros(FREE, dtype=torch.float64).index_put((places,), mix[:2] * mix_scale)
-        mapped = middle + (mapped - middle - shift) * squeeze
-        whole = jacobian * squeeze[:, None]
-        moved = whole @ noise @ whole.transpose(1, 2)
-        # a star far outside the prior is an outlier of one more, broad, component
-        inner = torch.logaddexp(density.log(mapped, moved), torch.tensor(-12.0, dtype=torch.float64))
-        return (inner + torch.linalg.slogdet(whole).logabsdet).mean()
-
-    def loss(every: Tensor) -> Tensor:
-        weight, mix = every[: x.shape[1] * FREE].view(-1, FREE), every[x.shape[1] * FREE :]
-        total = -effective * likelihood(weight, mix if free_mix else mix.detach() * 0)
-        total = total + 0.5 * (weight / gauge).square().sum() + 0.5 * mix.square().sum()
-        if anchors is not None:
-            total = total + 0.5 * ((au + ax @ weight - goal).square() / spread).sum()
-        return total
-
-    every = torch.zeros(x.shape[1] * FREE + 4, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([every], max_iter=300, line_search_fn="strong_wolfe", tolerance_change=1e-9)
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        value = loss(every)
-        value.backward()
-        return value
-
-    optimiser.step(closure)
-    best = every.detach()
-    count = x.shape[1]
-    weight, mix = best[: count * FREE].view(-1, FREE), best[count * FREE :]
-    hessian = torch.autograd.functional.hessian(loss, best)
-    inverse = torch.linalg.pinv(torch.as_tensor(hessian), hermitian=True)[: count * FREE, : count * FREE]
-    blocks = inverse.view(count, FREE, count, FREE)
+    match = _Match(label_map, fitted, covariance, density, known, free_mix, effective)
+    best = _minimise(match.loss, match.size)
+    weight, mix = match.parts(best)
+    hessian = torch.autograd.functional.hessian(match.loss, best)
+    count = len(weight)
+    inverse = torch.linalg.pinv(torch.as_tensor(hessian), hermitian=True)[: weight.numel(), : weight.numel()]
+    blocks = inverse.view(count, MAPPED, count, MAPPED)
     label_map.weight.copy_(weight)
-    label_map.covariance.copy_(torch.stack([blocks[:, k, :, k] for k in range(FREE)]))
-    nothing = torch.zeros(4, dtype=torch.float64)
-    shift = mix[:2] * mix_scale * scale[places]
+    label_map.covariance.copy_(torch.stack([blocks[:, k, :, k] for k in range(MAPPED)]))
+    shift = mix[:2] * match.mix_scale * label_map.scale[match.mixed]
     return {
-        "log_likelihood_before": float(likelihood(torch.zeros_like(weight), nothing)),
-        "log_likelihood": float(likelihood(weight, mix)),
+        "log_likelihood_before": float(match.likelihood(torch.zeros_like(weight), torch.zeros_like(mix))),
+        "log_likelihood": float(match.likelihood(weight, mix)),
         "mix_teff": float(shift[0]),
         "mix_m_h": float(shift[1]),
     }
 
 
+class _Match:
+    """The loss of `fit_label_map`: of the map's weights, then of shift and stretch of the mix in units of their priors.
+
+    Its arguments are those of `fit_label_map`.
+    """
+
+    def __init__(
+        self,
+        label_map: LabelMap,
+        fitted: Tensor,
+        covariance: Tensor,
+        density: LabelDensity,
+        known: LabelledFits | None,
+        free_mix: bool,
+        effective: float,
+    ) -> None:
+        scale, exponents = label_map.scale, label_map.exponents
+        self.density, self.free_mix, self.effective = density, free_mix, effective
+        self.place = (fitted - label_map.centre) / scale
+        inside = self.place.clamp(label_map.low, label_map.high)
+        self.terms, self.slopes = features(inside, exponents), slopes(inside, exponents)
+        self.noise = covariance / (scale[:, None] * scale)
+        order = exponents.sum(dim=1).clamp_min(1).double()
+        self.widths = torch.tensor(MAP_WIDTHS, dtype=torch.float64) / scale / order[:, None].sqrt()
+        self.mixed = torch.tensor(MIXED)
+        self.mix_scale = torch.tensor(MIX_WIDTHS, dtype=torch.float64) / scale[self.mixed]
+        self.middle = (density.weights[:, None] * density.means).sum(dim=0)
+        self.size = len(exponents) * MAPPED + 2 * len(MIXED)
+        self.known_labels: tuple[Tensor, ...] = ()
+        if known is not None:
+            place = (known.fitted - label_map.centre) / scale
+            terms = features(place.clamp(label_map.low, label_map.high), exponents)
+            goal = (known.labels - label_map.centre) / scale
+            variance = known.covariance.diagonal(dim1=1, dim2=2) / scale**2 + (known.errors / scale) ** 2
+            self.known_labels = (place, terms, goal, variance)
+
+    def parts(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map's weights ``(term, 3)``, and shift and stretch ``(4,)``."""
+        count = self.size - 2 * len(MIXED)
+        return parameters[:count].view(-1, MAPPED), parameters[count:]
+
+    def likelihood(self, weight: Tensor, mix: Tensor) -> Tensor:
+        """Return the mean ln likelihood of a star."""
+        jacobian = torch.eye(MAPPED, dtype=torch.float64) + torch.einsum("rfk,fj->rjk", self.slopes, weight)
+        mapped = self.place + self.terms @ weight
+        ones, zeros = torch.ones(MAPPED, dtype=torch.float64), torch.zeros(MAPPED, dtype=torch.float64)
+        squeeze = ones.index_put((self.mixed,), torch.exp(-mix[2:] * STRETCH_WIDTH))
+        shift = zeros.index_put((self.mixed,), mix[:2] * self.mix_scale)
+        mapped = self.middle + (mapped - self.middle - shift) * squeeze
+        jacobian = jacobian * squeeze[:, None]
+        noise = jacobian @ self.noise @ jacobian.transpose(1, 2)
+        density = torch.logaddexp(self.density.log(mapped, noise), torch.tensor(OUTLIERS, dtype=torch.float64))
+        return (density + torch.linalg.slogdet(jacobian).logabsdet).mean()
+
+    def loss(self, parameters: Tensor) -> Tensor:
+        """Return minus the ln posterior."""
+        weight, mix = self.parts(parameters)
+        total = -self.effective * self.likelihood(weight, mix if self.free_mix else mix.detach() * 0)
+        total = total + 0.5 * (weight / self.widths).square().sum() + 0.5 * mix.square().sum()
+        if self.known_labels:
+            place, terms, goal, variance = self.known_labels
+            total = total + 0.5 * ((place + terms @ weight - goal).square() / variance).sum()
+        return total
+
+
+def _minimise(loss: Callable[[Tensor], Tensor], size: int) -> Tensor:
+    """Return the minimum of a loss of `size` parameters from 0, by L-BFGS."""
+    parameters = torch.zeros(size, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe", tolerance_change=1e-9)
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = loss(parameters)
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    return parameters.detach()
+
+
 def main_sequence(label_map: LabelMap, labels: Tensor, covariance: Tensor) -> Tensor:
-    """Fit log g of mapped labels: a parabola in Teff, a line in [M/H], and the width that noise does not explain.
+    """Fit log g of mapped labels by a parabola in Teff and a line in [M/H], with clipping, and its intrinsic scatter.
 
     Args:
-        label_map: from these labels to the star's.
-        labels: as the emulator fits them, ``(star, 3)``.
-        covariance: of their noise ``(star, 3, 3)``.
+        label_map: maps these labels to those of the stars.
+        labels: where the emulator fits best, ``(star, 3)``.
+        covariance: their noise, ``(star, 3, 3)``.
 
     Returns:
-        constant, slope and curvature in scaled Teff, slope in scaled [M/H], width (dex): ``(5,)``.
+        constant, slope and curvature in scaled Teff, slope in scaled [M/H], intrinsic scatter (dex): ``(5,)``.
     """
     mapped = label_map(labels)
     jacobian = label_map.jacobian(labels)

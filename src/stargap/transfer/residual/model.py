@@ -22,6 +22,7 @@ from stargap.transfer.base import TrainedTransfer, TransferCard, all_positive
 
 __all__ = [
     "INTERPOLATION",
+    "MAPPED",
     "SPLIT",
     "SPLIT_SCALE",
     "LabelMap",
@@ -33,8 +34,8 @@ __all__ = [
     "split_columns",
 ]
 
-FREE = 3
-"""Labels that the transfer depends on: teff, logg, m_h."""
+MAPPED = 3
+"""Number of labels that the transfer depends on and maps, the first ones: teff, logg, m_h."""
 SPLIT = ("line_spread", "line_spread_slope", "velocity")
 """The numbers of a star that are its observation's, not its own (z_sp): ln of the line width over the emulator's, its
 change over 1500 A, and the velocity left after the shift to the rest frame (km/s)."""
@@ -52,7 +53,9 @@ def powers(degree: int) -> Tensor:
         >>> powers(1).tolist()
         [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
     """
-    every = sorted((e for e in product(range(degree + 1), repeat=FREE) if sum(e) <= degree), key=lambda e: (sum(e), e))
+    every = sorted(
+        (e for e in product(range(degree + 1), repeat=MAPPED) if sum(e) <= degree), key=lambda e: (sum(e), e)
+    )
     return torch.tensor(every)
 
 
@@ -63,7 +66,7 @@ def features(x: Tensor, exponents: Tensor) -> Tensor:
 
 def slopes(x: Tensor, exponents: Tensor) -> Tensor:
     """Return the derivatives of `features`, ``(row, feature, 3)``."""
-    lowered = (exponents[:, None] - torch.eye(FREE, dtype=exponents.dtype)).clamp_min(0)
+    lowered = (exponents[:, None] - torch.eye(MAPPED, dtype=exponents.dtype)).clamp_min(0)
     return exponents * torch.prod(x[:, None, None] ** lowered, dim=3)
 
 
@@ -91,25 +94,25 @@ class LabelMap(nn.Module):
         count = len(self.exponents)
         self.register_buffer("centre", torch.tensor([3600.0, 4.8, 0.0], dtype=torch.float64))
         self.register_buffer("scale", torch.tensor([400.0, 0.25, 0.3], dtype=torch.float64))
-        self.register_buffer("low", torch.full((FREE,), -9.0, dtype=torch.float64))
-        self.register_buffer("high", torch.full((FREE,), 9.0, dtype=torch.float64))
-        self.register_buffer("weight", torch.zeros(count, FREE, dtype=torch.float64))
-        self.register_buffer("covariance", torch.zeros(FREE, count, count, dtype=torch.float64))
+        self.register_buffer("low", torch.full((MAPPED,), -9.0, dtype=torch.float64))
+        self.register_buffer("high", torch.full((MAPPED,), 9.0, dtype=torch.float64))
+        self.register_buffer("weight", torch.zeros(count, MAPPED, dtype=torch.float64))
+        self.register_buffer("covariance", torch.zeros(MAPPED, count, count, dtype=torch.float64))
 
     def scaled(self, labels: Tensor) -> Tensor:
         """Return scaled labels ``(row, 3)``, held within the training stars' range."""
-        return ((labels[:, :FREE] - self.centre) / self.scale).clamp(self.low, self.high)
+        return ((labels[:, :MAPPED] - self.centre) / self.scale).clamp(self.low, self.high)
 
     def forward(self, labels: Tensor) -> Tensor:
         """Return mapped labels ``(row, 3)`` float64 of ``(row, 3)``."""
-        return labels[:, :FREE] + features(self.scaled(labels), self.exponents) @ self.weight * self.scale
+        return labels[:, :MAPPED] + features(self.scaled(labels), self.exponents) @ self.weight * self.scale
 
     def jacobian(self, labels: Tensor) -> Tensor:
         """Return d mapped / d given ``(row, 3, 3)``."""
-        place = (labels[:, :FREE] - self.centre) / self.scale
+        place = (labels[:, :MAPPED] - self.centre) / self.scale
         inside = ((place > self.low) & (place < self.high)).double()
         change = torch.einsum("rfk,fj->rjk", slopes(self.scaled(labels), self.exponents), self.weight)
-        return torch.eye(FREE).double() + change * self.scale[:, None] / self.scale * inside[:, None]
+        return torch.eye(MAPPED).double() + change * self.scale[:, None] / self.scale * inside[:, None]
 
     def uncertainty(self, labels: Tensor) -> Tensor:
         """Return the standard error of the map itself ``(row, 3)``: what no number of spectra takes away."""
@@ -184,12 +187,12 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
 
     def correction_and_tangents(self, labels: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Return c ``(row, pixel)`` and its derivatives along `directions` ``(row, k, pixel)``."""
-        place = (labels[:, :FREE] - self.label_map.centre) / self.label_map.scale
+        place = (labels[:, :MAPPED] - self.label_map.centre) / self.label_map.scale
         inside = (place > self.label_map.low) & (place < self.label_map.high)
         slope = slopes(self.label_map.scaled(labels), self.exponents) * torch.where(
             inside, 1 / self.label_map.scale, 0.0
         ).unsqueeze(1)
-        along = torch.einsum("rfl,rkl->rkf", slope, directions[:, :, :FREE])
+        along = torch.einsum("rfl,rkl->rkf", slope, directions[:, :, :MAPPED])
         return self.correction(labels), along.float() @ self.coefficients
 
     def main_sequence(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,7 +212,7 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
 
     def outside(self, labels: Tensor) -> Tensor:
         """Return which fitted labels are beyond the training stars', ``(row,)`` bool."""
-        place = (labels[:, :FREE] - self.label_map.centre) / self.label_map.scale
+        place = (labels[:, :MAPPED] - self.label_map.centre) / self.label_map.scale
         return ((place < self.label_map.low) | (place > self.label_map.high)).any(dim=1)
 
     def publish(self, labels: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -225,7 +228,7 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
         width = self.sequence[4]
         if width > 0:
             expected, slope = self.main_sequence(mapped)
-            slope = slope - torch.eye(FREE, dtype=slope.dtype)[1]
+            slope = slope - torch.eye(MAPPED, dtype=slope.dtype)[1]
             across = (spread @ slope[:, :, None])[:, :, 0]
             gain = across / ((slope * across).sum(dim=1) + width**2)[:, None]
             mapped = mapped - gain * (expected - mapped[:, 1])[:, None]

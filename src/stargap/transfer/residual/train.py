@@ -19,22 +19,19 @@ from stargap import __version__
 from stargap.checkpoints import metrics_log, stop_signals
 from stargap.console import progress_bars
 from stargap.errors import UsageError
-from stargap.fit.domains import joint_step
-from stargap.fit.labels import EmulatorModel, ForwardModel, Parameters, fit_labels
+from stargap.fit.labels import Parameters
 from stargap.modelfile import Card, load_model, model_exists, save_model
 from stargap.settings import Settings
-from stargap.spectra.prepare import Prepared
 from stargap.spectra.prepared import PreparedSpectra, split_rows
-from stargap.transfer.residual.matching import Anchors, fit_density, fit_label_map, main_sequence
-from stargap.transfer.residual.model import FREE, INTERPOLATION, ResidualTransfer
+from stargap.transfer.residual.fits import BATCH, Fits, brightest, fit_spectra
+from stargap.transfer.residual.matching import LabelledFits, fit_density, fit_label_map, main_sequence
+from stargap.transfer.residual.model import MAPPED, ResidualTransfer
 from stargap.transfer.residual.sums import CorrectionSum, FloorSum
 
-__all__ = ["ResidualSettings", "ResidualTraining", "fit_training", "match_labels", "train_residual"]
+__all__ = ["ResidualSettings", "ResidualTraining", "match_labels", "train_residual"]
 
-BATCH = 256
-PIXEL_INFORMATION = 0.4
-"""Information that resampled pixels hold over what independent ones with their errors would; measured on simulated
-stars, where errors of labels from pixels alone are too small by its root."""
+MOST_FAILED = 0.5
+"""A stage in which a larger fraction of the fits fails ends the training."""
 RANGE = (0.002, 0.998)
 """Quantiles of the training stars' labels beyond which correction and map hold their values."""
 
@@ -95,17 +92,8 @@ class _Card(Card):
     reports: dict[str, dict[str, float]]
 
 
-class _Stopped(Exception):
-    """A signal came."""
-
-
-@dataclass(frozen=True)
-class _Fits:
-    """Fits of training stars: ``labels (star, 4)``, ``covariance (star, 3, 3)``, ``chi2 (star,)``."""
-
-    labels: Tensor
-    covariance: Tensor
-    chi2: Tensor
+class _Interrupted(Exception):
+    """A signal asks the training to stop."""
 
 
 def train_residual(
@@ -116,21 +104,22 @@ def train_residual(
     settings: ResidualSettings,
     folder: str | Path,
     *,
-    anchors: Anchors | None = None,
+    known: LabelledFits | None = None,
     progress: bool = True,
 ) -> ResidualTraining:
     """Train a residual transfer on observed spectra and on draws of the label prior, unpaired.
 
     1. Bright stars are fitted with the emulator alone. What it leaves beyond the noise becomes the error floor of
-       each pixel, and the fits are repeated: pixels with wrong opacities lose their say in the labels.
-    2. The ratio of observed to synthetic spectra is regressed on Teff and [M/H], pixel by pixel; fits go on through
-       the correction. Validation spectra choose the round: the lowest median reduced chi-square, which is blind to
-       labels and cannot be lowered by memory, since a pixel's correction has six numbers for thousands of stars.
-    3. A random sample is fitted and the label map found (`fit_label_map`), then the main sequence in log g.
+       each pixel, and the fits are repeated: pixels with wrong opacities lose their weight in the labels.
+    2. The ratio of observed to synthetic spectra is regressed on Teff and [M/H], pixel by pixel, and the fits are
+       repeated through this correction. Validation spectra choose the round with the lowest median reduced
+       chi-square: it does not depend on labels, and cannot be lowered by overfitting, since the correction of a pixel
+       has six coefficients for thousands of stars.
+    3. A random sample is fitted, and the label map (`fit_label_map`) and the main sequence in log g are found.
 
     Each stage ends with a checkpoint in `folder` and a line in its ``metrics.jsonl``; a later call with the same
-    arguments goes on from there with the same result. SIGTERM and SIGINT end the run after the stage's last
-    checkpoint: at most a stage is done again.
+    arguments resumes there with the same result. SIGTERM and SIGINT end the training at once: at most one stage is
+    repeated.
 
     Args:
         transfer: trained in place.
@@ -138,108 +127,143 @@ def train_residual(
         prior: labels drawn from the prior, ``(draw, 4)``.
         parameters: free labels and bounds of the fits; teff, logg and m_h must be free.
         settings: sizes, degrees, seed.
-        folder: of this run alone.
-        anchors: stars with known labels.
-        progress: show a bar on stderr.
+        folder: of this training alone.
+        known: stars with known labels.
+        progress: show a progress bar on stderr, where that is a terminal.
 
     Raises:
-        UsageError: too few spectra, a folder of another run, or most fits of a stage failed.
+        UsageError: too few spectra, the folder of another training, or most fits of a stage failed.
     """
-    if parameters.free[:FREE] != ("teff", "logg", "m_h"):
+    if parameters.free[:MAPPED] != ("teff", "logg", "m_h"):
         message = f"teff, logg and m_h must be free to train a transfer; free are {', '.join(parameters.free)}"
         raise UsageError(message)
-    rows = split_rows(len(spectra), settings.seed)
-    rng = np.random.default_rng([settings.seed, 4])
-    chosen = _brightest(spectra, rows["training"], settings.stars)
-    few = np.sort(rng.permutation(chosen)[: settings.gauge_stars])
-    sample = np.sort(rng.permutation(rows["training"])[: settings.match_stars])
-    checked = np.sort(rows["validation"][: settings.validation_stars])
-    total = settings.gauge_rounds * len(few) + (1 + settings.rounds) * len(chosen)
-    total += settings.rounds * len(checked) + len(sample)
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = _fingerprint(transfer, spectra, prior, parameters, settings, anchors)
-    state = {"labels": torch.zeros(len(chosen), 4).double(), "chi2": torch.zeros(len(chosen)).double()}
-    state |= {"best": transfer.coefficients.clone(), "score": torch.tensor(np.inf).double()}
-    done, spent, reports = _resume(folder, transfer, state, fingerprint)
+    stages = _Stages(transfer, spectra, prior, parameters, settings, known)
+    fingerprint = _fingerprint(transfer, spectra, prior, parameters, settings, known)
+    done, spent, reports = _resume(folder, transfer, stages.state, fingerprint)
     began = time.monotonic()
-    bar = progress_bars(progress)
-    with stop_signals() as caught, metrics_log(folder / "metrics.jsonl", done) as log, bar:
-        task = bar.add_task("fits", total=total)
+    plan = stages.plan()
+    with stop_signals() as caught, metrics_log(folder / "metrics.jsonl", done) as log, progress_bars(progress) as bar:
+        task = bar.add_task("fits", total=stages.fits)
 
-        def fitted(rows: NDArray[np.int64], **how: Any) -> _Fits:
-            def each(count: int) -> None:
-                bar.advance(task, count)
-                if caught:
-                    raise _Stopped
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            if caught:
+                raise _Interrupted
 
-            fits = _fit(spectra, rows, transfer, parameters, each=each, **how)
-            lost = float(fits.chi2.isnan().double().mean())
-            if lost > 0.5:
-                message = (
-                    f"{lost:.0%} of {len(rows)} fits in stage {stage} failed: are these normalised spectra on the "
-                    f"model's pixels? The last good state is kept in {folder}"
-                )
-                raise UsageError(message)
-            return fits
-
-        def gauge(number: int) -> dict[str, float]:
-            left = FloorSum(transfer.floor.numel())
-            fits = fitted(few, floor=transfer.floor, corrected=False, use=left)
-            transfer.floor.copy_(left.value(settings.floor))
-            return {"median_floor": float(transfer.floor.median()), "median_chi2": float(fits.chi2.nanmedian())}
-
-        def begin(number: int) -> dict[str, float]:
-            fits = fitted(chosen, floor=transfer.floor, corrected=False)
-            place = (fits.labels[:, :FREE] - transfer.label_map.centre) / transfer.label_map.scale
-            place = place[torch.isfinite(place).all(dim=1)]
-            for side, quantile in zip((transfer.label_map.low, transfer.label_map.high), RANGE, strict=True):
-                side.copy_(place.quantile(quantile, dim=0))
-            state["labels"], state["chi2"] = fits.labels, fits.chi2
-            return {"median_chi2": float(fits.chi2.nanmedian())}
-
-        def correct(number: int) -> dict[str, float]:
-            sums = CorrectionSum(transfer)
-            for first in range(0, len(chosen), BATCH):
-                part = slice(first, first + BATCH)
-                sums.add(state["labels"][part], spectra.prepared(chosen[part]))
-            transfer.coefficients.copy_(sums.solve(settings.ridge))
-            fits = fitted(chosen, floor=INTERPOLATION, corrected=True, start=state["labels"])
-            state["labels"], state["chi2"] = fits.labels, fits.chi2
-            score = float(fitted(checked, floor=INTERPOLATION, corrected=True).chi2.nanmedian())
-            if score < state["score"]:
-                state["best"], state["score"] = transfer.coefficients.clone(), torch.tensor(score).double()
-            return {"median_chi2": float(fits.chi2.nanmedian()), "score": score}
-
-        def match(number: int) -> dict[str, float]:
-            transfer.coefficients.copy_(state["best"])
-            fits = fitted(sample, floor=INTERPOLATION, corrected=True)
-            return match_labels(transfer, fits.labels, fits.covariance, prior, settings, anchors=anchors)
-
-        plan = [*[gauge] * settings.gauge_rounds, begin, *[correct] * settings.rounds, match]
+        stages.advance = advance
         try:
-            for stage, work in enumerate(plan):
-                bar.update(task, description=work.__name__)
+            for stage, (word, work) in enumerate(plan):
+                bar.update(task, description=word)
                 if stage < done:
                     continue
-                report = work(stage)
-                name = f"{stage} {work.__name__}"
-                reports[name] = report
+                stages.name = f"{stage} {word}"
+                report = work()
+                reports[stages.name] = report
                 seconds = spent + time.monotonic() - began
-                log(step=stage + 1, stage=name, seconds=seconds, **report)
-                _save(folder, transfer, state, fingerprint, stage + 1, seconds, reports)
-        except _Stopped:
+                log(step=stage + 1, stage=stages.name, seconds=seconds, **report)
+                _save(folder, transfer, stages.state, fingerprint, stage + 1, seconds, reports)
+        except _Interrupted:
             return ResidualTraining("signal", spent + time.monotonic() - began, reports)
+        except _MostFailed as error:
+            message = f"{error}; the last good state is kept in {folder}"
+            raise UsageError(message) from None
     return ResidualTraining("finished", spent + time.monotonic() - began if done < len(plan) else spent, reports)
 
 
-def fit_training(
-    spectra: PreparedSpectra, rows: NDArray[np.int64], transfer: ResidualTransfer, parameters: Parameters
-) -> tuple[Tensor, Tensor]:
-    """Fit training spectra through a correction: labels ``(star, 4)`` before the label map, and covariances."""
-    fits = _fit(spectra, rows, transfer, parameters, floor=INTERPOLATION, corrected=True, each=lambda count: None)
-    return fits.labels, fits.covariance
+class _MostFailed(Exception):
+    """Most fits of a stage failed."""
+
+
+class _Stages:
+    """The stages of a training, which change the transfer and ``state``, the tensors that checkpoints hold as well.
+
+    Its arguments are those of `train_residual`. ``advance`` is called with the number of fits done since the last
+    call, ``fits`` is their number in all stages, ``name`` the stage that runs.
+    """
+
+    def __init__(
+        self,
+        transfer: ResidualTransfer,
+        spectra: PreparedSpectra,
+        prior: NDArray[np.float64],
+        parameters: Parameters,
+        settings: ResidualSettings,
+        known: LabelledFits | None,
+    ) -> None:
+        self.transfer, self.spectra, self.prior = transfer, spectra, prior
+        self.parameters, self.settings, self.known = parameters, settings, known
+        self.advance: Callable[[int], None] = lambda count: None
+        self.name = ""
+        rows = split_rows(len(spectra), settings.seed)
+        rng = np.random.default_rng([settings.seed, 4])
+        self.bright = brightest(spectra, rows["training"], settings.stars)
+        self.few = np.sort(rng.permutation(self.bright)[: settings.gauge_stars])
+        self.sample = np.sort(rng.permutation(rows["training"])[: settings.match_stars])
+        self.validation = np.sort(rows["validation"][: settings.validation_stars])
+        self.fits = settings.gauge_rounds * len(self.few) + (1 + settings.rounds) * len(self.bright)
+        self.fits += settings.rounds * len(self.validation) + len(self.sample)
+        count = len(self.bright)
+        self.state = {"labels": torch.zeros(count, 4).double(), "chi2": torch.zeros(count).double()}
+        self.state |= {"best": transfer.coefficients.clone(), "score": torch.tensor(np.inf).double()}
+
+    def plan(self) -> list[tuple[str, Callable[[], dict[str, float]]]]:
+        """Return the stages in order, each with its name."""
+        weigh = [("gauge", self.weigh_pixels)] * self.settings.gauge_rounds
+        correct = [("correct", self.correct)] * self.settings.rounds
+        return [*weigh, ("begin", self.fit_emulator), *correct, ("match", self.match)]
+
+    def weigh_pixels(self) -> dict[str, float]:
+        """Set the error floor of each pixel to what fits of the emulator leave beyond the noise."""
+        left = FloorSum(self.transfer.floor.numel())
+        fits = self._fit(self.few, floor=self.transfer.floor, corrected=False, floor_sum=left)
+        self.transfer.floor.copy_(left.value(self.settings.floor))
+        return {"median_floor": float(self.transfer.floor.median()), "median_chi2": float(fits.chi2.nanmedian())}
+
+    def fit_emulator(self) -> dict[str, float]:
+        """Fit the bright stars with the emulator, and set the range of labels in which the correction varies."""
+        label_map = self.transfer.label_map
+        fits = self._fit(self.bright, floor=self.transfer.floor, corrected=False)
+        place = (fits.labels[:, :MAPPED] - label_map.centre) / label_map.scale
+        place = place[torch.isfinite(place).all(dim=1)]
+        for side, quantile in zip((label_map.low, label_map.high), RANGE, strict=True):
+            side.copy_(place.quantile(quantile, dim=0))
+        return self._keep(fits)
+
+    def correct(self) -> dict[str, float]:
+        """Regress the correction on labels, fit through it, and keep it if validation spectra fit best so far."""
+        sums = CorrectionSum(self.transfer)
+        for first in range(0, len(self.bright), BATCH):
+            part = slice(first, first + BATCH)
+            sums.add(self.state["labels"][part], self.spectra.prepared(self.bright[part]))
+        self.transfer.coefficients.copy_(sums.solve(self.settings.ridge))
+        fits = self._fit(self.bright, start=self.state["labels"])
+        score = float(self._fit(self.validation).chi2.nanmedian())
+        if score < self.state["score"]:
+            self.state["best"], self.state["score"] = self.transfer.coefficients.clone(), torch.tensor(score).double()
+        return {**self._keep(fits), "score": score}
+
+    def match(self) -> dict[str, float]:
+        """Take the best correction, and find the label map and the main sequence from a random sample."""
+        self.transfer.coefficients.copy_(self.state["best"])
+        fits = self._fit(self.sample)
+        return match_labels(self.transfer, fits.labels, fits.covariance, self.prior, self.settings, known=self.known)
+
+    def _keep(self, fits: Fits) -> dict[str, float]:
+        self.state["labels"], self.state["chi2"] = fits.labels, fits.chi2
+        return {"median_chi2": float(fits.chi2.nanmedian())}
+
+    def _fit(self, rows: NDArray[np.int64], **options: Any) -> Fits:
+        fits = fit_spectra(self.spectra, rows, self.transfer, self.parameters, advance=self.advance, **options)
+        failed = float(fits.chi2.isnan().double().mean())
+        if failed > MOST_FAILED:
+            message = (
+                f"{failed:.0%} of {len(rows)} fits in stage {self.name} failed: are these normalised spectra on the "
+                "model's pixels?"
+            )
+            raise _MostFailed(message)
+        return fits
 
 
 def match_labels(
@@ -249,89 +273,31 @@ def match_labels(
     prior: NDArray[np.float64],
     settings: ResidualSettings,
     *,
-    anchors: Anchors | None = None,
+    known: LabelledFits | None = None,
 ) -> dict[str, float]:
     """Set the label map and the main sequence of a transfer from fitted labels ``(star, 4)`` with covariances.
 
     Returns:
-        what `fit_label_map` says, and the width of the main sequence (dex).
+        what `fit_label_map` returns, and the intrinsic scatter of the main sequence (dex).
     """
     usable = torch.isfinite(labels).all(dim=1) & torch.isfinite(covariance).all(dim=(1, 2))
-    labels, covariance = labels[usable, :FREE], covariance[usable, :FREE, :FREE]
-    told: dict[str, float] = {}
+    labels, covariance = labels[usable, :MAPPED], covariance[usable, :MAPPED, :MAPPED]
+    report: dict[str, float] = {}
     if settings.match:
         density = fit_density(prior, transfer.label_map, seed=settings.seed)
-        told = fit_label_map(
+        report = fit_label_map(
             transfer.label_map,
             labels,
             covariance,
             density,
-            anchors=anchors,
+            known=known,
             free_mix=settings.free_mix,
             effective=settings.effective,
         )
     if settings.sequence:
         transfer.sequence.copy_(main_sequence(transfer.label_map, labels, covariance))
-        told["sequence_width"] = float(transfer.sequence[-1])
-    return told
-
-
-def _fit(
-    spectra: PreparedSpectra,
-    rows: NDArray[np.int64],
-    transfer: ResidualTransfer,
-    parameters: Parameters,
-    *,
-    floor: float | Tensor,
-    corrected: bool,
-    start: Tensor | None = None,
-    use: FloorSum | None = None,
-    each: Callable[[int], None],
-) -> _Fits:
-    labels, covariance, chi2 = [], [], []
-    for first in range(0, len(rows), BATCH):
-        part = slice(first, first + BATCH)
-        prepared = spectra.prepared(rows[part])
-        model: ForwardModel = transfer.model(prepared) if corrected else EmulatorModel(transfer.emulator, prepared)
-        begin = None if start is None else start[part]
-        fit = fit_labels(prepared, model, transfer.emulator, parameters, error_floor=floor, starts=1, start=begin)
-        if use is not None:
-            use.add(prepared, fit.model)
-        best, spread = _joint(prepared, model, transfer, parameters, fit.labels, floor)
-        labels.append(best)
-        covariance.append(spread)
-        chi2.append(fit.chi2)
-        each(len(best))
-    return _Fits(torch.cat(labels), torch.cat(covariance), torch.cat(chi2))
-
-
-def _joint(
-    prepared: Prepared,
-    model: ForwardModel,
-    transfer: ResidualTransfer,
-    parameters: Parameters,
-    labels: Tensor,
-    floor: float | Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Labels after one step together with the split numbers, and their covariance."""
-    lower, upper = parameters.bounds()
-    lost = torch.isnan(labels).any(dim=1)
-    middle, _ = parameters.expand(((lower + upper) / 2)[None])
-    begin = torch.where(lost[:, None], middle, labels)
-    weight = torch.where(prepared.good, PIXEL_INFORMATION / (prepared.sigma.square() + floor**2), 0.0)
-    joint = joint_step(prepared, transfer, model, parameters, begin, weight, torch.arange(len(labels)))
-    return torch.where(lost[:, None], torch.nan, joint.labels), joint.inverse[:, :FREE, :FREE]
-
-
-def _brightest(spectra: PreparedSpectra, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Rows with the smallest median error, in ascending order."""
-    rows = np.sort(rows)
-    noise = np.full(len(rows), np.inf)
-    for first in range(0, len(rows), 4096):
-        part = rows[first : first + 4096]
-        known = np.where(spectra.good[part, ::8], spectra.sigma[part, ::8], np.inf)
-        noise[first : first + 4096] = np.median(known, axis=1)
-    return np.sort(rows[np.argsort(noise, kind="stable")[:count]])
+        report["sequence_width"] = float(transfer.sequence[-1])
+    return report
 
 
 def _fingerprint(
@@ -340,15 +306,15 @@ def _fingerprint(
     prior: NDArray[np.float64],
     parameters: Parameters,
     settings: ResidualSettings,
-    anchors: Anchors | None,
+    known: LabelledFits | None,
 ) -> str:
     digest = hashlib.sha256(f"{__version__} {len(spectra)} {parameters} {settings.model_dump_json()}".encode())
     for tensor in transfer.emulator.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     few = slice(None, None, max(len(spectra) // 64, 1))
     arrays = [prior, spectra.rv, *(array[few] for array in (spectra.flux, spectra.sigma, spectra.good, spectra.weight))]
-    if anchors is not None:
-        arrays += [value.numpy() for value in vars(anchors).values()]
+    if known is not None:
+        arrays += [value.numpy() for value in vars(known).values()]
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -1,20 +1,26 @@
-"""The reference network as fits see it: spectra through the emulator, their derivatives, gaps, batches."""
+"""The reference network as fits see it: spectra through the emulator, their derivatives, gaps, batches, files."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import fields, replace
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
+from stargap.errors import ModelError
 from stargap.fit.labels import EmulatorModel
+from stargap.measurement.models import load_model_named, load_transfer
 from stargap.mock.spectra import mock_stars
+from stargap.pixels import PAPER, STARGAP
 from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.prepare import prepare
 from stargap.spectra.spectrum import Spectrum
 from stargap.starnet import transfer as reference
-from stargap.starnet.network import CycleStarNet
-from stargap.starnet.transfer import ReferenceModel, ReferenceTransfer, fast_bfloat16
+from stargap.starnet.network import CycleStarNet, NetworkSettings
+from stargap.starnet.transfer import StarnetModel, StarnetTransfer, fast_bfloat16
 from stargap.theory.emulator import shipped_emulator
 
 STARS = 11
@@ -44,7 +50,7 @@ def network(prepared):
 
 @pytest.fixture(scope="module")
 def transfer(network):
-    return ReferenceTransfer(network, shipped_emulator(), tangent_dtype=torch.float32)
+    return StarnetTransfer(network, shipped_emulator(), tangent_dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +111,9 @@ def test_rows_may_come_in_any_order_and_number(transfer, prepared, labels, direc
 
 def test_what_was_asked_before_is_not_computed_again(transfer, prepared, labels, directions, monkeypatch):
     asked = []
-    compute = ReferenceModel._compute
+    compute = StarnetModel._compute
     monkeypatch.setattr(
-        ReferenceModel, "_compute", lambda self, *given: asked.append(given[2].tolist()) or compute(self, *given)
+        StarnetModel, "_compute", lambda self, *given: asked.append(given[2].tolist()) or compute(self, *given)
     )
     model = transfer.model(prepared)
     rows = torch.tensor([1, 1, 1, 6])
@@ -165,11 +171,11 @@ def test_no_split_numbers_and_labels_as_they_are(transfer, labels):
 def test_values_have_the_precision_of_the_weights(network, prepared, labels, directions):
     network.precision = torch.bfloat16
     try:
-        coarse = ReferenceTransfer(network, shipped_emulator(), tangent_dtype=torch.float32)
+        coarse = StarnetTransfer(network, shipped_emulator(), tangent_dtype=torch.float32)
         assert network.precision == torch.bfloat16
     finally:
         network.precision = None
-    exact = ReferenceTransfer(network, shipped_emulator(), tangent_dtype=torch.float32)
+    exact = StarnetTransfer(network, shipped_emulator(), tangent_dtype=torch.float32)
     for one, other in zip(*(t.model(prepared)(labels, directions, ROWS) for t in (coarse, exact)), strict=True):
         assert torch.equal(one, other)
 
@@ -177,7 +183,7 @@ def test_values_have_the_precision_of_the_weights(network, prepared, labels, dir
 def test_bfloat16_is_for_processors_that_have_it(network, monkeypatch):
     def told(**capabilities):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-        return fast_bfloat16(), ReferenceTransfer(network, shipped_emulator()).tangent_dtype
+        return fast_bfloat16(), StarnetTransfer(network, shipped_emulator()).tangent_dtype
 
     assert told(avx512_bf16=True) == (True, torch.bfloat16)
     assert told(avx512_bf16=False, amx_bf16=True) == (True, torch.bfloat16)
@@ -187,7 +193,111 @@ def test_bfloat16_is_for_processors_that_have_it(network, monkeypatch):
 
 
 def test_derivatives_in_bfloat16_leave_values_alone(network, transfer, prepared, labels, directions):
-    half = ReferenceTransfer(network, shipped_emulator(), tangent_dtype=torch.bfloat16)
+    half = StarnetTransfer(network, shipped_emulator(), tangent_dtype=torch.bfloat16)
     (value, change), (same, coarse) = (t.model(prepared)(labels, directions, ROWS) for t in (transfer, half))
     assert torch.equal(value, same)
     assert (coarse - change).norm() < 0.02 * change.norm()
+
+
+# ---- on disk
+
+FACTS = {
+    "training_data": "test spectra",
+    "settings": {"iterations": 10},
+    "scores": {"score": 1.5},
+    "simulated": True,
+    "seed": 3,
+}
+SMALL = NetworkSettings(
+    outer_filters=(3, 4), shared_filters=(4, 6, 8), shared_latent=5, split_filters=(3, 3, 4), split_latent=2
+)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    network = CycleStarNet(SMALL, seed=2)
+    flux = 1 + 0.1 * torch.randn(6, SMALL.pixels, generator=torch.Generator().manual_seed(5))
+    network.standardise(flux[:3], flux[3:], torch.ones_like(flux[3:], dtype=torch.bool))
+    transfer = StarnetTransfer(network, shipped_emulator(), alpha=0.0, iterations=10)
+    path = tmp_path_factory.mktemp("model") / "transfer.safetensors"
+    transfer.save(path, **FACTS)
+    return transfer.eval().requires_grad_(False), path
+
+
+@pytest.mark.parametrize("read", [StarnetTransfer.load, load_transfer, load_model_named])
+def test_save_and_load_are_the_identity(saved, prepared, labels, directions, tmp_path, read):
+    transfer, path = saved
+    loaded = read(path)
+    assert list(loaded.state_dict()) == list(transfer.state_dict())
+    for name, tensor in transfer.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    for one, other in zip(
+        loaded.model(prepared)(labels, directions, ROWS),
+        transfer.model(prepared)(labels, directions, ROWS),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+    card = loaded.card
+    assert (card.pixel_grid, card.network, card.iterations, card.alpha) == (STARGAP.digest, SMALL, 10, 0.0)
+    assert card.model_dump(include=set(FACTS)) == FACTS
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    loaded.save_again(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    assert (tmp_path / "again.json").read_bytes() == path.with_suffix(".json").read_bytes()
+
+
+def test_the_grid_that_it_was_trained_on_is_known_again(saved, tmp_path):
+    transfer = StarnetTransfer(saved[0].network, shipped_emulator(), grid=PAPER)
+    transfer.save(tmp_path / "paper.safetensors", **FACTS)
+    assert load_transfer(tmp_path / "paper.safetensors").grid == PAPER
+    assert load_transfer(saved[1]).grid == STARGAP
+
+
+def refused(saved, folder, *words, card=None, tensors=None, content=None):
+    """The loader's refusal of the saved model with changes; the digest in the card is made to fit."""
+    path = saved[1]
+    content = path.read_bytes() if content is None else content
+    if tensors is not None:
+        changed = load(content) | tensors
+        content = save({name: tensor.contiguous() for name, tensor in changed.items() if tensor is not None})
+    facts = json.loads(path.with_suffix(".json").read_text())
+    facts = facts | {"sha256": hashlib.sha256(content).hexdigest()} | (card or {})
+    target = folder / "model.safetensors"
+    target.write_bytes(content)
+    target.with_suffix(".json").write_text(json.dumps(facts))
+    with pytest.raises(ModelError) as caught:
+        StarnetTransfer.load(target)
+    for word in ("model", *words):
+        assert str(word) in str(caught.value), (word, str(caught.value))
+
+
+def sizes(**changes):
+    return {"network": json.loads(SMALL.model_dump_json()) | changes}
+
+
+def test_damaged_or_foreign_files_are_refused(saved, tmp_path):
+    content = saved[1].read_bytes()
+    refused(saved, tmp_path, "cut short", content=content[:-10], card={"sha256": hashlib.sha256(content).hexdigest()})
+    refused(saved, tmp_path, "not a safetensors file", content=content[:-10])
+    refused(saved, tmp_path, "'payne' version 1", "'starnet-transfer' version 1", card={"kind": "payne"})
+    refused(saved, tmp_path, "0123", STARGAP.digest, PAPER.digest, card={"pixel_grid": "0123"})
+    refused(saved, tmp_path, "[a/M]", card={"alpha": 3.0})
+    refused(saved, tmp_path, "bad fields", "extra", card={"extra": 1})
+
+
+def test_other_architectures_are_refused(saved, tmp_path):
+    refused(saved, tmp_path, "2900 pixels", "2901 pixels", card=sizes(pixels=2900))
+    refused(saved, tmp_path, "shared_latent", card=sizes(shared_latent="five"))
+    refused(saved, tmp_path, "network.shared_decoder.0.weight is torch.float32 (5, 7, 8) in the file and "
+            "torch.float32 (6, 7, 8) by the card", card=sizes(shared_latent=6))  # fmt: skip
+    refused(saved, tmp_path, "do not match", card=sizes(kernel=9))
+    refused(saved, tmp_path, "at most 50,000,000 numbers", card=sizes(shared_filters=[4096] * 3))
+    refused(saved, tmp_path, "skips pixels", card=sizes(outer_strides=[16, 16]))
+    name = "network.shared_encoder.3.weight"
+    weight = saved[0].state_dict()[name]
+    refused(saved, tmp_path, name, "absent in the file", tensors={name: None})
+    refused(saved, tmp_path, "spare", "absent by the card", tensors={"spare": weight})
+    refused(saved, tmp_path, name, "torch.bfloat16", tensors={name: weight.bfloat16()})
+    refused(saved, tmp_path, name, "not finite", tensors={name: torch.full_like(weight, torch.nan)})
+    refused(saved, tmp_path, "not positive", tensors={"network.deviation": torch.zeros(())})

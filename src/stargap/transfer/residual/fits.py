@@ -1,0 +1,107 @@
+"""Fits of training spectra, in batches, with labels and split numbers together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stargap.fit.domains import joint_step
+from stargap.fit.labels import EmulatorModel, ForwardModel, Parameters, fit_labels
+from stargap.spectra.prepare import Prepared
+from stargap.spectra.prepared import PreparedSpectra
+from stargap.transfer.residual.model import INTERPOLATION, MAPPED, ResidualTransfer
+from stargap.transfer.residual.sums import FloorSum
+
+__all__ = ["BATCH", "Fits", "brightest", "fit_spectra"]
+
+BATCH = 256
+"""Spectra that are fitted together."""
+PIXEL_INFORMATION = 0.4
+"""Information that resampled pixels hold over what independent ones with their errors would; measured on simulated
+stars, where errors of labels from pixels alone are too small by its root."""
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Fits of training stars: ``labels (star, 4)``, ``covariance (star, 3, 3)``, ``chi2 (star,)``."""
+
+    labels: Tensor
+    covariance: Tensor
+    chi2: Tensor
+
+
+def fit_spectra(
+    spectra: PreparedSpectra,
+    rows: NDArray[np.int64],
+    transfer: ResidualTransfer,
+    parameters: Parameters,
+    *,
+    floor: float | Tensor = INTERPOLATION,
+    corrected: bool = True,
+    start: Tensor | None = None,
+    floor_sum: FloorSum | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Fits:
+    """Fit training spectra; labels are those before the label map.
+
+    Args:
+        spectra: observed.
+        rows: which of them.
+        transfer: fitted through its correction, or with its emulator alone.
+        parameters: free labels and bounds.
+        floor: error floor, a number or ``(pixel,)``.
+        corrected: fit through the correction.
+        start: labels ``(row, 4)`` to start from; by default the emulator's table.
+        floor_sum: takes up what the fits leave.
+        advance: called with the number of fits done since the last call.
+    """
+    labels, covariance, chi2 = [], [], []
+    for first in range(0, len(rows), BATCH):
+        part = slice(first, first + BATCH)
+        prepared = spectra.prepared(rows[part])
+        model: ForwardModel = transfer.model(prepared) if corrected else EmulatorModel(transfer.emulator, prepared)
+        begin = None if start is None else start[part]
+        fit = fit_labels(prepared, model, transfer.emulator, parameters, error_floor=floor, starts=1, start=begin)
+        if floor_sum is not None:
+            floor_sum.add(prepared, fit.model)
+        best, spread = _joint(prepared, model, transfer, parameters, fit.labels, floor)
+        labels.append(best)
+        covariance.append(spread)
+        chi2.append(fit.chi2)
+        if advance is not None:
+            advance(len(best))
+    return Fits(torch.cat(labels), torch.cat(covariance), torch.cat(chi2))
+
+
+def _joint(
+    prepared: Prepared,
+    model: ForwardModel,
+    transfer: ResidualTransfer,
+    parameters: Parameters,
+    labels: Tensor,
+    floor: float | Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return labels after one step together with the split numbers, and their covariance."""
+    lower, upper = parameters.bounds()
+    lost = torch.isnan(labels).any(dim=1)
+    middle, _ = parameters.expand(((lower + upper) / 2)[None])
+    begin = torch.where(lost[:, None], middle, labels)
+    weight = torch.where(prepared.good, PIXEL_INFORMATION / (prepared.sigma.square() + floor**2), 0.0)
+    joint = joint_step(prepared, transfer, model, parameters, begin, weight, torch.arange(len(labels)))
+    return torch.where(lost[:, None], torch.nan, joint.labels), joint.inverse[:, :MAPPED, :MAPPED]
+
+
+def brightest(spectra: PreparedSpectra, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the `count` rows with the smallest median error, in ascending order."""
+    rows = np.sort(rows)
+    noise = np.full(len(rows), np.inf)
+    for first in range(0, len(rows), 4096):
+        part = rows[first : first + 4096]
+        known = np.where(spectra.good[part, ::8], spectra.sigma[part, ::8], np.inf)
+        noise[first : first + 4096] = np.median(known, axis=1)
+    return np.sort(rows[np.argsort(noise, kind="stable")[:count]])
