@@ -17,7 +17,7 @@ from stargap.mock.spectra import mock_wavelength
 from stargap.pixels import SPEED_OF_LIGHT, WINDOWS, air_to_vacuum
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import to_log_lambda
-from stargap.spectra.readers.content import check_spectrum
+from stargap.spectra.readers.content import Content, check_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.tables.columns import INT_NULL, MEASURED
 from stargap.tables.conform import conform, validate
@@ -117,7 +117,7 @@ def by_reader(cases, settings, emulator):
     """The same through what every reader ends with."""
     dead = np.zeros(WAVE.size)
     facts = Facts(layout="arrays")
-    read = [check_spectrum("a.fits", WAVE, *arrays, dead, facts) for arrays in cases.values()]
+    read = [check_spectrum(Content(WAVE, *arrays, dead, facts), "a.fits") for arrays in cases.values()]
     return measure_batch(read, settings, emulator)[0]
 
 

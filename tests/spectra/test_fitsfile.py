@@ -10,7 +10,8 @@ import pytest
 from astropy.io import fits
 
 from stargap.errors import SpectrumError
-from stargap.spectra.readers.fitsfile import card, column_names, open_fits
+from stargap.spectra.readers.cards import card
+from stargap.spectra.readers.fitsfile import column_names, open_fits
 from stargap.spectra.readers.read import read_spectrum
 
 

@@ -122,7 +122,38 @@ def test_case_3_missing_columns_are_named(columns, tmp_path):
 
 def test_case_3_a_table_without_masks_uses_ivar_alone(columns, star, tmp_path):
     plain = {key: columns[key] for key in ("FLUX", "IVAR", "WAVELENGTH")}
-    np.testing.assert_array_equal(read_spectrum(table_file(tmp_path / "a.fits", plain)).ivar, star.ivar)
+    spectrum = read_spectrum(table_file(tmp_path / "a.fits", plain, TELESCOP="LAMOST", RA=12.5))
+    np.testing.assert_array_equal(spectrum.ivar, star.ivar)
+    assert (spectrum.facts.layout, spectrum.facts.ra) == ("lamost-table", 12.5)
+
+
+def test_a_table_of_another_origin_is_not_taken_for_lamost_s(columns, star, tmp_path):
+    plain = {key: columns[key] for key in ("FLUX", "IVAR", "WAVELENGTH")}
+    spectrum = read_spectrum(table_file(tmp_path / "a.fits", plain, RA=12.5, Z=0.1))
+    np.testing.assert_array_equal(spectrum.ivar, star.ivar)
+    assert (spectrum.facts.layout, spectrum.facts.ra, spectrum.facts.pipeline_z) == ("table", None, None)
+
+
+def test_of_several_tables_the_one_that_holds_the_spectrum_is_read(columns, star, tmp_path):
+    made = [fits.Column(name, "205E", array=values[None]) for name, values in columns.items()]
+    full, empty = (fits.BinTableHDU.from_columns(made), fits.BinTableHDU.from_columns(made))
+    empty.data = empty.data[:0]
+    fits.HDUList([fits.PrimaryHDU(), empty, full]).writeto(tmp_path / "a.fits")
+    np.testing.assert_array_equal(read_spectrum(tmp_path / "a.fits").flux, star.flux)
+    fits.HDUList([fits.PrimaryHDU(), full, full.copy()]).writeto(tmp_path / "b.fits")
+    assert "2 tables hold spectra" in reason_of((tmp_path / "b.fits").read_bytes(), tmp_path / "c.fits")
+
+
+@pytest.mark.parametrize("form", ["PE(9)", "9A", "9C"])
+def test_columns_that_are_not_numbers_of_pixels_are_refused(form, columns, tmp_path):
+    array = (
+        np.array([np.ones(9, "f4")], dtype=object) if form[0] == "P" else np.zeros(1, "S9" if "A" in form else "9c8")
+    )
+    made = [fits.Column(name, "205E", array=values[None]) for name, values in columns.items() if name != "FLUX"]
+    made.append(fits.Column("FLUX", form, array=array))
+    fits.BinTableHDU.from_columns(made).writeto(tmp_path / "a.fits")
+    with pytest.raises(SpectrumError, match="FLUX does not hold one number per pixel"):
+        read_spectrum(tmp_path / "a.fits")
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 6])

@@ -18,7 +18,7 @@ from stargap.mock.spectra import mock_stars, mock_wavelength
 from stargap.pixels import LOG_LAMBDA, PAPER, SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
 from stargap.spectra.prepare import blur, prepare
-from stargap.spectra.readers.content import check_spectrum
+from stargap.spectra.readers.content import Content, check_spectrum
 from stargap.spectra.smoother import Smoother, normalise, smoother_for
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.emulator import shipped_emulator
@@ -985,7 +985,7 @@ def test_cases_10_to_13_and_23_bad_pixels_have_weight_zero(name, checked):
     (flux, ivar), bad = broken(name)
     spectrum = observed(flux, ivar)
     if checked:
-        spectrum = check_spectrum("a.fits", WAVE, flux, ivar, np.zeros(WAVE.size, dtype=bool), Facts())
+        spectrum = check_spectrum(Content(WAVE, flux, ivar), "a.fits")
     batch = to_log_lambda([observed(gentle()), spectrum])
     assert torch.equal(batch.ivar[1] == 0, torch.as_tensor(bad))
     assert not batch.flux[1, torch.as_tensor(bad)].any()

@@ -171,7 +171,7 @@ def test_case_1_columns_that_do_not_fill_the_row(tforms, files, tmp_path):
 def test_case_1_too_large_files_are_not_even_opened(tmp_path, monkeypatch):
     with (tmp_path / "big.fits").open("wb") as stream:
         stream.truncate((256 << 20) + 1)
-    monkeypatch.delattr(Path, "open")
+    monkeypatch.delattr(os, "open")
     with pytest.raises(SpectrumError, match="too large for one spectrum"):
         read_spectrum(tmp_path / "big.fits")
 
@@ -180,6 +180,31 @@ def test_case_1_gzip_bomb(files, tmp_path):
     bomb = gzip.compress(files["lamost-image"] + bytes(300 << 20), compresslevel=1)
     assert len(bomb) < 3e6
     assert reason_of(bomb, tmp_path / "bomb.fits") == "too large for one spectrum (over 256 MiB)"
+
+
+def test_case_64_work_is_bounded_as_bytes_are(files, tmp_path):
+    structure = [
+        b"SIMPLE  =                    T",
+        b"BITPIX  =                    8",
+        b"NAXIS   =                    0",
+    ]
+    cards = b"".join(text.ljust(80) for text in structure)
+    end = b"END".ljust(80)
+    long = (cards + 20_000 * b"HISTORY x".ljust(80) + end).ljust(2880 * 600)
+    assert reason_of(gzip.compress(long), tmp_path / "a.fits") == "a header is too long for one spectrum (over 1 MiB)"
+    members = gzip.compress(b"") * 10_001
+    assert reason_of(members, tmp_path / "b.fits") == "over 10,000 gzip members, which is not one spectrum"
+    small = b"".join(
+        text.ljust(80) for text in (b"XTENSION= 'IMAGE   '", *structure[1:], b"PCOUNT  = 0", b"GCOUNT  = 1", b"END")
+    ).ljust(2880)
+    many = (cards + end).ljust(2880) + 1000 * small
+    assert reason_of(many, tmp_path / "c.fits") == "over 1,000 HDUs, which is not one spectrum"
+
+
+def test_gzip_files_of_many_blocks_are_read(files, tmp_path, same_arrays):
+    raw = files["lamost-image"]
+    blocks = b"".join(gzip.compress(raw[first : first + 100]) for first in range(0, len(raw), 100))
+    assert same_arrays(read_bytes(blocks, tmp_path / "a.fits"), read_bytes(raw, tmp_path / "b.fits"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -219,6 +244,8 @@ def test_case_6_what_is_no_readable_file(files, tmp_path):
     (tmp_path / "dangling.fits").symlink_to(tmp_path / "nowhere.fits")
     (tmp_path / "loop.fits").symlink_to(tmp_path / "loop.fits")
     os.mkfifo(tmp_path / "pipe.fits")
+    (tmp_path / "link-to-pipe.fits").symlink_to(tmp_path / "pipe.fits")
+    (tmp_path / "link-to-device.fits").symlink_to("/dev/zero")
     vanished = tmp_path / "vanished.fits"
     vanished.write_bytes(files["lamost-image"])
     read_spectrum(vanished)
@@ -226,6 +253,8 @@ def test_case_6_what_is_no_readable_file(files, tmp_path):
     expected = {
         tmp_path: "is a directory",
         tmp_path / "pipe.fits": "not a regular file",
+        tmp_path / "link-to-pipe.fits": "not a regular file",
+        tmp_path / "link-to-device.fits": "not a regular file",
         tmp_path / "dangling.fits": "a link to a file that does not exist",
         vanished: "the file does not exist",
         tmp_path / "no" / "folder.fits": "the file does not exist",
@@ -249,14 +278,13 @@ def test_case_6_no_permission(files, tmp_path, monkeypatch):
         def refuse(*_, **__):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(Path, "open", refuse)
+        monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(SpectrumError) as caught:
         read_spectrum(path)
     assert caught.value.reason == "permission denied"
 
 
-@pytest.mark.slow
-def test_case_7_ten_thousand_reads_leave_no_file_open(files, tmp_path):
+def test_case_7_many_reads_leave_no_file_open(files, tmp_path):
     raw = files["lamost-table"]
     bad = (raw[:9000], gzip.compress(raw)[:-4], b"<html>", raw.replace(b"IVAR", b"VARI"))
     contents = [raw, gzip.compress(raw), *bad]
@@ -266,15 +294,15 @@ def test_case_7_ten_thousand_reads_leave_no_file_open(files, tmp_path):
     paths += [tmp_path, tmp_path / "missing.fits"]
 
     counts, good = set(), 0
-    for number in range(10_000):
+    for number in range(800):
         try:
             read_spectrum(paths[number % len(paths)])
             good += 1
         except SpectrumError:
             pass
-        if number % 500 == 0:
+        if number % 50 == 0:
             counts.add(len(os.listdir("/dev/fd")))  # noqa: PTH208
-    assert good == 2500
+    assert good == 200
     assert len(counts) == 1
 
 

@@ -85,12 +85,61 @@ def test_facts_missing_from_the_header_come_from_spall(columns, tmp_path):
     assert (facts.release, facts.exposure, facts.date_obs) == ("v6_1_3", None, None)
 
 
-def test_without_spall_snr_comes_from_ivar_and_ra_from_ra(columns, tmp_path):
+def test_without_spall_snr_comes_from_ivar_and_the_telescope_is_not_taken_for_the_star(columns, tmp_path):
     columns |= {"flux": np.full(205, 6.0), "ivar": np.full(205, 4.0)}
     facts = read_spectrum(write(tmp_path / "a.fits", columns, header={"RA": 1.5, "DEC": 2.5, "PLATEID": 266})).facts
     assert (facts.snr_source, facts.snr_r, facts.snr_g) == ("ivar", 12.0, None)
-    assert (facts.ra, facts.dec, facts.plan_id, facts.designation) == (1.5, 2.5, "266", None)
+    assert (facts.ra, facts.dec, facts.plan_id, facts.designation) == (None, None, "266", None)
     assert (facts.subclass, facts.object_class, facts.pipeline_z) == (None, None, None)
+
+
+POSITION = {name: ("D", [value]) for name, value in {"PLUG_RA": 10.0, "PLUG_DEC": -1.0}.items()}
+CATALOGUE = {name: ("D", [value]) for name, value in {"RACAT": 20.0, "DECCAT": -2.0}.items()}
+FIBRE = {name: ("D", [value]) for name, value in {"FIBER_RA": 30.0, "FIBER_DEC": -3.0}.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (POSITION | CATALOGUE | FIBRE, (10.0, -1.0)),
+        (CATALOGUE | FIBRE, (20.0, -2.0)),
+        (FIBRE, (30.0, -3.0)),
+        ({"RACAT": ("D", [20.0])} | FIBRE, (30.0, -3.0)),
+        ({"RACAT": ("D", [-999.0]), "DECCAT": ("D", [-999.0])}, (None, None)),
+        ({}, (None, None)),
+    ],
+)
+def test_the_position_is_that_of_the_fibre_or_the_catalogue(changes, expected, columns, tmp_path):
+    header = {"RA": 128.9, "DEC": -0.96, "RADEG": 128.9, "FIELDID": 15010, "MJD": 59146}
+    ids = {"CATALOGID": ("K", [4375787839]), "PLATE": (None, None)}
+    facts = read_spectrum(write(tmp_path / "a.fits", columns, spall(**changes, **ids), header=header)).facts
+    assert (facts.ra, facts.dec) == expected
+    assert (facts.designation, facts.fiber) == ("spec-015010-59146-4375787839", None)
+
+
+@pytest.mark.parametrize("first_has_rows", [True, False])
+def test_the_table_that_has_rows_is_read(first_has_rows, columns, star, tmp_path):
+    path = write(tmp_path / "a.fits", columns, spall())
+    with fits.open(path) as hdul:
+        empty = fits.BinTableHDU.from_columns(hdul[1].columns, nrows=0, name="EMPTY")
+        empty.data = hdul[1].data[:0]
+        order = [hdul[1], empty] if first_has_rows else [empty, hdul[1]]
+        fits.HDUList([hdul[0], *order, hdul[2]]).writeto(tmp_path / "b.fits")
+    np.testing.assert_array_equal(read_spectrum(tmp_path / "b.fits").flux, star.flux)
+
+
+@pytest.mark.parametrize(
+    ("name", "extension", "flags"),
+    [("mwmStar-0.6.0-1.fits", "", ""), ("a.fits", "BOSS/APO", ""), ("a.fits", "", "pixel_flags")],
+)
+def test_mwm_files_are_refused_by_name(name, extension, flags, star, tmp_path):
+    arrays = {"wavelength": star.wavelength, "flux": star.flux, "ivar": star.ivar}
+    arrays |= {flags: np.zeros(205)} if flags else {}
+    made = [fits.Column(column, "205E", array=values[None]) for column, values in arrays.items()]
+    table = fits.BinTableHDU.from_columns(made, name=extension)
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(tmp_path / name)
+    with pytest.raises(SpectrumError, match="an SDSS-V mwmStar or mwmVisit file"):
+        read_spectrum(tmp_path / name)
 
 
 @pytest.mark.parametrize("changes", [{"SN_MEDIAN": (None, None)}, {"SN_MEDIAN": ("E", [3.0])}])

@@ -147,7 +147,9 @@ def _summarise(calibration: Calibration, ln_jz: _Floats) -> _Floats:
     below = np.zeros_like(density)
     np.cumsum((density[:, 1:] + density[:, :-1]) * step / 2, axis=1, out=below[:, 1:])
     total = below[:, -1]
-    mean = np.trapezoid(density * AGES, dx=step, axis=1) / total
+    from scipy.integrate import trapezoid  # np.trapezoid is of numpy 2
+
+    mean = trapezoid(density * AGES, dx=step, axis=1) / total
     return np.stack([mean, *(_quantile(below / total[:, None], share) for share in (0.5, 0.16, 0.84))])
 
 

@@ -21,9 +21,10 @@ from stargap.measurement.star import BATCH, Columns, Fitted, measure_batch
 from stargap.pixels import grid_for
 from stargap.processor import cpu_capability, single_thread
 from stargap.settings import MeasureSettings
-from stargap.spectra.readers.content import check_spectrum
+from stargap.spectra.inputs import list_spectra, spectra_from_arrays
+from stargap.spectra.readers.content import Content, check_spectrum
 from stargap.spectra.readers.read import read_spectrum
-from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.spectra.spectrum import Spectrum
 from stargap.tables.columns import MEASURED
 from stargap.tables.write import write_table
 from stargap.theory.emulator import Emulator
@@ -77,7 +78,8 @@ def measure(
 
     Args:
         spectra: paths, `Spectrum` objects, or, with `wavelength`, an array of fluxes ``(pixel,)`` or ``(star, pixel)``.
-        wavelength: A, vacuum, heliocentric, ``(pixel,)``.
+            Masked pixels have weight zero, and units of astropy are honoured.
+        wavelength: A unless it has a unit, vacuum, heliocentric, ``(pixel,)``.
         ivar: inverse variances of the fluxes, the same shape, 0 at bad pixels; needed with `wavelength`.
         settings: see `MeasureSettings`.
         model: a folder with ``emulator.safetensors`` and its card, a trained transfer (``*.safetensors`` with its
@@ -92,7 +94,7 @@ def measure(
         progress: called with the number of rows done since the last call.
 
     Raises:
-        UsageError: arrays whose shapes do not agree.
+        UsageError: arrays whose shapes or units do not agree.
         ModelError: a model that cannot be used.
 
     Example:
@@ -167,34 +169,19 @@ def _measure(job: _Job, items: Sequence[Spectrum | SpectrumError], first: int) -
 
 def _items(spectra: Any, wavelength: ArrayLike | None, ivar: ArrayLike | None) -> list[str | Path | Spectrum]:
     if wavelength is None:
-        if ivar is not None or isinstance(spectra, np.ndarray):
+        if ivar is not None:
             message = "arrays of fluxes need wavelength and ivar"
             raise UsageError(message)
-        items = [spectra] if isinstance(spectra, (str, Path, Spectrum)) else list(spectra)
-        for item in items:
-            if not isinstance(item, (str, Path, Spectrum)):
-                message = f"a spectrum is a path or a Spectrum, not a {type(item).__name__}"
-                raise UsageError(message)
-        return items
-    wave, flux = np.asarray(wavelength, dtype=float), np.atleast_2d(np.asarray(spectra, dtype=float))
+        return list_spectra(spectra)
     if ivar is None:
         message = "ivar is needed with wavelength: the inverse variance of each flux, 0 at bad pixels"
         raise UsageError(message)
-    weight = np.atleast_2d(np.asarray(ivar, dtype=float))
-    if flux.ndim != 2 or wave.ndim != 1 or flux.shape != weight.shape or flux.shape[1] != wave.size:
-        message = f"shapes do not agree: wavelength {wave.shape}, flux {flux.shape}, ivar {weight.shape}"
-        raise UsageError(message)
-    if not (np.isfinite(wave).all() and (wave > 0).all() and (np.diff(wave) > 0).all()):
-        message = "wavelength must be finite, positive and strictly increasing"
-        raise UsageError(message)
-    good = np.isfinite(flux) & np.isfinite(weight) & (weight > 0)
-    flux, weight = np.where(good, flux, 0.0), np.where(good, weight, 0.0)
-    return [Spectrum(wave, f, w, Facts(layout="arrays")) for f, w in zip(flux, weight, strict=True)]
+    return [*spectra_from_arrays(spectra, wavelength, ivar)]
 
 
 def _checked(given: Spectrum) -> Spectrum:
-    nothing = np.zeros(np.shape(given.flux), dtype=bool)
-    return check_spectrum(given.facts.path, given.wavelength, given.flux, given.ivar, nothing, given.facts)
+    content = Content(given.wavelength, given.flux, given.ivar, facts=given.facts)
+    return check_spectrum(content, given.facts.path)
 
 
 def _measure_chunk(job: _Job, first: int, items: Sequence[str | Path | Spectrum]) -> Columns:

@@ -1,17 +1,23 @@
-"""Which files a run starts from: paths found from what the user named."""
+"""What a measurement starts from: files that the user named, or arrays."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import numpy as np
 
 from stargap.errors import UsageError
+from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.spectra.units import plain_arrays
 
-__all__ = ["SUFFIXES", "find_spectra"]
+__all__ = ["SUFFIXES", "find_spectra", "list_spectra", "spectra_from_arrays"]
 
 SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz")
+_LONGEST_LIST = 1 << 28
+"""Bytes of a list of files: some two million names."""
 
 
 def find_spectra(inputs: Sequence[str | Path]) -> list[Path]:
@@ -33,12 +39,7 @@ def find_spectra(inputs: Sequence[str | Path]) -> list[Path]:
         text, path = str(given), Path(given)
         exists = _is(path.exists)
         if text.startswith("@") and not exists:
-            try:
-                lines = Path(text[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-            except (OSError, ValueError) as error:
-                message = f"{text}: the list cannot be read ({error})"
-                raise UsageError(message) from None
-            found += [Path(line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+            found += _listed(text)
         elif _is(path.is_dir):
             found += _inside(path)
         elif any(mark in text for mark in "*?[") and not exists:
@@ -57,6 +58,21 @@ def find_spectra(inputs: Sequence[str | Path]) -> list[Path]:
         message = "no spectra given: name files, folders, globs or @list.txt"
         raise UsageError(message)
     return found
+
+
+def _listed(text: str) -> list[Path]:
+    """Return the files in a list; it may come from a pipe."""
+    try:
+        with Path(text[1:]).open("rb") as file:
+            content = file.read(_LONGEST_LIST + 1)
+    except (OSError, ValueError) as error:
+        message = f"{text}: the list cannot be read ({error})"
+        raise UsageError(message) from None
+    if len(content) > _LONGEST_LIST:
+        message = f"{text}: a list of more than 256 MiB; name the folder that holds the files"
+        raise UsageError(message)
+    lines = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").splitlines()
+    return [Path(line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _is(test: Callable[[], bool]) -> bool:
@@ -83,3 +99,75 @@ def _inside(folder: Path) -> list[Path]:
         message = f"{folder}: no FITS file in this folder (looked for {', '.join(SUFFIXES)})"
         raise UsageError(message)
     return inside
+
+
+def list_spectra(spectra: Any) -> list[str | Path | Spectrum]:
+    """Return one or several paths and `Spectrum` objects, however they are given, as a list.
+
+    Args:
+        spectra: a path, a `Spectrum`, or any sequence, array or table's column of them.
+
+    Raises:
+        UsageError: an item is neither, or numbers are given.
+
+    Example:
+        >>> list_spectra(np.array(["b.fits", "a.fits"]))
+        ['b.fits', 'a.fits']
+    """
+    if isinstance(spectra, str | bytes | os.PathLike | Spectrum):
+        spectra = [spectra]
+    if np.ma.isMaskedArray(spectra) and np.ma.getmaskarray(spectra).any():
+        message = f"item {int(np.flatnonzero(np.ma.getmaskarray(spectra))[0])} is masked: it names no file"
+        raise UsageError(message)
+    if isinstance(spectra, np.ndarray):
+        if spectra.dtype.kind not in "OUST":
+            message = "arrays of fluxes need wavelength and ivar"
+            raise UsageError(message)
+        spectra = np.asarray(spectra).ravel().tolist()
+    items: list[str | Path | Spectrum] = []
+    for item in spectra:
+        if isinstance(item, Spectrum):
+            items.append(item)
+        elif isinstance(item, str | bytes | os.PathLike):
+            path = os.fsdecode(item)
+            items.append(Path(path) if isinstance(item, os.PathLike) else path)
+        else:
+            message = f"a spectrum is a path or a Spectrum, not a {type(item).__name__}"
+            raise UsageError(message)
+    return items
+
+
+def spectra_from_arrays(flux: Any, wavelength: Any, ivar: Any) -> list[Spectrum]:
+    """Return arrays as spectra, one per row of the fluxes.
+
+    Masked pixels and those that are not finite get an ``ivar`` of 0. Units, where there are any, are honoured: see
+    `stargap.spectra.units.plain_arrays`.
+
+    Args:
+        flux: ``(pixel,)`` or ``(star, pixel)``.
+        wavelength: ``(pixel,)``, vacuum, heliocentric, strictly increasing; A unless it has a unit.
+        ivar: inverse variances of the fluxes, of the same shape.
+
+    Raises:
+        UsageError: shapes or units that do not agree, or impossible wavelengths.
+
+    Example:
+        >>> (star,) = spectra_from_arrays(np.ma.array([1.0, 9.0], mask=[0, 1]), [6000.0, 6001.0], [4.0, 4.0])
+        >>> star.flux, star.ivar
+        (array([1., 0.]), array([4., 0.]))
+    """
+    try:
+        wave, values, weights, masked = plain_arrays(wavelength, flux, ivar)
+    except (ValueError, TypeError) as error:
+        message = f"arrays that cannot be used: {error}"
+        raise UsageError(message) from None
+    values, weights, masked = np.atleast_2d(values), np.atleast_2d(weights), np.atleast_2d(masked)
+    if values.ndim != 2 or wave.ndim != 1 or values.shape != weights.shape or values.shape[1] != wave.size:
+        message = f"shapes do not agree: wavelength {wave.shape}, flux {values.shape}, ivar {weights.shape}"
+        raise UsageError(message)
+    if not (np.isfinite(wave).all() and (wave > 0).all() and (np.diff(wave) > 0).all()):
+        message = "wavelength must be finite, positive and strictly increasing"
+        raise UsageError(message)
+    good = np.isfinite(values) & np.isfinite(weights) & (weights > 0) & ~masked
+    values, weights = np.where(good, values, 0.0), np.where(good, weights, 0.0)
+    return [Spectrum(wave, f, w, Facts(layout="arrays")) for f, w in zip(values, weights, strict=True)]

@@ -74,6 +74,8 @@ def prepare(native: NativeBatch, rv: Tensor, grid: PixelGrid = STARGAP) -> Prepa
         grid: ``STARGAP`` or ``PAPER``.
 
     Example:
+        >>> from stargap.spectra.log_lambda import to_log_lambda
+        >>> from stargap.spectra.spectrum import Spectrum
         >>> wave = LOG_LAMBDA.wavelength
         >>> native = to_log_lambda([Spectrum(wave, 1 + 0 * wave, 1e4 + 0 * wave)])
         >>> star = prepare(native, torch.zeros(1))

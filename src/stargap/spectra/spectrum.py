@@ -16,7 +16,7 @@ class Facts:
 
     path: str = ""
     layout: str = ""
-    """Structure of the file: ``lamost-dr1``, ``lamost-image``, ``lamost-table``, ``sdss`` or ``arrays``."""
+    """Structure of the file: ``lamost-dr1``, ``lamost-image``, ``lamost-table``, ``sdss``, ``table`` or ``arrays``."""
     release: str | None = None
     obsid: int | None = None
     designation: str | None = None

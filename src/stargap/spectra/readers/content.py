@@ -1,9 +1,8 @@
-"""What every reader checks once the arrays are out of the file: facts, wavelengths, bad pixels, S/N."""
+"""What every reader hands over, and what is checked of it: units, wavelengths, bad pixels, S/N."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import SpectrumError
-from stargap.spectra.readers.fitsfile import Value
 from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.spectra.units import plain_arrays
 
-__all__ = [
-    "BANDS",
-    "REQUIRED_RANGE",
-    "check_spectrum",
-    "fact_angle",
-    "fact_int",
-    "fact_number",
-    "fact_text",
-    "facts_with_snr",
-    "snr_by_band",
-]
+__all__ = ["BANDS", "REQUIRED_RANGE", "Content", "check_spectrum", "facts_with_snr", "snr_by_band"]
 
 BANDS = {
     "u": (3700.0, 3850.0),
@@ -38,64 +27,24 @@ BANDS = {
 REQUIRED_RANGE = (6000.0, 8900.0)
 """Wavelengths (A) of which a spectrum must cover at least half."""
 
-_NUMBER_SENTINELS = (-9999.0, -999.0)
-_TEXT_SENTINELS = ("", "NULL", "-9999", "-9999.0", "-999")
 
+@dataclass(frozen=True, eq=False)
+class Content:
+    """A spectrum as it stands in a file or as a user gives it; `check_spectrum` makes a `Spectrum` of it.
 
-def fact_text(value: Value) -> str | None:
-    """Return a header value as stripped text, None for a sentinel (blank, NULL, -9999, -999) or a logical.
-
-    Example:
-        >>> fact_text(" dM2 "), fact_text("NULL"), fact_text(4055)
-        ('dM2', None, '4055')
+    Args:
+        wavelength: ``(pixel,)``, any order, A unless it has a unit; a `stargap.spectra.units.Logarithmic` gives log10.
+        flux: ``(pixel,)``.
+        ivar: ``(pixel,)``, inverse variances of the fluxes.
+        bad: ``(pixel,)``, true where a mask of the survey says that the pixel must not be used; None for nowhere.
+        facts: passed on.
     """
-    if not isinstance(value, str) and fact_number(value) is None:
-        return None
-    text = str(value).strip()
-    return None if text.upper() in _TEXT_SENTINELS else text
 
-
-def fact_number(value: Value) -> float | None:
-    """Return a header value as a float, None where it is no finite number or a sentinel.
-
-    Example:
-        >>> fact_number("37.5"), fact_number(-9999), fact_number("NULL"), fact_number(True)
-        (37.5, None, None, None)
-    """
-    if value is None or isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) and number not in _NUMBER_SENTINELS else None
-
-
-def fact_int(value: Value, *, least: int = -(2**63)) -> int | None:
-    """Return a header value as an int64, None where it is no whole number, a sentinel or below `least`.
-
-    Example:
-        >>> fact_int(101001), fact_int("126"), fact_int(-9999), fact_int(1.5), fact_int(-1, least=0)
-        (101001, 126, None, None, None)
-    """
-    if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
-        value = int(value)
-    number = fact_number(value)
-    if number is None or number != math.floor(number):
-        return None
-    whole = value if isinstance(value, int) else int(number)
-    return whole if least <= whole < 2**63 else None
-
-
-def fact_angle(value: Value, low: float, high: float) -> float | None:
-    """Return a coordinate (deg), None where it is missing, a sentinel or outside ``low..high``.
-
-    Example:
-        >>> fact_angle(332.2, 0, 360), fact_angle(-2000.0, -90, 90)
-        (332.2, None)
-    """
-    number = fact_number(value)
-    return number if number is not None and low <= number <= high else None
+    wavelength: Any
+    flux: Any
+    ivar: Any
+    bad: ArrayLike | None = None
+    facts: Facts = field(default_factory=Facts)
 
 
 def snr_by_band(
@@ -124,7 +73,7 @@ def snr_by_band(
 
 
 def facts_with_snr(spectrum: Spectrum) -> Facts:
-    """Return the facts of a spectrum, with S/N from its ivar where nothing else gave it.
+    """Return the facts of a spectrum, with S/N from its inverse variances where its file does not give it.
 
     Example:
         >>> grid = np.arange(6000.0, 9000.0)
@@ -139,51 +88,50 @@ def facts_with_snr(spectrum: Spectrum) -> Facts:
     return replace(facts, snr_source="ivar", **snr)
 
 
-def check_spectrum(
-    path: str | Path,
-    wavelength: ArrayLike,
-    flux: ArrayLike,
-    ivar: ArrayLike,
-    killed: ArrayLike,
-    facts: Facts,
-) -> Spectrum:
-    """Check the arrays of a file and fold every bad pixel into ``ivar``.
+def check_spectrum(content: Content, path: str | Path) -> Spectrum:
+    """Check the arrays of a spectrum and fold every bad pixel into ``ivar``.
 
-    A pixel is bad, with ``ivar`` 0, where it is killed, where ivar is not positive and finite, and where flux
-    is not finite (such flux becomes 0). A spectrum without one good pixel is still returned.
-    Wavelengths in another order are sorted with their pixels, which loses nothing. Repeated wavelengths are
-    refused: no co-add has them, and nothing tells which of two pixels is right.
+    A pixel is bad, and gets an ``ivar`` of 0, where it is marked or masked as bad, where its inverse variance is not
+    positive and finite, and where its flux is not finite (such a flux becomes 0). A spectrum without one good pixel is
+    still returned. Units are honoured and masked wavelengths dropped (`stargap.spectra.units`). Wavelengths in another
+    order are sorted with their pixels, which loses nothing. Repeated wavelengths are refused: no co-added spectrum has
+    them, and nothing says which of two pixels is right.
 
     Args:
-        path: for the error.
-        wavelength: ``(pixel,)``, A, vacuum, any order.
-        flux: ``(pixel,)``.
-        ivar: ``(pixel,)``.
-        killed: ``(pixel,)``, true where a mask says that the pixel must not be used.
-        facts: passed on.
+        content: arrays of equal length.
+        path: named in the error.
 
     Raises:
-        SpectrumError: no pixels, unequal lengths, or wavelengths that are not finite and positive, repeat, or
-            reach over less than half of 6000-8900 A.
+        SpectrumError: no pixels, unequal lengths, units that do not fit, or wavelengths that are not finite and
+            positive, repeat, or reach over less than half of 6000-8900 A.
+
+    Example:
+        >>> grid = np.arange(6000.0, 9000.0)
+        >>> spectrum = check_spectrum(Content(grid[::-1], np.ma.masked_less(grid, 6001.0), np.ones(3000)), "a.fits")
+        >>> spectrum.wavelength[:2], spectrum.ivar[-2:]
+        (array([6000., 6001.]), array([1., 0.]))
     """
-    with np.errstate(invalid="ignore"):
-        arrays = [np.array(array, dtype=np.float64).ravel() for array in (wavelength, flux, ivar)]
-    wave, values, weights = arrays
-    dead = np.array(killed, dtype=bool).ravel()
-    if len({wave.size, values.size, weights.size, dead.size}) > 1:
+    try:
+        wave, values, weights, masked = plain_arrays(content.wavelength, content.flux, content.ivar)
+    except (ValueError, TypeError) as error:
+        raise SpectrumError(path, str(error)) from None
+    wave, values, weights = wave.ravel(), values.ravel(), weights.ravel()
+    bad = np.zeros(values.size, dtype=bool) if content.bad is None else np.array(content.bad, dtype=bool).ravel()
+    if len({wave.size, values.size, weights.size, bad.size}) > 1:
         raise SpectrumError(path, "flux, ivar, wavelength and mask differ in length")
+    bad |= masked.ravel()
     if wave.size == 0:
         raise SpectrumError(path, "the spectrum has no pixels")
     if not (np.isfinite(wave).all() and (wave > 0).all()):
         raise SpectrumError(path, "wavelengths are not finite and positive")
     if not (np.diff(wave) > 0).all():
         order = np.argsort(wave, kind="stable")
-        wave, values, weights, dead = wave[order], values[order], weights[order], dead[order]
+        wave, values, weights, bad = wave[order], values[order], weights[order], bad[order]
         if not (np.diff(wave) > 0).all():
             raise SpectrumError(path, "wavelengths repeat")
     low, high = REQUIRED_RANGE
     if min(wave[-1], high) - max(wave[0], low) < (high - low) / 2:
         raise SpectrumError(path, "covers less than half of 6000-8900 A")
     finite = np.isfinite(values)
-    dead |= ~(finite & np.isfinite(weights) & (weights > 0))
-    return Spectrum(wave, np.where(finite, values, 0.0), np.where(dead, 0.0, weights), facts)
+    bad |= ~(finite & np.isfinite(weights) & (weights > 0))
+    return Spectrum(wave, np.where(finite, values, 0.0), np.where(bad, 0.0, weights), content.facts)

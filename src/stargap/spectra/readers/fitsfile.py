@@ -8,6 +8,7 @@ by one here, and what a header promises is checked before its data are touched.
 from __future__ import annotations
 
 import io
+import os
 import re
 import stat
 import warnings
@@ -15,36 +16,43 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
 
 from astropy.io import fits
 from astropy.io.fits.hdu import BITPIX2DTYPE
 from astropy.io.fits.hdu.base import ExtensionHDU
 
 from stargap.errors import SpectrumError
+from stargap.spectra.readers.cards import card
 
-__all__ = ["Value", "card", "column_names", "open_fits"]
-
-Value: TypeAlias = str | int | float | bool | None
+__all__ = ["column_names", "open_fits"]
 
 _MAX_BYTES = 1 << 28
+_MAX_HEADER = 1 << 20
+"""Bytes of one header: 13,000 cards."""
+_MAX_HDUS = 1000
+_MAX_MEMBERS = 10_000
+"""Parts of a gzip file; those that are made of blocks have one per 64 KiB."""
 _BLOCK = 2880
+_CARD = 80
 _GZIP_MAGIC = b"\x1f\x8b"
 _CUT = "the file is cut short (less data than its header promises)"
 _DAMAGED = "a header is damaged"
+_NO_END = "a header is cut short or damaged (no END card)"
 _TOO_LARGE = "too large for one spectrum (over 256 MiB)"
-_ENDLESS = re.compile(rb"NAXIS *= *\+?0*[1-9]\d{3}")  # astropy makes a list of this length at once
+_ENDLESS = re.compile(rb"NAXIS *= *\+?0*[1-9]\d{3}", re.IGNORECASE)  # astropy makes a list of this length at once
 _PRINTABLE = bytes(byte if 0x20 <= byte < 0x7F else ord("?") for byte in range(256))
+_END = b"END".ljust(_CARD)
 
 
 @contextmanager
 def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
     """Read a FITS file, plain or gzip by its content whatever its name says, and give its HDUs from memory.
 
-    Checked before anything is decoded: that it is a regular file of 1 byte to 256 MiB (also unzipped), the
-    CRC and length of gzip data, that every header ends and every HDU is as long as its header promises, and
-    CHECKSUM and DATASUM where present. Bytes after the last HDU are ignored. Bytes of a header outside
-    printable ASCII read as ``?``. Inside the ``with``, warnings are off (in every thread of the process).
+    Checked before anything is decoded: that it is a regular file of 1 byte to 256 MiB (also unzipped, from at most
+    10,000 parts), the CRC and length of gzip data, that it has at most 1,000 HDUs and no header over 1 MiB, that every
+    header ends and every HDU is as long as its header promises, and CHECKSUM and DATASUM where present. Bytes
+    after the last HDU are ignored. Bytes of a header outside printable ASCII read as ``?``. Inside the ``with``,
+    warnings are off (in every thread of the process).
 
     Raises:
         SpectrumError: any of these fails, or the file cannot be opened.
@@ -66,25 +74,10 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
         except OverflowError as error:  # more bytes than any file can have
             raise SpectrumError(path, _CUT) from error
         except OSError as error:
-            raise SpectrumError(path, "a header is cut short or damaged (no END card)") from error
+            raise SpectrumError(path, _NO_END) from error
         except Exception as error:  # astropy meets damage with almost any class, UnboundLocalError among them
             raise SpectrumError(path, _DAMAGED) from error
         yield hdul
-
-
-def card(header: fits.Header, key: str) -> Value:
-    """Return the value of a card: text, a number or a bool; None when it is missing, empty or not FITS.
-
-    Example:
-        >>> header = fits.Header.fromstring("SNRR    = 37.99 / SNR".ljust(80) + "OBSID   = ?!".ljust(80))
-        >>> card(header, "SNRR"), card(header, "OBSID"), card(header, "SUBCLASS")
-        (37.99, None, None)
-    """
-    try:
-        value = header.get(key)
-    except fits.VerifyError:
-        return None
-    return value if isinstance(value, str | int | float) else None
 
 
 def column_names(hdu: fits.PrimaryHDU | ExtensionHDU) -> set[str]:
@@ -104,12 +97,9 @@ def column_names(hdu: fits.PrimaryHDU | ExtensionHDU) -> set[str]:
 def _read_bytes(path: str | Path) -> bytes:
     file = Path(path)
     try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise SpectrumError(path, "is a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file")
-        if status.st_size > _MAX_BYTES:
-            raise SpectrumError(path, _TOO_LARGE)
-        with file.open("rb") as stream:
+        _check_status(file.stat(), path)  # before it is opened: to open a device or a FIFO can do things or wait
+        with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as stream:  # noqa: PTH123
+            _check_status(os.fstat(stream.fileno()), path)
             return stream.read()
     except (FileNotFoundError, NotADirectoryError) as error:
         dangling = file.is_symlink()
@@ -123,27 +113,43 @@ def _read_bytes(path: str | Path) -> bytes:
         raise SpectrumError(path, f"cannot be read ({error.strerror or type(error).__name__})") from error
 
 
+def _check_status(status: os.stat_result, path: str | Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise SpectrumError(path, "is a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+    if status.st_size > _MAX_BYTES:
+        raise SpectrumError(path, _TOO_LARGE)
+
+
 def _gunzip(raw: bytes, path: str | Path) -> bytes:
-    content = b""
+    """Unzip all members of gzip data, in time that grows with their number and size alone."""
+    content, place, members = bytearray(), 0, 0
     try:
-        while raw[:2] == _GZIP_MAGIC:
-            engine = zlib.decompressobj(wbits=31)
-            content += engine.decompress(raw, _MAX_BYTES + 1 - len(content))
-            if len(content) > _MAX_BYTES:
-                raise SpectrumError(path, _TOO_LARGE)
-            if not engine.eof:
-                raise EOFError
-            raw = engine.unused_data
+        while raw.startswith(_GZIP_MAGIC, place):
+            members += 1
+            if members > _MAX_MEMBERS:
+                raise SpectrumError(path, f"over {_MAX_MEMBERS:,} gzip members, which is not one spectrum")
+            engine, step = zlib.decompressobj(wbits=31), 1 << 12
+            while not engine.eof:
+                piece = raw[place : place + step]
+                if not piece:
+                    raise EOFError
+                place, step = place + len(piece), min(2 * step, 1 << 24)
+                content += engine.decompress(piece, _MAX_BYTES + 1 - len(content))
+                if len(content) > _MAX_BYTES:
+                    raise SpectrumError(path, _TOO_LARGE)
+            place -= len(engine.unused_data)
     except (zlib.error, EOFError) as error:
         raise SpectrumError(path, "gzip data are damaged or cut short") from error
-    return content
+    return bytes(content)
 
 
 def _units(raw: bytes, path: str | Path) -> fits.HDUList:
-    if _ENDLESS.search(raw.upper()):
-        raise SpectrumError(path, _DAMAGED)
-    stream, start, hdus = io.BytesIO(raw + bytes(-len(raw) % _BLOCK)), 0, []
+    stream, start = io.BytesIO(raw + bytes(-len(raw) % _BLOCK)), 0
+    hdus: list[fits.PrimaryHDU | ExtensionHDU] = []
     while start == 0 or raw.startswith(b"XTENSION", start):
+        if len(hdus) == _MAX_HDUS:
+            raise SpectrumError(path, f"over {_MAX_HDUS:,} HDUs, which is not one spectrum")
+        _check_header(raw, start, path)
         hdu = _unit(stream, start)
         place = hdu.fileinfo()
         if place["datLoc"] + hdu.size > len(raw):
@@ -154,6 +160,16 @@ def _units(raw: bytes, path: str | Path) -> fits.HDUList:
         hdus.append(hdu)
         start = place["datLoc"] + place["datSpan"]
     return fits.HDUList(hdus)
+
+
+def _check_header(raw: bytes, start: int, path: str | Path) -> None:
+    """Refuse a header whose work would be too much, before astropy sees it."""
+    header = raw[start : start + _MAX_HEADER]
+    end = next((place for place in range(0, len(header), _CARD) if header.startswith(_END, place)), None)
+    if end is None and len(header) == _MAX_HEADER:
+        raise SpectrumError(path, "a header is too long for one spectrum (over 1 MiB)")
+    if _ENDLESS.search(header[:end]):
+        raise SpectrumError(path, _DAMAGED)
 
 
 def _unit(stream: io.BytesIO, start: int) -> fits.PrimaryHDU | ExtensionHDU:

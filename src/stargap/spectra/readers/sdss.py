@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,57 +10,69 @@ import numpy as np
 from astropy.io import fits
 
 from stargap.errors import SpectrumError
-from stargap.spectra.readers.content import check_spectrum, fact_angle, fact_int, fact_number, fact_text, snr_by_band
-from stargap.spectra.readers.fitsfile import Value, card, column_names
-from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.spectra.readers.cards import Value, card, fact_angle, fact_int, fact_number, fact_text
+from stargap.spectra.readers.content import Content
+from stargap.spectra.readers.fitsfile import column_names
+from stargap.spectra.readers.table import bits, column
+from stargap.spectra.spectrum import Facts
 
-__all__ = ["KILLING_BITS", "parse_sdss"]
+__all__ = ["KILLING_BITS", "is_sdss", "is_sdss_mwm", "parse_sdss"]
 
 KILLING_BITS = {18: "FULLREJECT", 22: "NOSKY", 23: "BRIGHTSKY"}
-"""Bits of and_mask (SPPIXMASK) that kill a pixel."""
+"""Bits of and_mask (SPPIXMASK) with which a pixel is bad."""
 
 _PIPELINE_COLUMNS = (
-    *("CLASS", "SUBCLASS", "Z", "RUN2D", "SPECTROGRAPHID"),
-    *("PLATE", "FIELD", "MJD", "FIBERID", "PLUG_RA", "PLUG_DEC"),
+    *("CLASS", "SUBCLASS", "Z", "RUN2D", "SPECTROGRAPHID", "PLATE", "FIELD", "MJD", "FIBERID", "CATALOGID"),
+    *("PLUG_RA", "PLUG_DEC", "RACAT", "DECCAT", "FIBER_RA", "FIBER_DEC"),
 )
+_POSITIONS = (("PLUG_RA", "PLUG_DEC"), ("RACAT", "DECCAT"), ("FIBER_RA", "FIBER_DEC"))
+"""Where the position of the object is, best first; RA and DEC of HDU 0 are those of the telescope."""
 
 
-def parse_sdss(hdul: fits.HDUList, path: str | Path) -> Spectrum:
-    """Read a ``spec`` file: the table with ``loglam`` (HDU 1, COADD), facts from HDU 0 and the table SPALL.
+def is_sdss(hdul: fits.HDUList) -> bool:
+    """Whether some table has LOGLAM with FLUX or IVAR."""
+    return any("LOGLAM" in names and names & {"FLUX", "IVAR", "WAVELENGTH"} for names in map(column_names, hdul))
+
+
+def is_sdss_mwm(hdul: fits.HDUList, path: str | Path) -> bool:
+    """Whether this is a ``mwmStar`` or ``mwmVisit`` file of SDSS-V: by its name, its HDUs or its columns.
+
+    Example:
+        >>> is_sdss_mwm([], "mwmStar-0.6.0-54000001.fits")
+        True
+    """
+    sets = [column_names(hdu) for hdu in hdul]
+    by_columns = any("PIXEL_FLAGS" in names and names & {"FLUX", "IVAR"} for names in sets)
+    by_name = any(hdu.name.startswith(("BOSS/", "APOGEE/")) for hdu in hdul)
+    return Path(path).name.lower().startswith(("mwmstar", "mwmvisit")) or by_columns or by_name
+
+
+def parse_sdss(hdul: fits.HDUList, path: str | Path) -> Content:
+    """Read a ``spec`` file: the first table with ``loglam`` (HDU 1, COADD), facts from HDU 0 and the table SPALL.
 
     Wavelengths are ``10**loglam``: vacuum, heliocentric. Column names may be upper or lower case.
 
-    Masks: a pixel is killed (``ivar`` 0) where ivar is not positive and finite, flux is not finite, or
-    and_mask has one of ``KILLING_BITS``. The pipeline itself gives unusable pixels ivar 0 (FULLREJECT and
-    NOSKY among them); BRIGHTSKY marks sky so much brighter than the star that its subtraction may be off by
-    more than the errors say. NODATA, which SDSS asks to ignore since DR9, and the other bits do not kill, nor
-    does or_mask. A table without and_mask has no bits set.
+    A pixel is bad where and_mask has one of ``KILLING_BITS``. The pipeline itself gives unusable pixels an ivar of 0
+    (FULLREJECT and NOSKY among them); BRIGHTSKY marks sky so much brighter than the star that its subtraction may be
+    off by more than the errors say. NODATA, which SDSS asks to ignore since DR9, the other bits and or_mask are not
+    used.
 
-    S/N is the pipeline's SN_MEDIAN (u, g, r, i, z) in the table with CLASS and Z, or computed from ivar.
-    ``lmjd`` is SDSS's MJD, ``plan_id`` the plate (or field), ``designation`` ``spec-PLATE-MJD-FIBER``.
-
-    Args:
-        hdul: HDUs as ``fitsfile.open_fits`` gives them.
-        path: of the file, for facts and errors.
+    S/N is the pipeline's SN_MEDIAN (u, g, r, i, z) in the table with CLASS and Z. ``lmjd`` is SDSS's MJD, ``plan_id``
+    the plate or field, ``designation`` the name of the file: ``spec-PLATE-MJD-FIBER``, in SDSS-V
+    ``spec-FIELD-MJD-CATALOGID``. The position is that of the fibre or of the catalogue, never the telescope's.
 
     Raises:
-        SpectrumError: columns are missing, or the content does not pass ``content.check_spectrum``.
+        SpectrumError: columns are missing.
     """
-    table = next(hdu for hdu in hdul if "LOGLAM" in column_names(hdu))
-    columns = column_names(table)
+    tables = [hdu for hdu in hdul if "LOGLAM" in column_names(hdu)]
+    hdu = next((table for table in tables if table.header["NAXIS2"]), tables[0])
     for name in ("FLUX", "IVAR"):
-        if name not in columns:
+        if name not in column_names(hdu):
             raise SpectrumError(path, f"no {name} column")
-    flux, ivar, loglam = (table.data[name] for name in ("FLUX", "IVAR", "LOGLAM"))
-    bits = table.data["AND_MASK"] if "AND_MASK" in columns else np.zeros(flux.shape)
-    wavelength = 10.0 ** loglam.astype(np.float64)
-    killed = (bits.astype(np.int64) & sum(1 << bit for bit in KILLING_BITS)) != 0
-    facts = _facts(hdul, path)
-    spectrum = check_spectrum(path, wavelength, flux, ivar, killed, facts)
-    if facts.snr_source == "header":
-        return spectrum
-    snr: dict[str, Any] = snr_by_band(spectrum.wavelength, spectrum.flux, spectrum.ivar)
-    return replace(spectrum, facts=replace(facts, snr_source="ivar", **snr))
+    wavelength = column(hdu, "LOGLAM", path, logarithm=True)
+    flux, ivar = (column(hdu, name, path) for name in ("FLUX", "IVAR"))
+    bad = (bits(hdu, "AND_MASK", path) & sum(1 << bit for bit in KILLING_BITS)) != 0
+    return Content(wavelength, flux, ivar, bad, _facts(hdul, path))
 
 
 def _facts(hdul: fits.HDUList, path: str | Path) -> Facts:
@@ -70,16 +82,16 @@ def _facts(hdul: fits.HDUList, path: str | Path) -> Facts:
         values = (value for key in keys for value in (card(hdul[0].header, key), row.get(key)))
         return next((value for value in values if fact_text(value) is not None), None)
 
-    plate = first("PLATE", "PLATEID", "FIELD", "FIELDID")
-    number, mjd, fiber = fact_int(plate), fact_int(first("MJD")), fact_int(first("FIBERID"))
-    known = None not in (number, mjd, fiber)
+    plate, mjd = first("PLATE", "PLATEID", "FIELD", "FIELDID"), fact_int(first("MJD"))
+    fiber = fact_int(first("FIBERID"))
+    ra, dec = _position(first)
     return Facts(
         path=str(path),
         layout="sdss",
         release=fact_text(first("RUN2D")),
-        designation=f"spec-{number:04d}-{mjd}-{fiber:04d}" if known else None,
-        ra=fact_angle(first("PLUG_RA", "RA"), 0, 360),
-        dec=fact_angle(first("PLUG_DEC", "DEC"), -90, 90),
+        designation=_designation(fact_int(plate), mjd, fiber, fact_int(first("CATALOGID"), least=1)),
+        ra=ra,
+        dec=dec,
         snr_source="header" if snr else None,
         subclass=fact_text(row.get("SUBCLASS")),
         object_class=fact_text(row.get("CLASS")),
@@ -95,7 +107,25 @@ def _facts(hdul: fits.HDUList, path: str | Path) -> Facts:
     )
 
 
+def _position(first: Callable[..., Value]) -> tuple[float | None, float | None]:
+    """Return right ascension and declination from the first pair that has both, None where no pair has."""
+    for keys in _POSITIONS:
+        ra, dec = fact_angle(first(keys[0]), 0, 360), fact_angle(first(keys[1]), -90, 90)
+        if ra is not None and dec is not None:
+            return ra, dec
+    return None, None
+
+
+def _designation(plate: int | None, mjd: int | None, fiber: int | None, catalogue: int | None) -> str | None:
+    if plate is None or mjd is None:
+        return None
+    if catalogue is not None:
+        return f"spec-{plate:06d}-{mjd}-{catalogue}"
+    return None if fiber is None else f"spec-{plate:04d}-{mjd}-{fiber:04d}"
+
+
 def _pipeline_row(hdul: fits.HDUList) -> tuple[dict[str, Value], dict[str, Any]]:
+    """Return the pipeline's table (SPALL), which has one row, as values by column, and the S/N in it."""
     table = next((hdu for hdu in hdul if {"CLASS", "Z"} <= column_names(hdu)), None)
     if table is None or len(table.data) != 1:
         return {}, {}

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from stargap.errors import UsageError
 from stargap.files import replacing
-from stargap.spectra.readers.content import fact_int, fact_number, fact_text
+from stargap.spectra.readers.cards import fact_int, fact_number, fact_text
 from stargap.spectra.store.plan import Inputs
 
 __all__ = ["catalogue_inputs", "lamost_name", "write_missing"]
