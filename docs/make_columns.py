@@ -38,11 +38,11 @@ Made by `python docs/make_columns.py` from `stargap.tables.conform` and `stargap
 
 {columns_table(SURVEY[len(MEASURED) :])}
 
-## Columns of the catalogue, one row a spectrum
+## Columns of the catalogue, one row per spectrum
 
 {columns_table(CATALOGUE)}
 
-## Columns of the catalogue, one row a star
+## Columns of the catalogue, one row per star
 
 {columns_table(STARS)}
 

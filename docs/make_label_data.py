@@ -97,7 +97,7 @@ def offset(rows: list[dict[str, str]], source: str) -> tuple[int, float, float]:
 
 
 def stars(rows: list[dict[str, str]]) -> dict[str, NDArray[np.float64]]:
-    """Return (Teff, [M/H]) of the stars each source adds, on the scale of Mann et al. (2015): one row a star.
+    """Return (Teff, [M/H]) of the stars each source adds, on the scale of Mann et al. (2015): one row per star.
 
     A star belongs to the first source that lists it, by position or by name; within a source all its rows are kept,
     but for those within 3" of one another, of which the first is.

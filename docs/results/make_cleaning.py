@@ -117,7 +117,7 @@ def cluster_table(cleaning: Cleaning, kinds: list[str]) -> str:
 
 
 def real_table(cleaning: Cleaning, spectra: list[Spectrum], rows: NDArray[np.int64]) -> str:
-    """Return one line a spectrum."""
+    """Return one line per spectrum."""
     lines = []
     for row in rows:
         facts = spectra[row].facts
