@@ -9,13 +9,18 @@ al. (2023) and Fitzpatrick (1999) at 2.159 microns, R_V = 3.1.
 
 from __future__ import annotations
 
+import argparse
+
 import astropy.units as u
-from dust_extinction.parameter_averages import F99, G23
-from dustapprox.literature.edr3 import edr3_ext
 
 
 def main() -> None:
     """Print the coefficients at 3500 K, and how they change to 4000 K."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+
+    from dust_extinction.parameter_averages import F99, G23
+    from dustapprox.literature.edr3 import edr3_ext
+
     gaia = edr3_ext()
     for name in ("G", "BP", "RP"):
         cool, hot = (float(gaia.from_teff(f"k{name}", teff, 0.3, flavor="ms")[0]) for teff in (3500.0, 4000.0))

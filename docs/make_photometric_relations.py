@@ -8,10 +8,10 @@ that of DR3, never the synthetic BP and RP of Mann et al., from which DR3's BP d
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,6 @@ def relations(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    print(json.dumps(relations(Path(sys.argv[1])), indent=1))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the folder of the tables")
+    print(json.dumps(relations(parser.parse_args().folder), indent=1))

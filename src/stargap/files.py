@@ -15,7 +15,7 @@ from typing import BinaryIO
 from stargap import __version__
 from stargap.errors import UsageError
 
-__all__ = ["claim_folder", "clean_folder", "replacing", "replacing_folder", "sweep_parts"]
+__all__ = ["claim_folder", "clean_folder", "files_of", "replacing", "replacing_folder", "sweep_parts"]
 
 MARK = ".stargap"
 """Name of the file that marks a folder as ours: JSON with its kind and, where known, the files written to it."""
@@ -155,6 +155,15 @@ def replacing_folder(path: str | Path, kind: str) -> Iterator[Path]:
             (path / MARK).unlink(missing_ok=True)
             with suppress(OSError):  # somebody else wrote to it meanwhile
                 path.rmdir()
+
+
+def files_of(path: str | Path, kind: str) -> list[Path]:
+    """Return the files that `replacing_folder` wrote to a folder the last time; none where it has not.
+
+    Raises:
+        UsageError: the folder has the mark of another kind.
+    """
+    return [Path(path) / name for name in sorted(_recorded(Path(path), kind) or ())]
 
 
 def sweep_parts(folder: str | Path) -> int:

@@ -18,7 +18,7 @@ from stargap.run.settings import SurveySettings
 from stargap.settings import example_toml, read_settings_as
 from stargap.validation.report.settings import ReportSettings
 
-COMPARED = "# Comparison with APOGEE\n\n## Ours - reference\n\n| quantity | stars |\n|---|---:|\n| Teff | 7 |\n"
+COMPARED = '{"title": "Comparison with APOGEE", "sheets": [], "notes": []}'
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_it_is_made_again_when_what_it_shows_changed_and_nothing_else_is(asked, 
             assert len(told) == number
     assert (told[1]["spectra"], told[2]["truth"]) == (7, truth)
     (folder / "compare/apogee").mkdir(parents=True)
-    (folder / "compare/apogee/comparison.md").write_text(COMPARED)
+    (folder / "compare/apogee/comparison.json").write_text(COMPARED)
     run_survey(settings)
     assert len(told) == len(steps) + 1
     shutil.rmtree(folder / "compare")

@@ -19,7 +19,7 @@ from stargap.tables.write import write_table
 from stargap.validation.compare import compare_tables, read_matched, run_compare
 from stargap.validation.matching import CompareSettings, match_stars
 from stargap.validation.references import REFERENCES, reference_settings
-from stargap.validation.sheets import is_simulated, number
+from stargap.validation.sheets import is_simulated, number, read_results
 
 NAMES = ("rv", "teff", "logg", "m_h")
 ALL = {name: name for name in NAMES}
@@ -296,7 +296,11 @@ def test_any_format_gives_the_same_page(tmp_path, suffix):
     assert {one.result.n for one in found.agreements[::4]} == {40}
     assert found.agreements[0].result.values.median == pytest.approx(np.median(ours["rv"] - table["rv"]), abs=1e-4)
     assert (tmp_path / "out" / "comparison.md").read_text() == found.markdown()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["comparison.csv", "comparison.md"]
+    assert read_results(tmp_path / "out" / "comparison.json") == (found.title, found.sheets(), found.notes)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {".stargap", "comparison.csv", "comparison.json", "comparison.md"}
+    with pytest.raises(UsageError, match="holds files that are not stargap's"):
+        run_compare(tmp_path / "ours.parquet", tmp_path / f"table{suffix}", BY_ID, tmp_path)
 
 
 def test_csv_has_every_number(tmp_path):

@@ -19,13 +19,15 @@ from stargap.run.stages import STAGES
 from stargap.tables.columns import CATALOGUE, STARS
 from stargap.tables.write import read_columns, write_parts
 from stargap.validation.matching import CompareSettings
+from stargap.validation.report import figures
 from stargap.validation.report import page as report
-from stargap.validation.report.data import STAGE_ORDER, read_run, read_sheets
+from stargap.validation.report.data import STAGE_ORDER, read_run
 from stargap.validation.report.explorer import choose_rows, write_points, write_rows, write_spectra
 from stargap.validation.report.headlines import headline_sheet
-from stargap.validation.report.page import write_report
+from stargap.validation.report.page import report_files, write_report
 from stargap.validation.report.spectra import FittedSpectra, fit_again
 from stargap.validation.report.truth import truth_sheets
+from stargap.validation.sheets import read_results
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 
@@ -167,11 +169,20 @@ def test_tables_of_others_are_drawn_and_told_of(finished_run, tmp_path):
     tables = [(others, made.model_copy(update={"name": name})) for name in ("Mann 2015", "APOGEE DR17", "SLAM")]
     tables.append((others, CompareSettings(name="ULySS", columns={"teff": "teff"}, key="obsid", our_key="obsid")))
     run = tmp_path / "run"
-    shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("store", "report"))
+    shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("store", "report", "cleaning.*"))
     (run / "compare/wide").mkdir(parents=True)
     (run / "compare/wide/binaries.csv").write_text("snr,m_h,primary_m_h\n9,0.1,0.0\n60,-0.2,-0.3\n")
+    (run / "compare/by hand").mkdir()
+    (run / "compare/by hand/comparison.json").write_text(json.dumps(COMPARED))
     folder = write_report(run, comparisons=tables, points=5).parent
+    assert folder == run / "report"
     text = Outline((folder / "index.html").read_text()).text
+    assert "spectra and models cannot be made again" in text
+    assert "nothing was cleaned" in text
+    assert all(word in text for word in ("Comparison with APOGEE", "Teff & <log g>", "by hand"))
+    points = content_of(folder / "explorer/points.js")
+    assert points["count"] == 5 > points["shown"] == 0
+    assert not (folder / "spectra").exists()
     assert text.count("simulated stars") >= 4
     assert "Comparison with APOGEE DR17" in text
     for number, name in enumerate(("literature", "apogee", "methods", "differences", "binaries"), start=14):
@@ -195,11 +206,14 @@ def test_cuts_are_those_of_the_run(folder, finished_run):
 @pytest.mark.slow
 def test_report_is_the_same_again_and_leaves_no_old_files(folder, finished_run, simulated_survey):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    (folder / "spectra" / "999.js").write_text("old")
+    (folder / "spectra" / "999.js").write_text("mine")
     (folder / "notes.txt").write_text("mine")
     write_report(finished_run, output=folder, truth=simulated_survey / "truth.parquet")
-    assert (folder / "notes.txt").read_text() == "mine"
-    (folder / "notes.txt").unlink()
+    mine = [folder / "spectra" / "999.js", folder / "notes.txt"]
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+    assert not set(mine) & set(report_files(folder / "index.html"))
+    for path in mine:
+        path.unlink()
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert after.keys() == before.keys()
     assert [path.name for path in after if after[path] != before[path]] == []
@@ -214,46 +228,47 @@ def test_stages_are_those_of_a_run(data):
 # ---- what cannot be shown
 
 
-@pytest.mark.slow
+def test_a_folder_of_somebody_else_is_refused_before_anything_is_done(finished_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("stargap.validation.report.page.fit_again", None)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/mine.png").write_text("mine")
+    with pytest.raises(UsageError, match="holds files that are not stargap's, such as 'figures'"):
+        write_report(finished_run, output=tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["figures", "mine.png"]
+
+
 def test_figure_that_fails_says_so_and_others_stay(finished_run, tmp_path, monkeypatch):
     def fail(*_, **__):
         message = "too <dark> today"
         raise RuntimeError(message)
 
     monkeypatch.setattr("stargap.figures.diagrams.kiel_figure", fail)
-    text = Outline(write_report(finished_run, output=tmp_path, spectra=3).read_text()).text
+    two = tuple(one for one in figures.FIGURES if one.name in ("09-kiel", "11-hr"))
+    monkeypatch.setattr(figures, "FIGURES", two)
+    text = Outline(write_report(finished_run, output=tmp_path, spectra=0).read_text()).text
     assert "drawing it failed: RuntimeError: too <dark> today" in text
     assert (tmp_path / "figures/11-hr.png").exists()
     assert not (tmp_path / "figures/09-kiel.png").exists()
 
 
-COMPARED = """# Comparison with APOGEE
-
-## Ours - reference
-
-| quantity | stars |
-|---|---:|
-| Teff & <log g> | 7 |
-
-* by hand
-"""
+COMPARED = {
+    "title": "Comparison with APOGEE",
+    "sheets": [{"title": "Ours", "header": ["quantity", "stars"], "rows": [["Teff & <log g>", "7"]], "left": 1}],
+    "notes": ["by hand"],
+}
 
 
-@pytest.mark.slow
-def test_run_without_its_store_and_with_comparisons(finished_run, tmp_path):
-    copy = tmp_path / "run"
-    shutil.copytree(finished_run, copy, ignore=shutil.ignore_patterns("store", "cleaning.html", "report"))
-    (copy / "compare/apogee").mkdir(parents=True)
-    (copy / "compare/apogee/comparison.md").write_text(COMPARED)
-    folder = write_report(copy).parent
-    assert folder == copy / "report"
-    page = Outline((folder / "index.html").read_text())
-    assert "spectra and models cannot be made again" in page.text
-    assert "nothing was cleaned" in page.text
-    assert all(word in page.text for word in ("Comparison with APOGEE", "Teff & <log g>", "by hand", "see comparisons"))
-    points = content_of(folder / "explorer/points.js")
-    assert points["count"] > points["shown"] == 0
-    assert not list((folder / "spectra").iterdir())
+def test_results_of_comparisons_come_back(tmp_path):
+    path = tmp_path / "comparison.json"
+    path.write_text(json.dumps(COMPARED))
+    title, (sheet,), notes = read_results(path)
+    assert (title, sheet.header, sheet.rows, sheet.left, notes) == (
+        "Comparison with APOGEE", ("quantity", "stars"), (("Teff & <log g>", "7"),), 1, ("by hand",)
+    )  # fmt: skip
+    for spoilt in ("", "[]", "{}", '{"title": 1, "sheets": [{}], "notes": []}'):
+        path.write_text(spoilt)
+        with pytest.raises(UsageError, match="does not hold results"):
+            read_results(path)
 
 
 @pytest.mark.slow
@@ -279,13 +294,6 @@ def test_nothing_to_report_is_refused(finished_run, tmp_path):
     truth.write_text("obsid,teff,logg,m_h,rv,kind,active\n1,3500,5,0,0,dwarf,false\n")
     with pytest.raises(UsageError, match="neither obsid nor spectrum_id names rows"):
         write_report(finished_run, truth=truth)
-
-
-def test_tables_of_markdown_come_back():
-    sheets, notes = read_sheets("text\n| a | b |\n|---|---:|\n|  | 1 |\n| x | |\n\n* one\n* two\n")
-    assert (sheets[0].header, sheets[0].rows, sheets[0].left) == (("a", "b"), (("", "1"), ("x", "")), 1)
-    assert notes == ("one", "two")
-    assert read_sheets("") == ((), ())
 
 
 # ---- the explorer's files

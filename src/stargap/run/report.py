@@ -49,7 +49,7 @@ def report_digests(run: Run, unit: int | None) -> dict[str, str]:
     chosen = run.settings.report
     if chosen.skip:
         return {}
-    results = [path for suffix in ("md", "csv") for path in sorted((run.folder / "compare").glob(f"*/*.{suffix}"))]
+    results = [path for suffix in ("json", "csv") for path in sorted((run.folder / "compare").glob(f"*/*.{suffix}"))]
     found = {str(path.relative_to(run.folder)): content_digest(path) for path in results}
     return found | {str(path): content_digest(path) if path.exists() else "missing" for path in chosen.files}
 

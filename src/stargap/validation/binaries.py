@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,17 +15,13 @@ from pydantic import Field
 
 from stargap.catalogue.stars import star_numbers
 from stargap.paper import BINARIES, BinaryNumbers
-from stargap.settings import Settings
 from stargap.statistics import Compared, compare
 from stargap.survey.sample import CutCount
 from stargap.tables.columns import INT_NULL
 from stargap.tables.crossmatch import match_ids, whole_ids
 from stargap.tables.read import read_table
-from stargap.validation.matching import Rows, best_spectra, checked_columns, column_values, usable_rows
-from stargap.validation.sheets import Sheet, is_simulated, number, print_sheets, write_results
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from stargap.validation.matching import OurStars, best_spectra, checked_columns, column_values, usable_rows
+from stargap.validation.sheets import Results, Sheet, cuts_sheet, is_simulated, number, statistics_cells
 
 __all__ = ["Binaries", "BinaryAgreement", "BinarySettings", "compare_binaries", "run_binaries"]
 
@@ -35,7 +31,7 @@ _Arrays = dict[str, NDArray[Any]]
 _UNKNOWN = BinaryNumbers(np.nan, np.nan, np.nan, np.nan, None)
 
 
-class BinarySettings(Settings):
+class BinarySettings(OurStars):
     """The tables of pairs and of primaries, and the cuts; defaults are El-Badry et al. 2021 and LAMOST's FGK stars.
 
     Example:
@@ -68,18 +64,6 @@ class BinarySettings(Settings):
     """Its column of velocities (km/s); none if empty, and no cut in velocity then."""
     prefer: str = "snrg"
     """Its column whose highest value decides between rows of one primary; none if empty."""
-    rows: Rows = "final"
-    """Our rows: those in the final catalogue, or the sample where there is no catalogue yet; or all."""
-    snr: Literal["snr_r", "snr_i"] = "snr_r"
-    """Our S/N, by which spectra of one star are ranked and the cuts are made."""
-    snr_above: tuple[float, ...] = (5.0, 20.0, 50.0)
-    """Cuts in S/N, each with numbers of its own (section 5.4)."""
-    resamples: Annotated[int, Field(ge=0, le=10_000)] = 200
-    """Bootstrap samples that errors come from."""
-    seed: int = 0
-    """Of the bootstrap."""
-    simulated: bool | None = None
-    """Whether our stars are simulated; by what the files say of themselves if None."""
 
 
 class BinaryAgreement(NamedTuple):
@@ -92,7 +76,7 @@ class BinaryAgreement(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Binaries:
+class Binaries(Results):
     """What `compare_binaries` returns.
 
     ``cuts``, how many pairs each leaves; ``agreements``, one a cut in S/N. Of the pairs that all cuts leave, each
@@ -124,23 +108,12 @@ class Binaries:
 
     def sheets(self) -> tuple[Sheet, ...]:
         """Return the results as tables of text."""
-        mark = " (simulated)" if self.simulated else ""
-        rows = tuple((cut.name, *(f"{n:,}" for n in cut[1:5]), _count(cut.paper)) for cut in self.cuts)
-        cuts = Sheet(f"Cuts{mark}", ("cut", "before", "failed", "unknown", "left", "paper"), rows)
+        cuts = cuts_sheet(f"Cuts{self.mark}", self.cuts)
         header = ("S/N", "pairs", "median", "1.4826 MAD", "clipped std", "paper's bias", "paper's scatter")
-        title = f"[M/H] of the M dwarf - [M/H] of the primary, dex{mark}"
+        title = f"[M/H] of the M dwarf - [M/H] of the primary, dex{self.mark}"
         differences = Sheet(title, header, tuple(map(_cells, self.agreements)))
         spans = ("S/N", "of the difference", "of our [M/H]", "paper's [M/H]", "pairs", "paper's pairs")
-        return cuts, differences, Sheet(f"5 to 95 %, dex{mark}", spans, tuple(map(_range_cells, self.agreements)))
-
-    def markdown(self) -> str:
-        """Return all of it as a page of Markdown."""
-        tables = "\n\n".join(sheet.markdown() for sheet in self.sheets())
-        return "\n".join([f"# {self.title}", "", tables, "", *(f"* {note}" for note in self.notes), ""])
-
-    def print(self, console: Console | None = None) -> None:
-        """Print all of it."""
-        print_sheets(self.title, self.sheets(), self.notes, console)
+        return cuts, differences, Sheet(f"5 to 95 %, dex{self.mark}", spans, tuple(map(_range_cells, self.agreements)))
 
     def csv(self) -> str:
         """Return the pairs as CSV: both identifiers, our S/N, both [M/H], and the difference of the velocities."""
@@ -242,7 +215,7 @@ def run_binaries(
         pairs: of wide binaries, such as El-Badry et al. 2021.
         primaries: with metallicities and velocities, such as LAMOST's catalogue of A, F, G and K stars.
         settings: see `BinarySettings`.
-        output: folder for ``binaries.md`` and ``binaries.csv``, made if it does not exist; None to write nothing.
+        output: a folder for ``binaries.md``, ``.csv`` and ``.json`` alone; None to write nothing.
 
     Raises:
         UsageError: a file cannot be read, or lacks a column that the settings name.
@@ -254,7 +227,7 @@ def run_binaries(
     tables = read_table(pairs, names["pairs"]), read_table(primaries, names["primaries"])
     found = compare_binaries(ours, *tables, settings, simulated=simulated)
     if output is not None:
-        write_results(Path(output), "binaries", found.markdown(), found.csv())
+        found.write(output, "binaries", kind="comparison of wide binaries")
     return found
 
 
@@ -316,17 +289,9 @@ def _ends(values: _Floats) -> tuple[float, float]:
 
 
 def _cells(one: BinaryAgreement) -> tuple[str, ...]:
-    values, errors = one.result.values, one.result.errors
-    bias, scatter, *_ = BINARIES.get(one.snr_above, _UNKNOWN)
-    return (
-        f"> {one.snr_above:g}",
-        f"{one.result.n:,}",
-        number(values.median, errors.median, digits=3, sign=True),
-        number(values.scatter if one.result.n > 1 else np.nan, errors.scatter, digits=3),
-        number(values.clipped, errors.clipped, digits=3),
-        number(bias, digits=2, sign=True),
-        number(scatter, digits=2),
-    )
+    theirs = BINARIES.get(one.snr_above, _UNKNOWN)
+    printed = number(theirs.bias, digits=2, sign=True), number(theirs.scatter, digits=2)
+    return (f"> {one.snr_above:g}", *statistics_cells(one.result, 3), *printed)
 
 
 def _range_cells(one: BinaryAgreement) -> tuple[str, ...]:

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from stargap.figures.panels import TITLES
 from stargap.statistics import Compared, Trend, compare, trend
 from stargap.tables.read import read_table
 from stargap.validation.matching import (
+    NAMES,
+    UNITS,
     CompareSettings,
     Matched,
     Quantity,
@@ -22,15 +25,13 @@ from stargap.validation.matching import (
     our_columns,
     their_columns,
 )
-from stargap.validation.sheets import Sheet, is_simulated, number, print_sheets, write_results
+from stargap.validation.sheets import Results, Sheet, is_simulated, number, statistics_cells
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 __all__ = ["Agreement", "Comparison", "LabelTrend", "compare_tables", "read_matched", "run_compare"]
 
-_TITLES: dict[Quantity, str] = {"rv": "RV", "teff": "Teff", "logg": "log g", "m_h": "[M/H]"}
-_UNITS: dict[Quantity, str] = {"rv": "km/s", "teff": "K", "logg": "dex", "m_h": "dex"}
 _DIGITS: dict[Quantity, int] = {"rv": 1, "teff": 0, "logg": 3, "m_h": 3}
 _LABELS: dict[Quantity, tuple[str, float]] = {"teff": ("1000 K", 1000.0), "logg": ("dex", 1.0), "m_h": ("dex", 1.0)}
 
@@ -60,7 +61,7 @@ class LabelTrend:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Results):
     """What a comparison found: ``agreements`` and ``trends`` of each quantity, ``notes`` on the join.
 
     ``simulated`` says that our stars are: then every table says so too.
@@ -79,23 +80,15 @@ class Comparison:
 
     def sheets(self) -> tuple[Sheet, ...]:
         """Return the results as tables of text."""
-        mark = " (simulated)" if self.simulated else ""
         header: tuple[str, ...] = ("quantity", "S/N", "stars", "median", "1.4826 MAD", "clipped std", "outliers")
         paper = any(np.isfinite([one.paper_bias, one.paper_scatter]).any() for one in self.agreements)
         if paper:
             header = (*header, "paper's bias", "paper's scatter")
-        agreements = Sheet(f"Ours - reference{mark}", header, tuple(_cells(one, paper) for one in self.agreements), 2)
+        agreements = Sheet(
+            f"Ours - reference{self.mark}", header, tuple(_cells(one, paper) for one in self.agreements), 2
+        )
         header = ("ours - reference of", "with", "of", "stars", "slope", "per")
-        return agreements, Sheet(f"Trends{mark}", header, tuple(map(_trend_cells, self.trends)), 3)
-
-    def markdown(self) -> str:
-        """Return all of it as a page of Markdown."""
-        tables = "\n\n".join(sheet.markdown() for sheet in self.sheets())
-        return "\n".join([f"# {self.title}", "", tables, "", *(f"* {note}" for note in self.notes), ""])
-
-    def print(self, console: Console | None = None) -> None:
-        """Print all of it."""
-        print_sheets(self.title, self.sheets(), self.notes, console)
+        return agreements, Sheet(f"Trends{self.mark}", header, tuple(map(_trend_cells, self.trends)), 3)
 
     def csv(self) -> str:
         """Return it as CSV, one number a line with its error; ``snr_above`` is empty for all stars."""
@@ -170,7 +163,7 @@ def run_compare(
         catalogue: a table of a catalogue, of a run, or of ``stargap measure``.
         table: the other one.
         settings: see `CompareSettings`; ready ones are in `stargap.validation.references`.
-        output: folder for ``comparison.md`` and ``comparison.csv``, made if it does not exist; None to write nothing.
+        output: a folder for ``comparison.md``, ``.csv`` and ``.json`` alone; None to write nothing.
 
     Raises:
         UsageError: a file cannot be read, or lacks a column that the settings name.
@@ -179,7 +172,7 @@ def run_compare(
     simulated = is_simulated(catalogue) if settings.simulated is None else settings.simulated
     found = compare_tables(matched, settings, simulated=simulated)
     if output is not None:
-        write_results(Path(output), "comparison", found.markdown(), found.csv())
+        found.write(output, "comparison", kind="comparison")
     return found
 
 
@@ -193,22 +186,19 @@ def _explained(settings: CompareSettings) -> list[str]:
         "reference's and up with ours",
     ]
     for name, least in settings.least_teff.items():
-        notes.append(f"{_TITLES[name]} is compared where the Teff of {settings.name} is at least {least:g} K")
+        notes.append(f"{NAMES[name]} is compared where the Teff of {settings.name} is at least {least:g} K")
     if settings.paper_bias or settings.paper_scatter:
         notes.append("the paper's numbers are those of its own catalogue of real stars")
     return [*notes, *(text for text in (settings.note, settings.citation) if text)]
 
 
 def _cells(one: Agreement, paper: bool) -> tuple[str, ...]:
-    digits, values, errors = _DIGITS[one.quantity], one.result.values, one.result.errors
+    digits, outliers = _DIGITS[one.quantity], one.result.values.outliers
     cells = (
-        f"{_TITLES[one.quantity]} ({_UNITS[one.quantity]})",
+        TITLES[one.quantity],
         "all" if one.snr_above is None else f"> {one.snr_above:g}",
-        f"{one.result.n:,}",
-        number(values.median, errors.median, digits=digits, sign=True),
-        number(values.scatter if one.result.n > 1 else np.nan, errors.scatter, digits=digits),
-        number(values.clipped, errors.clipped, digits=digits),
-        "-" if np.isnan(values.outliers) else f"{100 * values.outliers:.1f} %",
+        *statistics_cells(one.result, digits),
+        "-" if np.isnan(outliers) else f"{100 * outliers:.1f} %",
     )
     if not paper:
         return cells
@@ -218,13 +208,12 @@ def _cells(one: Agreement, paper: bool) -> tuple[str, ...]:
 
 def _trend_cells(one: LabelTrend) -> tuple[str, ...]:
     slope = number(one.trend.slope, one.trend.error, digits=max(1, _DIGITS[one.quantity]), sign=True)
-    title = f"{_TITLES[one.quantity]} ({_UNITS[one.quantity]})"
-    return title, _TITLES[one.label], one.of, f"{one.trend.n:,}", slope, _LABELS[one.label][0]
+    return TITLES[one.quantity], NAMES[one.label], one.of, f"{one.trend.n:,}", slope, _LABELS[one.label][0]
 
 
 def _lines(comparison: Comparison) -> Iterator[tuple[str | float | None, ...]]:
     for one in comparison.agreements:
-        unit = _UNITS[one.quantity]
+        unit = UNITS[one.quantity]
         for name in ("median", "scatter", "clipped", "outliers", "slope", "rank"):
             value, error = getattr(one.result.values, name), getattr(one.result.errors, name)
             dimension = unit if name in ("median", "scatter", "clipped") else ""
@@ -233,4 +222,4 @@ def _lines(comparison: Comparison) -> Iterator[tuple[str | float | None, ...]]:
         per = _LABELS[trended.label][0]
         found = trended.trend
         name = f"trend with {trended.label} of {trended.of}"
-        yield trended.quantity, None, name, found.slope, found.error, f"{_UNITS[trended.quantity]} per {per}", found.n
+        yield trended.quantity, None, name, found.slope, found.error, f"{UNITS[trended.quantity]} per {per}", found.n

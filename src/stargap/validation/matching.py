@@ -17,19 +17,39 @@ from stargap.survey.gaia.join import numbers
 from stargap.tables.columns import INT_NULL
 from stargap.tables.crossmatch import match_ids, match_sky, whole_ids
 
-__all__ = ["QUANTITIES", "CompareSettings", "Matched", "Quantity", "Rows", "best_spectra", "checked_columns",
-           "column_values", "match_stars", "our_columns", "their_columns", "usable_rows"]  # fmt: skip
+__all__ = ["NAMES", "QUANTITIES", "UNITS", "CompareSettings", "Matched", "OurStars", "Quantity", "best_spectra",
+           "checked_columns", "column_values", "match_stars", "our_columns", "their_columns",
+           "usable_rows"]  # fmt: skip
 
 Rows = Literal["final", "all"]
 Quantity = Literal["rv", "teff", "logg", "m_h"]
 QUANTITIES: tuple[Quantity, ...] = ("rv", "teff", "logg", "m_h")
+NAMES: dict[Quantity, str] = {"rv": "RV", "teff": "Teff", "logg": "log g", "m_h": "[M/H]"}
+UNITS: dict[Quantity, str] = {"rv": "km/s", "teff": "K", "logg": "dex", "m_h": "dex"}
 
 _Columns = dict[str, NDArray[Any]]
 _Floats = NDArray[np.float64]
 _Rows = NDArray[np.int64]
 
 
-class CompareSettings(Settings):
+class OurStars(Settings):
+    """Which of our stars are compared, and how errors are found: what all comparisons have in common."""
+
+    rows: Rows = "final"
+    """Our rows: those in the final catalogue, or the sample where there is no catalogue yet; or all."""
+    snr: Literal["snr_r", "snr_i"] = "snr_r"
+    """Our S/N, by which spectra of one star are ranked and the cuts are made."""
+    snr_above: tuple[float, ...] = (5.0, 20.0, 50.0)
+    """Cuts in S/N, each with numbers of its own (sections 5.1 and 5.4)."""
+    resamples: Annotated[int, Field(ge=0, le=10_000)] = 200
+    """Bootstrap samples that errors come from."""
+    seed: int = 0
+    """Of the bootstrap."""
+    simulated: bool | None = None
+    """Whether our stars are simulated; by what the files say of themselves if None."""
+
+
+class CompareSettings(OurStars):
     """What a table to compare with is, how its columns are named, and how it is compared.
 
     Example:
@@ -69,18 +89,6 @@ class CompareSettings(Settings):
     """Its columns of flags and the bits that a row must not have."""
     least_teff: dict[Quantity, float] = {}
     """Its Teff (K) below which one of its quantities is not compared."""
-    rows: Rows = "final"
-    """Our rows: those in the final catalogue, or the sample where there is no catalogue yet; or all."""
-    snr: Literal["snr_r", "snr_i"] = "snr_r"
-    """Our S/N, by which spectra of one star are ranked and the cuts are made."""
-    snr_above: tuple[float, ...] = (5.0, 20.0, 50.0)
-    """Cuts in S/N, each with numbers of its own (sections 5.1 and 5.4)."""
-    resamples: Annotated[int, Field(ge=0, le=10_000)] = 200
-    """Bootstrap samples that errors come from."""
-    seed: int = 0
-    """Of the bootstrap."""
-    simulated: bool | None = None
-    """Whether our stars are simulated; by what the files say of themselves if None."""
     paper_bias: dict[Quantity, float] = {}
     """What the paper says of the same comparison: its bias."""
     paper_scatter: dict[Quantity, float] = {}

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stargap.files import replacing
+from stargap.errors import UsageError
+from stargap.files import replacing_folder
+from stargap.statistics import Compared
+from stargap.survey.sample import CutCount
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Sheet", "is_simulated", "number", "print_sheets", "write_results"]
+__all__ = ["Results", "Sheet", "cuts_sheet", "is_simulated", "number", "print_sheets", "read_results",
+           "statistics_cells"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,82 @@ class Sheet:
         rule = "|---" * self.left + "|---:" * (len(self.header) - self.left) + "|"
         lines = [f"| {' | '.join(cells)} |" for cells in (self.header, *self.rows)]
         return "\n".join([f"## {self.title}", "", lines[0], rule, *lines[1:]])
+
+
+class Results(ABC):
+    """Tables of text under a title, with notes: printed, and written as Markdown, CSV and JSON."""
+
+    simulated: bool
+    notes: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What the results are headed with."""
+
+    @abstractmethod
+    def sheets(self) -> tuple[Sheet, ...]:
+        """Return the results as tables of text."""
+
+    @abstractmethod
+    def csv(self) -> str:
+        """Return the numbers behind the tables as CSV."""
+
+    @property
+    def mark(self) -> str:
+        """What follows the title of a table of simulated stars."""
+        return " (simulated)" if self.simulated else ""
+
+    def markdown(self) -> str:
+        """Return all of it as a page of Markdown."""
+        tables = "\n\n".join(sheet.markdown() for sheet in self.sheets())
+        return "\n".join([f"# {self.title}", "", tables, "", *(f"* {note}" for note in self.notes), ""])
+
+    def print(self, console: Console | None = None) -> None:
+        """Print all of it."""
+        print_sheets(self.title, self.sheets(), self.notes, console)
+
+    def write(self, folder: str | Path, name: str, *, kind: str) -> None:
+        """Write ``NAME.md``, ``NAME.csv`` and ``NAME.json``, which `read_results` reads, into a folder of their own.
+
+        Args:
+            folder: where they go; older results of the same kind are replaced.
+            name: of the files.
+            kind: what the folder's mark says that it holds.
+
+        Raises:
+            UsageError: the folder holds other files.
+        """
+        content = {"title": self.title, "sheets": [asdict(sheet) for sheet in self.sheets()], "notes": self.notes}
+        texts = {".md": self.markdown(), ".csv": self.csv(), ".json": json.dumps(content, indent=1)}
+        with replacing_folder(folder, kind) as part:
+            for suffix, text in texts.items():
+                (part / f"{name}{suffix}").write_text(text, encoding="utf-8")
+
+
+def read_results(path: str | Path) -> tuple[str, tuple[Sheet, ...], tuple[str, ...]]:
+    """Return title, tables and notes of results that were written as JSON.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+        sheets = tuple(
+            Sheet(str(one["title"]), _texts(one["header"]), tuple(map(_texts, one["rows"])), int(one["left"]))
+            for one in content["sheets"]
+        )
+        return str(content["title"]), sheets, _texts(content["notes"])
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror})"
+        raise UsageError(message) from None
+    except (ValueError, TypeError, KeyError) as error:
+        message = f"{path}: does not hold results of stargap compare or stargap binaries ({error!r})"
+        raise UsageError(message) from None
+
+
+def _texts(cells: Iterable[object]) -> tuple[str, ...]:
+    return tuple(map(str, cells))
 
 
 def print_sheets(title: str, sheets: tuple[Sheet, ...], notes: tuple[str, ...], console: Console | None = None) -> None:
@@ -86,26 +168,48 @@ def number(value: float, error: float = np.nan, *, digits: int, sign: bool = Fal
     return f"{text} ± {error:.{digits}f}" if np.isfinite(error) else text
 
 
-def write_results(folder: Path, name: str, page: str, numbers: str) -> None:
-    """Write ``NAME.md`` and ``NAME.csv`` into a folder, which is made if it does not exist."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix, text in ((".md", page), (".csv", numbers)):
-        with replacing(folder / f"{name}{suffix}") as file:
-            file.write(text.encode())
+def statistics_cells(result: Compared, digits: int) -> tuple[str, str, str, str]:
+    """Return number of stars, median, 1.4826 MAD and clipped standard deviation with their errors as text.
+
+    Example:
+        >>> from stargap.statistics import compare
+        >>> statistics_cells(compare([1.0, 2.0, 3.0], [1.0, 1.0, 1.0], resamples=0), 1)
+        ('3', '+1.0', '1.5', '1.0')
+    """
+    values, errors = result.values, result.errors
+    return (
+        f"{result.n:,}",
+        number(values.median, errors.median, digits=digits, sign=True),
+        number(values.scatter if result.n > 1 else np.nan, errors.scatter, digits=digits),
+        number(values.clipped, errors.clipped, digits=digits),
+    )
+
+
+def cuts_sheet(title: str, counts: Iterable[CutCount]) -> Sheet:
+    """Return the counts of cuts, in their order, as a table beside those of the paper.
+
+    Example:
+        >>> cuts_sheet("Cuts", [CutCount("RUWE", 10, 2, 1, 7, None)]).rows
+        (('RUWE', '10', '2', '1', '7', ''),)
+    """
+    rows = tuple(
+        (cut.name, *(f"{n:,}" for n in cut[1:5]), "" if cut.paper is None else f"{cut.paper:,}") for cut in counts
+    )
+    return Sheet(title, ("cut", "before", "failed", "unknown", "left", "paper"), rows)
 
 
 def is_simulated(path: str | Path) -> bool:
-    """Say whether a table tells of itself that its stars are simulated.
+    """Return whether the stars of a table are simulated, by what the table says of itself.
 
-    It does so where its metadata have ``simulated``, name a model trained on simulated spectra, or are those of a
+    They are where its metadata have ``simulated``, name a model trained on simulated spectra, or are those of a
     simulated survey, or where its plans are such a survey's (plan_id SIM...). Metadata are read from Parquet and from
-    the PROV cards of FITS; of other formats nothing is known.
+    the PROV cards of FITS; other formats have none.
     """
     path = Path(path)
-    told = _metadata(path)
-    if told.get("simulated", "").lower() in ("true", "1"):
+    metadata = _metadata(path)
+    if metadata.get("simulated", "").lower() in ("true", "1"):
         return True
-    if "simulated spectra" in told.get("model_training_data", "") or _mix(told.get("stargap", "")):
+    if "simulated spectra" in metadata.get("model_training_data", "") or _mix(metadata.get("stargap", "")):
         return True
     return _first_plan(path).startswith("SIM")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
-import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from html.parser import HTMLParser
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from stargap.catalogue.precision import Precision
 from stargap.errors import UsageError
+from stargap.paper import LEFT_AFTER_CUT
+from stargap.survey.sample import CutCount, read_counts
 from stargap.tables.columns import INT_NULL
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.read import read_table
@@ -22,15 +24,15 @@ from stargap.tables.write import provenance_of, read_columns
 from stargap.validation.binaries import Binaries, BinarySettings, run_binaries
 from stargap.validation.matching import CompareSettings
 from stargap.validation.report.compared import Compared, compare_all
-from stargap.validation.sheets import Sheet, is_simulated
+from stargap.validation.sheets import Sheet, cuts_sheet, is_simulated, read_results
 
-__all__ = ["STAGE_ORDER", "Cluster", "Columns", "RunData", "StageTime", "read_run", "read_sheets"]
+__all__ = ["STAGE_ORDER", "Cluster", "Columns", "RunData", "StageTime", "read_run"]
 
 Columns = dict[str, NDArray[Any]]
 
 STAGE_ORDER = ("ingest", "sample", "emulator", "velocity", "prepare", "clean", "labels", "transfer", "measure", "table",
                "catalogue")  # fmt: skip
-"""Stages of a run up to its report, first to last; `stargap.run` is a later room, which imports this one."""
+"""Stages of a run up to its report, first to last, by the names of their folders of receipts."""
 LABELS = ("rv", "teff", "logg", "m_h")
 SPECTRA = (
     *("spectrum_id", "obsid", "gaia_source_id", "snr_r", "snr_i", "subclass", "spt", "bp_rp", "m_g", "gaia_rv", "chi2"),
@@ -129,18 +131,16 @@ def read_run(
         raise UsageError(message)
     columns = read_columns(spectra, SPECTRA)
     cards = {name: _json(folder / name / f"{name}.json") for name in ("emulator", "transfer")}
-    sample, (counts, notes) = _sample_cuts(folder), read_sheets(_text(folder / "catalogue" / "cuts.md"))
-    cuts = [sample] if sample is not None else []
-    cuts += [replace(sheet, title="Cuts of the catalogue (sections 2.1 and 4)") for sheet in counts]
+    cuts, notes = _cuts(folder)
     simulated = truth is not None or bool(cards["transfer"].get("simulated"))
     simulated = simulated or any(is_simulated(path) for path in (folder / "measured.parquet", spectra) if path.exists())
     tables = compare_all(spectra, comparisons, simulated=simulated)
-    told = [(one.comparison.title, one.comparison.sheets(), one.comparison.notes) for one in tables]
+    results = [(one.comparison.title, one.comparison.sheets(), one.comparison.notes) for one in tables]
     wide = None
     if binaries is not None:
         pairs, primaries, how = binaries
         wide = run_binaries(spectra, pairs, primaries, how.model_copy(update={"simulated": simulated}))
-        told.append((wide.title, wide.sheets(), wide.notes))
+        results.append((wide.title, wide.sheets(), wide.notes))
     return RunData(
         folder=folder,
         spectra=columns,
@@ -151,44 +151,14 @@ def read_run(
         settings=_text(folder / "survey.toml"),
         stages=tuple(_stages(folder)),
         cards={name: card for name, card in cards.items() if card},
-        cuts=tuple(cuts),
+        cuts=cuts,
         notes=notes,
-        clusters=tuple(_clusters(_text(folder / "cleaning.html"))),
-        comparisons=(*told, *_comparisons(folder)),
+        clusters=tuple(_clusters(folder)),
+        comparisons=(*results, *_comparisons(folder)),
         tables=tables,
         binaries=wide,
         truth=None if truth is None else _join_truth(columns, Path(truth)),
     )
-
-
-def read_sheets(markdown: str) -> tuple[tuple[Sheet, ...], tuple[str, ...]]:
-    """Return the tables of a Markdown page, each with the heading before it, and the points of its lists.
-
-    Example:
-        >>> sheets, notes = read_sheets("## Cuts\\n\\n| cut | left |\\n|---|---:|\\n| RUWE | 7 |\\n\\n* none unknown")
-        >>> sheets[0].title, sheets[0].rows, notes
-        ('Cuts', (('RUWE', '7'),), ('none unknown',))
-    """
-    sheets, notes, title = [], [], ""
-    lines = iter(markdown.splitlines())
-    for line in lines:
-        if line.startswith("#"):
-            title = line.lstrip("# ")
-        elif line.startswith("* "):
-            notes.append(line[2:])
-        elif line.startswith("|"):
-            header, left = _row(line), next(lines, "").split("|").count("---")
-            rows = []
-            for below in lines:
-                if not below.startswith("|"):
-                    break
-                rows.append(_row(below))
-            sheets.append(Sheet(title, header, tuple(rows), left))
-    return tuple(sheets), tuple(notes)
-
-
-def _row(line: str) -> tuple[str, ...]:
-    return tuple(cell.strip() for cell in line.strip().strip("|").split("|"))
 
 
 def _text(path: Path) -> str:
@@ -213,58 +183,49 @@ def _stages(folder: Path) -> Iterator[StageTime]:
             yield StageTime(name, len(made), rows, seconds, versions)
 
 
-def _sample_cuts(folder: Path) -> Sheet | None:
-    """Return the counts of the sample's cuts, summed over shards."""
-    counts: dict[str, int] = {}
+def _cuts(folder: Path) -> tuple[tuple[Sheet, ...], tuple[str, ...]]:
+    """Return the counts of the sample's cuts and of the catalogue's as tables, and the notes on them."""
+    sheets = []
+    sample = _sample_counts(folder)
+    if sample:
+        sheets.append(cuts_sheet("Cuts of the sample (section 2.1)", sample))
+    path = folder / "catalogue" / "cuts.json"
+    counts, notes = read_counts(path) if path.exists() else ((), ())
+    if counts:
+        sheets.append(cuts_sheet("Cuts of the catalogue (sections 2.1 and 4)", counts))
+    return tuple(sheets), notes
+
+
+def _sample_counts(folder: Path) -> list[CutCount]:
+    """Return the counts of the sample's cuts, summed over the receipts of its pieces."""
+    counts: Counter[str] = Counter()
     for receipt in _receipts(folder, "sample"):
-        for name, number in receipt["counts"].items():
-            counts[name] = counts.get(name, 0) + int(number)
-    cuts = list(dict.fromkeys(name.split(": ")[0] for name in counts if ": " in name))
-    if not cuts:
-        return None
-    header = ("before", "failed", "unknown", "left")
-    paper = {"class M dwarf": "818,686"}
-    rows = tuple((cut, *(f"{counts[f'{cut}: {what}']:,}" for what in header), paper.get(cut, "")) for cut in cuts)
-    return Sheet("Cuts of the sample (section 2.1)", ("cut", *header, "paper"), rows)
+        counts.update({name: int(number) for name, number in receipt["counts"].items()})
+    cuts = dict.fromkeys(name.split(": ")[0] for name in counts if ": " in name)
+    return [
+        CutCount(
+            cut,
+            counts[f"{cut}: before"],
+            counts[f"{cut}: failed"],
+            counts[f"{cut}: unknown"],
+            counts[f"{cut}: left"],
+            LEFT_AFTER_CUT.get(cut),
+        )
+        for cut in cuts
+    ]
 
 
 def _comparisons(folder: Path) -> Iterator[tuple[str, tuple[Sheet, ...], tuple[str, ...]]]:
-    """Yield what ``stargap compare`` wrote into folders of ``compare/``: name, tables and notes."""
-    for path in sorted((folder / "compare").glob("*/*.md")):
-        text = _text(path)
-        yield text.splitlines()[0].lstrip("# ") if text else path.parent.name, *read_sheets(text)
+    """Yield what ``stargap compare`` and ``binaries`` wrote into folders of ``compare/``: title, tables and notes."""
+    for path in sorted((folder / "compare").glob("*/*.json")):
+        yield read_results(path)
 
 
-class _Clusters(HTMLParser):
-    """Headings, reasons and pictures of ``cleaning.html``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[Cluster] = []
-        self.words = {"h3": "", "p": ""}
-        self.open = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag in self.words:
-            self.open = tag
-            self.words |= {"h3": "", "p": ""} if tag == "h3" else {"p": ""}
-        elif tag == "img" and (given.get("src") or "").startswith("data:image/png;base64,") and self.words["h3"]:
-            self.found.append(Cluster(self.words["h3"], self.words["p"], given["src"] or ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == self.open:
-            self.open = ""
-
-    def handle_data(self, data: str) -> None:
-        if self.open:
-            self.words[self.open] += data
-
-
-def _clusters(page: str) -> list[Cluster]:
-    parser = _Clusters()
-    parser.feed(page)
-    return [one for one in parser.found if re.fullmatch("data:image/png;base64,[A-Za-z0-9+/=]*", one.picture)]
+def _clusters(folder: Path) -> Iterator[Cluster]:
+    """Yield the pictures of the cleaning's page; none where nothing was cleaned."""
+    for one in _json(folder / "cleaning.json").get("pictures", ()):
+        picture = base64.b64encode(base64.b64decode(one["png"], validate=True)).decode()
+        yield Cluster(str(one["title"]), str(one["reason"]), f"data:image/png;base64,{picture}")
 
 
 def _join_truth(spectra: Columns, path: Path) -> Columns:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stargap.files import replacing
 from stargap.flags import FLAG_COLUMNS, bit_text, set_bits
 from stargap.tables.columns import CATALOGUE, Column
 from stargap.tables.write import read_columns
@@ -149,5 +148,4 @@ def _write(path: Path, kind: str, number: int, content: Any) -> None:
     """Write content as a call of the page's function: a page that is opened as a file can load scripts alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    with replacing(path) as file:
-        file.write(f"stargapLoaded({json.dumps(kind)},{number},{text});\n".encode())
+    path.write_text(f"stargapLoaded({json.dumps(kind)},{number},{text});\n", encoding="utf-8")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stargap.errors import UsageError
+from stargap.figures.style import png
 from stargap.labels import LABELS
 from stargap.validation.report.compared import compared_figure, kind_of
 from stargap.validation.report.data import Columns, RunData
@@ -54,73 +54,43 @@ def draw_figures(data: RunData, fitted: FittedSpectra | None, why_not: str = "")
         fitted: some of its spectra beside their models, for figures 5, 7 and 8.
         why_not: why there are none.
     """
-    tasks: list[tuple[str, str, str, Callable[[str], Drawn]]] = [
-        ("01-sky", "Figure 1: the sky", "Stars of the final catalogue in Galactic coordinates.",
-         lambda title: _sky(data, title)),
-        ("02-snr", "Figure 2: S/N", "S/N per pixel of all spectra in r and i; the sample starts at the dashed line.",
-         lambda title: _snr(data, title)),
-        ("03-emulator", "Figure 3: errors of the emulator", "Errors of The Payne on spectra it was not trained on.",
-         lambda title: _emulator(data)),
-        ("04-velocity", "Figure 4: velocities against Gaia's",
-         "Our radial velocities of stars in the final catalogue against Gaia's, and their differences.",
-         lambda title: _velocity(data, title)),
-        ("05-processing", "Figure 5: one spectrum's processing",
-         "A spectrum with its pseudo-continuum, its error, and both after division; pixels that fits leave out are "
-         "shaded.", lambda title: _processing(_needed(fitted, why_not), title)),
-        ("05b-fit", "One spectrum's fit", "The same spectrum, its best model, and residuals over errors.",
-         lambda title: _fit(_needed(fitted, why_not))),
-        ("06-losses", "Figure 6: losses", "Losses of the transfer's training.", lambda title: _losses(data)),
-        ("07-tsne", "Figure 7: the two domains",
-         "t-SNE of observed spectra and of their models before and after the transfer; distances between far points "
-         "mean nothing.", lambda title: _tsne(_needed(fitted, why_not))),
-        ("08-residuals", "Figure 8: residuals",
-         "Mean |residual| / σ of observed spectra against their best models, before and after the transfer.",
-         lambda title: _residuals(_needed(fitted, why_not))),
-        ("09-kiel", "Figure 9: Kiel diagram",
-         "log g against Teff of stars in the final catalogue, coloured by [M/H], with PARSEC isochrones of 5 Gyr.",
-         lambda title: _kiel(data, title)),
-        ("10-precision", "Figure 10: scatter of repeats",
-         "Scatter of repeated observations against S/N in r, with the curve a / (S/N) + b.",
-         lambda title: _precision(data, title)),
-        ("11-hr", "Figure 11: Gaia's HR diagram",
-         "Stars of the final catalogue on Gaia's HR diagram coloured by [M/H], and histograms of G and distance.",
-         lambda title: _hr(data, title)),
-        ("12-active", "Figure 12: active stars",
-         "Active stars on Gaia's HR diagram, with the 15, 50 and 85 percentiles of all stars.",
-         lambda title: _active(data, title)),
-        ("13-subtype", "Figure 13: subtypes", "Subtypes from TiO5 and the pipeline's subclasses.",
-         lambda title: _subtype(data, title)),
-        ("14-literature", "Figure 14: literature", "Labels against literature; filled symbols are of S/N above 50.",
-         lambda title: _compared(data, 14, title)),
-        ("15-apogee", "Figure 15: APOGEE", "Labels against APOGEE's, and their differences.",
-         lambda title: _compared(data, 15, title)),
-        ("16-methods", "Figure 16: other methods", "HR and Kiel diagrams of several methods.",
-         lambda title: _compared(data, 16, title)),
-        ("17-differences", "Figure 17: other methods", "Our labels minus those of other methods.",
-         lambda title: _compared(data, 17, title)),
-        ("18-binaries", "Figure 18: wide binaries", "[M/H] of M dwarfs against [Fe/H] of their FGK primaries.",
-         lambda title: _binaries(data, title)),
-    ]  # fmt: skip
-    if data.truth is not None:
-        caption = "Inactive M dwarfs of the final catalogue: recovered minus true, with the published errors."
-        tasks.append(("19-recovery", "Recovered minus true", caption, lambda title: _recovery(data)))
-    for name, title, caption, draw in tasks:
-        told = f"{caption} Simulated stars." if data.simulated else caption
+    run = Source(data, fitted, why_not)
+    for name, title, caption, draw in FIGURES:
+        if draw is _recovery and data.truth is None:
+            continue
+        caption = f"{caption} Simulated stars." if data.simulated else caption
         try:
-            figure, columns = draw("simulated stars" if data.simulated else "")
-            content = io.BytesIO()
-            figure.savefig(content, format="png", dpi=DPI)
-            yield Picture(name, title, told, content.getvalue(), columns)
+            figure, columns = draw(run)
+            yield Picture(name, title, caption, png(figure, dpi=DPI), columns)
         except NotDrawn as error:
-            yield Picture(name, title, told, reason=str(error))
+            yield Picture(name, title, caption, reason=str(error))
         except Exception as error:  # one figure must not take the whole report with it
-            yield Picture(name, title, told, reason=f"drawing it failed: {type(error).__name__}: {error}")
+            yield Picture(name, title, caption, reason=f"drawing it failed: {type(error).__name__}: {error}")
 
 
-def _needed(fitted: FittedSpectra | None, why_not: str) -> FittedSpectra:
-    if fitted is None:
-        raise NotDrawn(why_not)
-    return fitted
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What figures are drawn from: the run, some of its spectra beside their models, or why there are none."""
+
+    data: RunData
+    refitted: FittedSpectra | None
+    why_not: str
+
+    @property
+    def title(self) -> str:
+        """Words above a figure."""
+        return "simulated stars" if self.data.simulated else ""
+
+    @property
+    def fitted(self) -> FittedSpectra:
+        """Spectra beside their models.
+
+        Raises:
+            NotDrawn: there are none.
+        """
+        if self.refitted is None:
+            raise NotDrawn(self.why_not)
+        return self.refitted
 
 
 def _some(columns: Columns, names: tuple[str, ...], rows: NDArray[Any]) -> Columns:
@@ -131,21 +101,24 @@ def _final_stars(data: RunData, *names: str) -> Columns:
     return _some(data.stars, ("gaia_source_id", *names), np.asarray(data.stars["in_final_catalogue"], dtype=bool))
 
 
-def _sky(data: RunData, title: str) -> Drawn:
+def _sky(run: Source) -> Drawn:
+    data, title = run.data, run.title
     from stargap.figures.survey import sky_figure
 
     stars = _final_stars(data, "ra", "dec")
     return sky_figure(stars["ra"], stars["dec"], title=title), stars
 
 
-def _snr(data: RunData, title: str) -> Drawn:
+def _snr(run: Source) -> Drawn:
+    data, title = run.data, run.title
     from stargap.figures.survey import snr_figure
 
     columns = _some(data.spectra, ("spectrum_id", "snr_r", "snr_i"), np.ones(len(data.final), dtype=bool))
     return snr_figure(columns["snr_r"], columns["snr_i"], title=title), columns
 
 
-def _emulator(data: RunData) -> Drawn:
+def _emulator(run: Source) -> Drawn:
+    data = run.data
     told = data.cards.get("emulator", {}).get("validation", {})
     numbers = ", ".join(f"{name.replace('_', ' ')} {100 * value:.3g} %" for name, value in told.items())
     message = (
@@ -155,7 +128,8 @@ def _emulator(data: RunData) -> Drawn:
     raise NotDrawn(message)
 
 
-def _velocity(data: RunData, title: str) -> Drawn:
+def _velocity(run: Source) -> Drawn:
+    data, title = run.data, run.title
     from stargap.figures.comparison import velocity_figure
 
     stars = _final_stars(data, "rv", "e_rv", "gaia_rv", "e_gaia_rv")
@@ -165,7 +139,8 @@ def _velocity(data: RunData, title: str) -> Drawn:
     return velocity_figure(stars["rv"], stars["gaia_rv"], title=title), stars
 
 
-def _processing(fitted: FittedSpectra, title: str) -> Drawn:
+def _processing(run: Source) -> Drawn:
+    fitted, title = run.fitted, run.title
     from stargap.figures.processing import processing_figure
 
     columns = _example(fitted)
@@ -175,7 +150,8 @@ def _processing(fitted: FittedSpectra, title: str) -> Drawn:
     return figure, columns
 
 
-def _fit(fitted: FittedSpectra) -> Drawn:
+def _fit(run: Source) -> Drawn:
+    fitted = run.fitted
     from stargap.figures.fit import fit_figure
 
     columns, one = _example(fitted), fitted.example
@@ -196,7 +172,8 @@ def _example(fitted: FittedSpectra) -> Columns:
     return columns | {"model": one.fitted.fit.model[row].numpy()}
 
 
-def _losses(data: RunData) -> Drawn:
+def _losses(run: Source) -> Drawn:
+    data = run.data
     if "transfer" not in data.cards:
         message = "the run used no transfer: its labels are the emulator's"
         raise NotDrawn(message)
@@ -209,7 +186,8 @@ def _losses(data: RunData) -> Drawn:
     raise NotDrawn(message)
 
 
-def _tsne(fitted: FittedSpectra) -> Drawn:
+def _tsne(run: Source) -> Drawn:
+    fitted = run.fitted
     from stargap.figures.transfer import tsne_figure
     from stargap.starnet.diagnostics import tsne
 
@@ -242,7 +220,8 @@ def _filled(values: NDArray[Any]) -> NDArray[Any]:
     return np.where(np.isfinite(values), values, 1.0)
 
 
-def _residuals(fitted: FittedSpectra) -> Drawn:
+def _residuals(run: Source) -> Drawn:
+    fitted = run.fitted
     from stargap.figures.transfer import residual_figure
 
     if fitted.before is None:
@@ -252,14 +231,16 @@ def _residuals(fitted: FittedSpectra) -> Drawn:
     return residual_figure(fitted.before, fitted.after), {"before": fitted.before, "after": fitted.after}
 
 
-def _kiel(data: RunData, title: str) -> Drawn:
+def _kiel(run: Source) -> Drawn:
+    data, title = run.data, run.title
     from stargap.figures.diagrams import kiel_figure
 
     stars = _final_stars(data, "teff", "logg", "m_h")
     return kiel_figure(stars["teff"], stars["logg"], stars["m_h"], title=title), stars
 
 
-def _precision(data: RunData, title: str) -> Drawn:
+def _precision(run: Source) -> Drawn:
+    data, title = run.data, run.title
     from stargap.catalogue.repeat_scatter import repeat_scatter
     from stargap.figures.precision import precision_figure
 
@@ -268,7 +249,8 @@ def _precision(data: RunData, title: str) -> Drawn:
     return precision_figure(repeat_scatter(columns, data.precision), title=title), columns
 
 
-def _hr(data: RunData, title: str) -> Drawn:
+def _hr(run: Source) -> Drawn:
+    data, title = run.data, run.title
     from stargap.figures.diagrams import hr_figure
 
     stars = _final_stars(data, "bp_rp", "m_g", "m_h", "g_mag", "distance")
@@ -276,31 +258,49 @@ def _hr(data: RunData, title: str) -> Drawn:
     return figure, stars
 
 
-def _active(data: RunData, title: str) -> Drawn:
+def _active(run: Source) -> Drawn:
+    data, title = run.data, run.title
     from stargap.figures.diagrams import active_figure
 
     stars = _final_stars(data, "bp_rp", "m_g", "m_h", "activity")
     return active_figure(*(stars[name] for name in ("bp_rp", "m_g", "m_h", "activity")), title=title), stars
 
 
-def _subtype(data: RunData, title: str) -> Drawn:
+def _subtype(run: Source) -> Drawn:
+    data, title = run.data, run.title
     from stargap.figures.survey import subtype_figure
 
     columns = _some(data.spectra, ("spectrum_id", "spt", "subclass"), data.final)
     return subtype_figure(columns["spt"], columns["subclass"], title=title), columns
 
 
-def _compared(data: RunData, number: int, title: str) -> Drawn:
-    wanted = {14: "literature", 15: "apogee"}.get(number, "methods")
-    tables = [one for one in data.tables if kind_of(one.name) == wanted]
+def _compared(run: Source, number: int, kind: str, what: str) -> Drawn:
+    data = run.data
+    tables = [one for one in data.tables if kind_of(one.name) == kind]
     if not any(len(one.matched.rows) for one in tables):
-        what = {"literature": "of literature labels", "apogee": "of APOGEE", "methods": "of another method"}[wanted]
         message = f"no table {what} that has stars of this run was given: name one in [report.comparisons]"
         raise NotDrawn(message)
-    return compared_figure(number, tables, data.spectra, title=title)
+    return compared_figure(number, tables, data.spectra, title=run.title)
 
 
-def _binaries(data: RunData, title: str) -> Drawn:
+def _literature(run: Source) -> Drawn:
+    return _compared(run, 14, "literature", "of literature labels")
+
+
+def _apogee(run: Source) -> Drawn:
+    return _compared(run, 15, "apogee", "of APOGEE")
+
+
+def _methods(run: Source) -> Drawn:
+    return _compared(run, 16, "methods", "of another method")
+
+
+def _differences(run: Source) -> Drawn:
+    return _compared(run, 17, "methods", "of another method")
+
+
+def _binaries(run: Source) -> Drawn:
+    data, title = run.data, run.title
     from stargap.figures.comparison import binaries_figure
     from stargap.tables.read import read_table
 
@@ -321,7 +321,8 @@ def _binaries(data: RunData, title: str) -> Drawn:
     return binaries_figure(pairs["m_h"], pairs["primary_m_h"], pairs["snr"], title=title), pairs
 
 
-def _recovery(data: RunData) -> Drawn:
+def _recovery(run: Source) -> Drawn:
+    data = run.data
     from stargap.figures.recovery import recovery_figure
 
     assert data.truth is not None
@@ -334,3 +335,56 @@ def _recovery(data: RunData) -> Drawn:
     shown = {name: values[some] for name, values in columns.items()}
     labels = np.stack([shown.get(f"true_{name}", np.zeros(len(some))) for name in LABELS], axis=1)
     return recovery_figure(shown, labels, shown["true_rv"], shown["snr_r"]), columns
+
+
+class Planned(NamedTuple):
+    """A figure of the report: the name of its files, its heading, its caption, and what draws it."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Source], Drawn]
+
+
+FIGURES = (
+    Planned("01-sky", "Figure 1: the sky", "Stars of the final catalogue in Galactic coordinates.", _sky),
+    Planned("02-snr", "Figure 2: S/N",
+            "S/N per pixel of all spectra in r and i; the sample starts at the dashed line.", _snr),
+    Planned("03-emulator", "Figure 3: errors of the emulator",
+            "Errors of The Payne on spectra it was not trained on.", _emulator),
+    Planned("04-velocity", "Figure 4: velocities against Gaia's",
+            "Our radial velocities of stars in the final catalogue against Gaia's, and their differences.", _velocity),
+    Planned("05-processing", "Figure 5: one spectrum's processing",
+            "A spectrum with its pseudo-continuum, its error, and both after division; pixels that fits leave out are "
+            "shaded.", _processing),
+    Planned("05b-fit", "One spectrum's fit",
+            "The same spectrum, its best model, and residuals over errors.", _fit),
+    Planned("06-losses", "Figure 6: losses", "Losses of the transfer's training.", _losses),
+    Planned("07-tsne", "Figure 7: the two domains",
+            "t-SNE of observed spectra and of their models before and after the transfer; distances between far points "
+            "mean nothing.", _tsne),
+    Planned("08-residuals", "Figure 8: residuals",
+            "Mean |residual| / σ of observed spectra against their best models, before and after the transfer.",
+            _residuals),
+    Planned("09-kiel", "Figure 9: Kiel diagram",
+            "log g against Teff of stars in the final catalogue, coloured by [M/H], with PARSEC isochrones of 5 Gyr.",
+            _kiel),
+    Planned("10-precision", "Figure 10: scatter of repeats",
+            "Scatter of repeated observations against S/N in r, with the curve a / (S/N) + b.", _precision),
+    Planned("11-hr", "Figure 11: Gaia's HR diagram",
+            "Stars of the final catalogue on Gaia's HR diagram coloured by [M/H], and histograms of G and distance.",
+            _hr),
+    Planned("12-active", "Figure 12: active stars",
+            "Active stars on Gaia's HR diagram, with the 15, 50 and 85 percentiles of all stars.", _active),
+    Planned("13-subtype", "Figure 13: subtypes", "Subtypes from TiO5 and the pipeline's subclasses.", _subtype),
+    Planned("14-literature", "Figure 14: literature",
+            "Labels against literature; filled symbols are of S/N above 50.", _literature),
+    Planned("15-apogee", "Figure 15: APOGEE", "Labels against APOGEE's, and their differences.", _apogee),
+    Planned("16-methods", "Figure 16: other methods", "HR and Kiel diagrams of several methods.", _methods),
+    Planned("17-differences", "Figure 17: other methods", "Our labels minus those of other methods.", _differences),
+    Planned("18-binaries", "Figure 18: wide binaries",
+            "[M/H] of M dwarfs against [Fe/H] of their FGK primaries.", _binaries),
+    Planned("19-recovery", "Recovered minus true",
+            "Inactive M dwarfs of the final catalogue: recovered minus true, with the published errors.", _recovery),
+)  # fmt: skip
+"""The figures in the order of the page; the last is of simulated stars alone."""

@@ -12,7 +12,7 @@ from stargap.figures.survey import subclass_numbers
 from stargap.flags import Companion, FinalCut
 from stargap.statistics import robust_scatter, statistics
 from stargap.survey.cleaning.rules import is_rejected
-from stargap.validation.matching import Quantity
+from stargap.validation.matching import NAMES, UNITS, Quantity
 from stargap.validation.report.compared import Compared, kind_of
 from stargap.validation.report.data import RunData
 from stargap.validation.report.spectra import FittedSpectra
@@ -28,8 +28,6 @@ from stargap.validation.sheets import Sheet, number
 
 __all__ = ["headline_sheet"]
 
-NAMES: dict[Quantity, str] = {"rv": "RV", "teff": "Teff", "logg": "log g", "m_h": "[M/H]"}
-UNITS: dict[Quantity, str] = {"rv": "km/s", "teff": "K", "logg": "dex", "m_h": "dex"}
 BRIGHT = 50.0
 """S/N above which the paper gives a scatter of its own."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stargap import __version__
-from stargap.files import replacing
+from stargap.files import files_of, replacing_folder
 from stargap.validation.binaries import BinarySettings
 from stargap.validation.matching import CompareSettings
 from stargap.validation.report.data import RunData, read_run
@@ -31,8 +31,8 @@ from stargap.validation.sheets import Sheet
 
 __all__ = ["report_files", "write_report"]
 
-PARTS = {"figures": "*.png", "data": "*.csv", "explorer": "*.js", "rows": "*.js", "spectra": "*.js"}
-"""Folders beside the page, and the files of them that belong to it."""
+KIND = "report"
+"""What the mark of a report's folder says that it holds."""
 LIBRARIES = ("numpy", "scipy", "torch", "astropy", "scikit-learn", "pyarrow", "matplotlib", "jinja2")
 
 
@@ -56,7 +56,8 @@ def write_report(
 
     Args:
         run_folder: of a run that is done up to its catalogue.
-        output: folder to write; by default ``report`` in the run's folder. Files of an older report are replaced.
+        output: folder to write; by default ``report`` in the run's folder. Files of an older report are replaced, and
+            a folder with other files is refused.
         truth: table of true values of simulated stars (``truth.parquet``), for a section on what comes out of them.
         comparisons: tables of others, each with how it is compared (`stargap.validation.references` has ready ones),
             for figures 14 to 17.
@@ -69,42 +70,41 @@ def write_report(
         the page.
 
     Raises:
-        UsageError: there is no catalogue, or the truth or a table cannot be read or joined.
+        UsageError: there is no catalogue, the truth or a table cannot be read or joined, or the folder has other files.
     """
     data = read_run(run_folder, truth=truth, comparisons=comparisons, binaries=binaries)
-    folder = data.folder / "report" if output is None else Path(output)
-    page = folder / "index.html"
-    page.unlink(missing_ok=True)  # a page is there only with all that it shows
-    for part, pattern in PARTS.items():
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for old in (folder / part).glob(pattern):
-            old.unlink()
-    rows = choose_rows(data.spectra, points=points, seed=seed)
-    fitted, why_not = _fitted(data, rows[:spectra])
-    pictures = [_save(folder, picture) for picture in draw_figures(data, fitted, why_not)]
+    target = data.folder / "report" if output is None else Path(output)
+    with replacing_folder(target, KIND) as folder:
+        rows = choose_rows(data.spectra, points=points, seed=seed)
+        fitted, why_not = _fitted(data, rows[:spectra])
+        pictures = [_save(folder, picture) for picture in draw_figures(data, fitted, why_not)]
+        sheets = _sheets(data, fitted)
+        for name, sheet in sheets.items():
+            _write(folder / "data" / f"{name}.csv", _sheet_csv(sheet))
+        cleaning = data.folder / "cleaning.html"
+        if cleaning.exists():
+            shutil.copyfile(cleaning, folder / "cleaning.html")
+        table = data.folder / "catalogue" / "spectra.parquet"
+        write_points(folder, table, rows, 0 if fitted is None else len(fitted.observed))
+        write_rows(folder, table, rows)
+        if fitted is not None:
+            write_explorer_spectra(folder, fitted)
+        _write(folder / "index.html", _page(data, sheets, pictures, rows, fitted, why_not, cleaning.exists()))
+    return target / "index.html"
+
+
+def _sheets(data: RunData, fitted: FittedSpectra | None) -> dict[str, Sheet]:
+    """Return the tables of the page by the names of their files."""
     sheets = {"headlines": headline_sheet(data, fitted)}
     sheets |= {f"cuts-{number}": sheet for number, sheet in enumerate(data.cuts, start=1)}
     if data.truth is not None:
         sheets |= {f"truth-{number}": sheet for number, sheet in enumerate(truth_sheets(data), start=1)}
-    for name, sheet in sheets.items():
-        _write(folder / "data" / f"{name}.csv", _sheet_csv(sheet))
-    cleaning = data.folder / "cleaning.html"
-    if cleaning.exists():
-        shutil.copyfile(cleaning, folder / "cleaning.html")
-    table = data.folder / "catalogue" / "spectra.parquet"
-    write_points(folder, table, rows, 0 if fitted is None else len(fitted.observed))
-    write_rows(folder, table, rows)
-    if fitted is not None:
-        write_explorer_spectra(folder, fitted)
-    _write(page, _page(data, sheets, pictures, rows, fitted, why_not, cleaning.exists()))
-    return page
+    return sheets
 
 
 def report_files(page: Path) -> list[Path]:
-    """Return the files that make up a report, the page last."""
-    folder = page.parent
-    found = [path for part, pattern in PARTS.items() for path in sorted((folder / part).glob(pattern))]
-    return [*found, *(path for path in (folder / "cleaning.html",) if path.exists()), page]
+    """Return the files that make up a report."""
+    return files_of(page.parent, KIND)
 
 
 def _fitted(data: RunData, rows: NDArray[np.int64]) -> tuple[FittedSpectra | None, str]:
@@ -118,14 +118,15 @@ def _fitted(data: RunData, rows: NDArray[np.int64]) -> tuple[FittedSpectra | Non
 def _save(folder: Path, picture: Picture) -> Picture:
     """Write a figure and its data."""
     if picture.png:
-        with replacing(folder / "figures" / f"{picture.name}.png") as file:
-            file.write(picture.png)
+        path = folder / "figures" / f"{picture.name}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture.png)
     if picture.columns is not None:
         import pyarrow as pa
         from pyarrow.csv import write_csv
 
-        with replacing(folder / "data" / f"{picture.name}.csv") as file:
-            write_csv(pa.table(dict(picture.columns)), file)
+        (folder / "data").mkdir(exist_ok=True)
+        write_csv(pa.table(dict(picture.columns)), folder / "data" / f"{picture.name}.csv")
     return picture
 
 
@@ -136,8 +137,8 @@ def _sheet_csv(sheet: Sheet) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode("utf-8", "backslashreplace"))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def _page(
@@ -152,7 +153,7 @@ def _page(
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    room = Environment(
+    environment = Environment(
         loader=PackageLoader("stargap.validation.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -161,7 +162,7 @@ def _page(
     )
     script = files("stargap.validation.report").joinpath("templates/explorer.js").read_text(encoding="utf-8")
     labelled = int(np.isfinite(data.spectra["teff"]).sum())
-    text: str = room.get_template("report.html").render(
+    text: str = environment.get_template("report.html").render(
         data=data,
         title=_title(data),
         headlines=sheets["headlines"],
