@@ -22,7 +22,8 @@ from stargap.flags import FLAG_COLUMNS
 from stargap.tables import cds
 from stargap.tables.cds import write_fixed_width
 from stargap.tables.columns import CATALOGUE, INT_NULL, PAPER, STARS, Column
-from stargap.tables.write import read_columns, write_table
+from stargap.tables.parquet import read_columns
+from stargap.tables.write import write_table
 
 GAIA = 6917528997577384321
 FORMATS = ("fits", "fits.gz", "csv", "vot", "ecsv", "cds")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from stargap.errors import UsageError
 from stargap.tables.columns import INT_NULL
-from stargap.tables.crossmatch import julian_epoch, match_ids, match_sky, separations, whole_ids
+from stargap.tables.crossmatch import julian_epoch, match_ids, match_sky, separations
+from stargap.tables.nulls import whole_ids
 
 GAIA = 6917528997577384321
 quick = settings(max_examples=60, deadline=None)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from stargap.errors import UsageError
 from stargap.tables import fits as fitstable
-from stargap.tables import write
+from stargap.tables import text, write
+from stargap.tables import votable as our_votable
 from stargap.tables.columns import INT_NULL, MEASURED, Column
 from stargap.tables.conform import conform
 from stargap.tables.fits import write_fits
@@ -265,7 +266,8 @@ def test_equal_tables_give_equal_bytes(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_more_rows_than_a_block(tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr(write, "_ROWS_PER_BLOCK", 3)
+    monkeypatch.setattr(text, "_ROWS_PER_BLOCK", 3)
+    monkeypatch.setattr(our_votable, "_ROWS_PER_BLOCK", 3)
     monkeypatch.setattr(fitstable, "_ROWS", 4)
     path = tmp_path / f"t{suffix}"
     table = some(10)

@@ -17,7 +17,7 @@ from stargap.flags import bit_text, set_bits
 from stargap.run.folder import Run
 from stargap.run.stages import STAGES
 from stargap.tables.columns import CATALOGUE, STARS
-from stargap.tables.write import read_columns, write_parts
+from stargap.tables.parquet import read_columns, write_parts
 from stargap.validation.matching import CompareSettings
 from stargap.validation.report import figures
 from stargap.validation.report import page as report

@@ -7,7 +7,8 @@ import pytest
 from chromium import Page
 
 from stargap.tables.columns import CATALOGUE, STARS
-from stargap.tables.write import read_columns, write_table
+from stargap.tables.parquet import read_columns
+from stargap.tables.write import write_table
 from stargap.validation.report import page as report
 from stargap.validation.report.explorer import choose_rows
 from stargap.validation.report.page import write_report

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stargap.catalogue.actions import vertical_action
 from stargap.flags import AgeFlag
-from stargap.survey.gaia.join import equal_columns, numbers
+from stargap.tables.nulls import equal_columns, numbers
 
 __all__ = ["YOUNG", "AgeSummary", "Ages", "Calibration", "age_summary", "is_young",
            "kinematic_ages", "zoomies_calibrations"]  # fmt: skip

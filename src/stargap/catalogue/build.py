@@ -17,11 +17,11 @@ from stargap.catalogue.stars import Combination, combine_stars, star_numbers
 from stargap.errors import UsageError
 from stargap.files import replacing
 from stargap.settings import Settings
-from stargap.survey.gaia.join import equal_columns
 from stargap.survey.sample import Sample, counts_json, counts_table
 from stargap.tables.columns import CATALOGUE, STARS, SURVEY
 from stargap.tables.crossmatch import match_ids
-from stargap.tables.write import provenance_of, read_columns, read_parts, write_parts
+from stargap.tables.nulls import equal_columns
+from stargap.tables.parquet import open_parquet, provenance_of, read_columns, read_parts, write_parts
 
 __all__ = ["Built", "CatalogueSettings", "build_catalogue"]
 
@@ -159,13 +159,8 @@ def build_catalogue(
 
 
 def _column_names(measured: Path) -> set[str]:
-    import pyarrow.parquet as pq
-
-    try:
-        names = set(pq.read_schema(measured).names)
-    except (OSError, ValueError) as error:
-        message = f"{measured}: cannot be read as Parquet ({' '.join(str(error).split())})"
-        raise UsageError(message) from None
+    with open_parquet(measured) as file:
+        names = set(file.schema_arrow.names)
     missing = [column.name for column in SURVEY if column.name not in names]
     if missing:
         message = f"{measured}: no table of a survey run: columns missing: {', '.join(map(repr, missing[:5]))}"

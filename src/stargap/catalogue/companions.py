@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 from stargap.errors import UsageError
 from stargap.flags import Companion
 from stargap.settings import Settings
-from stargap.survey.gaia.join import equal_columns, numbers
 from stargap.tables.columns import INT_NULL
-from stargap.tables.crossmatch import match_ids, match_sky, whole_ids
+from stargap.tables.crossmatch import match_ids, match_sky
+from stargap.tables.nulls import equal_columns, numbers, whole_ids
 from stargap.tables.read import read_table
 
 __all__ = ["CompanionTable", "Companions", "find_companions",

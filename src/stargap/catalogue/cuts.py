@@ -14,8 +14,8 @@ from stargap.flags import FinalCut, Flag
 from stargap.paper import LEFT_AFTER_CUT
 from stargap.settings import Settings
 from stargap.survey.cleaning.rules import is_rejected
-from stargap.survey.gaia.join import equal_columns, numbers
 from stargap.survey.sample import CutCount, Sample
+from stargap.tables.nulls import equal_columns, numbers
 
 __all__ = ["CUT_COLUMNS", "NOTES", "CutSettings", "final_cuts"]
 

@@ -13,9 +13,8 @@ from stargap import __version__
 from stargap.catalogue.repeats import LEAST_PULL, MAD_ERROR, PIVOT, Bins, Repeats, fit_curve, fit_scale
 from stargap.errors import UsageError
 from stargap.flags import PrecisionFlag
-from stargap.survey.gaia.join import equal_columns, numbers
 from stargap.tables.columns import INT_NULL
-from stargap.tables.crossmatch import whole_ids
+from stargap.tables.nulls import equal_columns, numbers, whole_ids
 
 __all__ = ["BinScatter", "ErrorModel", "Precision", "Systematic",
            "fit_precision", "published_errors", "systematic_error"]  # fmt: skip

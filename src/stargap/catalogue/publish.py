@@ -17,7 +17,8 @@ from stargap.files import replacing
 from stargap.tables.cds import cds_readme, write_fixed_width
 from stargap.tables.columns import CATALOGUE, INT_NULL, PAPER, STARS
 from stargap.tables.fits import ascii_text
-from stargap.tables.write import provenance_of, read_columns, write_table
+from stargap.tables.parquet import open_parquet, provenance_of, read_columns
+from stargap.tables.write import write_table
 
 __all__ = ["Format", "paper_table", "write_catalogue"]
 
@@ -77,7 +78,7 @@ def write_catalogue(folder: str | Path, *, formats: Sequence[Format] = ("fits",)
         UsageError: the folder holds no catalogue, or a format is unknown.
 
     Example:
-        >>> from stargap.tables.write import write_parts
+        >>> from stargap.tables.parquet import write_parts
         >>> folder = getfixture("tmp_path")
         >>> write_parts([], folder / "spectra.parquet", schema=CATALOGUE, provenance={"creator": "stargap 0.1.0"})
         >>> write_parts([], folder / "stars.parquet", schema=STARS, provenance={"creator": "stargap 0.1.0"})
@@ -132,12 +133,11 @@ def _write_cds(folder: Path, about: CatalogueSettings, provenance: Mapping[str, 
 
 
 def _readme(folder: Path, about: CatalogueSettings, provenance: Mapping[str, str]) -> str:
-    import pyarrow.parquet as pq
-
     lines = [f"# {about.title}", "", *([about.authors, ""] if about.authors else []), _DESCRIPTION.replace("\n", " ")]
     lines += ["", "## Files", "", "| file | rows | content |", "|---|---:|---|"]
     for name, (_, told) in _TABLES.items():
-        rows = pq.ParquetFile(folder / f"{name}.parquet").metadata.num_rows
+        with open_parquet(folder / f"{name}.parquet") as file:
+            rows = file.metadata.num_rows
         lines.append(f"| `{name}.*` | {rows:,} | {told} |")
     lines += [
         "",

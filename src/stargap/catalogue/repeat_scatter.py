@@ -11,7 +11,7 @@ from stargap.catalogue.precision import QUANTITIES, ErrorModel, Precision
 from stargap.catalogue.repeats import MAD_ERROR, Repeats
 from stargap.figures.precision import RepeatScatter
 from stargap.tables.columns import INT_NULL
-from stargap.tables.crossmatch import whole_ids
+from stargap.tables.nulls import whole_ids
 
 __all__ = ["repeat_scatter"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.tables.columns import CATALOGUE, INT_NULL, STARS
-from stargap.tables.write import read_columns
+from stargap.tables.parquet import open_parquet, parquet_writer, read_columns
 
 __all__ = ["Combination", "combine_spectra", "combine_stars", "star_numbers"]
 
@@ -161,16 +161,15 @@ def combine_stars(spectra: Path, star: NDArray[np.int64], star_count: int, combi
         combine: see `combine_spectra`.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     size = _STARS_PER_BLOCK
     with tempfile.TemporaryDirectory(dir=spectra.parent, prefix=".stargap-stars-") as temporary:
         files = [Path(temporary) / f"{number:05d}.parquet" for number in range(-(-star_count // size))]
         with ExitStack() as stack:
-            table = stack.enter_context(pq.ParquetFile(spectra))
+            table = stack.enter_context(open_parquet(spectra))
             fields = [table.schema_arrow.field(name) for name in _NEEDED]
             schema = pa.schema([*fields, pa.field("star", pa.int64())])
-            writers = [stack.enter_context(pq.ParquetWriter(file, schema)) for file in files]
+            writers = [stack.enter_context(parquet_writer(file, schema)) for file in files]
             first = 0
             for batch in table.iter_batches(_ROWS, columns=_NEEDED):
                 numbers = star[first : first + batch.num_rows]

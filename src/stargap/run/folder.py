@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from stargap import __version__
 from stargap.arrays import IntColumn
 from stargap.errors import UsageError
-from stargap.files import replacing
 from stargap.measurement.models import AnyTransfer, load_transfer
 from stargap.pixels import STARGAP
 from stargap.run.receipts import digest
@@ -29,7 +28,7 @@ from stargap.tables.crossmatch import match_ids
 from stargap.tables.read import read_table
 from stargap.theory.emulator import Emulator
 
-__all__ = ["Columns", "Made", "Run", "content_digest", "joined_rows", "stamp", "write_columns"]
+__all__ = ["Columns", "Made", "Run", "content_digest", "joined_rows", "stamp"]
 
 
 Columns = dict[str, NDArray[Any]]
@@ -171,16 +170,6 @@ def _emulator(path: Path, *stamps: int) -> Emulator:
 @lru_cache(maxsize=2)
 def _transfer(path: Path, *stamps: int) -> AnyTransfer:
     return load_transfer(path)
-
-
-def write_columns(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as a Parquet table, complete or not at all."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        pq.write_table(pa.table(dict(columns)), file, compression="zstd")
 
 
 def joined_rows(ids: IntColumn, table_ids: IntColumn, table: Path) -> IntColumn:

@@ -15,7 +15,7 @@ from stargap.run.folder import Made, Run, content_digest
 from stargap.run.settings import SurveySettings
 from stargap.run.train import residual_transfer
 from stargap.spectra.prepared import PreparedSpectra
-from stargap.tables.write import read_columns
+from stargap.tables.parquet import read_columns
 from stargap.theory.emulator import Emulator, Training, fit_emulator, shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
 from stargap.transfer.anchored.model import lamost_transfer

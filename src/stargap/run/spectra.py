@@ -22,7 +22,7 @@ from stargap.measurement.models import settings_for
 from stargap.measurement.star import BATCH, BatchVelocity, Fitted, batch_velocity, measure_native, unmeasured
 from stargap.pixels import STARGAP, grid_for
 from stargap.processor import single_thread
-from stargap.run.folder import Columns, Made, Run, content_digest, joined_rows, stamp, write_columns
+from stargap.run.folder import Columns, Made, Run, content_digest, joined_rows, stamp
 from stargap.run.receipts import digest
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch
 from stargap.spectra.prepare import Prepared, prepare, prepare_again
@@ -33,8 +33,9 @@ from stargap.spectra.store.shards import Shard
 from stargap.survey.gaia.join import read_gaia
 from stargap.survey.sample import select
 from stargap.tables.columns import DOMAINS, MEASURED
+from stargap.tables.parquet import read_columns, write_columns
 from stargap.tables.read import read_table
-from stargap.tables.write import read_columns, write_table
+from stargap.tables.write import write_table
 
 __all__ = [
     "CUT_COUNTS",

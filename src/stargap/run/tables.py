@@ -13,13 +13,13 @@ from stargap.catalogue.build import build_catalogue
 from stargap.catalogue.precision import fit_precision, published_errors
 from stargap.catalogue.publish import write_catalogue
 from stargap.files import replacing
-from stargap.run.folder import Columns, Made, Run, content_digest, joined_rows, write_columns
+from stargap.run.folder import Columns, Made, Run, content_digest, joined_rows
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.survey.cleaning.clean import clean
 from stargap.survey.cleaning.page import overrule, write_cleaning_page
 from stargap.survey.cleaning.rules import is_rejected
 from stargap.tables.columns import CATALOGUE, INT_NULL, SURVEY
-from stargap.tables.write import read_columns, write_parts
+from stargap.tables.parquet import read_columns, write_columns, write_parts
 
 __all__ = ["make_catalogue", "make_clean", "make_table", "overrule_digest"]
 

@@ -17,9 +17,9 @@ from stargap.errors import UsageError
 from stargap.flags import Cut
 from stargap.paper import CLEAN_SPECTRA, LEFT_AFTER_CUT
 from stargap.settings import Settings
-from stargap.survey.gaia.join import equal_columns, join_gaia, numbers
+from stargap.survey.gaia.join import join_gaia
 from stargap.tables.columns import INT_NULL
-from stargap.tables.crossmatch import whole_ids
+from stargap.tables.nulls import equal_columns, numbers, whole_ids
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,7 +14,7 @@ from stargap.files import replacing
 from stargap.flags import FLAG_COLUMNS
 from stargap.tables.columns import Column
 from stargap.tables.fits import ascii_text
-from stargap.tables.write import read_parts
+from stargap.tables.parquet import read_parts
 
 __all__ = ["FixedTable", "FixedWidth", "cds_readme", "write_fixed_width"]
 

@@ -75,8 +75,8 @@ class Column:
         if self.dtype == "bool" or plain.size == 0:
             return mask
         if self.dtype.startswith("float"):
-            return mask | np.isnan(plain)
-        return mask | (plain == self.null)
+            return np.asarray(mask | np.isnan(plain))
+        return np.asarray(mask | (plain == self.null))
 
 
 def _pair(

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
 from stargap.tables.columns import INT_NULL
+from stargap.tables.nulls import whole_ids
 
-__all__ = ["SkyMatch", "julian_epoch", "match_ids", "match_sky", "separations", "whole_ids"]
+__all__ = ["SkyMatch", "julian_epoch", "match_ids", "match_sky", "separations"]
 
 _Floats = NDArray[np.float64]
 _Rows = NDArray[np.int64]
@@ -36,44 +37,6 @@ class SkyMatch:
     rows: _Rows
     separation: _Floats
     ambiguous: NDArray[np.bool_]
-
-
-def whole_ids(values: ArrayLike, name: str = "ids") -> _Rows:
-    """Return identifiers as int64, -9999 where null; from integers, text of digits, or floats that are all NaN.
-
-    Raises:
-        UsageError: other floats, which have lost the last digits of long identifiers, or other text.
-
-    Example:
-        >>> whole_ids(["4472832130942575872", ""])
-        array([4472832130942575872, -9999])
-        >>> whole_ids([4.472832130942576e18], "source_id")
-        Traceback (most recent call last):
-        stargap.errors.UsageError: source_id: holds floats, which keep 15 digits of an identifier; read it as integers
-    """
-    array = np.asarray(values)
-    if array.dtype.kind in "iu" or array.size == 0:
-        return array.astype(np.int64)
-    if array.dtype.kind == "f":
-        if np.isnan(array).all():
-            return np.full(array.shape, INT_NULL, dtype=np.int64)
-        message = f"{name}: holds floats, which keep 15 digits of an identifier; read it as integers"
-        raise UsageError(message)
-    words = array.astype(str)
-    words = np.where(np.char.str_len(words) == 0, str(INT_NULL), words)
-    try:
-        return words.astype(np.int64)
-    except (ValueError, OverflowError):
-        wrong = next(word for word in words.tolist() if not _is_int64(word))
-        message = f"{name}: holds text that is no identifier, such as {wrong!r}"
-        raise UsageError(message) from None
-
-
-def _is_int64(word: str) -> bool:
-    try:
-        return bool(np.array([word]).astype(np.int64).size)
-    except (ValueError, OverflowError):
-        return False
 
 
 def match_ids(ids: ArrayLike, table_ids: ArrayLike) -> _Rows:

@@ -1,22 +1,31 @@
-"""FITS binary tables with all that the schema says, written block by block."""
+"""FITS binary tables: written block by block with all that the schema says, and read one column at a time."""
 
 from __future__ import annotations
 
+import gzip
 import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stargap.errors import UsageError
 from stargap.tables.columns import Column
+from stargap.tables.source import Field, Source, is_packed, plain, refuse_bomb
 
-__all__ = ["ascii_text", "write_fits"]
+__all__ = ["ascii_text", "fits_sources", "write_fits", "write_fits_gz"]
 
 _CODES = {"int64": "K", "int32": "J", "float64": "D", "float32": "E", "bool": "L"}
 _KINDS = {"int64": ">i8", "int32": ">i4", "float64": ">f8", "float32": ">f4", "bool": "u1"}
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+_SINGLE = frozenset("LBIJKED")
+_MOST_HDUS = 64
+"""Units of a file among which a table is looked for."""
 _UNSAFE = re.compile(r"[^ -\[\]-~]|[ &]$")
 _ROWS = 40_000  # a multiple of 4, so that blocks are whole words of the checksum
 _BLOCK = 2880
@@ -70,6 +79,83 @@ def write_fits(
     for block in _blocks(columns, schema, kinds, rows):
         size += file.write(block)
     file.write(b"\0" * (-size % _BLOCK))
+
+
+def write_fits_gz(
+    arrays: Mapping[str, NDArray[Any]], schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO
+) -> None:
+    """Write what `write_fits` does, packed by gzip without a name or a date."""
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+        write_fits(arrays, schema, provenance, packed)  # type: ignore[arg-type]
+
+
+@contextmanager
+def fits_sources(path: Path) -> Iterator[list[Source]]:
+    """Give the binary tables of a FITS file, plain or gzip; columns that are not asked for are not read.
+
+    Raises:
+        UsageError: the file holds no binary table.
+        ValueError: when a column is read: the table is cut short, or its DATASUM does not fit.
+    """
+    from astropy.io import fits
+
+    with fits.open(path, memmap=True, uint=True) as hdus:
+        tables = [(place, unit) for place, unit in _units(hdus) if isinstance(unit, fits.BinTableHDU)]
+        if not tables:
+            message = f"{path}: no binary table in this FITS file"
+            raise UsageError(message)
+        yield [_source(path, place, unit) for place, unit in tables]
+
+
+def _units(hdus: Any) -> Iterator[tuple[int, Any]]:
+    """Yield the units of a file, opened one by one."""
+    for place in range(_MOST_HDUS):
+        try:
+            yield place, hdus[place]
+        except IndexError:
+            return
+
+
+def _source(path: Path, place: int, hdu: Any) -> Source:
+    fields, header = {}, hdu.header
+    for number, column in enumerate(hdu.columns, start=1):
+        code = re.sub("^1(?=[A-Z])", "", str(column.format))
+        text = code.endswith("A")
+        single = not column.dim and (text or code in _SINGLE)
+        dtype = _DTYPES.get(code, "str" if text else code)
+        null = header.get(f"TNULL{number}") if dtype.startswith("int") else Field().null
+        ucd = str(header.get(f"TUCD{number}", ""))
+        fields[column.name] = Field(single, dtype, str(column.unit or ""), ucd, null)
+
+    def read(names: Sequence[str]) -> Iterator[NDArray[Any]]:
+        _refuse_damage(path, hdu)
+        for name in names:
+            yield _column(hdu, name)
+
+    return Source(f"HDU {place}", fields, int(header["NAXIS2"]), read)
+
+
+def _refuse_damage(path: Path, hdu: Any) -> None:
+    if packed := is_packed(path):
+        refuse_bomb(path, hdu.size)
+    if not packed and hdu.fileinfo()["datLoc"] + hdu.size > path.stat().st_size:
+        message = "cut short: less data than its header promises"
+        raise ValueError(message)
+    if "DATASUM" in hdu.header and not hdu.verify_datasum():
+        message = "its checksum does not fit: the file is damaged"
+        raise ValueError(message)
+
+
+def _column(hdu: Any, name: str) -> NDArray[Any]:
+    column = hdu.columns[name]
+    raw = np.asarray(hdu.data)[name]
+    if raw.dtype.kind == "S":
+        return plain(raw, np.zeros(len(raw), dtype=bool))
+    values = np.asarray(hdu.data[name])
+    if values.dtype.kind == "b":
+        return plain(values, raw == 0)
+    stated = column.null is not None and raw.dtype.kind in "iu"
+    return plain(values, raw == column.null if stated else np.zeros(len(raw), dtype=bool))
 
 
 def _header(schema: Sequence[Column], kinds: Sequence[str], provenance: Mapping[str, str]) -> Any:

@@ -1,31 +1,33 @@
-"""Tables of other surveys read into plain arrays: FITS, Parquet, VOTable, CSV and ECSV, told by their content."""
+"""Tables of others read into plain arrays: FITS, Parquet, VOTable, CSV, TSV and ECSV, known by their content."""
 
 from __future__ import annotations
 
 import difflib
-import gzip
+import re
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from stargap.arrays import AnyColumn
 from stargap.errors import UsageError
-from stargap.tables.columns import INT_NULL
+from stargap.tables.fits import fits_sources
+from stargap.tables.nulls import converted
+from stargap.tables.parquet import parquet_sources
+from stargap.tables.source import Source, unpacked
+from stargap.tables.text import text_sources
+from stargap.tables.votable import votable_sources
 
-__all__ = ["read_table"]
-
-_Table = dict[str, NDArray[Any]]
-_Choose = Callable[[Mapping[str, bool]], dict[str, str]]
-_Rows = NDArray[np.int64] | slice
+__all__ = ["open_table", "read_table"]
 
 _HEAD_BYTES = 4096
-_GZIP_MAGIC = b"\x1f\x8b"
-_DELIMITERS = ",|\t;"
-_NULL_WORDS = ["", "null", "NULL", "nan", "NaN", "NAN", "N/A", "NA", "--"]
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_NEAREST_NAMES = 2000
+"""Columns among which a near name is looked for."""
 
 
 def read_table(
@@ -34,14 +36,15 @@ def read_table(
     *,
     optional: Iterable[str] = (),
     rows: ArrayLike | None = None,
-) -> dict[str, NDArray[Any]]:
+    units: Mapping[str, str] | None = None,
+) -> dict[str, AnyColumn]:
     r"""Return columns ``{name: (row,)}`` of a table file, nulls as in :mod:`stargap.tables.conform`.
 
-    The format is told by the content, plain or gzip, whatever the file's name: a FITS binary table (the first
-    of the file), Parquet, VOTable (its first table), and text with a header line, separated by commas, ``|``
-    (as LAMOST publishes), tabs or semicolons; lines that start with ``#`` before the header line are skipped,
-    so ECSV is read too. Only the chosen columns of FITS, Parquet and text are decoded, and of FITS and Parquet one
-    at a time, so that a few rows of a long table take the memory of one column.
+    The format is known by the content, plain or gzip, whatever the file's name: FITS binary tables, Parquet, VOTable,
+    and text with a header line, separated by commas, ``|`` (as LAMOST publishes), tabs (as VizieR does) or semicolons,
+    ECSV included; text is UTF-8, or UTF-16 with a byte-order mark. Of several tables in one file the one that has the
+    columns and rows is meant. Only the chosen columns of FITS, Parquet and text are decoded, and of FITS and Parquet
+    one at a time, so that a few rows of a long table take the memory of one column.
 
     ==========  =======================================================================================
     integers    int64, nulls -9999; never through a float, so 19-digit identifiers are exact
@@ -51,19 +54,21 @@ def read_table(
     other       dates and times as text; columns of arrays are left out
     ==========  =======================================================================================
 
-    A text file says no types: a column is int64 if every cell is a whole number or null, else float64 if every
+    A text file does not state types: a column is int64 if every cell is a whole number or null, else float64 if every
     cell is a number, else boolean if every cell is true or false, else text; a column of nulls only is float64.
-    Null are its empty cells, null, NaN, N/A, NA and ``--``, and what FITS (TNULL), VOTable and Parquet mask.
-    DATASUM of FITS is checked where there is one.
+    Null are `stargap.tables.nulls.NULL_WORDS`, and what FITS (TNULL), VOTable and Parquet mask; numbers such as -999
+    stay (`stargap.tables.nulls.known_values`). DATASUM of FITS and checksums of Parquet are checked where they exist.
 
     Args:
         path: the table.
         columns: names to read, in any case; all if None. They name the result as they are spelled here.
         optional: further names, read where the table has them.
         rows: numbers of the rows to keep, from 0, in this order; all if None.
+        units: units that columns are wanted in, by their names here; where the file states another, they are converted.
 
     Raises:
-        UsageError: the file is missing, damaged or no table, lacks a column or a row, or an integer exceeds int64.
+        UsageError: the file is missing, damaged, cut short by the service that made it or no table, lacks a column or
+            a row, has several tables with these columns, an integer exceeds int64, or a unit cannot be converted.
 
     Example:
         >>> file = getfixture("tmp_path") / "dr10.csv"
@@ -75,18 +80,34 @@ def read_table(
         Traceback (most recent call last):
         stargap.errors.UsageError: ...dr10.csv: no column 'source_id'; did you mean 'Gaia_Source_ID'?
     """
-    path = Path(path)
-    optional = list(optional)
+    path, optional = Path(path), list(optional)
+    kept = slice(None) if rows is None else np.asarray(rows, dtype=np.int64)
+    with open_table(path, columns, optional) as source:
+        names = _choose(path, source, columns, optional)
+        table = {}
+        for (name, there), values in zip(names.items(), source.read(list(names.values())), strict=True):
+            stated, unit = source.fields[there].unit, (units or {}).get(name, "")
+            whole = converted(values, stated, unit, f"{path}: column {there!r}") if stated and unit else values
+            table[name], size = whole[kept], len(whole)
+            if size != (source.rows or size) or len(table[name]) != len(next(iter(table.values()))):
+                message = f"columns differ in length: {there!r} has {size:,} rows"
+                raise ValueError(message)
+    return table
 
-    def choose(available: Mapping[str, bool]) -> dict[str, str]:
-        return _choose(path, available, columns, optional)
 
-    kept: _Rows = slice(None) if rows is None else np.asarray(rows, dtype=np.int64)
-    read, kind, packed = _reader(path)
+@contextmanager
+def open_table(path: Path, columns: Sequence[str] | None = None, optional: Sequence[str] = ()) -> Iterator[Source]:
+    """Give the table of a file that has these columns, as `read_table` chooses it.
+
+    Raises:
+        UsageError: see `read_table`; whatever fails while the table is read becomes one, too.
+    """
+    open_sources, kind = _format(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return read(path, packed, choose, kept)
+            with open_sources() as sources:
+                yield _choose_source(path, sources, columns, optional)
     except UsageError:
         raise
     except Exception as error:  # damage is met with almost any class
@@ -95,16 +116,33 @@ def read_table(
         raise UsageError(message) from error
 
 
-def _reader(path: Path) -> tuple[Callable[[Path, bool, _Choose, _Rows], _Table], str, bool]:
-    """Return what reads the file, the name of its format, and whether it is compressed by gzip."""
-    packed = False
+def _format(path: Path) -> tuple[Callable[[], AbstractContextManager[list[Source]]], str]:
+    """Return what opens the file, and the name of its format."""
+    head, content = _head(path), None
+    if head.startswith(_UTF16):
+        with unpacked(path) as file:
+            content = file.read().decode("utf-16", "backslashreplace").encode()
+        head = content[:_HEAD_BYTES]
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith(b"simple  ="):
+        return lambda: fits_sources(path), "FITS"
+    if head.startswith(b"PAR1"):
+        return lambda: parquet_sources(path), "Parquet"
+    if re.search(rb"<(\w+:)?votable[\s>]", start):
+        return lambda: votable_sources(path, content), "VOTable"
+    if not start or b"\0" in head or start.startswith((b"<", b"{")):
+        what = "is empty" if not start else "is no table"
+        if re.match(rb"<(!doctype )?html", start):
+            what += " but a web page, such as a server's error"
+        message = f"{path}: {what}; give FITS, Parquet, VOTable, ECSV or text with a header line"
+        raise UsageError(message)
+    return lambda: text_sources(path, content), "text"
+
+
+def _head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-        packed = head.startswith(_GZIP_MAGIC)
-        if packed:
-            with gzip.open(path) as unpacked:
-                head = unpacked.read(_HEAD_BYTES)
+        with unpacked(path) as file:
+            return file.read(_HEAD_BYTES)
     except FileNotFoundError:
         message = f"{path}: the file does not exist"
         raise UsageError(message) from None
@@ -112,196 +150,45 @@ def _reader(path: Path) -> tuple[Callable[[Path, bool, _Choose, _Rows], _Table],
         reason = getattr(error, "strerror", None) or error
         message = f"{path}: cannot be read ({reason})"
         raise UsageError(message) from None
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if start.startswith(b"simple  ="):
-        return _read_fits, "FITS", packed
-    if head.startswith(b"PAR1"):
-        return _read_parquet, "Parquet", packed
-    if b"<votable" in start:
-        return _read_votable, "VOTable", packed
-    if not start or b"\0" in head or start.startswith((b"<", b"{")):
-        what = "is empty" if not start else "is no table"
-        message = f"{path}: {what}; give FITS, Parquet, VOTable, ECSV or text with a header line"
+
+
+def _choose_source(
+    path: Path, sources: Sequence[Source], columns: Sequence[str] | None, optional: Sequence[str]
+) -> Source:
+    """Return the table that is meant: of those with the most columns asked for, the one that has rows."""
+    if not sources:
+        message = f"{path}: holds no table"
         raise UsageError(message)
-    return _read_text, "text", packed
+    if len(sources) == 1:
+        return sources[0]
+    asked = {name.lower() for name in (*(columns or ()), *optional)}
+    shared = [len(asked & {name.lower() for name in source.fields}) for source in sources]
+    best = [source for source, count in zip(sources, shared, strict=True) if count == max(shared)]
+    filled = [source for source in best if source.rows]
+    if len(filled) > 1 and asked and max(shared):
+        titles = " and ".join(f"{source.title} ({source.rows:,} rows)" for source in filled[:3])
+        message = f"{path}: {titles} have these columns; write the one that is meant to a file of its own"
+        raise UsageError(message)
+    return (filled or best)[0]
 
 
-def _choose(
-    path: Path, available: Mapping[str, bool], columns: Sequence[str] | None, optional: Sequence[str]
-) -> dict[str, str]:
-    """Return ``{name asked for: name in the file}``; `available` says of each name whether it has one value a row."""
+def _choose(path: Path, source: Source, columns: Sequence[str] | None, optional: Sequence[str]) -> dict[str, str]:
+    """Return ``{name asked for: name in the file}``."""
     if columns is None:
-        return {name: name for name, single in available.items() if single}
+        return {name: name for name, field in source.fields.items() if field.single}
     folded: dict[str, str] = {}
-    for name in available:
+    for name in source.fields:
         folded.setdefault(name.lower(), name)
-    found = {name: name if name in available else folded.get(name.lower(), "") for name in [*columns, *optional]}
+    found = {name: name if name in source.fields else folded.get(name.lower(), "") for name in [*columns, *optional]}
     missing = [name for name in columns if not found[name]]
     if missing:
-        near = {name: difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.0) for name in missing}
+        names = list(folded)[:_NEAREST_NAMES]
+        near = {name: difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.0) for name in missing}
         parts = [f"no column {name!r}" + "".join(f"; did you mean {folded[n]!r}?" for n in near[name]) for name in near]
         message = f"{path}: " + " ".join(parts)
         raise UsageError(message)
     for name in columns:
-        if not available[found[name]]:
+        if not source.fields[found[name]].single:
             message = f"{path}: column {found[name]!r} holds arrays, not one value a row"
             raise UsageError(message)
-    return {name: there for name, there in found.items() if there and available[there]}
-
-
-def _plain(values: NDArray[Any], null: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return values in this machine's byte order with the schema's nulls."""
-    kind = values.dtype.kind
-    if kind == "b" and not null.any():
-        return np.array(values, dtype=bool)
-    if kind in "iub":
-        if kind == "u" and values.size and values[~null].max(initial=0) > np.iinfo(np.int64).max:
-            message = f"{values[~null].max()} exceeds int64"
-            raise ValueError(message)
-        whole = values.astype(np.int64)
-        whole[null] = INT_NULL
-        return whole
-    if kind == "f":
-        size = max(values.dtype.itemsize, 4)
-        floats = values.astype(f"f{min(size, 8)}")
-        floats[null] = np.nan
-        return floats
-    text = np.empty(values.shape, dtype=object)
-    if kind == "S":
-        values = np.char.decode(values, "utf-8", "backslashreplace")
-    text[:] = [_text(cell) for cell in values.tolist()]
-    text[null] = ""
-    return text
-
-
-def _text(cell: Any) -> str:
-    if isinstance(cell, bytes):
-        cell = cell.decode("utf-8", "backslashreplace")
-    return "" if cell is None else str(cell).rstrip(" \0")
-
-
-def _read_fits(path: Path, packed: bool, choose: _Choose, rows: _Rows) -> _Table:
-    from astropy.io import fits
-
-    with fits.open(path, memmap=True, uint=True) as hdus:  # a map, so that columns left out are not read
-        hdu = next((unit for unit in hdus if isinstance(unit, fits.BinTableHDU)), None)
-        if hdu is None:
-            message = f"{path}: no binary table in this FITS file"
-            raise UsageError(message)
-        if not packed and hdu.fileinfo()["datLoc"] + hdu.size > path.stat().st_size:
-            message = "cut short: less data than its header promises"
-            raise ValueError(message)
-        if "DATASUM" in hdu.header and not hdu.verify_datasum():
-            message = "its checksum does not fit: the file is damaged"
-            raise ValueError(message)
-        stored = np.asarray(hdu.data).dtype
-        single = {c.name: not stored[c.name].shape and not c.dim and stored[c.name].kind != "c" for c in hdu.columns}
-        return {name: _fits_column(hdu, there)[rows] for name, there in choose(single).items()}
-
-
-def _fits_column(hdu: Any, name: str) -> NDArray[Any]:
-    column = hdu.columns[name]
-    raw = np.asarray(hdu.data)[name]
-    if raw.dtype.kind == "S":
-        return _plain(raw, np.zeros(len(raw), dtype=bool))
-    values = np.asarray(hdu.data[name])
-    if values.dtype.kind == "b":
-        return _plain(values, raw == 0)
-    stated = column.null is not None and raw.dtype.kind in "iu"
-    return _plain(values, raw == column.null if stated else np.zeros(len(raw), dtype=bool))
-
-
-def _read_votable(path: Path, packed: bool, choose: _Choose, rows: _Rows) -> _Table:
-    from astropy.io import votable
-
-    table = votable.parse(str(path), verify="ignore").get_first_table()
-    places = {field.name: place for place, field in enumerate(table.fields)}
-    chars = ("char", "unicodeChar")
-    single = {f.name: f.datatype in chars or f.arraysize in (None, "1") for f in table.fields}
-    result = {}
-    for name, there in choose(single).items():
-        column = table.array[table.array.dtype.names[places[there]]]
-        result[name] = _plain(np.ma.getdata(column), np.ma.getmaskarray(column))[rows]
-    return result
-
-
-def _read_parquet(path: Path, packed: bool, choose: _Choose, rows: _Rows) -> _Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        single = {field.name: not pa.types.is_nested(field.type) for field in file.schema_arrow}
-        return {name: _from_arrow(file.read(columns=[there])[there])[rows] for name, there in choose(single).items()}
-
-
-def _read_text(path: Path, packed: bool, choose: _Choose, rows: _Rows) -> _Table:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    with gzip.open(path) if packed else path.open("rb") as file:
-        skipped, ecsv, spaced = 0, False, True
-        for line in file:
-            if not line.removeprefix(b"\xef\xbb\xbf").startswith(b"#"):
-                break
-            skipped, ecsv = skipped + 1, ecsv or b"%ECSV" in line
-            spaced = spaced and not line.startswith(b"# delimiter: ','")
-    header = line.decode("utf-8", "backslashreplace").removeprefix("\ufeff")
-    delimiter = " " if ecsv and spaced else max(_DELIMITERS, key=header.count)
-    parse = csv.ParseOptions(delimiter=delimiter)
-    options = {"read_options": csv.ReadOptions(skip_rows=skipped), "parse_options": parse}
-
-    def stream() -> Any:
-        return pa.input_stream(str(path), compression="gzip" if packed else None)
-
-    with stream() as source, csv.open_csv(source, **options) as peek:
-        names = peek.schema.names
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        message = f"{path}: column {repeated[0]!r} stands there {names.count(repeated[0])} times; rename one"
-        raise UsageError(message)
-    wanted = choose(dict.fromkeys(names, True))
-    chosen = list(dict.fromkeys(wanted.values()))
-    convert = csv.ConvertOptions(
-        include_columns=chosen,
-        column_types=dict.fromkeys(chosen, pa.binary()),  # else the first block would decide the types
-        null_values=_NULL_WORDS,
-        strings_can_be_null=True,
-    )
-    if not chosen:
-        return {}
-    with stream() as source:
-        table = csv.read_csv(source, convert_options=convert, **options)
-    return {name: _from_words(table[there])[rows] for name, there in wanted.items()}
-
-
-def _from_words(words: Any) -> NDArray[Any]:
-    import pyarrow as pa
-
-    if words.null_count == len(words):
-        return np.full(len(words), np.nan)
-    try:
-        words = words.cast(pa.large_string())
-    except pa.ArrowInvalid:
-        return _from_arrow(words)
-    for kind in (pa.int64(), pa.float64(), pa.bool_()):
-        try:
-            return _from_arrow(words.cast(kind))
-        except pa.ArrowInvalid:
-            continue
-    return _from_arrow(words)
-
-
-def _from_arrow(values: Any) -> NDArray[Any]:
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    kind = values.type
-    if pa.types.is_null(kind) or pa.types.is_decimal(kind) or pa.types.is_float16(kind):
-        values = values.cast(pa.float64())
-    elif pa.types.is_temporal(kind):
-        values = values.cast(pa.string())
-    null = values.is_null().to_numpy()
-    if pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):
-        values = values.fill_null(False if pa.types.is_boolean(values.type) else 0)
-    return _plain(values.to_numpy(), null)
+    return {name: there for name, there in found.items() if there and source.fields[there].single}

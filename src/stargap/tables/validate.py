@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from stargap.errors import UsageError
 from stargap.flags import FLAG_COLUMNS, NOTES, USER_BITS
 from stargap.tables.columns import CATALOGUE, INT_NULL, MEASURED, PAPER, STARS, SURVEY, Column
 from stargap.tables.conform import validate
-from stargap.tables.read import read_table
+from stargap.tables.read import open_table, read_table
+from stargap.tables.source import Field
 
 __all__ = ["SCHEMAS", "as_schema", "schema_of", "validate_file"]
 
@@ -25,19 +26,6 @@ SCHEMAS: Mapping[str, Sequence[Column]] = {
     "the paper's Table 1": PAPER,
 }
 """The schemas of stargap's tables, by what they are of."""
-
-_FITS = {"K": "int64", "J": "int32", "D": "float64", "E": "float32", "L": "bool"}
-_VOTABLE = {"long": "int64", "int": "int32", "double": "float64", "float": "float32", "boolean": "bool"}
-_ARROW = {"double": "float64", "float": "float32", "string": "str", "large_string": "str"}
-
-
-class _Declared(NamedTuple):
-    """What a file says of a column; None where its format does not say it."""
-
-    dtype: str | None = None
-    unit: str | None = None
-    ucd: str | None = None
-    null: int | None = INT_NULL
 
 
 def schema_of(names: Iterable[str], path: str | Path = "table") -> Sequence[Column]:
@@ -83,8 +71,8 @@ def validate_file(path: str | Path) -> list[str]:
     path = Path(path)
     table = read_table(path)
     schema = schema_of(table, path)
-    declared = _declared(path)
-    problems = _told_otherwise(schema, declared)
+    with open_table(path) as source:
+        problems = _stated_otherwise(schema, source.fields)
     wrong = {problem.split(":")[0] for problem in problems if ": dtype " in problem}
     kept = {column.name: as_schema(column, table[column.name]) for column in schema if column.name in table}
     unknown = {name: values for name, values in table.items() if name not in kept}
@@ -93,19 +81,19 @@ def validate_file(path: str | Path) -> list[str]:
     return problems + _order(schema, list(table)) + _bits(kept, schema)
 
 
-def _told_otherwise(schema: Sequence[Column], declared: Mapping[str, _Declared]) -> list[str]:
+def _stated_otherwise(schema: Sequence[Column], fields: Mapping[str, Field]) -> list[str]:
     problems = []
     for column in schema:
-        told = declared.get(column.name, _Declared())
-        if told.dtype is not None and told.dtype != column.dtype:
-            problems.append(f"{column.name}: dtype {told.dtype}, expected {column.dtype}")
-        unit = column.unit if told.unit is None else told.unit.replace(" ", "").replace("0.1nm", "Angstrom")
+        field = fields.get(column.name, Field())
+        if field.dtype is not None and field.dtype != column.dtype:
+            problems.append(f"{column.name}: dtype {field.dtype}, expected {column.dtype}")
+        unit = column.unit if field.unit is None else field.unit.replace(" ", "")
         if unit != column.unit:
             problems.append(f"{column.name}: unit {unit!r}, expected {column.unit!r}")
-        if told.ucd is not None and told.ucd != column.ucd:
-            problems.append(f"{column.name}: UCD {told.ucd!r}, expected {column.ucd!r}")
-        if column.dtype.startswith("int") and told.null != INT_NULL:
-            problems.append(f"{column.name}: null {told.null}, expected {INT_NULL}")
+        if field.ucd is not None and field.ucd != column.ucd:
+            problems.append(f"{column.name}: UCD {field.ucd!r}, expected {column.ucd!r}")
+        if column.dtype.startswith("int") and field.null != INT_NULL:
+            problems.append(f"{column.name}: null {field.null}, expected {INT_NULL}")
     return problems
 
 
@@ -151,72 +139,3 @@ def as_schema(column: Column, values: NDArray[Any]) -> NDArray[Any]:
         dtype = object if column.dtype == "str" else column.dtype
         return values if null is None else np.full(len(values), null, dtype=dtype)
     return values
-
-
-def _declared(path: Path) -> dict[str, _Declared]:
-    with path.open("rb") as file:
-        head = file.read(6)
-    if head.startswith(b"PAR1"):
-        return _of_parquet(path)
-    if head.startswith((b"SIMPLE", b"\x1f\x8b")):
-        return _of_fits(path)
-    if head.lstrip().startswith(b"<"):
-        return _of_votable(path)
-    return _of_ecsv(path) if head.startswith(b"# %ECS") else {}
-
-
-def _of_parquet(path: Path) -> dict[str, _Declared]:
-    import pyarrow.parquet as pq
-
-    told = {}
-    for field in pq.read_schema(path):
-        about = field.metadata or {}
-        unit, ucd = (about.get(key, b"").decode() for key in (b"unit", b"ucd"))
-        told[field.name] = _Declared(_ARROW.get(str(field.type), str(field.type)), unit, ucd)
-    return told
-
-
-def _of_fits(path: Path) -> dict[str, _Declared]:
-    from astropy.io import fits
-
-    try:
-        with fits.open(path) as hdus:
-            header = next(unit for unit in hdus if isinstance(unit, fits.BinTableHDU)).header
-    except OSError:
-        return {}  # gzip of another format
-    told = {}
-    for number in range(1, header["TFIELDS"] + 1):
-        code = header[f"TFORM{number}"].lstrip("1")
-        dtype = _FITS.get(code, "str" if code.endswith("A") else code)
-        unit, ucd = (str(header.get(f"{name}{number}", "")) for name in ("TUNIT", "TUCD"))
-        null = header.get(f"TNULL{number}") if dtype.startswith("int") else INT_NULL
-        told[header[f"TTYPE{number}"]] = _Declared(dtype, unit, ucd, null)
-    return told
-
-
-def _of_votable(path: Path) -> dict[str, _Declared]:
-    from astropy.io import votable
-
-    told = {}
-    for field in votable.parse(str(path), verify="ignore").get_first_table().fields:
-        dtype = _VOTABLE.get(field.datatype, "str" if field.datatype in ("char", "unicodeChar") else field.datatype)
-        null = field.values.null if dtype.startswith("int") else INT_NULL
-        told[field.name] = _Declared(dtype, str(field.unit or ""), field.ucd or "", null)
-    return told
-
-
-def _of_ecsv(path: Path) -> dict[str, _Declared]:
-    from astropy.table.meta import get_header_from_yaml
-
-    with path.open(encoding="utf-8") as file:
-        lines = []
-        for line in file:
-            if not line.startswith("# "):
-                break
-            lines.append(line[2:].rstrip("\n"))
-    told = {}
-    for column in get_header_from_yaml([line for line in lines if not line.startswith("%")])["datatype"]:
-        dtype = "str" if column["datatype"] == "string" else column["datatype"]
-        ucd = dict(column.get("meta", {})).get("ucd", "")
-        told[column["name"]] = _Declared(dtype, str(column.get("unit", "")), ucd)
-    return told

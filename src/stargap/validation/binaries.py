@@ -18,7 +18,8 @@ from stargap.paper import BINARIES, BinaryNumbers
 from stargap.statistics import Compared, compare
 from stargap.survey.sample import CutCount
 from stargap.tables.columns import INT_NULL
-from stargap.tables.crossmatch import match_ids, whole_ids
+from stargap.tables.crossmatch import match_ids
+from stargap.tables.nulls import whole_ids
 from stargap.tables.read import read_table
 from stargap.validation.matching import OurStars, best_spectra, checked_columns, column_values, usable_rows
 from stargap.validation.sheets import Results, Sheet, cuts_sheet, is_simulated, number, statistics_cells

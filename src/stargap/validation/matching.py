@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 from stargap.catalogue.stars import star_numbers
 from stargap.errors import UsageError
 from stargap.settings import Settings
-from stargap.survey.gaia.join import numbers
 from stargap.tables.columns import INT_NULL
-from stargap.tables.crossmatch import match_ids, match_sky, whole_ids
+from stargap.tables.crossmatch import match_ids, match_sky
+from stargap.tables.nulls import numbers, whole_ids
 
 __all__ = ["NAMES", "QUANTITIES", "UNITS", "CompareSettings", "Matched", "OurStars", "Quantity", "best_spectra",
            "checked_columns", "column_values", "match_stars", "our_columns", "their_columns",

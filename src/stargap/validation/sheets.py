@@ -215,7 +215,7 @@ def is_simulated(path: str | Path) -> bool:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    from stargap.tables.write import provenance_of
+    from stargap.tables.parquet import provenance_of
 
     with path.open("rb") as file:
         head = file.read(8)

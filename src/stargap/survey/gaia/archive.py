@@ -16,11 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from stargap import __version__
 from stargap.errors import UsageError
-from stargap.survey.gaia.join import GAIA_COLUMNS, equal_columns, numbers
+from stargap.survey.gaia.join import GAIA_COLUMNS
 from stargap.tables.columns import CATALOGUE, INT_NULL, Column
-from stargap.tables.crossmatch import REF_EPOCH, julian_epoch, whole_ids
+from stargap.tables.crossmatch import REF_EPOCH, julian_epoch
+from stargap.tables.nulls import equal_columns, numbers, whole_ids
+from stargap.tables.parquet import read_columns
 from stargap.tables.read import read_table
-from stargap.tables.write import check_output, read_columns, write_table
+from stargap.tables.write import check_output, write_table
 
 __all__ = ["ARCHIVE", "GaiaFetch", "TapService", "fetch_gaia", "read_targets"]
 

@@ -12,10 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
 from stargap.tables.columns import INT_NULL
-from stargap.tables.crossmatch import julian_epoch, match_ids, match_sky, separations, whole_ids
+from stargap.tables.crossmatch import julian_epoch, match_ids, match_sky, separations
+from stargap.tables.nulls import equal_columns, numbers, whole_ids
 from stargap.tables.read import read_table
 
-__all__ = ["GAIA_COLUMNS", "GaiaJoin", "equal_columns", "join_gaia", "numbers", "read_gaia"]
+__all__ = ["GAIA_COLUMNS", "GaiaJoin", "join_gaia", "read_gaia"]
 
 _Arrays = dict[str, NDArray[Any]]
 
@@ -127,34 +128,6 @@ def join_gaia(
     have, near, unsure = (int(np.count_nonzero(part)) for part in (found, by_position, ambiguous))
     note = f"{have:,} of {size:,} spectra have a Gaia source: {have - near:,} by identifier, {near:,} by position, "
     return GaiaJoin(columns, by_position, ambiguous, (note + f"{unsure:,} of these ambiguous", *notes))
-
-
-def equal_columns(columns: Mapping[str, ArrayLike], first: str) -> _Arrays:
-    """Return columns as arrays of one length, that of the column `first`.
-
-    Raises:
-        UsageError: `first` is missing, or a column has another length.
-    """
-    if first not in columns:
-        message = f"no column {first!r}: it joins the tables"
-        raise UsageError(message)
-    arrays = {name: np.asarray(values) for name, values in columns.items()}
-    for name, values in arrays.items():
-        if values.shape != (len(arrays[first]),):
-            message = f"column {name!r} has shape {values.shape}, and {first!r} {arrays[first].shape}"
-            raise UsageError(message)
-    return arrays
-
-
-def numbers(columns: Mapping[str, NDArray[Any]], name: str, rows: int) -> NDArray[np.float64]:
-    """Return a column as float64 ``(row,)``, NaN where it is null (-9999 too), infinite or missing.
-
-    Example:
-        >>> numbers({"snr_r": np.array([7.5, -9999.0])}, "snr_r", 2), numbers({}, "snr_i", 1)
-        (array([7.5, nan]), array([nan]))
-    """
-    values = np.asarray(columns.get(name, np.full(rows, np.nan)), dtype=float)
-    return np.where((values == INT_NULL) | ~np.isfinite(values), np.nan, values)
 
 
 def _sources(gaia: Mapping[str, ArrayLike]) -> tuple[_Arrays, list[str]]:

@@ -19,8 +19,8 @@ from stargap.paper import LEFT_AFTER_CUT
 from stargap.survey.sample import CutCount, read_counts
 from stargap.tables.columns import INT_NULL
 from stargap.tables.crossmatch import match_ids
+from stargap.tables.parquet import provenance_of, read_columns
 from stargap.tables.read import read_table
-from stargap.tables.write import provenance_of, read_columns
 from stargap.validation.binaries import Binaries, BinarySettings, run_binaries
 from stargap.validation.matching import CompareSettings
 from stargap.validation.report.compared import Compared, compare_all

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stargap.flags import FLAG_COLUMNS, bit_text, set_bits
 from stargap.tables.columns import CATALOGUE, Column
-from stargap.tables.write import read_columns
+from stargap.tables.parquet import read_columns
 from stargap.validation.report.settings import MOST_POINTS
 from stargap.validation.report.spectra import FittedSpectra
 

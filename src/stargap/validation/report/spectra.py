@@ -23,7 +23,7 @@ from stargap.spectra.spectrum import Facts
 from stargap.spectra.store.shards import Shard
 from stargap.starnet.diagnostics import mean_residual
 from stargap.tables.crossmatch import match_ids
-from stargap.tables.write import provenance_of, read_columns
+from stargap.tables.parquet import provenance_of, read_columns
 from stargap.theory.emulator import Emulator
 
 __all__ = ["Example", "FittedSpectra", "fit_again"]
