@@ -24,12 +24,15 @@ from rich.table import Table
 from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import least_squares
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from helpers.stars import mock_stars
+
 import stargap
 from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
 from stargap.measurement.files import measure
 from stargap.measurement.velocity import emulator_templates, measure_velocity
 from stargap.mock.files import write_lamost
-from stargap.mock.spectra import mock_stars
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.prepare import prepare

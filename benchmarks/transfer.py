@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
+import sys
 import time
 import warnings
 from itertools import pairwise
@@ -24,10 +25,13 @@ import torch
 from torch import nn
 from torch.nn.functional import pad, softplus
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from helpers.stars import mock_labels, mock_stars
+
 from stargap.fit.domains import fit_domains
 from stargap.fit.labels import EmulatorModel, fit_labels
 from stargap.measurement.star import parameters_for
-from stargap.mock.spectra import mock_labels, mock_stars
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import to_log_lambda

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.stars import MockStars, mock_stars
 
 from stargap.measurement.star import Columns, Fitted, measure_batch
-from stargap.mock.spectra import MockStars, mock_stars
 from stargap.processor import single_thread
 from stargap.settings import MeasureSettings
 from stargap.spectra.spectrum import Facts, Spectrum

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,8 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from nature_grid import interpolate_nature, leave_out_errors
 from numpy.typing import NDArray
 from pages import table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+
+from helpers.stars import prepared_stars
 from transfer_figures import correction_figure, losses_figure, recovery_by_level_figure, split_figure
 
 from stargap import __version__
@@ -27,8 +33,8 @@ from stargap.checkpoints import load_best
 from stargap.figures.transfer import residual_figure, tsne_figure
 from stargap.fit.domains import Transfer, fit_domains
 from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
-from stargap.mock.instrument import CHUNK, Truth, prepared_stars, training_spectra
-from stargap.mock.nature import interpolate_nature, leave_out_errors, nature_labels
+from stargap.mock.instrument import CHUNK, Truth, simulate_prepared
+from stargap.mock.nature import nature_labels
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.prepare import Prepared
@@ -120,7 +126,7 @@ class Work:
         if not (folder / "done").exists():
             began = time.monotonic()
             labels, active = nature_labels(self.spectra, seed=TRAIN_SEED, mix=mix)
-            spectra, _ = training_spectra(labels, active, self.emulator("nature"), seed=TRAIN_SEED)
+            spectra = simulate_prepared(labels, active, self.emulator("nature"), seed=TRAIN_SEED)
             spectra.save(folder)
             (folder / "done").write_text(json.dumps({"seconds": time.monotonic() - began}))
         return PreparedSpectra.load(folder)

@@ -18,8 +18,8 @@ from pages import table
 from stargap import __version__
 from stargap.figures.survey import subclass_numbers
 from stargap.flags import FinalCut
-from stargap.mock.survey_store import write_survey_store
 from stargap.mock.tables import APOGEE, LASPM, LITERATURE, PRIMARY_ERRORS, companion_tables, compared_tables
+from stargap.mock.write import write_survey_store
 from stargap.paper import (
     ACTIVE_SPECTRA,
     BINARIES,

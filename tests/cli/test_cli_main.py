@@ -11,11 +11,12 @@ import time
 import numpy as np
 import pytest
 from astropy.io import fits
+from helpers.stars import mock_stars
 from safetensors.numpy import load_file
 
 from stargap.cli import main as cli
 from stargap.mock.files import write_lamost
-from stargap.mock.spectra import mock_stars, mock_wavelength
+from stargap.mock.instrument import mock_wavelength
 from stargap.theory.emulator import shipped_emulator
 
 TINY = """

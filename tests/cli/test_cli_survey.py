@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stargap.cli.main import main
-from stargap.mock.survey_files import write_survey
+from stargap.mock.write import write_survey
 from stargap.run.engine import StageState
 from stargap.run.settings import SurveySettings
 from stargap.settings import read_settings_as

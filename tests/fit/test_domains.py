@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from helpers.stars import mock_labels
 
 from stargap.fit.domains import DomainFit, fit_domains
 from stargap.fit.labels import EmulatorModel, LabelFit, Parameters, fit_labels
@@ -14,7 +15,6 @@ from stargap.fit.lbfgs import fit_lbfgs
 from stargap.flags import Flag
 from stargap.labels import LABELS, TEFF
 from stargap.measurement.star import parameters_for
-from stargap.mock.spectra import mock_labels
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import to_log_lambda

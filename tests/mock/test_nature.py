@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 
+import nature_grid
 import numpy as np
 import pytest
 import torch
+from nature_grid import interpolate_nature, leave_out_errors
 
 from stargap.errors import UsageError
 from stargap.labels import A_M, LOGG, M_H, TEFF
 from stargap.mock import nature
-from stargap.mock.nature import interpolate_nature, leave_out_errors, nature_labels, nature_logg
+from stargap.mock.nature import nature_labels, nature_logg
 from stargap.pixels import STARGAP
 from stargap.spectra.smoother import normalise
 from stargap.theory.emulator import shipped_emulator, targets
@@ -245,7 +247,7 @@ def test_between_nodes_200_k_apart_labels_are_missed_by_less_than_a_third_of_the
     wanted[given] = False
     labels = other.labels[wanted]
     assert len(labels) == 198
-    difference = nature._predict(coarse, base, labels[:, :A_M]) - np.log(other.flux[wanted])
+    difference = nature_grid._predict(coarse, base, labels[:, :A_M]) - np.log(other.flux[wanted])
     off = label_errors(other, labels, difference)
     over = labels[(np.abs(off) > THIRD_OF_BARS).any(axis=1)]
     assert over.tolist() == [[3200, 5, -0.75, 0]], "an odd model: 20 K off its neighbours in the base grid too"

@@ -9,7 +9,8 @@ from stargap.errors import UsageError
 from stargap.mock.instrument import CHUNK, Blend, Truth, observe
 from stargap.mock.nature import shipped_nature
 from stargap.mock.population import PLAIN, Population, draw_kinds, draw_unresolved, young_orbits
-from stargap.mock.survey import GAIA, simulate_survey
+from stargap.mock.survey import simulate_survey
+from stargap.mock.targets import GAIA
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
 
 EVERY = {"seed": 11, "junk": 0.1, "repeats": 0.1}

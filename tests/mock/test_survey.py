@@ -16,11 +16,10 @@ from astropy.time import Time
 
 from stargap.errors import UsageError
 from stargap.measurement.subtype import measure_indices
-from stargap.mock.instrument import CHUNK
+from stargap.mock.instrument import CHUNK, mock_wavelength
 from stargap.mock.junk import FAULTS, JUNK, make_junk
-from stargap.mock.spectra import mock_wavelength
 from stargap.mock.survey import LATE, METAL_POOR, simulate_survey
-from stargap.mock.survey_files import write_survey
+from stargap.mock.write import write_survey
 from stargap.pixels import LOG_LAMBDA
 from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.readers.read import read_spectrum
@@ -250,7 +249,7 @@ def test_a_stopped_survey_goes_on_and_ends_the_same(survey, tmp_path):
     with pytest.raises(StopError):
         write_survey(tmp_path, 40, seed=5, repeats=0.3, junk=0.2, progress=stop)
     assert not (tmp_path / "truth.parquet").exists()
-    assert not [path for path in tmp_path.rglob(".*")]
+    assert not [path for path in tmp_path.rglob(".stargap-*")]
     some = sorted((tmp_path / "spectra").rglob("*.gz"))
     some[0].unlink()
     stamp = some[1].stat().st_mtime_ns
@@ -262,7 +261,7 @@ def test_a_stopped_survey_goes_on_and_ends_the_same(survey, tmp_path):
 @pytest.mark.slow
 def test_a_killed_survey_goes_on_and_ends_the_same(survey, tmp_path):
     call = f"write_survey({str(tmp_path)!r}, 40, seed=5, repeats=0.3, junk=0.2)"
-    code = f"from stargap.mock.survey_files import write_survey; {call}"
+    code = f"from stargap.mock.write import write_survey; {call}"
     process = subprocess.Popen([sys.executable, "-c", code])
     while process.poll() is None and len(list(tmp_path.rglob("*.gz"))) < 10:
         time.sleep(0.02)

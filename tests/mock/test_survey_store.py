@@ -7,7 +7,7 @@ import torch
 
 from stargap.errors import UsageError
 from stargap.mock.survey import simulate_survey
-from stargap.mock.survey_store import write_survey_store
+from stargap.mock.write import write_survey, write_survey_store
 from stargap.spectra.log_lambda import native_batch
 from stargap.spectra.store.store import Store, verify
 
@@ -36,7 +36,17 @@ def test_the_store_holds_the_spectra_of_the_survey_in_their_order(tmp_path):
 
 def test_folders_and_numbers_that_make_no_sense(tmp_path):
     write_survey_store(tmp_path, 1, seed=1)
-    with pytest.raises(UsageError, match="holds a store already"):
-        write_survey_store(tmp_path, 1, seed=1)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    write_survey_store(tmp_path, 1, seed=1)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    with pytest.raises(UsageError, match="holds the survey"):
+        write_survey_store(tmp_path, 1, seed=1, dtype="float16")
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "gaia.parquet").write_text("a table of mine")
+    for write in (write_survey, write_survey_store):
+        with pytest.raises(UsageError, match=r"holds files that are not stargap's, such as 'gaia\.parquet'"):
+            write(foreign, 1, seed=1)
+    assert [path.name for path in foreign.iterdir()] == ["gaia.parquet"]
     with pytest.raises(UsageError, match="0 stars"):
         write_survey_store(tmp_path / "other", 0, seed=1)

@@ -11,8 +11,6 @@ from stargap.catalogue.companions import find_companions
 from stargap.flags import Companion
 from stargap.mock.instrument import CHUNK
 from stargap.mock.survey import simulate_survey
-from stargap.mock.survey_files import write_survey
-from stargap.mock.survey_store import write_survey_store
 from stargap.mock.tables import (
     APOGEE,
     LASPM,
@@ -24,6 +22,7 @@ from stargap.mock.tables import (
     compared_tables,
     tables_of,
 )
+from stargap.mock.write import write_survey, write_survey_store
 from stargap.tables.read import read_table
 from stargap.validation.binaries import run_binaries
 from stargap.validation.matching import match_stars, our_columns, their_columns

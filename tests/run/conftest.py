@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stargap.mock.survey_files import write_survey
+from stargap.mock.write import write_survey
 from stargap.run.engine import run_survey
 from stargap.run.settings import SurveySettings
 

@@ -7,10 +7,10 @@ import csv
 import numpy as np
 import pytest
 import torch
+from helpers.stars import mock_stars
 
 from stargap.errors import UsageError
 from stargap.mock.files import write_lamost
-from stargap.mock.spectra import mock_stars
 from stargap.run.anchors import read_anchor_stars, scores_of, write_cross_validation
 from stargap.theory.emulator import shipped_emulator
 from stargap.transfer.anchored.train import AnchorStars, CrossValidated

@@ -19,7 +19,7 @@ import pytest
 
 from stargap.errors import UsageError
 from stargap.flags import Flag
-from stargap.mock.survey_store import write_survey_store
+from stargap.mock.write import write_survey_store
 from stargap.run import engine
 from stargap.run.engine import run_survey, stage_states
 from stargap.run.folder import Run

@@ -9,12 +9,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from helpers.stars import mock_stars
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
 from stargap.errors import SpectrumError
-from stargap.mock.spectra import mock_stars, mock_wavelength
+from stargap.mock.instrument import mock_wavelength
 from stargap.pixels import LOG_LAMBDA, PAPER, SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
 from stargap.spectra.prepare import blur, prepare

@@ -8,12 +8,12 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from helpers.stars import mock_stars
 from safetensors.torch import load, save
 
 from stargap.errors import ModelError
 from stargap.fit.labels import EmulatorModel
 from stargap.measurement.models import load_model_named, load_transfer
-from stargap.mock.spectra import mock_stars
 from stargap.pixels import PAPER, STARGAP
 from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.prepare import prepare

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.stars import prepared_stars
 
-from stargap.mock.instrument import prepared_stars
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.theory.emulator import shipped_emulator
 from stargap.transfer.anchored.train import AnchorStars, train_anchored

@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from helpers.stars import mock_stars
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
@@ -25,7 +26,6 @@ from stargap.labels import M_H, TEFF, alpha_relation
 from stargap.mock.instrument import simulate
 from stargap.mock.junk import SOURCES, make_junk
 from stargap.mock.nature import nature_labels, shipped_nature
-from stargap.mock.spectra import mock_stars
 from stargap.pixels import LOG_LAMBDA, STARGAP
 from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.prepare import prepare

@@ -11,6 +11,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from helpers.stars import prepared_stars
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
@@ -18,7 +19,6 @@ from scipy.interpolate import CubicSpline
 
 from stargap.errors import ModelError
 from stargap.fit.labels import EmulatorModel
-from stargap.mock.instrument import prepared_stars
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.smoother import normalise

@@ -14,12 +14,12 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from helpers.stars import prepared_stars
 from pydantic import ValidationError
 
 from stargap.errors import ModelError, UsageError
 from stargap.fit.domains import fit_domains
 from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
-from stargap.mock.instrument import prepared_stars
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.pixels import STARGAP
 from stargap.spectra.prepared import PreparedSpectra, split_rows

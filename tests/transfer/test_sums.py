@@ -4,9 +4,9 @@ from dataclasses import fields, replace
 
 import numpy as np
 import torch
+from helpers.stars import prepared_stars
 
 from stargap.fit.labels import EmulatorModel
-from stargap.mock.instrument import prepared_stars
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.theory.emulator import shipped_emulator
 from stargap.transfer.residual.model import INTERPOLATION, ResidualTransfer, features

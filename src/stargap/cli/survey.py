@@ -174,9 +174,8 @@ def mock(
     repeats
         Fraction of the others that is observed several times.
     """
-    from stargap.mock.survey_files import write_survey
-    from stargap.mock.survey_store import write_survey_store
     from stargap.mock.tables import companion_tables, reported_tables
+    from stargap.mock.write import write_survey, write_survey_store
     from stargap.run.settings import SurveySettings
     from stargap.settings import example_toml
 

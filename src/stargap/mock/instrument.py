@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +14,15 @@ from torch import Tensor
 from stargap.errors import UsageError
 from stargap.labels import TEFF
 from stargap.measurement.halpha import HALPHA
-from stargap.mock.spectra import planck
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP, WINDOWS
 from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
-from stargap.spectra.prepare import Prepared, blur, prepare
+from stargap.spectra.prepare import blur, prepare
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.spectrum import Spectrum
 from stargap.theory.emulator import Emulator
 from stargap.theory.sampling import cubic
 
-__all__ = ["Blend", "Truth", "observe", "prepared_stars", "simulate", "training_spectra"]
+__all__ = ["Blend", "Truth", "mock_wavelength", "observe", "planck", "simulate", "simulate_prepared"]
 
 SPECTROGRAPHS, FIBRES = 16, 250
 CHUNK = 256
@@ -64,6 +64,27 @@ class Blend:
     labels: NDArray[np.float64]
     light: NDArray[np.float64]
     rv: NDArray[np.float64]
+
+
+def mock_wavelength(count: int = 3909) -> NDArray[np.float64]:
+    """Return LAMOST's native wavelengths (A): 10**(3.5682 + 1e-4 i).
+
+    Example:
+        >>> mock_wavelength()[[0, -1]].round(1)
+        array([3700. , 9099.1])
+    """
+    return np.power(10.0, 3.5682 + 1e-4 * np.arange(count), dtype=np.float64)
+
+
+def planck(wavelength: NDArray[np.float64], teff: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the shape of a black body's flux at wavelengths (A) and temperatures (K), arrays that broadcast.
+
+    Example:
+        >>> ratio = planck(np.array([7000.0]), np.array([3500.0])) / planck(np.array([7000.0]), np.array([3000.0]))
+        >>> ratio.round(2)
+        array([2.67])
+    """
+    return 1.0 / (wavelength**5 * np.expm1(1.4387769e8 / (wavelength * teff)))
 
 
 def _draw_truth(labels: NDArray[np.float64], active: NDArray[np.bool_], seed: int) -> Truth:
@@ -133,39 +154,68 @@ def observe(
         UsageError: nature's resolution is not above that of these fibres.
     """
     rng = np.random.default_rng([seed, 3])
-    count = len(truth.rv)
-    support = STARGAP.support
-    flux = nature.flux(torch.as_tensor(truth.labels))
-    flux = flux / flux[:, [round(7500.0 - support[0])]]
+    flux = _at_7500(nature, truth.labels)
     if blend is not None and blend.row.size:
         flux[blend.row] = _blended(nature, flux[blend.row], blend)
-    wanted = _resolution(truth.spectrograph, truth.fibre, support)
-    variance = (SIGMA_PER_FWHM * support) ** 2 * (wanted**-2 - nature.card.resolution**-2)
+    flux = _broadened(flux, truth, nature.card.resolution)
+    rows = np.flatnonzero(truth.active)
+    if rows.size:
+        flux[rows] = _with_halpha(rng, flux[rows], truth.resolution[rows])
+    observed = _shifted(flux, truth, wavelength)
+    observed = observed * _calibration(rng, truth.spectrograph, wavelength)
+    observed = observed * _tellurics(rng, len(truth.rv), wavelength)
+    noisy, ivar = _with_noise(rng, observed, truth, wavelength)
+    _add_defects(rng, noisy, ivar, truth)
+    return noisy.astype(np.float32), ivar.astype(np.float32), observed.astype(np.float32)
+
+
+def _at_7500(nature: Emulator, labels: NDArray[np.float64]) -> Tensor:
+    """Return spectra at rest ``(star, support)``, 1 at 7500 A."""
+    flux = nature.flux(torch.as_tensor(labels))
+    return flux / flux[:, [round(7500.0 - STARGAP.support[0])]]
+
+
+def _broadened(flux: Tensor, truth: Truth, resolution: float) -> Tensor:
+    """Bring spectra from nature's resolution to that of their fibres, in six steps of diffusion."""
+    support, steps = STARGAP.support, 6
+    fibres = _resolution(truth.spectrograph, truth.fibre, support)
+    variance = (SIGMA_PER_FWHM * support) ** 2 * (fibres**-2 - resolution**-2)
     if (variance <= 0).any():
-        message = f"nature has R = {nature.card.resolution:g}, and fibres up to {wanted.max():.0f}: it must have more"
+        message = f"nature has R = {resolution:g}, and fibres up to {fibres.max():.0f}: it must have more"
         raise UsageError(message)
-    steps = 6
     amount = torch.as_tensor(variance / (2 * steps), dtype=torch.float32)
     for _ in range(steps):
         flux = blur(flux, amount)
-    if truth.active.any():
-        rows = np.flatnonzero(truth.active)
-        width = np.clip(rng.lognormal(np.log(2.5), 0.6, rows.size), 0.8, 12.0)
-        sigma = SIGMA_PER_FWHM * HALPHA / truth.resolution[rows]
-        line = np.exp(-0.5 * ((support - HALPHA) / sigma[:, None]) ** 2) / (sigma * np.sqrt(2 * np.pi))[:, None]
-        near = np.abs(support - HALPHA) < 30.0
-        flux[rows] += flux[rows][:, near].median(dim=1, keepdim=True).values * torch.as_tensor(
-            width[:, None] * line, dtype=torch.float32
-        )
+    return flux
 
+
+def _with_halpha(rng: np.random.Generator, flux: Tensor, resolution: NDArray[np.float64]) -> Tensor:
+    """Add H-alpha in emission: equivalent widths of 0.8 to 12 A, log-normal about 2.5 A."""
+    support = STARGAP.support
+    width = np.clip(rng.lognormal(np.log(2.5), 0.6, len(flux)), 0.8, 12.0)
+    sigma = SIGMA_PER_FWHM * HALPHA / resolution
+    line = np.exp(-0.5 * ((support - HALPHA) / sigma[:, None]) ** 2) / (sigma * np.sqrt(2 * np.pi))[:, None]
+    near = np.abs(support - HALPHA) < 30.0
+    level = flux[:, near].median(dim=1, keepdim=True).values
+    return flux + level * torch.as_tensor(width[:, None] * line, dtype=torch.float32)
+
+
+def _shifted(flux: Tensor, truth: Truth, wavelength: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sample spectra at the stars' velocities on native pixels, continued as black bodies beyond the emulator."""
+    support = STARGAP.support
     rest = wavelength / (1 + truth.rv[:, None] / SPEED_OF_LIGHT)
     inside = rest.clip(support[0], support[-1])
     observed = cubic(flux, torch.as_tensor((inside - support[0]) / STARGAP.step)).numpy()
     if (rest != inside).any():
         teff = truth.labels[:, TEFF, None]
         observed = observed * planck(rest, teff) / planck(inside, teff)
-    observed = observed * _calibration(rng, truth.spectrograph, wavelength) * _tellurics(rng, count, wavelength)
+    return np.asarray(observed)
 
+
+def _with_noise(
+    rng: np.random.Generator, observed: NDArray[np.float64], truth: Truth, wavelength: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Add noise of the S/N that the truth has in r and i, and residuals of sky lines; return flux and ivar."""
     sky = _sky(wavelength)
     shape = np.sqrt((0.5 * observed.clip(0.02) + 0.5) * (1.0 + 3.0 * sky) * (4800.0 / wavelength).clip(1.0, 3.0))
     in_r = (wavelength > 5900.0) & (wavelength < 6900.0)
@@ -174,25 +224,26 @@ def observe(
     ratio_i = np.median(observed[:, in_i] / shape[:, in_i], axis=1) / truth.snr_i
     ramp = ((wavelength - 6900.0) / 100.0).clip(0.0, 1.0)
     sigma = shape * np.exp((1 - ramp) * np.log(ratio_r)[:, None] + ramp * np.log(ratio_i)[:, None])
-
     noisy = observed + sigma * rng.standard_normal(observed.shape, dtype=np.float32)
-    noisy += sigma * sky * 0.8 * rng.standard_normal((count, 1)) * np.sign(np.sin(wavelength / 3.0))
-    ivar = 1.0 / sigma**2
+    noisy += sigma * sky * 0.8 * rng.standard_normal((len(observed), 1)) * np.sign(np.sin(wavelength / 3.0))
+    return noisy, 1.0 / sigma**2
+
+
+def _add_defects(rng: np.random.Generator, noisy: NDArray[np.float64], ivar: NDArray[np.float64], truth: Truth) -> None:
+    """Plant cosmic hits that the inverse variance does not know, dead pixels and saturated blocks, in place."""
+    count, pixels = noisy.shape
     hits = np.flatnonzero(rng.random(count) < 0.33)
-    noisy[hits, rng.integers(0, wavelength.size, hits.size)] += rng.uniform(0.1, 3.0, hits.size)
+    noisy[hits, rng.integers(0, pixels, hits.size)] += rng.uniform(0.1, 3.0, hits.size)
     ivar[rng.random(ivar.shape, dtype=np.float32) < 0.002] = 0.0
     for row in np.flatnonzero(rng.random(count) < np.where(truth.snr_r > 80.0, 0.1, 0.01)):
-        start = rng.integers(wavelength.size - 300)
+        start = rng.integers(pixels - 300)
         ivar[row, start : start + rng.integers(50, 300)] = 0.0
     noisy[ivar == 0.0] = rng.uniform(0.0, 3.0, int((ivar == 0.0).sum()))
-    return noisy.astype(np.float32), ivar.astype(np.float32), observed.astype(np.float32)
 
 
 def _blended(nature: Emulator, star: Tensor, blend: Blend) -> Tensor:
     """Return spectra of stars and companions together, at the stars' rest, 1 at about 7500 A."""
-    support = STARGAP.support
-    other = nature.flux(torch.as_tensor(blend.labels))
-    other = other / other[:, [round(7500.0 - support[0])]]
+    support, other = STARGAP.support, _at_7500(nature, blend.labels)
     rest = (support / (1 + blend.rv[:, None] / SPEED_OF_LIGHT)).clip(support[0], support[-1])
     moved = cubic(other, torch.as_tensor((rest - support[0]) / STARGAP.step))
     light = torch.as_tensor(blend.light[:, None], dtype=star.dtype)
@@ -252,26 +303,28 @@ def simulate(
         yield part, to_log_lambda(spectra), clean
 
 
-def prepared_stars(
-    labels: NDArray[np.float64], active: NDArray[np.bool_], nature: Emulator, *, seed: int
-) -> Iterator[tuple[Truth, Prepared, Tensor]]:
-    """Yield chunks prepared at ``rv_used``, with the noiseless spectra prepared in the same way, ``(star, pixel)``."""
-    for truth, native, clean in simulate(labels, active, nature, seed=seed):
-        rv = torch.as_tensor(truth.rv_used)
-        star = prepare(native, rv)
-        scaled = torch.as_tensor(clean) / native.scale[:, None].float()
-        noiseless = prepare(NativeBatch(scaled, native.ivar, native.scale, native.spikes), rv)
-        yield truth, star, noiseless.flux
+def simulate_prepared(
+    labels: NDArray[np.float64],
+    active: NDArray[np.bool_],
+    nature: Emulator,
+    *,
+    seed: int,
+    progress: Callable[[int, int], Any] | None = None,
+) -> PreparedSpectra:
+    """Simulate stars as `simulate` does and prepare them at ``rv_used``.
 
-
-def training_spectra(
-    labels: NDArray[np.float64], active: NDArray[np.bool_], nature: Emulator, *, seed: int
-) -> tuple[PreparedSpectra, Truth]:
-    """Return prepared spectra as arrays, and their truth."""
-    spectra = PreparedSpectra.empty(len(labels))
-    parts: list[Truth] = []
-    for first, (truth, native, _) in enumerate(simulate(labels, active, nature, seed=seed)):
+    Args:
+        labels: ``(star, 4)`` within nature's range.
+        active: ``(star,)``: stars with H-alpha in emission.
+        nature: emulator of nature.
+        seed: of everything random but the labels.
+        progress: called as ``progress(done, stars)``.
+    """
+    spectra, done = PreparedSpectra.empty(len(labels)), 0
+    for truth, native, _ in simulate(labels, active, nature, seed=seed):
         star = prepare(native, torch.as_tensor(truth.rv_used))
-        spectra.put(first * CHUNK, PreparedSpectra.from_prepared(star, truth.rv_used))
-        parts.append(truth)
-    return spectra, Truth(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS})
+        spectra.put(done, PreparedSpectra.from_prepared(star, truth.rv_used))
+        done += len(truth.rv)
+        if progress is not None:
+            progress(done, len(labels))
+    return spectra

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stargap.mock.spectra import planck
+from stargap.mock.instrument import planck
 from stargap.pixels import SPEED_OF_LIGHT
 
 __all__ = ["JUNK", "SOURCES", "make_junk"]

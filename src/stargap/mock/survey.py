@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from stargap.errors import UsageError
 from stargap.labels import LABELS, M_H, TEFF
-from stargap.mock.instrument import CHUNK, Blend, Truth, observe
-from stargap.mock.junk import JUNK, SOURCES, make_junk
+from stargap.mock.instrument import CHUNK, FIBRES, SPECTROGRAPHS, Blend, Truth, observe
+from stargap.mock.junk import SOURCES, make_junk
 from stargap.mock.nature import Mix, nature_labels, shipped_nature
-from stargap.mock.population import Population, draw_kinds, draw_unresolved, young_orbits
+from stargap.mock.population import Population
+from stargap.mock.targets import GAIA, MOST_EXPOSURES, draw_catalogued, draw_targets
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
 from stargap.spectra.readers.content import snr_by_band
 from stargap.spectra.spectrum import Facts, Spectrum
-from stargap.theory.isochrones import shipped_isochrones
 
 __all__ = ["LATE", "METAL_POOR", "SurveyChunk", "simulate_survey", "survey_size"]
 
@@ -31,22 +31,14 @@ LATE = 3100.0
 """Teff below which it is marked late (K): M5 and later."""
 BLOCK = 16 * CHUNK
 """Stars whose labels are drawn together."""
-MOST_EXPOSURES = 8
-FAINTEST_RVS = 14.5
-"""G down to which Gaia gives a radial velocity (mag)."""
-FIBRES = (16, 250)
 SUBTYPES = ([2800.0, 3050.0, 3200.0, 3400.0, 3550.0, 3680.0, 3850.0], [6, 5, 4, 3, 2, 1, 0])
 MARKS: Final = ("binary", "variable", "young", "wide_pair", "companion_light")
 """What the truth says of stars that are not single, quiet and old."""
-PHOTOMETRY: Final = {
-    "galaxy": (-21.0, 0.5, 1.2, 0.2),
-    "white_dwarf": (11.8, 0.7, 0.0, 0.2),
-    "k_giant": (0.7, 0.8, 1.25, 0.15),
-    "early_k": (6.2, 0.3, 0.95, 0.06),
-}
-"""M_G, its scatter, BP-RP and its scatter (mag) of other sources than M dwarfs."""
-VELOCITIES: Final = {"white_dwarf": (20.0, 50.0), "k_giant": (-20.0, 60.0), "early_k": (-5.0, 35.0), "lamp": (0.0, 0.0)}
-"""Mean and scatter (km/s)."""
+TRUTH: Final = (
+    *("spectrum_id", "star", "exposure", "obsid", "path", "kind", *LABELS, "rv", "snr_r", "snr_i", "active"),
+    *("metal_poor", "late", *MARKS, "source_id", "uid", "gaia_in_lamost"),
+)
+"""Columns of the truth, in their order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,128 +121,15 @@ def _chunks(
     for number in range(survey_size(stars)):
         if number * CHUNK % BLOCK == 0:
             block = number * CHUNK // BLOCK
-            own = int(np.random.default_rng([seed, 6, block]).integers(4_000_000))
-            labels, active = nature_labels(BLOCK, seed=own, mix=mix)
+            block_seed = int(np.random.default_rng([seed, 6, block]).integers(4_000_000))
+            labels, active = nature_labels(BLOCK, seed=block_seed, mix=mix)
         rows = slice(number * CHUNK % BLOCK, number * CHUNK % BLOCK + CHUNK)
-        rng = np.random.default_rng([seed, 4, number])
-        wanted = min(CHUNK, stars - number * CHUNK)
-        own_rng = np.random.default_rng([seed, 7, number])
-        target = _targets(rng, own_rng, number, labels[rows], active[rows], junk, repeats, population)
-        chunk = _observe(rng, number, target, wave, wanted, seed, first_id)
+        rng, kinds_rng = np.random.default_rng([seed, 4, number]), np.random.default_rng([seed, 7, number])
+        target = draw_targets(rng, kinds_rng, labels[rows], active[rows], junk, repeats, population)
+        target |= draw_catalogued(rng, number, target)
+        chunk = _observe(rng, number, target, wave, min(CHUNK, stars - number * CHUNK), seed, first_id)
         first_id += len(chunk.spectra)
         yield chunk
-
-
-def _targets(
-    rng: np.random.Generator,
-    own_rng: np.random.Generator,
-    number: int,
-    labels: NDArray[np.float64],
-    active: NDArray[np.bool_],
-    junk: float,
-    repeats: float,
-    population: Population,
-) -> Columns:
-    """Everything about the stars of a chunk that does not depend on an observation, arrays ``(CHUNK,)``."""
-    kind = np.where(rng.random(CHUNK) < junk, rng.choice(JUNK, CHUNK), "dwarf")
-    several = (rng.random(CHUNK) < repeats) & (kind == "dwarf")
-    exposures = np.where(several, np.minimum(1 + rng.geometric(0.4, CHUNK), MOST_EXPOSURES), 1)
-    draws = rng.normal(np.log(13.0), 0.95, (CHUNK, 20))
-    inside = (draws >= np.log(5.0)) & (draws < np.log(300.0))
-    snr = np.exp(np.clip(draws[np.arange(CHUNK), inside.argmax(axis=1)], np.log(5.0), np.log(300.0)))
-    rv = np.where(rng.random(CHUNK) < 0.9, rng.normal(-5.0, 35.0, CHUNK), rng.normal(-20.0, 90.0, CHUNK))
-    rv = np.clip(rv, -250.0, 250.0)
-
-    isochrones = shipped_isochrones()
-
-    def magnitude(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return replace(isochrones, logg=values).logg_at(labels[:, TEFF], labels[:, M_H])
-
-    absolute = magnitude(isochrones.g_mag) + rng.normal(0.0, 0.25, CHUNK)
-    colour = magnitude(isochrones.bp_mag) - magnitude(isochrones.rp_mag) + rng.normal(0.0, 0.03, CHUNK)
-    g_mag = 15.5 - 2.5 / 0.8 * np.log10(snr / 13.0) + rng.normal(0.0, 0.3, CHUNK)
-    kinds = draw_kinds(own_rng, population, kind == "dwarf", active)
-    companion = draw_unresolved(own_rng, labels)
-    absolute, colour = (
-        np.where(kinds.binary, values + more, values)
-        for values, more in ((absolute, companion.g), (colour, companion.colour))
-    )
-    orbit = young_orbits(own_rng, 10 ** ((g_mag - absolute + 5.0) / 5.0) / 1000.0)
-    unit = rng.standard_normal((CHUNK, 8))
-    rv = np.where(kinds.young, orbit["rv"], rv)
-    source_rv = rv.copy()
-    for name, (mean, scatter) in VELOCITIES.items():
-        source_rv[kind == name] = (mean + scatter * unit[:, 0])[kind == name]
-    redshift = rng.uniform(0.02, 0.3, CHUNK)
-    source_rv[kind == "galaxy"] = SPEED_OF_LIGHT * redshift[kind == "galaxy"]
-    for name, (mean, scatter, red, spread) in PHOTOMETRY.items():
-        absolute[kind == name] = (mean + scatter * unit[:, 1])[kind == name]
-        colour[kind == name] = (red + spread * unit[:, 2])[kind == name]
-
-    parallax = 10 ** ((absolute - g_mag + 10.0) / 5.0)
-    ruwe = np.exp(rng.normal(0.02, 0.06, CHUNK))
-    ruwe = np.where(rng.random(CHUNK) < 0.06, rng.uniform(1.4, 10.0, CHUNK), ruwe)
-    ruwe = np.where(kinds.binary & np.isfinite(companion.ruwe), companion.ruwe, ruwe)
-    error = (0.02 + 0.03 * 10 ** (0.2 * (g_mag - 15.0))) * np.maximum(ruwe, 1.0)
-    speed = np.where(kinds.young[:, None], np.stack([orbit["east"], orbit["north"]], axis=1), 40.0 * unit[:, 3:5])
-    motion = speed * parallax[:, None] / 4.74047
-    with_rv = (g_mag < FAINTEST_RVS) & (np.abs(source_rv) < 500.0)
-    rv_error = 0.3 + 3.0 * 10 ** (0.4 * (g_mag - 14.0))
-    known = rng.random((4, CHUNK))
-    star = number * CHUNK + np.arange(CHUNK)
-    drawn = {
-        "star": star,
-        "kind": kind,
-        "labels": labels,
-        "active": active & ~np.isin(kind, tuple(SOURCES)),
-        "dwarf_rv": rv,
-        "rv": source_rv,
-        "snr": snr,
-        "exposures": exposures,
-        "source_id": 1_000_000_000_000_000_000 + 34_359_738_368 * star + rng.integers(2**34, size=CHUNK),
-        "gaia_in_lamost": known[0] > 0.1,
-        "z_known": known[1] > 0.05,
-        "ra": rng.uniform(0.0, 360.0, CHUNK),
-        "dec": np.degrees(np.arcsin(rng.uniform(np.sin(np.radians(-10.0)), np.sin(np.radians(60.0)), CHUNK))),
-        "pmra": motion[:, 0],
-        "pmdec": motion[:, 1],
-        "parallax": np.where(known[2] > 0.01, parallax + error * unit[:, 5], np.nan),
-        "parallax_error": np.where(known[2] > 0.01, error, np.nan),
-        "ruwe": np.where(known[3] > 0.02, ruwe, np.nan),
-        "phot_g_mean_mag": g_mag,
-        "phot_bp_mean_mag": g_mag + 0.6 * colour,
-        "phot_rp_mean_mag": g_mag - 0.4 * colour,
-        "pmra_error": 0.9 * error,
-        "pmdec_error": 0.8 * error,
-        "radial_velocity": np.where(with_rv, source_rv + rv_error * unit[:, 6], np.nan),
-        "radial_velocity_error": np.where(with_rv, rv_error, np.nan),
-        "companion_labels": companion.labels,
-        "companion_light": np.where(kinds.binary, companion.light, np.nan),
-        "companion_rv": companion.rv,
-        **vars(kinds),
-    }
-    for name in ("ra", "dec"):
-        drawn[name] = np.where(kinds.young, orbit[name], drawn[name])
-    return drawn
-
-
-GAIA = (
-    "source_id",
-    "ra",
-    "dec",
-    "pmra",
-    "pmdec",
-    "parallax",
-    "parallax_error",
-    "ruwe",
-    "phot_g_mean_mag",
-    "phot_bp_mean_mag",
-    "phot_rp_mean_mag",
-    "pmra_error",
-    "pmdec_error",
-    "radial_velocity",
-    "radial_velocity_error",
-)
 
 
 def _observe(
@@ -258,24 +137,50 @@ def _observe(
     number: int,
     target: Columns,
     wave: NDArray[np.float64],
-    wanted: int,
+    stars: int,
     seed: int,
     first_id: int,
 ) -> SurveyChunk:
-    """Observe the first `wanted` stars; all are simulated, so that none depends on how many are wanted."""
+    """Observe the first `stars` targets; all are simulated, so that none depends on how many are asked for."""
     row = np.repeat(np.arange(CHUNK), target["exposures"])
     exposure = np.concatenate([np.arange(n) for n in target["exposures"]])
+    truth = _exposed(rng, target, row, exposure)
+    both = np.flatnonzero(target["binary"][row])
+    blend = Blend(both, *(target[f"companion_{what}"][row[both]] for what in ("labels", "light", "rv")))
+    arrays = observe(shipped_nature(), truth, wave, seed=seed * 100_000 + number, blend=blend)
+    unit = rng.standard_normal((len(row), 3))
+    masked = rng.random(len(row)) < 0.01
+    kept = np.flatnonzero(row < stars)
+    spectra = []
+    for i in kept.tolist():
+        flux, ivar = _spectrum(target, int(row[i]), wave, *(array[i] for array in arrays), seed=seed)
+        facts = _facts(number, int(exposure[i]), int(truth.spectrograph[i]), int(truth.fibre[i]))
+        facts = _described(facts, target, int(row[i]), unit[i], masked=bool(masked[i]))
+        bands = snr_by_band(wave, flux, ivar)
+        snr: dict[str, Any] = {name: None if value is None else round(value, 2) for name, value in bands.items()}
+        spectra.append(Spectrum(wave, flux, ivar, replace(facts, **snr)))
+    columns = _truth_columns(target, row[kept], exposure[kept], [spectrum.facts for spectrum in spectra])
+    columns |= {
+        "spectrum_id": first_id + np.arange(len(kept)),
+        "snr_r": truth.snr_r[kept],
+        "snr_i": truth.snr_i[kept],
+    }
+    gaia = {name: target[name][:stars] for name in GAIA}
+    return SurveyChunk({name: columns[name] for name in TRUTH}, gaia, spectra)
+
+
+def _exposed(rng: np.random.Generator, target: Columns, row: NDArray[np.int64], exposure: NDArray[np.int64]) -> Truth:
+    """Return the truth of each exposure, with its fibre and S/N."""
     count = len(row)
     spectrograph, fibre = np.empty((2, count), dtype=np.int64)
     for night in range(MOST_EXPOSURES):
-        slots = rng.permutation(FIBRES[0] * FIBRES[1])[:CHUNK]  # no fibre twice on a plate
+        slots = rng.permutation(SPECTROGRAPHS * FIBRES)[:CHUNK]  # no fibre twice on a plate
         here = exposure == night
-        spectrograph[here], fibre[here] = 1 + slots[row[here]] // FIBRES[1], 1 + slots[row[here]] % FIBRES[1]
-    teff = target["labels"][row, TEFF]
+        spectrograph[here], fibre[here] = 1 + slots[row[here]] // FIBRES, 1 + slots[row[here]] % FIBRES
     factor = np.exp(np.where(exposure > 0, rng.normal(0.0, 0.35, count), 0.0))
     snr_r = np.clip(target["snr"][row] * factor, 1.0, 300.0)
-    redder = rng.normal(0.45, 0.12, count) + 0.25 * (3600.0 - teff) / 600.0
-    truth = Truth(
+    redder = rng.normal(0.45, 0.12, count) + 0.25 * (3600.0 - target["labels"][row, TEFF]) / 600.0
+    return Truth(
         labels=target["labels"][row],
         active=target["active"][row],
         rv=target["dwarf_rv"][row],
@@ -286,59 +191,56 @@ def _observe(
         fibre=fibre,
         resolution=np.full(count, 1800.0),
     )
-    both = np.flatnonzero(target["binary"][row])
-    blend = Blend(both, *(target[f"companion_{what}"][row[both]] for what in ("labels", "light", "rv")))
-    flux, ivar, clean = observe(shipped_nature(), truth, wave, seed=seed * 100_000 + number, blend=blend)
-    unit = rng.standard_normal((count, 3))
-    masked = rng.random(count) < 0.01
 
-    kind = target["kind"][row]
-    source = np.isin(kind, tuple(SOURCES))
-    spectra, paths, obsids = [], [], []
-    for i in np.flatnonzero(row < wanted).tolist():
-        star = int(target["star"][row[i]])
-        one, weight = flux[i].astype(np.float64), ivar[i].astype(np.float64)
-        if kind[i] != "dwarf":
-            velocity = float(target["rv"][row[i]])
-            seeds = [seed, 5, star]
-            given = flux[i], ivar[i], clean[i]
-            one, weight = make_junk(str(kind[i]), wave, *given, rv=velocity, resolution=1800.0, seed=seeds)
-        level = 10.0 ** (0.4 * (20.0 - target["phot_g_mean_mag"][row[i]]))
-        one, weight = level * one, weight / level**2
-        facts = _facts(number, int(exposure[i]), int(spectrograph[i]), int(fibre[i]))
-        subtype = round(float(np.interp(teff[i], *SUBTYPES)))
-        years = (facts.lmjd or 0) - 57388.5
-        ra, dec = _moved(target, int(row[i]), years / 365.25, unit[i, :2] * 0.1)
-        redshift = target["rv"][row[i]] / SPEED_OF_LIGHT + 2e-5 * unit[i, 2]
-        bands = snr_by_band(wave, one, weight)
-        facts = replace(
-            facts,
-            designation=_designation(ra, dec),
-            ra=ra,
-            dec=dec,
-            subclass=f"dM{subtype}",
-            fiber_mask=int(masked[i]),
-            pipeline_z=round(float(redshift), 8) if target["z_known"][row[i]] else None,
-            **{name: None if value is None else round(value, 2) for name, value in bands.items()},  # type: ignore[arg-type]
-        )
-        spectra.append(Spectrum(wave, one, weight, facts))
-        paths.append(facts.path)
-        obsids.append(facts.obsid)
 
-    keep = row < wanted
-    row, exposure, source = row[keep], exposure[keep], source[keep]
+def _spectrum(
+    target: Columns,
+    row: int,
+    wave: NDArray[np.float64],
+    flux: NDArray[np.float32],
+    ivar: NDArray[np.float32],
+    clean: NDArray[np.float32],
+    *,
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return flux and ivar of one exposure at the brightness of its target, turned into junk where that is its kind."""
+    one, weight = flux.astype(np.float64), ivar.astype(np.float64)
+    kind = str(target["kind"][row])
+    if kind != "dwarf":
+        seeds, velocity = [seed, 5, int(target["star"][row])], float(target["rv"][row])
+        one, weight = make_junk(kind, wave, flux, ivar, clean, rv=velocity, resolution=1800.0, seed=seeds)
+    level = 10.0 ** (0.4 * (20.0 - target["phot_g_mean_mag"][row]))
+    return level * one, weight / level**2
+
+
+def _described(facts: Facts, target: Columns, row: int, unit: NDArray[np.float64], *, masked: bool) -> Facts:
+    """Add what LAMOST's pipeline says of a target: position, subclass and redshift, with their errors."""
+    years = ((facts.lmjd or 0) - 57388.5) / 365.25
+    ra, dec = _moved(target, row, years, unit[:2] * 0.1)
+    redshift = target["rv"][row] / SPEED_OF_LIGHT + 2e-5 * unit[2]
+    return replace(
+        facts,
+        designation=_designation(ra, dec),
+        ra=ra,
+        dec=dec,
+        subclass=f"dM{round(float(np.interp(target['labels'][row, TEFF], *SUBTYPES)))}",
+        fiber_mask=int(masked),
+        pipeline_z=round(float(redshift), 8) if target["z_known"][row] else None,
+    )
+
+
+def _truth_columns(target: Columns, row: NDArray[np.int64], exposure: NDArray[np.int64], facts: list[Facts]) -> Columns:
+    """Return the truth of the kept spectra, labels NaN where the source is no M dwarf."""
+    source = np.isin(target["kind"][row], tuple(SOURCES))
     labels = np.where(source[:, None], np.nan, target["labels"][row])
-    columns: Columns = {
-        "spectrum_id": first_id + np.arange(len(row)),
+    return {
         "star": target["star"][row],
         "exposure": exposure,
-        "obsid": np.array(obsids, dtype=np.int64),
-        "path": np.array(paths, dtype=object),
+        "obsid": np.array([fact.obsid for fact in facts], dtype=np.int64),
+        "path": np.array([fact.path for fact in facts], dtype=object),
         "kind": target["kind"][row].astype(object),
         **{name: labels[:, place] for place, name in enumerate(LABELS)},
         "rv": target["rv"][row],
-        "snr_r": truth.snr_r[keep],
-        "snr_i": truth.snr_i[keep],
         "active": target["active"][row],
         "metal_poor": labels[:, M_H] < METAL_POOR,
         "late": labels[:, TEFF] < LATE,
@@ -347,7 +249,6 @@ def _observe(
         "uid": np.array([f"S{star:012d}" for star in target["star"][row]], dtype=object),
         "gaia_in_lamost": target["gaia_in_lamost"][row],
     }
-    return SurveyChunk(columns, {name: target[name][:wanted] for name in GAIA}, spectra)
 
 
 def _facts(number: int, exposure: int, spectrograph: int, fibre: int) -> Facts:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stargap.files import replacing
-from stargap.mock.survey_files import write_survey
 from stargap.mock.tables import companion_tables, compared_tables, reported_tables
+from stargap.mock.write import write_survey
 from stargap.run.engine import StageState, run_survey
 from stargap.run.settings import SurveySettings
 from stargap.settings import example_toml

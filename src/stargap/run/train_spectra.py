@@ -6,15 +6,13 @@ import json
 import shutil
 
 import numpy as np
-import torch
 
 from stargap.console import bars
 from stargap.errors import UsageError
 from stargap.files import replacing
-from stargap.mock.instrument import simulate
+from stargap.mock.instrument import simulate_prepared
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.run.train_settings import TrainSettings
-from stargap.spectra.prepare import prepare
 from stargap.spectra.prepared import PreparedSpectra
 
 __all__ = ["training_spectra"]
@@ -48,13 +46,10 @@ def training_spectra(settings: TrainSettings, *, progress: bool = False) -> Prep
         return PreparedSpectra.load(folder)
     shutil.rmtree(folder, ignore_errors=True)
     labels, active = nature_labels(data.simulated, seed=data.seed, mix=data.mix)
-    spectra, first = PreparedSpectra.empty(len(labels)), 0
     with bars(show=progress) as report:
-        for truth, native, _ in simulate(labels, active, nature, seed=data.seed):
-            star = prepare(native, torch.as_tensor(truth.rv_used))
-            spectra.put(first, PreparedSpectra.from_prepared(star, truth.rv_used))
-            first += len(truth.rv)
-            report("simulating", first, len(labels))
+        spectra = simulate_prepared(
+            labels, active, nature, seed=data.seed, progress=lambda *done: report("simulating", *done)
+        )
     spectra.save(folder)
     with replacing(folder / "truth.npy") as file:
         np.save(file, labels)

@@ -1,22 +1,26 @@
-"""Simulated LAMOST spectra of emulator stars on native pixels, with known truth."""
+"""Simulated stars: emulator spectra with noise on native pixels, and stars of nature as prepared spectra."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stargap.labels import A_M, LOGG, M_H, TEFF, alpha_relation
 from stargap.measurement.halpha import HALPHA, measure_halpha
+from stargap.mock.instrument import Truth, mock_wavelength, planck, simulate
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
-from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
+from stargap.spectra.prepare import Prepared, prepare
 from stargap.spectra.spectrum import Spectrum
 from stargap.theory.emulator import Emulator
 from stargap.theory.sampling import cubic
 
-__all__ = ["MockStars", "mock_labels", "mock_stars", "mock_wavelength", "planck"]
+__all__ = ["MockStars", "mock_labels", "mock_stars", "prepared_stars"]
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,6 @@ class MockStars:
     snr: NDArray[np.float64]
     active: NDArray[np.bool_]
     halpha_ew: NDArray[np.float64]
-
-
-def mock_wavelength(count: int = 3909) -> NDArray[np.float64]:
-    """Return LAMOST's native wavelengths (A): 10**(3.5682 + 1e-4 i).
-
-    Example:
-        >>> mock_wavelength()[[0, -1]].round(1)
-        array([3700. , 9099.1])
-    """
-    return np.power(10.0, 3.5682 + 1e-4 * np.arange(count), dtype=np.float64)
 
 
 def mock_labels(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -150,12 +144,13 @@ def _halpha(wave: NDArray[np.float64], flux: NDArray[np.float64], rv: NDArray[np
     return measure_halpha(native, torch.as_tensor(rv)).width.numpy()
 
 
-def planck(wavelength: NDArray[np.float64], teff: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the shape of a black body's flux at wavelengths (A) and temperatures (K), arrays that broadcast.
-
-    Example:
-        >>> ratio = planck(np.array([7000.0]), np.array([3500.0])) / planck(np.array([7000.0]), np.array([3000.0]))
-        >>> ratio.round(2)
-        array([2.67])
-    """
-    return 1.0 / (wavelength**5 * np.expm1(1.4387769e8 / (wavelength * teff)))
+def prepared_stars(
+    labels: NDArray[np.float64], active: NDArray[np.bool_], nature: Emulator, *, seed: int
+) -> Iterator[tuple[Truth, Prepared, Tensor]]:
+    """Yield chunks prepared at ``rv_used``, with the noiseless spectra prepared in the same way, ``(star, pixel)``."""
+    for truth, native, clean in simulate(labels, active, nature, seed=seed):
+        rv = torch.as_tensor(truth.rv_used)
+        star = prepare(native, rv)
+        scaled = torch.as_tensor(clean) / native.scale[:, None].float()
+        noiseless = prepare(NativeBatch(scaled, native.ivar, native.scale, native.spikes), rv)
+        yield truth, star, noiseless.flux

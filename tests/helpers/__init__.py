@@ -1,0 +1,1 @@
+"""What tests, benchmarks and docs scripts share; tests import it from pytest's pythonpath."""
