@@ -54,6 +54,9 @@ class MeasureSettings(Settings):
     0.015 (reduced chi-square of clean bright M dwarfs is then about 1) and 0.005 in the paper's preset."""
     starts: Literal[1, 2] = 2
     """Starting points of a fit."""
+    optimiser: Literal["lm", "lbfgs"] = "lm"
+    """Optimiser of the fit whose labels are published: Levenberg-Marquardt, or the paper's L-BFGS, star by star and
+    several times slower (section 3.5)."""
     max_iterations: Annotated[int, Field(ge=1, le=1000)] = 40
     """Model evaluations a fit may take from each start."""
     least_snr: Annotated[float, Field(ge=0)] = 5.0

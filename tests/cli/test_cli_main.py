@@ -382,8 +382,10 @@ def test_training_the_reference(here, capsys):
     text = 'architecture = "reference"\n' + TINY + "[reference]\niterations = 1\nbatch = 1\n"
     (here / "reference.toml").write_text(text)
     succeeds(["train", "reference.toml"])
-    assert "ReferenceTransfer" in capsys.readouterr().out
-    assert json.loads((here / "out/network.json").read_text())["iterations"] == 1
+    assert "use: stargap measure SPECTRA --model out/transfer.safetensors" in capsys.readouterr().out
+    assert json.loads((here / "out/transfer.json").read_text())["iterations"] == 1
+    succeeds(["measure", "spectra/1.fits", "--model", "out/transfer.safetensors", "--workers", "1"])
+    assert "out/transfer.safetensors was trained on simulated stars" in capsys.readouterr().out
 
 
 def test_the_printed_example_is_the_default_settings(capsys, tmp_path):

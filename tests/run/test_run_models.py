@@ -25,8 +25,8 @@ def test_the_default_is_the_transfer_for_lamost_with_its_own_emulator():
 
 
 @pytest.mark.parametrize("use", ["lamost", "simulated", "train"])
-def test_the_paper_s_preset_is_without_a_transfer(use):
-    with pytest.raises(ValidationError, match=f'transfer.use = "{use}" needs: set transfer.use = "none"'):
+def test_the_paper_s_preparation_is_not_that_of_our_transfers(use):
+    with pytest.raises(ValidationError, match=f'transfer.use = "{use}" needs: set transfer.use to "none"'):
         SurveySettings(measure={"preset": "paper"}, transfer={"use": use})
     assert SurveySettings(measure={"preset": "paper"}, transfer={"use": "none"}).measure.preset == "paper"
 

@@ -208,11 +208,11 @@ SCRIPT = """
 import sys, numpy as np, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import test_rounds
+import test_residual_train
 torch.set_num_threads(1)
 folder = Path(sys.argv[2])
-spectra = test_rounds.PreparedSpectra.load(folder / "spectra")
-told = test_rounds.trained(spectra, np.load(folder / "prior.npy"), test_rounds.QUICK, folder / "run")[1]
+spectra = test_residual_train.PreparedSpectra.load(folder / "spectra")
+told = test_residual_train.trained(spectra, np.load(folder / "prior.npy"), test_residual_train.QUICK, folder / "run")[1]
 print(told.stopped)
 """
 

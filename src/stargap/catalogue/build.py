@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,6 +40,9 @@ class CatalogueSettings(Settings):
         'weighted'
     """
 
+    errors: Literal["stargap", "paper"] = "stargap"
+    """Published errors: the fit's, calibrated on repeated observations, or the paper's, the scatter of these added to
+    the fit's error (section 4.1, eq. 8 and 9)."""
     combine: Combination = "weighted"
     """A star's values from all its spectra, weighted by the square of S/N, or from its best spectrum alone."""
     position_epoch: float = 2000.0

@@ -259,10 +259,7 @@ def _train(path: Path | None, example: bool) -> None:
     for name, value in result.scores.items():
         print(f"  {name:<32} {value:.5g}")
     print(f"wrote {result.path}")
-    if chosen.architecture != "reference":
-        print(f"use: stargap measure SPECTRA --model {result.path}")
-    else:
-        print("use: stargap.starnet.transfer.ReferenceTransfer(CycleStarNet.load(path), emulator), in Python")
+    print(f"use: stargap measure SPECTRA --model {result.path}")
 
 
 def _of_simulated_stars(model: Path | None) -> bool:

@@ -115,7 +115,13 @@ def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
     report_states([state for state in states if state.stage == name], chosen)
 
 
-def settings(survey: Path | None = None, /, *, write: Path | None = None) -> None:
+def settings(
+    survey: Path | None = None,
+    /,
+    *,
+    write: Path | None = None,
+    preset: Literal["stargap", "paper"] | None = None,
+) -> None:
     """Print the settings of a survey run with what each means, all defaults if no file is named.
 
     Parameters
@@ -124,12 +130,17 @@ def settings(survey: Path | None = None, /, *, write: Path | None = None) -> Non
         TOML file to read and check.
     write
         File to write them to, instead of printing; it must not exist.
+    preset
+        Defaults to print: ours, or the paper's choices in every stage. A file names its preset itself.
     """
     from stargap.files import replacing
     from stargap.run.settings import SurveySettings
     from stargap.settings import example_toml
 
-    text = example_toml(SurveySettings() if survey is None else read_survey(survey))
+    if survey is not None and preset is not None:
+        message = f'--preset is for settings without a file: write preset = "{preset}" into {survey} instead'
+        raise UsageError(message)
+    text = example_toml(SurveySettings(preset=preset or "stargap") if survey is None else read_survey(survey))
     if write is None:
         print(text, end="")
         return

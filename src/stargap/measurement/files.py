@@ -85,7 +85,8 @@ def measure(
         model: a folder with ``emulator.safetensors`` and its card, a trained transfer (``*.safetensors`` with its
             card), or the name of a model inside the package: ``transfer-lamost`` (the default, experimental: see its
             card in docs/model-lamost.md), ``emulator``, or ``transfer-simulated``, for simulated stars alone. The
-            default of the paper's preset is ``emulator``: transfers work on spectra that ours prepares.
+            default of the paper's preset is ``emulator``: a transfer works on spectra of the preset that it was
+            trained with.
         workers: processes; results are the same for any number.
         plot: folder for a picture of each fit.
         plot_rows: draw only these values of ``spectrum_id``.
@@ -110,8 +111,11 @@ def measure(
         model = LAMOST if settings.preset == "stargap" else EMULATOR
     used = load_model_named(model)
     if not isinstance(used, Emulator):
-        if settings.preset != "stargap":
-            message = f"{model}: a transfer works on spectra prepared by the stargap preset, not {settings.preset}"
+        if used.grid != grid_for(settings.preset):
+            message = (
+                f"{model}: this transfer works on spectra prepared by the {used.grid.name} preset, not "
+                f"{settings.preset}"
+            )
             raise UsageError(message)
         settings = settings_for(used, settings)
     folder = None if plot is None else Path(plot)

@@ -219,7 +219,14 @@ def measure_native(
         fit, domains = _fit(prepared, settings, emulator, start), None
     else:
         parameters = parameters_for(settings, emulator)
-        domains = fit_domains(prepared, transfer, parameters, start=start, max_iterations=settings.max_iterations)
+        domains = fit_domains(
+            prepared,
+            transfer,
+            parameters,
+            start=start,
+            max_iterations=settings.max_iterations,
+            optimiser=settings.optimiser,
+        )
         fit = domains.observed
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)

@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stargap.errors import ModelError
 from stargap.files import replacing
 from stargap.measurement.models import AnyTransfer, load_transfer
+from stargap.pixels import grid_for
 from stargap.run.folder import Made, Run, content_digest
 from stargap.run.settings import SurveySettings
-from stargap.run.train import residual_transfer
+from stargap.run.train import residual_transfer, train_starnet
 from stargap.spectra.prepared import PreparedSpectra
+from stargap.starnet.training import TrainingSettings
 from stargap.tables.parquet import read_columns
 from stargap.theory.emulator import Emulator, Training, fit_emulator, shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
 from stargap.transfer.anchored.model import lamost_transfer
 from stargap.transfer.residual.model import shipped_transfer
-from stargap.transfer.residual.train import train_residual
+from stargap.transfer.residual.train import ResidualSettings, train_residual
 
 __all__ = [
     "after_transfer",
@@ -79,7 +82,7 @@ def make_transfer(run: Run, unit: int | None) -> Made:
     """Train the transfer on the survey, or copy the one that is asked for; nothing where labels are the emulator's.
 
     Raises:
-        ModelError: it was trained with another emulator.
+        ModelError: it was trained with another emulator, or on spectra that another preset prepared.
     """
     chosen = run.settings.transfer
     folder = run.folder / "transfer"
@@ -96,30 +99,60 @@ def make_transfer(run: Run, unit: int | None) -> Made:
                 "emulator.grid empty, and the transfer brings its own; or set transfer.use to none or train"
             )
             raise ModelError(message)
+        if transfer.grid != grid_for(run.settings.measure.preset):
+            message = (
+                f"the transfer was trained on spectra prepared by the {transfer.grid.name} preset: set measure.preset "
+                f'to "{transfer.grid.name}", or transfer.use to none or train'
+            )
+            raise ModelError(message)
         transfer.save_again(path)
         return Made([path, path.with_suffix(".json")], 0)
     return _train(run, path)
 
 
 def _train(run: Run, path: Path) -> Made:
-    chosen, emulator = run.settings.transfer, run.emulator()
+    """Train on spectra of the survey, and write the transfer.
+
+    Raises:
+        KeyboardInterrupt: a signal stopped the training.
+    """
+    chosen = run.settings.transfer
     spectra = _training_spectra(run, path.parent / "spectra")
-    training = chosen.training
-    transfer, parameters = residual_transfer(emulator, training, chosen.prior.alpha)
     prior = np.load(run.folder / "labels" / "labels.npy", allow_pickle=False)
-    result = train_residual(transfer, spectra, prior, parameters, training, path.parent / "training", progress=False)
-    if result.stopped == "signal":
+    trained = (_train_default if chosen.architecture == "default" else _train_reference)(run, spectra, prior)
+    if trained is None:
         raise KeyboardInterrupt
+    transfer, settings, scores = trained
     transfer.save(
         path,
         training_data=f"{len(spectra)} spectra of the survey",
-        settings=training.model_dump(),
-        scores=result.scores(),
-        simulated=False,
-        seed=training.seed,
+        settings=settings.model_dump(mode="json"),
+        scores=scores,
+        simulated=run.settings.input.simulated,
+        seed=settings.seed,
     )
     shutil.rmtree(path.parent / "spectra")
     return Made([path, path.with_suffix(".json")], len(spectra))
+
+
+def _train_default(
+    run: Run, spectra: PreparedSpectra, prior: NDArray[np.float64]
+) -> tuple[AnyTransfer, ResidualSettings, dict[str, float]] | None:
+    settings, folder = run.settings.transfer.training, run.folder / "transfer" / "training"
+    transfer, parameters = residual_transfer(run.emulator(), settings, run.settings.transfer.prior.alpha)
+    result = train_residual(transfer, spectra, prior, parameters, settings, folder, progress=False)
+    return None if result.stopped == "signal" else (transfer, settings, result.scores())
+
+
+def _train_reference(
+    run: Run, spectra: PreparedSpectra, prior: NDArray[np.float64]
+) -> tuple[AnyTransfer, TrainingSettings, dict[str, float]] | None:
+    chosen, folder = run.settings.transfer, run.folder / "transfer" / "training-reference"
+    about = chosen.model_dump(mode="json", include={"prior", "spectra", "seed"})
+    made = train_starnet(
+        run.emulator(), spectra, prior, chosen.reference, folder, about=about, alpha=chosen.prior.alpha
+    )
+    return None if made is None else (made[0], chosen.reference, made[1])
 
 
 def _training_spectra(run: Run, folder: Path) -> PreparedSpectra:
@@ -132,7 +165,7 @@ def _training_spectra(run: Run, folder: Path) -> PreparedSpectra:
     wanted = min(run.settings.transfer.spectra, total)
     picked = np.sort(np.random.default_rng([run.settings.transfer.seed, 6]).permutation(total)[:wanted])
     shutil.rmtree(folder, ignore_errors=True)
-    arrays = PreparedSpectra.create(folder, wanted)
+    arrays = PreparedSpectra.create(folder, wanted, grid_for(run.settings.measure.preset))
     first = done = 0
     for unit, rows in enumerate(counts):
         here = rows[picked[(picked >= first) & (picked < first + len(rows))] - first]
@@ -146,7 +179,8 @@ def transfer_settings(settings: SurveySettings) -> dict[str, Any]:
     """What the transfer follows from: its own checksum, or how it is trained."""
     chosen = settings.transfer
     if chosen.use == "train":
-        return {"transfer": chosen.model_dump(mode="json", exclude={"model"})}
+        other = {"default": "reference", "reference": "training"}[chosen.architecture]
+        return {"transfer": chosen.model_dump(mode="json", exclude={"model", other})}
     transfer = _trained_transfer(settings)
     return {"transfer": {"model": None if transfer is None else transfer.card.sha256}}
 

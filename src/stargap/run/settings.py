@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from stargap.catalogue.build import CatalogueSettings
+from stargap.run.preset import PAPER_PRESET, filled
 from stargap.run.train_settings import PriorSettings
 from stargap.settings import MeasureSettings, Settings
 from stargap.spectra.store.ingest import IngestSettings
+from stargap.starnet.training import TrainingSettings
 from stargap.survey.cleaning.clean import CleaningSettings
 from stargap.survey.sample import SampleSettings
 from stargap.transfer.residual.train import ResidualSettings
@@ -68,8 +70,12 @@ class TransferSettings(Settings):
     """For use = "train": clean spectra of the sample drawn at random (section 3.2)."""
     prior: PriorSettings = PriorSettings()
     """Labels of synthetic spectra (section 3.3.2)."""
+    architecture: Literal["default", "reference"] = "default"
+    """What is trained: the residual transfer, or the published network (section 3.1)."""
     training: ResidualSettings = ResidualSettings()
-    """How the transfer is trained."""
+    """How a transfer of architecture = "default" is trained."""
+    reference: TrainingSettings = TrainingSettings()
+    """How a network of architecture = "reference" is trained (section 3.2)."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the draw of spectra."""
 
@@ -98,8 +104,13 @@ class SurveySettings(Settings):
     Example:
         >>> SurveySettings().measure.preset, SurveySettings().ingest.shard_rows
         ('stargap', 1024)
+        >>> paper = SurveySettings(preset="paper", measure={"starts": 2})
+        >>> paper.measure.optimiser, paper.transfer.architecture, paper.catalogue.errors
+        ('lbfgs', 'reference', 'paper')
     """
 
+    preset: Literal["stargap", "paper"] = "stargap"
+    """Defaults of all that follows: ours, or the paper's choices in every stage (`stargap.run.preset`)."""
     output: Path = Path("survey")
     """Folder of this run alone. All paths start at the working folder."""
     input: InputSettings = InputSettings()
@@ -123,12 +134,24 @@ class SurveySettings(Settings):
     report: ReportSettings = ReportSettings()
     """The report: what the run is compared with, and its explorer of spectra (section 5)."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        """Put the paper's choices where its preset is asked for and nothing else is given."""
+        if isinstance(given, dict) and given.get("preset") == "paper":
+            return filled(given, PAPER_PRESET)
+        return given
+
     @model_validator(mode="after")
     def _check(self) -> SurveySettings:
-        if self.measure.preset == "paper" and self.transfer.use != "none":
+        transfer = self.transfer
+        takes_paper = transfer.use in ("none", "model") or (
+            transfer.use == "train" and transfer.architecture == "reference"
+        )
+        if self.measure.preset == "paper" and not takes_paper:
             message = (
-                f'measure.preset = "paper" prepares spectra otherwise than transfer.use = "{self.transfer.use}" needs: '
-                'set transfer.use = "none", or leave the preset'
+                f'measure.preset = "paper" prepares spectra otherwise than transfer.use = "{transfer.use}" needs: set '
+                'transfer.use to "none", to "model", or to "train" with transfer.architecture = "reference"'
             )
             raise ValueError(message)
         if self.input.simulated and self.transfer.use == "lamost":

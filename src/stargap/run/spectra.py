@@ -153,11 +153,12 @@ def make_prepared(run: Run, unit: int | None) -> Made:
     assert unit is not None
     shard = Shard.open(run.store, unit)
     rows, velocity = _read_velocity(run, unit, shard)
-    spectra = PreparedSpectra.empty(len(rows))
+    grid = grid_for(run.settings.measure.preset)
+    spectra = PreparedSpectra.empty(len(rows), grid)
     continuum = np.zeros_like(spectra.flux)
     for part in _batches(len(rows)):
         rv = velocity.rv[part]
-        star = prepare(shard.read(rows[part]), rv)
+        star = prepare(shard.read(rows[part]), rv, grid)
         star.good[torch.isnan(rv)] = False
         spectra.put(part.start, PreparedSpectra.from_prepared(star, rv.nan_to_num().numpy()))
         continuum[part] = star.continuum.numpy()

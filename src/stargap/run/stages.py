@@ -99,7 +99,7 @@ STAGES: tuple[Stage, ...] = (
         "shift to the rest frame, resample and normalise",
         True,
         lambda settings: ("ingest", "velocity"),
-        lambda settings: {},
+        lambda settings: {"measure": {"preset": settings.measure.preset}},
         make_prepared,
     ),
     Stage(

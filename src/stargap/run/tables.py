@@ -104,6 +104,8 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
     usable = columns["in_sample"] & ~is_rejected(columns["clean_flags"])
     precision = fit_precision(columns, use=usable)
     errors = published_errors(precision, columns)
+    if run.settings.catalogue.errors == "paper":
+        errors |= {f"e_{name}": errors[f"e_{name}_paper"] for name in LABELS_WITH_ERRORS}
     with replacing(folder / "precision.json") as file:
         file.write(precision.model_dump_json(indent=1).encode())
     added = {"spectrum_id": columns["spectrum_id"]}

@@ -24,6 +24,7 @@ from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.starnet.losses import CycleTask
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.pairs import PairedSource, SyntheticSpectra
+from stargap.starnet.training import TrainingSettings
 from stargap.starnet.training import train as train_network
 from stargap.starnet.transfer import StarnetTransfer
 from stargap.theory.emulator import Emulator, shipped_emulator
@@ -34,7 +35,7 @@ from stargap.transfer.residual.matching import LabelledFits
 from stargap.transfer.residual.model import MAPPED, ResidualTransfer
 from stargap.transfer.residual.train import ResidualSettings, match_labels, train_residual
 
-__all__ = ["Trained", "residual_transfer", "train", "training_emulator"]
+__all__ = ["Trained", "residual_transfer", "train", "train_starnet", "training_emulator"]
 
 STANDARDISED = 512
 """Number of pairs from which the network takes the mean and standard deviation of its inputs."""
@@ -178,28 +179,63 @@ def _match_anchors(
     return {**report, "anchors": float(fit.sum())}
 
 
-def _train_reference(settings: TrainSettings, emulator: Emulator, spectra: PreparedSpectra, progress: bool) -> Trained:
-    began = time.monotonic()
-    chosen, labels = settings.reference, _prior_labels(settings)
-    folder = settings.output / "training-reference"
-    about = {**_card_settings(settings), "emulator": emulator.card.sha256}
-    del about["reference"]
-    network = CycleStarNet(seed=chosen.seed)
-    network.precision = torch.bfloat16 if chosen.bf16 else None  # its own layers do not take autocast
+def train_starnet(
+    emulator: Emulator,
+    spectra: PreparedSpectra,
+    labels: NDArray[np.float64],
+    settings: TrainingSettings,
+    folder: Path,
+    *,
+    about: dict[str, Any],
+    alpha: float | None = None,
+    progress: bool = False,
+) -> tuple[StarnetTransfer, dict[str, float]] | None:
+    """Train the published network, or resume its training in `folder` (paper section 3.2).
+
+    Args:
+        emulator: makes the synthetic spectra.
+        spectra: observed.
+        labels: of the synthetic spectra, drawn from the label prior, ``(draw, 4)``.
+        settings: schedule.
+        folder: of this training alone.
+        about: other facts that must not change when the training resumes, in JSON types.
+        alpha: [a/M] at which the labels of all stars are fixed (dex), or None.
+        progress: show a progress bar on stderr, where that is a terminal.
+
+    Returns:
+        the network of the best label-blind validation score and these scores; None if a signal stopped the training.
+    """
+    about = {**about, "emulator": emulator.card.sha256}
+    network = CycleStarNet(seed=settings.seed)
+    network.precision = torch.bfloat16 if settings.bf16 else None  # its own layers do not take autocast
     made = (len(labels), json.dumps(about, sort_keys=True))
-    source = PairedSource(spectra, SyntheticSpectra(emulator, labels), made=made, seed=chosen.seed)
+    source = PairedSource(spectra, SyntheticSpectra(emulator, labels, spectra.grid), made=made, seed=settings.seed)
     first = source.batch(0, STANDARDISED)
     network.standardise(first.synthetic, first.observed, first.observed_good)
     task = CycleTask(network)
-    about["bf16"] = chosen.bf16
-    plain = chosen.model_copy(update={"bf16": False})
+    about["bf16"] = settings.bf16
+    plain = settings.model_copy(update={"bf16": False})
     result = train_network(task, source, plain, folder, about=about, progress=progress)
-    seconds = time.monotonic() - began
     if result.stopped == "signal":
-        return Trained(None, seconds, {}, len(spectra))
+        return None
     scores = load_best(task, folder)
+    transfer = StarnetTransfer(network, emulator, grid=spectra.grid, alpha=alpha, iterations=result.steps)
+    return transfer, scores
+
+
+def _train_reference(settings: TrainSettings, emulator: Emulator, spectra: PreparedSpectra, progress: bool) -> Trained:
+    began = time.monotonic()
+    labels, folder = _prior_labels(settings), settings.output / "training-reference"
+    about = _card_settings(settings)
+    del about["reference"]
+    chosen = settings.reference
+    made = train_starnet(
+        emulator, spectra, labels, chosen, folder, about=about, alpha=settings.alpha, progress=progress
+    )
+    if made is None:
+        return Trained(None, time.monotonic() - began, {}, len(spectra))
+    transfer, scores = made
     path = settings.output / "transfer.safetensors"
-    transfer = StarnetTransfer(network, emulator, alpha=settings.alpha, iterations=result.steps)
     transfer.save(
         path,
         training_data=_origin(settings, spectra),
@@ -208,7 +244,7 @@ def _train_reference(settings: TrainSettings, emulator: Emulator, spectra: Prepa
         simulated=settings.data.simulated is not None,
         seed=chosen.seed,
     )
-    return Trained(path, seconds, scores, len(spectra))
+    return Trained(path, time.monotonic() - began, scores, len(spectra))
 
 
 def _prior_labels(settings: TrainSettings) -> NDArray[np.float64]:

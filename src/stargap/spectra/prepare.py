@@ -193,7 +193,7 @@ def restore(
         good=good,
         weight=weight,
         inverse_kernel=1.0 / held.clamp_min(grid.least_kernel_weight),
-        blur=smear(t, gap, grid),
+        blur=smear(t, gap, grid) if grid.model_sees_weights else torch.zeros_like(t),
         index=index,
         fraction=t,
         bad_fraction=1.0 - good.float().mean(dim=1),

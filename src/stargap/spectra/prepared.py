@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stargap.errors import UsageError
 from stargap.files import replacing
-from stargap.pixels import STARGAP
+from stargap.pixels import PAPER, STARGAP, PixelGrid
 from stargap.spectra.prepare import Prepared, restore
 
 __all__ = ["PreparedSpectra", "split_rows"]
@@ -22,7 +22,7 @@ __all__ = ["PreparedSpectra", "split_rows"]
 class PreparedSpectra:
     """Normalised rest-frame spectra of one domain, one row each, in memory or mapped from disk.
 
-    ``flux, sigma`` are float32 and ``good`` bool, ``(star, pixel)`` on ``STARGAP.wavelength``; ``weight`` is bool,
+    ``flux, sigma`` are float32 and ``good`` bool, ``(star, pixel)`` on ``grid.wavelength``; ``weight`` is bool,
     ``(star, support)``: which pixels the star's pseudo-continuum was made of; ``rv`` is the velocity that the star was
     prepared at (km/s), float64 ``(star,)``. Pixels that are not good hold any finite flux and must not be used.
     """
@@ -39,6 +39,11 @@ class PreparedSpectra:
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> PreparedSpectra:
         return PreparedSpectra(*(getattr(self, f.name)[rows] for f in fields(self)))
 
+    @property
+    def grid(self) -> PixelGrid:
+        """Pixel grid of the spectra: ``STARGAP``, or ``PAPER``, whose pseudo-continuum has no support beyond it."""
+        return next(grid for grid in (STARGAP, PAPER) if grid.support.size == self.weight.shape[1])
+
     def tensors(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return copies of some rows as tensors: flux, sigma, good, weight (float32)."""
         arrays = (self.flux, self.sigma, self.good, self.weight)
@@ -47,7 +52,7 @@ class PreparedSpectra:
 
     def prepared(self, rows: NDArray[np.int64]) -> Prepared:
         """Return some rows as prepared spectra that models can be fitted to, with errors of independent pixels."""
-        return restore(*self.tensors(rows), torch.from_numpy(np.array(self.rv[rows])))
+        return restore(*self.tensors(rows), torch.from_numpy(np.array(self.rv[rows])), self.grid)
 
     @classmethod
     def from_prepared(cls, prepared: Prepared, rv: NDArray[np.float64]) -> PreparedSpectra:
@@ -56,9 +61,9 @@ class PreparedSpectra:
         return cls(prepared.flux.numpy(), prepared.sigma.numpy(), prepared.good.numpy(), weight, rv)
 
     @classmethod
-    def empty(cls, count: int) -> PreparedSpectra:
+    def empty(cls, count: int, grid: PixelGrid = STARGAP) -> PreparedSpectra:
         """Return zeroed arrays of `count` rows, to be filled batch by batch."""
-        shape, support = (count, STARGAP.wavelength.size), (count, STARGAP.support.size)
+        shape, support = (count, grid.wavelength.size), (count, grid.support.size)
         return cls(
             np.zeros(shape, dtype=np.float32),
             np.ones(shape, dtype=np.float32),
@@ -68,10 +73,10 @@ class PreparedSpectra:
         )
 
     @classmethod
-    def create(cls, folder: str | Path, count: int) -> PreparedSpectra:
+    def create(cls, folder: str | Path, count: int, grid: PixelGrid = STARGAP) -> PreparedSpectra:
         """Return arrays of `count` rows that are files in `folder`, to be filled batch by batch; `load` reads them."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        wanted = cls.empty(0)
+        wanted = cls.empty(0, grid)
         arrays = []
         for field in fields(cls):
             like = getattr(wanted, field.name)
@@ -113,9 +118,13 @@ class PreparedSpectra:
                 message = f"{Path(folder) / name}.npy holds {array.dtype} {array.shape}, where {dtype} is needed"
                 raise UsageError(message)
         shapes = [array.shape for array in arrays]
-        count, pixels, support = len(arrays[0]), STARGAP.wavelength.size, STARGAP.support.size
-        if shapes != [(count, pixels)] * 3 + [(count, support), (count,)]:
-            message = f"{folder}: arrays have shapes {shapes}, where {pixels} and {support} pixels are needed"
+        count, pixels = len(arrays[0]), STARGAP.wavelength.size
+        supports = [STARGAP.support.size, PAPER.support.size]
+        if shapes not in [[(count, pixels)] * 3 + [(count, support), (count,)] for support in supports]:
+            message = (
+                f"{folder}: arrays have shapes {shapes}, where {pixels} and {supports[0]} pixels are needed "
+                f"({supports[1]} with the paper's preset)"
+            )
             raise UsageError(message)
         return cls(*arrays)
 

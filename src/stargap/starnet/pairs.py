@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stargap.pixels import STARGAP
+from stargap.pixels import STARGAP, PixelGrid
 from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.spectra.smoother import normalise
 from stargap.starnet.layers import interpolate
@@ -35,7 +35,8 @@ class SyntheticSpectra:
 
     Args:
         emulator: the synthetic domain.
-        labels: one row a spectrum, such as draws of the label prior.
+        labels: one row per spectrum, such as draws of the label prior.
+        grid: pixel grid of the observed spectra.
 
     Example:
         >>> from stargap.theory.emulator import shipped_emulator
@@ -44,15 +45,17 @@ class SyntheticSpectra:
         torch.Size([1, 2901])
     """
 
-    def __init__(self, emulator: Emulator, labels: NDArray[np.float64]) -> None:
-        self.emulator, self.labels = emulator, torch.as_tensor(labels)
+    def __init__(self, emulator: Emulator, labels: NDArray[np.float64], grid: PixelGrid = STARGAP) -> None:
+        self.emulator, self.labels, self.grid = emulator, torch.as_tensor(labels), grid
+        margin = round((STARGAP.margin - grid.margin) / grid.step)
+        self.support = slice(margin, STARGAP.support.size - margin)
 
     @torch.no_grad()
     def __call__(self, rows: NDArray[np.int64], weight: Tensor) -> Tensor:
         """Return ``(row, pixel)`` of some rows and the weights ``(row, support)`` of their partners."""
-        flux = self.emulator.flux(self.labels[rows])
-        normal, _, held = normalise(flux / flux.mean(dim=1, keepdim=True), weight)
-        sound = held >= STARGAP.least_kernel_weight
+        flux = self.emulator.flux(self.labels[rows])[:, self.support]
+        normal, _, held = normalise(flux / flux.mean(dim=1, keepdim=True), weight, self.grid)
+        sound = held >= self.grid.least_kernel_weight
         filled = interpolate((normal - 1.0)[:, None], sound)[:, 0] + 1.0
         return torch.where(sound, normal, filled)
 

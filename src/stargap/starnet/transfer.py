@@ -119,8 +119,10 @@ class StarnetTransfer(TrainedTransfer[StarnetCard]):
         return None if self.network.deviation > 0 else "a standard deviation of spectra that is not positive"
 
     def to_synthetic(self, prepared: Prepared) -> Prepared:
-        """Return the spectra as X_o->s, with the pixels and errors that they have."""
-        return replace(prepared, flux=_in_parts(self.network.observed_to_synthetic, prepared))
+        """Return the spectra as X_o->s, with their pixels and errors; the paper's fit gives all pixels one weight."""
+        flux = _in_parts(self.network.observed_to_synthetic, prepared)
+        sigma = torch.full_like(prepared.sigma, SYNTHETIC_FLOOR) if self.grid == PAPER else prepared.sigma
+        return replace(prepared, flux=flux, sigma=sigma)
 
     def model(self, prepared: Prepared) -> StarnetModel:
         """Return the forward model of the observed domain for these stars."""

@@ -201,7 +201,7 @@ def select(
     states: list[tuple[_Bools, _Bools]] = [
         (classes == 0, classes < 0),
         ((snr_r < settings.least_snr) | (snr_i < settings.least_snr), np.isnan(snr_r + snr_i)),
-        ((fiber >= 0) & (fiber & settings.fiber_mask != 0), fiber < 0),
+        ((fiber >= 0) & (fiber & settings.fiber_mask != 0), (fiber < 0) & (settings.fiber_mask != 0)),
         (ruwe > settings.largest_ruwe, np.isnan(ruwe)),
         (_outside(m_g, settings.m_g), np.isnan(m_g)),
         (_outside(bp_rp, settings.bp_rp), np.isnan(bp_rp)),
