@@ -11,6 +11,7 @@ from stargap.errors import UsageError
 from stargap.statistics import (
     clip,
     compare,
+    mean_residual,
     ranks,
     robust_scatter,
     statistics,
@@ -165,3 +166,20 @@ def test_shapes_must_agree():
         compare([1.0, 2.0], [1.0, 2.0, 3.0])
     with pytest.raises(UsageError, match=r"one number a star"):
         compare([[1.0]], [[1.0]])
+
+
+def test_noise_alone_gives_the_mean_of_a_folded_normal():
+    rng = np.random.default_rng(0)
+    sigma = rng.uniform(0.01, 0.2, (50, 2901))
+    model = np.ones_like(sigma)
+    found = mean_residual(model + sigma * rng.standard_normal(sigma.shape), model, sigma, sigma > 0)
+    assert found == pytest.approx(np.sqrt(2 / np.pi), abs=0.05)
+
+
+def test_bad_pixels_do_not_count_and_no_good_pixel_is_null():
+    flux = np.array([[1.0, np.nan, 5.0], [np.inf, 1.0, 1.0]])
+    sigma = np.array([[0.5, 0.0, 1.0], [np.nan, 0.0, 0.0]])
+    good = np.array([[True, False, True], [False, False, False]])
+    assert mean_residual(flux, np.zeros((2, 3)), sigma, good) == pytest.approx([3.5, np.nan], nan_ok=True)
+    halves = [mean_residual(np.ones((1, 4)), np.arange(4.0)[None], 1.0, np.arange(4) % 2 == k) for k in (0, 1)]
+    assert halves == [[1.0], [1.0]]

@@ -22,11 +22,12 @@ import torch
 from nature_grid import interpolate_nature, leave_out_errors
 from numpy.typing import NDArray
 from pages import table
+from transfer_diagnostics import block_mask, cycle_table, leakage, mixing, read_metrics, swap_effect
+from transfer_figures import correction_figure, losses_figure, recovery_by_level_figure, split_figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from helpers.stars import prepared_stars
-from transfer_figures import correction_figure, losses_figure, recovery_by_level_figure, split_figure
 
 from stargap import __version__
 from stargap.checkpoints import load_best
@@ -40,22 +41,12 @@ from stargap.settings import MeasureSettings
 from stargap.spectra.prepare import Prepared
 from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.spectra.smoother import normalise
-from stargap.starnet.diagnostics import (
-    block_mask,
-    cycle_table,
-    leakage,
-    mean_residual,
-    mixing,
-    read_metrics,
-    swap_effect,
-    tsne,
-)
 from stargap.starnet.losses import CycleTask
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.pairs import PairedSource, SyntheticSpectra
 from stargap.starnet.training import TrainingSettings, train
 from stargap.starnet.transfer import StarnetTransfer
-from stargap.statistics import robust_scatter
+from stargap.statistics import mean_residual, robust_scatter
 from stargap.theory.emulator import Emulator, Training, fit_emulator
 from stargap.theory.grids import read_hdf5_grid
 from stargap.theory.label_prior import draw_training_labels
@@ -63,6 +54,7 @@ from stargap.transfer.residual.fits import fit_spectra
 from stargap.transfer.residual.matching import LabelledFits
 from stargap.transfer.residual.model import LabelMap, ResidualTransfer
 from stargap.transfer.residual.train import ResidualSettings, match_labels, train_residual
+from stargap.validation.embedding import tsne
 
 LEVELS = {"mild": "marcs_ts_base", "hard": "marcs_ts_nocah"}
 MIXES = ("matched", "galactic")

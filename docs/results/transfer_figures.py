@@ -25,7 +25,7 @@ def losses_figure(metrics: Mapping[str, Array]) -> Figure:
     """Draw losses and validation scores against the step (paper figure 6); the best network's step is dotted.
 
     Args:
-        metrics: columns of `stargap.starnet.diagnostics.read_metrics`.
+        metrics: columns of `transfer_diagnostics.read_metrics`.
     """
     figure = new_figure(10, 3.4)
     step = metrics.get("step", np.empty(0))

@@ -11,7 +11,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
 
-__all__ = ["Compared", "Statistics", "Trend", "clip", "compare", "ranks", "robust_scatter", "statistics", "trend"]
+__all__ = [
+    "Compared",
+    "Statistics",
+    "Trend",
+    "clip",
+    "compare",
+    "mean_residual",
+    "ranks",
+    "robust_scatter",
+    "statistics",
+    "trend",
+]
 
 CLIP_SIGMA = 3.0
 MOST_ROUNDS = 20
@@ -219,3 +230,26 @@ def _clipped_line(x: Array, y: Array) -> tuple[float, int]:
             break
         kept = now
     return slope, int(kept.sum())
+
+
+def mean_residual(flux: ArrayLike, model: ArrayLike, sigma: ArrayLike, good: ArrayLike) -> NDArray[np.float64]:
+    """Return the mean over good pixels of |flux - model| / sigma for each star; noise alone gives 0.80.
+
+    Args:
+        flux: ``(star, pixel)``; what it holds elsewhere, NaN included, does not matter, nor in the others.
+        model: the same shape.
+        sigma: the same shape, or a number.
+        good: the same shape, or ``(pixel,)``, bool.
+
+    Returns:
+        ``(star,)``, NaN without a good pixel.
+
+    Example:
+        >>> mean_residual([[1.0, 2.0, 9.0]], [[1.0, 1.0, 1.0]], 0.5, [True, True, False])
+        array([1.])
+    """
+    seen = np.asarray(flux)
+    use = np.broadcast_to(np.asarray(good, dtype=bool), seen.shape)
+    with np.errstate(all="ignore"):
+        total = np.where(use, np.abs(seen - np.asarray(model)) / np.asarray(sigma), 0.0).sum(axis=1, dtype=np.float64)
+        return np.asarray(total / use.sum(axis=1))

@@ -34,7 +34,7 @@ def tsne_figure(
     """Draw t-SNE embeddings of the two domains (paper figure 7).
 
     Args:
-        before: by name ``(row, 2)`` of `stargap.starnet.diagnostics.tsne`: synthetic and observed spectra.
+        before: by name ``(row, 2)`` of `stargap.validation.embedding.tsne`: synthetic and observed spectra.
         after: the same for transferred and observed ones.
         shared: the same in the latent z_sh.
     """

@@ -189,7 +189,7 @@ def _losses(run: Source) -> Drawn:
 def _tsne(run: Source) -> Drawn:
     fitted = run.fitted
     from stargap.figures.transfer import tsne_figure
-    from stargap.starnet.diagnostics import tsne
+    from stargap.validation.embedding import tsne
 
     if fitted.synthetic is None:
         message = "the run used no transfer: there is nothing before and after it"

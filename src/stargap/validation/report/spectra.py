@@ -21,7 +21,7 @@ from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import concatenate
 from stargap.spectra.spectrum import Facts
 from stargap.spectra.store.shards import Shard
-from stargap.starnet.diagnostics import mean_residual
+from stargap.statistics import mean_residual
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.parquet import provenance_of, read_columns
 from stargap.theory.emulator import Emulator

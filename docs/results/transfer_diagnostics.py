@@ -1,78 +1,26 @@
-"""Whether a transfer works: pictures and numbers for any transfer, from plain arrays (paper figures 6 to 8)."""
+"""Numbers that judge a transfer, from plain arrays: mixing of domains, leaks of labels, cycles, logs of trainings."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from stargap.errors import UsageError
 from stargap.labels import LABELS
 from stargap.starnet.losses import LEAST_OBSERVED_SIGMA, SYNTHETIC_SIGMA, Batch, transfer
 from stargap.starnet.network import CycleStarNet
+from stargap.statistics import mean_residual
+from stargap.validation.embedding import principal_components
 
-__all__ = [
-    "Moved",
-    "block_mask",
-    "cycle_table",
-    "leakage",
-    "mean_residual",
-    "mixing",
-    "read_metrics",
-    "swap_effect",
-    "tsne",
-]
-
-COMPONENTS = 50
-"""Principal components that t-SNE and `mixing` see at most."""
-PERPLEXITY = 30.0
 FOLDS = 5
+"""Folds of the cross-validation of `leakage`."""
 Array = NDArray[np.float64]
-
-
-# ---- the two domains as clouds of points
-
-
-def tsne(groups: Mapping[str, NDArray[Any]], *, seed: int = 0) -> dict[str, Array]:
-    """Embed all groups together in two dimensions, by t-SNE of their principal components (paper section 3.2).
-
-    Distances between far points and sizes of clouds in such a picture mean nothing: see `mixing` for a number.
-
-    Args:
-        groups: by name ``(row, ...)``, spectra or latents; all but the first dimension are flattened. Bad pixels must
-            be filled, in all groups alike.
-        seed: equal seeds give equal pictures.
-
-    Returns:
-        by name ``(row, 2)``.
-
-    Raises:
-        UsageError: values that are not finite, rows of different sizes, or fewer than four rows altogether.
-
-    Example:
-        >>> points = np.random.default_rng(0).normal(size=(40, 5))
-        >>> placed = tsne({"here": points[:20], "there": 100 + points[20:]})
-        >>> placed["there"].shape
-        (20, 2)
-    """
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    parts = _principal(groups, seed)
-    count = sum(map(len, parts))
-    if count < 4:
-        message = f"{count} rows are too few for a picture: 4 or more are needed"
-        raise UsageError(message)
-    perplexity = min(PERPLEXITY, (count - 1) / 3)
-    with threadpool_limits(1):
-        placed = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(np.concatenate(parts))
-    ends = np.cumsum([len(part) for part in parts])[:-1]
-    return dict(zip(groups, np.split(np.asarray(placed, dtype=float), ends), strict=True))
 
 
 def mixing(one: NDArray[Any], other: NDArray[Any], *, neighbours: int = 15, seed: int = 0) -> float:
@@ -83,7 +31,7 @@ def mixing(one: NDArray[Any], other: NDArray[Any], *, neighbours: int = 15, seed
     distribution scatter about 1; noiseless copies of the other group's rows can exceed it.
 
     Args:
-        one: ``(row, ...)``, as in `tsne`.
+        one: ``(row, ...)``, as in `stargap.validation.embedding.tsne`.
         other: the same.
         neighbours: how many.
         seed: of the decomposition.
@@ -99,7 +47,7 @@ def mixing(one: NDArray[Any], other: NDArray[Any], *, neighbours: int = 15, seed
     from sklearn.neighbors import NearestNeighbors
     from threadpoolctl import threadpool_limits
 
-    parts = _principal({"one": one, "other": other}, seed)
+    parts = principal_components({"one": one, "other": other}, seed)
     sizes = np.array([len(part) for part in parts])
     if not 0 < neighbours < sizes.sum() or not sizes.all():
         message = f"{neighbours} neighbours among {sizes[0]} and {sizes[1]} rows: take fewer, or more rows"
@@ -110,54 +58,6 @@ def mixing(one: NDArray[Any], other: NDArray[Any], *, neighbours: int = 15, seed
     foreign = (second[near] != second[:, None]).mean(axis=1)
     expected = sizes[::-1] / (sizes.sum() - 1)
     return float(np.mean([foreign[~second].mean() / expected[0], foreign[second].mean() / expected[1]]))
-
-
-def _principal(groups: Mapping[str, NDArray[Any]], seed: int) -> list[Array]:
-    """Principal components of all groups together."""
-    from sklearn.decomposition import PCA
-    from threadpoolctl import threadpool_limits
-
-    flat = {name: np.asarray(rows, dtype=np.float32) for name, rows in groups.items()}
-    flat = {name: rows.reshape(len(rows), int(np.prod(rows.shape[1:]))) for name, rows in flat.items()}
-    widths = {name: rows.shape[1] for name, rows in flat.items()}
-    if len(set(widths.values())) != 1:
-        message = f"rows of the groups differ in size: {widths}"
-        raise UsageError(message)
-    for name, rows in flat.items():
-        odd = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if odd.size:
-            message = f"group {name}: {odd.size} of {len(rows)} rows hold values that are not finite, first {odd[0]}"
-            raise UsageError(message)
-    every = np.concatenate(list(flat.values()))
-    with threadpool_limits(1):
-        placed = PCA(min(COMPONENTS, *every.shape), random_state=seed).fit_transform(every)
-    return np.split(np.asarray(placed, dtype=float), np.cumsum([len(rows) for rows in flat.values()])[:-1])
-
-
-# ---- residuals
-
-
-def mean_residual(flux: ArrayLike, model: ArrayLike, sigma: ArrayLike, good: ArrayLike) -> Array:
-    """Return the mean over good pixels of |flux - model| / sigma for each star; noise alone gives 0.80.
-
-    Args:
-        flux: ``(star, pixel)``; what it holds elsewhere, NaN included, does not matter, nor in the others.
-        model: the same shape.
-        sigma: the same shape, or a number.
-        good: the same shape, or ``(pixel,)``, bool.
-
-    Returns:
-        ``(star,)``, NaN without a good pixel.
-
-    Example:
-        >>> mean_residual([[1.0, 2.0, 9.0]], [[1.0, 1.0, 1.0]], 0.5, [True, True, False])
-        array([1.])
-    """
-    seen = np.asarray(flux)
-    use = np.broadcast_to(np.asarray(good, dtype=bool), seen.shape)
-    with np.errstate(all="ignore"):
-        total = np.where(use, np.abs(seen - np.asarray(model)) / np.asarray(sigma), 0.0).sum(axis=1, dtype=np.float64)
-        return np.asarray(total / use.sum(axis=1))
 
 
 def block_mask(pixels: int, width: int = 50, *, every: int = 2, phase: int = 0) -> NDArray[np.bool_]:
@@ -173,9 +73,6 @@ def block_mask(pixels: int, width: int = 50, *, every: int = 2, phase: int = 0) 
         message = f"blocks of {width} pixels, phase {phase} of {every}: widths start at 1, phases end below {every}"
         raise UsageError(message)
     return np.asarray(np.arange(pixels) // width % every == phase)
-
-
-# ---- what the split latent knows of the labels
 
 
 def leakage(labels: NDArray[Any], split: NDArray[Any], *, seed: int = 0) -> dict[str, float]:
@@ -262,9 +159,6 @@ def swap_effect(labels_own: NDArray[Any], labels_swapped: NDArray[Any]) -> dict[
         scatter = 1.4826 * float(np.median(np.abs(finite - middle))) if finite.size else np.nan
         moved[name] = Moved(middle, scatter, finite.size)
     return moved
-
-
-# ---- the network and its training
 
 
 @torch.no_grad()
