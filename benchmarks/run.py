@@ -29,7 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from helpers.stars import mock_stars
 
 import stargap
-from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.labels import fit_labels
+from stargap.fit.parameters import Parameters
 from stargap.measurement.files import measure
 from stargap.measurement.velocity import emulator_templates, measure_velocity
 from stargap.mock.files import write_lamost

@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from helpers.stars import mock_labels, mock_stars
 
 from stargap.fit.domains import fit_domains
-from stargap.fit.labels import EmulatorModel, fit_labels
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.labels import fit_labels
 from stargap.measurement.star import parameters_for
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings

@@ -17,7 +17,7 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from numpy.typing import NDArray
 
-from stargap.theory.reference_labels import PRESETS
+from stargap.theory.reference_labels import LABEL_BOXES
 
 RADIUS = 30 * u.arcsec
 """Sources within this are one star: some give positions of 2000 and others of 2016, and M dwarfs near the Sun move by
@@ -124,7 +124,7 @@ def reference_tables(folder: Path) -> str:
     """Return the reference distribution of every preset."""
     added = stars(read_rows(folder / "labels" / "literature_labels.csv.gz"))
     tables = {}
-    for preset in PRESETS.values():
+    for preset in LABEL_BOXES.values():
         boxes = (preset.teff, preset.m_h)
         steps = [round((high - low) / width) for (low, high), width in zip(boxes, BINS, strict=True)]
         edges = [np.linspace(*box, count + 1).round(6) for box, count in zip(boxes, steps, strict=True)]

@@ -17,7 +17,8 @@ from pages import leave_one_out_constant, leave_one_out_line, number, read_index
 from stargap import __version__
 from stargap.errors import SpectrumError
 from stargap.figures.fit import fit_figure
-from stargap.fit.labels import EmulatorModel, LabelFit, fit_labels
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.labels import LabelFit, fit_labels
 from stargap.flags import Flag
 from stargap.labels import LABELS, LOGG, M_H
 from stargap.measurement.star import Columns, Fitted, measure_batch, parameters_for

@@ -48,7 +48,8 @@ from real_star_recipes import (
 
 import stargap
 from stargap import __version__
-from stargap.fit.labels import EmulatorModel, fit_labels
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.labels import fit_labels
 from stargap.flags import Flag
 from stargap.measurement.star import BATCH, measure_native
 from stargap.pixels import STARGAP

@@ -33,7 +33,9 @@ from stargap import __version__
 from stargap.checkpoints import load_best
 from stargap.figures.transfer import residual_figure, tsne_figure
 from stargap.fit.domains import Transfer, fit_domains
-from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.labels import fit_labels
+from stargap.fit.parameters import Parameters
 from stargap.mock.instrument import CHUNK, Truth, simulate_prepared
 from stargap.mock.nature import nature_labels
 from stargap.pixels import STARGAP
@@ -47,9 +49,10 @@ from stargap.starnet.pairs import PairedSource, SyntheticSpectra
 from stargap.starnet.training import TrainingSettings, train
 from stargap.starnet.transfer import StarnetTransfer
 from stargap.statistics import mean_residual, robust_scatter
-from stargap.theory.emulator import Emulator, Training, fit_emulator
+from stargap.theory.emulator import Emulator
 from stargap.theory.grids import read_hdf5_grid
 from stargap.theory.label_prior import draw_training_labels
+from stargap.theory.train_emulator import Training, fit_emulator
 from stargap.transfer.residual.fits import fit_spectra
 from stargap.transfer.residual.matching import LabelledFits
 from stargap.transfer.residual.model import LabelMap, ResidualTransfer
@@ -264,7 +267,7 @@ def through(transfer: Transfer) -> Fit:
         result = fit_domains(star, transfer, parameters(transfer.emulator), starts=1, slots=slots)
         observed = result.observed
         total = torch.hypot(observed.errors, result.systematic)
-        return observed.labels.numpy(), total.numpy(), observed.model, result.split.numpy()
+        return observed.labels.numpy(), total.numpy(), observed.model, result.nuisance.numpy()
 
     return fit
 
@@ -442,7 +445,7 @@ def figures(work: Work, folder: Path) -> dict[str, str]:
     keep(recovery_by_level_figure(panels), "recovery")
     bright = truth.snr_r > 20
     known = np.stack([np.log(1800.0 / truth.resolution), np.full(len(truth.rv), np.nan), truth.rv - truth.rv_used], 1)
-    keep(split_figure(found["default"].split[bright], known[bright]), "split")
+    keep(split_figure(found["default"].nuisance[bright], known[bright]), "split")
     run = work.folder / f"reference-hard-matched-{REFERENCE['hard', 'matched'][-1]}"
     keep(losses_figure(read_metrics(run / "metrics.jsonl")), "losses")
 
@@ -510,12 +513,12 @@ def leaks(work: Work) -> str:
     numbers_r, own_r, swapped_r = [], [], []
     for _, star, _ in stars:
         result = fit_domains(star, transfer, parameters(transfer.emulator), starts=1)
-        columns = transfer.split_columns(result.observed.model)
-        for split, into in ((result.split, own), (result.split[order], swapped)):
+        columns = transfer.nuisance_columns(result.observed.model)
+        for split, into in ((result.nuisance, own), (result.nuisance[order], swapped)):
             flux = star.flux - (columns * split.float().nan_to_num()[:, :, None]).sum(dim=1)
             refit = fit_domains(replace(star, flux=flux), published, parameters(transfer.emulator), starts=1)
             into.append(refit.observed.labels[:, :3].numpy())
-        numbers.append(result.split.numpy())
+        numbers.append(result.nuisance.numpy())
         model = reference.model(star)
         numbers_r.append(reference.network.encode_observed(star.flux, star.good)[1].flatten(1).detach().numpy())
         start = fit_labels(star, model, reference.emulator, parameters(reference.emulator), starts=1).labels

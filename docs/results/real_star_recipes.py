@@ -21,7 +21,9 @@ from make_lamost_transfer import anchor_rows, write_anchors
 
 from stargap.errors import SpectrumError
 from stargap.fit.domains import Transfer, fit_domains
-from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.labels import fit_labels
+from stargap.fit.parameters import Parameters
 from stargap.fit.prior import LabelPrior, fit_sequence
 from stargap.measurement.star import BATCH, batch_velocity
 from stargap.pixels import LOG_LAMBDA

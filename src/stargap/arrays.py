@@ -14,21 +14,45 @@ from torch import Tensor
 __all__ = [
     "AnyColumn",
     "BoolColumn",
+    "Bounds",
+    "Coefficients",
+    "Exponents",
     "FloatColumn",
     "IntColumn",
     "Jacobians",
     "LabelArray",
+    "LabelDirections",
+    "LabelInputs",
     "Labels",
     "LabelsAndDirections",
+    "LeftVectors",
+    "LogFluxes",
     "NativeSpectra",
+    "NuisanceValues",
     "ParameterValues",
+    "ParameterVariances",
+    "ParameterVectors",
     "PerPixel",
     "PerStar",
     "PixelMask",
+    "PriorSlopes",
+    "PriorTerms",
+    "Products",
+    "RightVectors",
+    "RowNumbers",
+    "RowNumbersArray",
+    "Samples",
     "Spectra",
+    "SquareMatrices",
     "StarFlags",
     "StarRows",
+    "StellarLabels",
     "SupportSpectra",
+    "SupportTangents",
+    "TermSlopes",
+    "Terms",
+    "UniformSamples",
+    "Variables",
 ]
 
 # torch: what fits and networks work on
@@ -56,6 +80,53 @@ LabelsAndDirections = Float64[Tensor, "star parameter label"]
 """Derivatives of the labels with respect to the free parameters."""
 Jacobians = Float[Tensor, "star parameter pixel"]
 """Derivatives of spectra with respect to the free parameters."""
+ParameterVectors = Float[Tensor, "star parameter"]
+"""One number per free parameter: gradients, steps, bounds of steps."""
+ParameterVariances = Float[Tensor, " parameter"]
+"""One number per parameter, the same for all stars."""
+Bounds = Float[Tensor, " parameter"]
+"""Lower or upper bounds of the free parameters."""
+SquareMatrices = Float[Tensor, "star parameter parameter"]
+"""Hessians and covariances of the free parameters."""
+StellarLabels = Float64[Tensor, "star 3"]
+"""Teff, log g and [M/H] (K, dex, dex)."""
+NuisanceValues = Float64[Tensor, "star nuisance"]
+"""Nuisance parameters of each star: fitted, not published."""
+PriorTerms = Float64[Tensor, "star term"]
+"""Departures from a prior in standard deviations."""
+PriorSlopes = Float64[Tensor, "star parameter term"]
+"""Derivatives of departures from a prior with respect to the free parameters."""
+Variables = Float[Tensor, "star variable"]
+"""Arguments of a polynomial, scaled."""
+Exponents = Int64[Tensor, "term variable"]
+"""Exponents of the terms of a polynomial."""
+Terms = Float[Tensor, "star term"]
+"""Terms of a polynomial."""
+TermSlopes = Float[Tensor, "star term variable"]
+"""Derivatives of the terms of a polynomial with respect to its variables."""
+LeftVectors = Float[Tensor, "star k pixel"]
+"""Spectra or derivatives, several per star."""
+RightVectors = Float[Tensor, "star l pixel"]
+"""Spectra or derivatives, several per star, of another number."""
+Products = Float[Tensor, "star k l"]
+"""Scalar products of the two."""
+RowNumbers = Int64[Tensor, " problem"]
+"""Positions of problems or rows in a batch."""
+
+LabelInputs = Float[Tensor, "star label"]
+"""Labels in any precision, in the order of ``LABELS``."""
+LabelDirections = Float[Tensor, "star parameter label"]
+"""Derivatives of labels with respect to parameters, in any precision."""
+SupportTangents = Float[Tensor, "star parameter support"]
+"""Derivatives of spectra on the rest-frame grid with its margins."""
+UniformSamples = Float[Tensor, "star sample"]
+"""Values on a uniform grid."""
+Samples = Float[Tensor, "star target"]
+"""Values between the samples of a grid."""
+LogFluxes = Float64[Tensor, "star support"]
+"""ln surface flux (erg/s/cm2/A) of synthetic spectra on the rest-frame grid with its margins."""
+Coefficients = Float[Tensor, "star component"]
+"""Coefficients of spectra along principal components."""
 
 # numpy: what tables are made of
 AnyColumn = Shaped[np.ndarray, " row"]
@@ -68,3 +139,5 @@ BoolColumn = Bool[np.ndarray, " row"]
 """A column of truth values."""
 LabelArray = Float64[np.ndarray, "row label"]
 """Labels in the order of ``LABELS``: K, dex, dex, dex."""
+RowNumbersArray = Int64[np.ndarray, " row"]
+"""Row numbers, in any order."""

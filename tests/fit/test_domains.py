@@ -10,8 +10,10 @@ import torch
 from helpers.stars import mock_labels
 
 from stargap.fit.domains import DomainFit, fit_domains
-from stargap.fit.labels import EmulatorModel, LabelFit, Parameters, fit_labels
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.labels import LabelFit, fit_labels
 from stargap.fit.lbfgs import fit_lbfgs
+from stargap.fit.parameters import Parameters
 from stargap.flags import Flag
 from stargap.labels import LABELS, TEFF
 from stargap.measurement.star import parameters_for
@@ -149,16 +151,16 @@ def test_the_identity_gives_the_emulator_s_fit(emulator, prepared, box):
     assert (in_errors(both.observed, second) < 0.1).all()
     torch.testing.assert_close(both.observed.errors[:, :3], second.errors[:, :3], rtol=0.02, atol=0)
     torch.testing.assert_close(both.observed.errors[:, 3], second.errors[:, 3], rtol=0.2, atol=1e-4)
-    assert (both.split.abs() < 1e-4).all()
+    assert (both.nuisance.abs() < 1e-4).all()
     assert (both.systematic[:, :3] == 0).all()
     assert not (both.observed.flags & int(Flag.DOMAINS_DISAGREE)).any()
 
 
 def test_split_numbers_take_up_a_velocity_that_is_left(stars, made_ready, transfers, box):
     still, moved = (fit_domains(made_ready(stars, shift), transfers["residual"], box) for shift in (0.0, 4.0))
-    shift = (moved.split - still.split)[:, 2]
+    shift = (moved.nuisance - still.nuisance)[:, 2]
     assert shift[-8:].mean() == pytest.approx(4.0 * torch.sign(shift[-8:].mean()).item(), rel=0.25)
-    assert (still.split[:, 2].abs() < 4 * still.split_errors[:, 2]).all()
+    assert (still.nuisance[:, 2].abs() < 4 * still.nuisance_errors[:, 2]).all()
     assert (in_errors(moved.observed, still.observed)[-8:] < 2.0).all()
 
 
@@ -178,7 +180,7 @@ def test_the_synthetic_fit_is_of_the_spectra_in_the_synthetic_domain(emulator, p
 
 def test_a_transfer_without_split_numbers(whole):
     both = whole["reference"]
-    assert both.split.shape == both.split_errors.shape == (COUNT, 0)
+    assert both.nuisance.shape == both.nuisance_errors.shape == (COUNT, 0)
     assert (both.systematic[:, :3] == 0).all()
 
 
@@ -217,7 +219,7 @@ def test_one_bad_star_leaves_the_others_alone(kind, harm, stars, made_ready, fit
     assert differing(both, whole[kind], others, others) == []
     if harm is not spike:
         assert both.observed.flags[7] == int(Flag.TOO_FEW_PIXELS)
-        for array in (both.observed.labels, both.observed.errors, both.observed.chi2, both.systematic, both.split):
+        for array in (both.observed.labels, both.observed.errors, both.observed.chi2, both.systematic, both.nuisance):
             assert torch.isnan(array[7]).all()
 
 
@@ -292,14 +294,18 @@ def test_fits_at_a_bound_are_flagged_and_optimal_there(emulator, transfers, prep
     assert apart[flagged & (both.observed.labels[:, TEFF] == limit)].max() < 0.2
 
 
+class ShiftedModel(ResidualModel):
+    def __call__(self, labels, directions, rows):
+        return super().__call__(labels + torch.tensor([self.transfer.shift, 0, 0, 0]), directions, rows)
+
+
 class Shifted(ResidualTransfer):
     """Observed spectra are those of stars 600 K hotter."""
 
     shift = 600.0
 
     def model(self, prepared):
-        model, shift = ResidualModel(self, prepared), torch.tensor([self.shift, 0, 0, 0])
-        return lambda labels, directions, rows: model(labels + shift, directions, rows)
+        return ShiftedModel(self, prepared)
 
 
 def test_domains_that_disagree_are_flagged(emulator, prepared, box, stars):

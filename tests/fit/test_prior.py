@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from stargap.fit.labels import EmulatorModel, fit_labels
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.labels import fit_labels
 from stargap.fit.lbfgs import fit_lbfgs
 from stargap.fit.prior import RANGE, LabelPrior, fit_sequence
 from stargap.flags import Flag

@@ -9,6 +9,7 @@ import nature_grid
 import numpy as np
 import pytest
 import torch
+from label_agreement import agreement
 from nature_grid import interpolate_nature, leave_out_errors
 
 from stargap.errors import UsageError
@@ -17,10 +18,11 @@ from stargap.mock import nature
 from stargap.mock.nature import nature_labels, nature_logg
 from stargap.pixels import STARGAP
 from stargap.spectra.smoother import normalise
-from stargap.theory.emulator import shipped_emulator, targets
+from stargap.theory.emulator import shipped_emulator
 from stargap.theory.grids import Grid, read_hdf5_grid
 from stargap.theory.isochrones import shipped_isochrones
-from stargap.theory.reference_labels import ReferenceDistribution, agreement, shipped_reference
+from stargap.theory.reference_labels import ReferenceDistribution, shipped_reference
+from stargap.theory.train_emulator import broadened_log_flux
 
 THIRD_OF_BARS = np.array([35.0, 0.08, 0.08]) / 3
 
@@ -208,7 +210,11 @@ def label_errors(grid, labels, difference):
         tangents.append((normal(emulator(places + step)) - normal(emulator(places - step))) / (2 * step.sum()))
     flux = grid.flux[rows_of(grid, labels)].astype(float)
     true, made = (
-        normal(targets(Grid(grid.wavelength, spectra, labels, "nodes", grid.resolution), emulator.card.resolution))
+        normal(
+            broadened_log_flux(
+                Grid(grid.wavelength, spectra, labels, "nodes", grid.resolution), emulator.card.resolution
+            )
+        )
         for spectra in (flux, flux * np.exp(difference))
     )
     return torch.linalg.lstsq(torch.stack(tangents, dim=2), (made - true)[..., None]).solution[..., 0].numpy()

@@ -12,7 +12,7 @@ from helpers.stars import mock_stars
 from safetensors.torch import load, save
 
 from stargap.errors import ModelError
-from stargap.fit.labels import EmulatorModel
+from stargap.fit.forward import EmulatorModel
 from stargap.measurement.models import load_model_named, load_transfer
 from stargap.pixels import PAPER, STARGAP
 from stargap.spectra.log_lambda import to_log_lambda
@@ -158,8 +158,8 @@ def test_spectra_in_the_synthetic_domain(transfer, network, prepared):
 def test_no_split_numbers_and_labels_as_they_are(transfer, labels):
     assert transfer.floor.shape == ()
     assert float(transfer.floor) == pytest.approx(0.01)
-    assert transfer.split_scale.shape == (0,)
-    assert transfer.split_columns(torch.ones(3, 2901)).shape == (3, 0, 2901)
+    assert transfer.nuisance_scale.shape == (0,)
+    assert transfer.nuisance_columns(torch.ones(3, 2901)).shape == (3, 0, 2901)
     covariance = torch.eye(3).double().expand(STARS, 3, 3)
     published, spread, own = transfer.publish(labels, covariance)
     assert torch.equal(published, labels[:, :3])

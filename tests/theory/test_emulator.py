@@ -19,16 +19,9 @@ from stargap.errors import UsageError
 from stargap.labels import LABELS
 from stargap.pixels import STARGAP
 from stargap.spectra.smoother import normalise
-from stargap.theory.emulator import (
-    Emulator,
-    EmulatorCard,
-    Training,
-    emulator_error,
-    fit_emulator,
-    shipped_emulator,
-    targets,
-)
+from stargap.theory.emulator import Emulator, EmulatorCard, shipped_emulator
 from stargap.theory.grids import Grid, read_hdf5_grid
+from stargap.theory.train_emulator import Training, broadened_log_flux, emulator_error, fit_emulator
 
 few = settings(max_examples=25, derandomize=True, deadline=None, database=None)
 UNIT = 2.0**-24
@@ -119,7 +112,7 @@ def test_the_card_is_true_and_within_the_bars(emulator, base):
 
 def test_eq_1_is_what_the_paper_says(emulator, base):
     rows = [5, 300, 600]
-    truth = targets(replace(base, flux=base.flux[rows], labels=base.labels[rows]), 1800.0).exp().double()
+    truth = broadened_log_flux(replace(base, flux=base.flux[rows], labels=base.labels[rows]), 1800.0).exp().double()
     guess = emulator.flux(torch.as_tensor(base.labels[rows])).double()
     x, s = STARGAP.support, 30.0
     kernel = torch.as_tensor(np.exp(-0.5 * ((x - STARGAP.wavelength[:, None]) / s) ** 2))
@@ -307,7 +300,7 @@ def test_the_error_is_of_normalised_fluxes_and_of_the_rows_asked_for():
 
 def test_targets_are_the_log_of_the_broadened_flux():
     grid = power_laws(ROWS)
-    ours = targets(grid, 1800.0)
+    ours = broadened_log_flux(grid, 1800.0)
     assert ours.shape == (4, 3081)
     assert ours.dtype == torch.float64
     power = np.array([np.polyfit(np.log(grid.wavelength / 7500), np.log(f), 1)[0] for f in grid.flux])
@@ -326,7 +319,7 @@ def test_targets_reach_the_resolution_from_the_grid_s_own():
     depth = 1e-4
     fine = Grid(wavelength, (1 - depth * line(10_000.0, place))[None], ROWS[:1], "line", 10_000.0)
     wanted = np.log(1 - depth * line(1800.0, np.log(STARGAP.support / 7000)))
-    off = np.abs(targets(fine, 1800.0)[0].numpy() - wanted)
+    off = np.abs(broadened_log_flux(fine, 1800.0)[0].numpy() - wanted)
     # The line is 5.9 pixels of sigma; reading it between pixels costs 3/128 of its fourth derivative, 3 / 5.9^4.
     height, width = depth * 1800, sigma / 1800 / 4e-5
     assert off.max() < 3 / 128 * 3 * height / width**4 / (1 - height)
@@ -338,18 +331,18 @@ def test_targets_refuse_a_grid_that_does_not_cover(low, high):
     wavelength = np.geomspace(low, high, 3000)
     short = Grid(wavelength, np.ones((1, 3000)), ROWS[:1], "short")
     with pytest.raises(UsageError, match=f"short covers {low:.0f}-{high:.0f} A; 5910-8990 A are needed"):
-        targets(short, 1800.0)
+        broadened_log_flux(short, 1800.0)
 
 
 def test_targets_refuse_a_grid_that_is_not_even_in_log_wavelength():
     wavelength = np.linspace(5880.0, 9040.0, 9000)
     with pytest.raises(UsageError, match="not uniform in log wavelength"):
-        targets(Grid(wavelength, np.ones((1, 9000)), ROWS[:1], "linear"), 1800.0)
+        broadened_log_flux(Grid(wavelength, np.ones((1, 9000)), ROWS[:1], "linear"), 1800.0)
 
 
 def test_targets_refuse_to_sharpen():
     with pytest.raises(UsageError, match="resolution 1000 to 1800"):
-        targets(replace(power_laws(ROWS), resolution=1000.0), 1800.0)
+        broadened_log_flux(replace(power_laws(ROWS), resolution=1000.0), 1800.0)
 
 
 # ---- training

@@ -19,7 +19,9 @@ from safetensors.torch import load, save
 
 from stargap.errors import ModelError
 from stargap.fit.domains import DomainFit, fit_domains
-from stargap.fit.labels import EmulatorModel, LabelFit, Parameters, fit_labels
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.labels import LabelFit, fit_labels
+from stargap.fit.parameters import Parameters
 from stargap.fit.prior import LabelPrior, fit_sequence
 from stargap.flags import Flag
 from stargap.labels import M_H, TEFF, alpha_relation
@@ -134,7 +136,7 @@ def test_before_training_fits_are_the_emulator_s_with_the_same_prior(stars, plai
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
     assert (((both.observed.labels - alone.labels) / alone.errors)[:, :3].abs() < 0.1).all()
     torch.testing.assert_close(both.observed.errors[:, :3], alone.errors[:, :3], rtol=0.02, atol=0)
-    assert both.split.shape == (STARS, 0)
+    assert both.nuisance.shape == (STARS, 0)
     assert (both.systematic[:, :3] == 0).all()
 
 

@@ -11,7 +11,8 @@ import torch
 from pydantic import ValidationError
 
 from stargap.errors import UsageError
-from stargap.fit.labels import EmulatorModel, Parameters
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.parameters import Parameters
 from stargap.flags import Flag
 from stargap.labels import LOGG, M_H, TEFF
 from stargap.theory.emulator import shipped_emulator

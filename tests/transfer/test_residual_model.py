@@ -18,7 +18,8 @@ from safetensors.torch import load, save
 from scipy.interpolate import CubicSpline
 
 from stargap.errors import ModelError
-from stargap.fit.labels import EmulatorModel
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.polynomial import monomial_slopes, monomials
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.smoother import normalise
@@ -29,9 +30,7 @@ from stargap.transfer.residual.model import (
     LabelMap,
     ResidualCard,
     ResidualTransfer,
-    features,
     powers,
-    slopes,
     split_columns,
 )
 
@@ -127,8 +126,8 @@ def test_monomials_and_their_slopes():
         assert len(exponents) == count
         assert exponents[0].tolist() == [0, 0, 0]
         x = torch.randn(5, MAPPED, generator=torch.Generator().manual_seed(1)).double()
-        exact = torch.autograd.functional.jacobian(lambda x, e=exponents: features(x, e).sum(dim=0), x)
-        torch.testing.assert_close(slopes(x, exponents), exact.permute(1, 0, 2))
+        exact = torch.autograd.functional.jacobian(lambda x, e=exponents: monomials(x, e).sum(dim=0), x)
+        torch.testing.assert_close(monomial_slopes(x, exponents), exact.permute(1, 0, 2))
 
 
 def test_the_correction_does_not_depend_on_log_g(transfer):
@@ -296,9 +295,9 @@ def test_split_columns_are_the_changes_that_they_name(fine):
 
 
 def test_a_transfer_without_split_numbers_has_no_columns(fine, transfer):
-    assert transfer.split_columns(fine[1]).shape == (2, 3, STARGAP.wavelength.size)
+    assert transfer.nuisance_columns(fine[1]).shape == (2, 3, STARGAP.wavelength.size)
     plain = ResidualTransfer(shipped_emulator(), split=False)
-    assert plain.split_columns(fine[1]).shape == (2, 0, STARGAP.wavelength.size)
+    assert plain.nuisance_columns(fine[1]).shape == (2, 0, STARGAP.wavelength.size)
 
 
 # ---- on disk

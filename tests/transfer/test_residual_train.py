@@ -19,7 +19,9 @@ from pydantic import ValidationError
 
 from stargap.errors import ModelError, UsageError
 from stargap.fit.domains import fit_domains
-from stargap.fit.labels import EmulatorModel, Parameters, fit_labels
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.labels import fit_labels
+from stargap.fit.parameters import Parameters
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.pixels import STARGAP
 from stargap.spectra.prepared import PreparedSpectra, split_rows

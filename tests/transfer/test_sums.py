@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from helpers.stars import prepared_stars
 
-from stargap.fit.labels import EmulatorModel
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.polynomial import monomials
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.theory.emulator import shipped_emulator
-from stargap.transfer.residual.model import INTERPOLATION, ResidualTransfer, features
+from stargap.transfer.residual.model import INTERPOLATION, ResidualTransfer
 from stargap.transfer.residual.sums import CorrectionSum, FloorSum
 
 PIXEL = 2104
@@ -31,7 +32,7 @@ def test_the_correction_is_the_weighted_least_squares_solution():
     synthetic, _ = EmulatorModel(transfer.emulator, star)(labels, torch.zeros(40, 1, 4).double(), torch.arange(40))
     pixel, ridge = 500, 0.05
     used = star.good[:, pixel] & ~transfer.outside(labels)
-    x = features(transfer.label_map.scaled(labels), transfer.exponents)[used]
+    x = monomials(transfer.label_map.scaled(labels), transfer.exponents)[used]
     model = synthetic[used, pixel].double()
     root = 1 / ((star.sigma[used, pixel] / model).square() + INTERPOLATION**2).sqrt()
     ratio = star.flux[used, pixel] / model - 1

@@ -182,8 +182,8 @@ def emulator(
     from stargap.figures.emulator import emulator_figure
     from stargap.figures.style import png
     from stargap.files import replacing
-    from stargap.theory.emulator import Training, emulator_error, fit_emulator
     from stargap.theory.grids import read_grid, read_hdf5_grid
+    from stargap.theory.train_emulator import Training, emulator_error, fit_emulator
 
     settings = Training(resolution=resolution, seed=seed)
     spectra = read_hdf5_grid(grid) if grid.is_file() else read_grid(grid, resolution=4 * resolution)

@@ -4,28 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from stargap.fit.labels import EmulatorModel, ForwardModel, LabelFit, Parameters, fit_labels, linear_covariance
+from stargap.arrays import (
+    Bounds,
+    Jacobians,
+    Labels,
+    NuisanceValues,
+    ParameterVectors,
+    Spectra,
+    SquareMatrices,
+    StarRows,
+    StellarLabels,
+)
+from stargap.fit.covariance import linear_covariance
+from stargap.fit.forward import EmulatorModel, ForwardModel
+from stargap.fit.labels import LabelFit, fit_labels, pixel_weights
 from stargap.fit.lbfgs import fit_lbfgs
-from stargap.fit.optimise import bounded_step, gram
+from stargap.fit.optimise import bounded_step, full_chunks, gram
+from stargap.fit.parameters import Parameters
 from stargap.fit.prior import LabelPrior
 from stargap.flags import Flag
-from stargap.labels import A_M, LABELS, M_H
+from stargap.labels import A_M, M_H
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
 
 __all__ = ["DomainFit", "Transfer", "fit_domains", "joint_step"]
 
 TOLERANCE = 0.05
-"""Of the observed domain's fit (see `levenberg_marquardt`): the step that follows takes the rest."""
+"""Tolerance of the fit in the observed domain (see `levenberg_marquardt`), which one Gauss-Newton step then refines."""
 DISAGREE = (300.0, 0.6, 0.5)
-"""Differences between the domains (K, dex, dex) that are flagged, where they are also five errors."""
+"""Differences between the domains (K, dex, dex) that are flagged where they also exceed five errors."""
 
 
+@runtime_checkable
 class Transfer(Protocol):
     """A trained transfer, as far as fits need it (see `stargap.transfer`)."""
 
@@ -52,8 +67,8 @@ class Transfer(Protocol):
         ...
 
     @property
-    def split_scale(self) -> Tensor:
-        """Standard deviations of the split numbers over stars, ``(split,)``; empty where there are none to fit."""
+    def nuisance_scale(self) -> Bounds:
+        """Standard deviations of the nuisance parameters over stars, ``(nuisance,)``; empty without such parameters."""
         ...
 
     def to_synthetic(self, prepared: Prepared) -> Prepared:
@@ -67,16 +82,18 @@ class Transfer(Protocol):
         """Return the forward model of the observed domain for these stars."""
         ...
 
-    def split_columns(self, spectra: Tensor) -> Tensor:
-        """Return the change of spectra per unit of each split number, ``(row, split, pixel)``; `split` may be 0."""
+    def nuisance_columns(self, spectra: Spectra) -> Jacobians:
+        """Return the change of spectra per unit of each nuisance parameter, ``(row, nuisance, pixel)``."""
         ...
 
-    def publish(self, labels: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def publish(
+        self, labels: Labels, covariance: SquareMatrices
+    ) -> tuple[StellarLabels, SquareMatrices, StellarLabels]:
         """Return a star's labels ``(row, 3)`` from fitted ones, their covariance, and the systematic error."""
         ...
 
-    def outside(self, labels: Tensor) -> Tensor:
-        """Return which fitted labels are beyond the training stars', ``(row,)`` bool."""
+    def outside(self, labels: Labels) -> Tensor:
+        """Return which fitted labels are outside the range of the training stars, ``(row,)`` bool."""
         ...
 
 
@@ -85,15 +102,16 @@ class DomainFit:
     """Both fits of a batch.
 
     ``synthetic`` and ``observed`` are `LabelFit`; labels of the observed domain are the published ones, and their
-    ``model`` holds the spectra with the stars' split numbers. ``split, split_errors`` are ``(star, split)``,
-    ``systematic`` ``(star, 4)`` is the error that more light would not take away, and not in ``observed.errors``.
+    ``model`` holds the spectra with the stars' nuisance parameters. ``nuisance, nuisance_errors`` are
+    ``(star, nuisance)``; ``systematic (star, 4)`` is the error that a higher S/N would not reduce, and is not part of
+    ``observed.errors``.
     """
 
     synthetic: LabelFit
     observed: LabelFit
-    split: Tensor
-    split_errors: Tensor
-    systematic: Tensor
+    nuisance: NuisanceValues
+    nuisance_errors: NuisanceValues
+    systematic: Labels
 
 
 def fit_domains(
@@ -101,7 +119,7 @@ def fit_domains(
     transfer: Transfer,
     parameters: Parameters,
     *,
-    start: Tensor | None = None,
+    start: Labels | None = None,
     starts: int = 2,
     max_iterations: int = 40,
     slots: int = 32,
@@ -110,19 +128,19 @@ def fit_domains(
     """Fit every prepared star with the emulator, then in the observed domain from there (paper section 3.5).
 
     y1 = argmin sum (Payne(y) - to_synthetic(F_obs))^2 / s^2, then y = argmin sum (F_obs - model(y))^2 / s^2 from y1.
-    The observed domain's fit ends with one Gauss-Newton step of labels and split numbers together, within the bounds
-    of the labels and with the prior of the split numbers: the model is linear in them. Errors include the spread that
-    split numbers leave in the labels; the transfer's own uncertainty is kept apart.
+    The observed domain's fit ends with one Gauss-Newton step of labels and nuisance parameters together, within the
+    bounds of the labels and with the prior of the nuisance parameters: the model is linear in them. Errors include the
+    scatter of labels that nuisance parameters cause; the uncertainty of the transfer itself is ``systematic``.
 
     Args:
         prepared: the stars; fluxes of pixels that are not good do not matter, NaN included.
         transfer: what was trained.
         parameters: free, fixed and tied labels, bounds.
         start: labels ``(star, 4)`` to start the synthetic domain's fit from, instead of `starts` ones of its table.
-        starts: of the synthetic domain's fit.
+        starts: number of starts in the synthetic domain, 1 or 2.
         max_iterations: see `fit_labels`.
-        slots: the same; 8 wastes least on a network, and labels do not depend on it.
-        optimiser: of the observed domain: Levenberg-Marquardt, or the paper's L-BFGS star by star (`fit_lbfgs`).
+        slots: see `levenberg_marquardt`; labels do not depend on it.
+        optimiser: optimiser in the observed domain: Levenberg-Marquardt, or the paper's L-BFGS (`fit_lbfgs`).
     """
     prepared = replace(prepared, flux=torch.where(prepared.good, prepared.flux, 0.0))
     plain = transfer.to_synthetic(prepared)
@@ -151,24 +169,24 @@ def fit_domains(
         max_iterations=max_iterations,
         slots=slots,
     )
-    return _with_split(prepared, transfer, model, parameters, synthetic, observed, slots)
+    return _refine(prepared, transfer, model, parameters, synthetic, observed, slots)
 
 
 @dataclass(frozen=True)
 class JointStep:
-    """One Gauss-Newton step of labels and split numbers together, which the model is linear in.
+    """One Gauss-Newton step of labels and nuisance parameters together; the model is linear in the latter.
 
-    ``step (row, free + split)``, ``labels (row, 4)`` after it, ``spectrum (row, pixel)`` before it, ``columns`` its
-    derivatives ``(row, free + split, pixel)``, 0 where pixels are not good; ``inverse`` and ``covariance
-    (row, free + split, free + split)`` as in `linear_covariance`.
+    ``step (row, free + nuisance)``, ``labels (row, 4)`` after it, ``spectrum (row, pixel)`` before it, ``columns`` its
+    derivatives ``(row, free + nuisance, pixel)``, 0 where pixels are not good; ``inverse`` and ``covariance
+    (row, free + nuisance, free + nuisance)`` as in `linear_covariance`.
     """
 
-    step: Tensor
-    labels: Tensor
-    spectrum: Tensor
-    columns: Tensor
-    inverse: Tensor
-    covariance: Tensor
+    step: ParameterVectors
+    labels: Labels
+    spectrum: Spectra
+    columns: Jacobians
+    inverse: SquareMatrices
+    covariance: SquareMatrices
 
 
 def joint_step(
@@ -176,55 +194,51 @@ def joint_step(
     transfer: Transfer,
     model: ForwardModel,
     parameters: Parameters,
-    labels: Tensor,
-    weight: Tensor,
-    rows: Tensor,
+    labels: Labels,
+    weight: Spectra,
+    rows: StarRows,
 ) -> JointStep:
-    """Take a step from finite `labels` ``(row, 4)``, within their bounds and with the prior of the split numbers.
+    """Take a step from finite `labels`, within their bounds and with the prior of the nuisance parameters.
 
     Args:
         prepared: the stars.
-        transfer: whose split numbers are fitted.
-        model: of the domain in question.
+        transfer: defines the nuisance parameters.
+        model: forward model of the domain in which the step is taken.
         parameters: free, fixed and tied labels, bounds.
-        labels: of the rows in question.
-        weight: of their pixels, ``(row, pixel)``, 0 where not good.
-        rows: which stars they are.
+        labels: where the step starts, ``(row, 4)``.
+        weight: inverse variances of the pixels, ``(row, pixel)``, 0 where not good.
+        rows: which star each row is of, ``(row,)``.
     """
     lower, upper = parameters.bounds()
-    places = [LABELS.index(name) for name in parameters.free]
-    split_count = len(transfer.split_scale)
-    theta = labels[:, places]
+    free, nuisance, pixels = len(parameters.places), len(transfer.nuisance_scale), prepared.flux.shape[1]
+    theta = labels[:, parameters.places]
     full, directions = parameters.expand(theta)
-    spectrum, jacobian = model(full, directions, rows)
-    columns = torch.cat([jacobian, transfer.split_columns(spectrum)], dim=1)
+    output, slopes = model(full, directions, rows)
+    spectrum, jacobian = output[:, :pixels], slopes[:, :, :pixels]
+    columns = torch.cat([jacobian, transfer.nuisance_columns(spectrum)], dim=1)
     columns = torch.where(prepared.good[rows][:, None], columns, 0.0)
-    precision = torch.cat([torch.zeros(len(places)), transfer.split_scale.float() ** -2])
-    apart, change = _prior_terms(transfer.prior, full, directions, split_count)
-    steady = change @ change.transpose(1, 2)
-    inverse, covariance = linear_covariance(prepared, columns, weight, rows, precision, steady=steady)
+    precision = torch.cat([torch.zeros(free), transfer.nuisance_scale.float() ** -2])
+
+    departure, change = output[:, pixels:].double(), slopes[:, :, pixels:].double()
+    if transfer.prior is not None:
+        terms, term_slopes = transfer.prior(full, directions)
+        departure, change = torch.cat([terms, departure], dim=1), torch.cat([term_slopes, change], dim=2)
+    change = torch.nn.functional.pad(change, (0, 0, 0, nuisance))
+    constant = change @ change.transpose(1, 2)
+    inverse, covariance = linear_covariance(prepared, columns, weight, rows, precision, constant=constant)
+
     weighted = columns * weight[:, None]
-    hessian = gram(weighted, columns).double() + torch.diag(precision.double()) + steady
+    hessian = gram(weighted, columns).double() + torch.diag(precision.double()) + constant
     gradient = (weighted * (prepared.flux[rows] - spectrum)[:, None]).sum(dim=2, dtype=torch.float64)
-    gradient = gradient - (change * apart[:, None]).sum(dim=2)
+    gradient = gradient - (change * departure[:, None]).sum(dim=2)
     ends = ((lower, -torch.inf), (upper, torch.inf))
-    low, high = (torch.nn.functional.pad(side - theta, (0, split_count), value=end) for side, end in ends)
+    low, high = (torch.nn.functional.pad(side - theta, (0, nuisance), value=end) for side, end in ends)
     step = bounded_step(hessian, gradient, low, high)
-    moved, _ = parameters.expand((theta + step[:, : len(places)]).clamp(lower, upper))
+    moved, _ = parameters.expand((theta + step[:, :free]).clamp(lower, upper))
     return JointStep(step, moved, spectrum, columns, inverse, covariance)
 
 
-def _prior_terms(
-    prior: LabelPrior | None, labels: Tensor, directions: Tensor, split_count: int
-) -> tuple[Tensor, Tensor]:
-    """Departures from the prior ``(row, term)`` and their derivatives by labels and split numbers."""
-    if prior is None:
-        return labels.new_zeros(len(labels), 0), labels.new_zeros(len(labels), directions.shape[1] + split_count, 0)
-    apart, change = prior(labels, directions)
-    return apart, torch.nn.functional.pad(change, (0, 0, 0, split_count))
-
-
-def _with_split(
+def _refine(
     prepared: Prepared,
     transfer: Transfer,
     model: ForwardModel,
@@ -233,49 +247,60 @@ def _with_split(
     observed: LabelFit,
     slots: int,
 ) -> DomainFit:
-    stars, nan = len(prepared.flux), torch.nan
-    places = [LABELS.index(name) for name in parameters.free]
-    split_count = len(transfer.split_scale)
-    labels, errors = torch.full((stars, len(LABELS)), nan).double(), torch.full((stars, len(LABELS)), nan).double()
-    systematic = torch.full_like(labels, nan)
-    covariance = torch.full_like(observed.covariance, nan)
-    split, split_errors = (torch.full((stars, split_count), nan).double() for _ in range(2))
-    spectra, chi2, flags = observed.model.clone(), observed.chi2.clone(), observed.flags.clone()
-    floor = torch.as_tensor(transfer.observed_floor)
-    weight = torch.where(prepared.good, 1.0 / (prepared.sigma.square() + floor.square()), 0.0)
+    """Take a joint step from the fits of the observed domain, and publish what it leads to."""
+    stars, free = len(prepared.flux), len(parameters.places)
+    missing = torch.full_like(observed.labels, torch.nan)
+    fit = replace(
+        observed,
+        labels=missing,
+        errors=missing.clone(),
+        covariance=torch.full_like(observed.covariance, torch.nan),
+        flags=observed.flags.clone(),
+        model=observed.model.clone(),
+    )
+    systematic = missing.clone()
+    nuisance = torch.full((stars, len(transfer.nuisance_scale)), torch.nan, dtype=torch.float64)
+    nuisance_errors = nuisance.clone()
+    weight = pixel_weights(prepared, torch.as_tensor(transfer.observed_floor))
     fitted = torch.nonzero(torch.isfinite(observed.labels).all(dim=1))[:, 0]
-    for first in range(0, len(fitted), slots):
-        chunk = torch.arange(first, first + slots).clamp_max(len(fitted) - 1)
+    for chunk in full_chunks(fitted, slots):
         rows = fitted[chunk]
         joint = joint_step(prepared, transfer, model, parameters, observed.labels[rows], weight[rows], rows)
-        full, cov, step = joint.labels, joint.covariance, joint.step
-        _, directions = parameters.expand(full[:, places])
-        spectra[rows] = joint.spectrum + (step.float()[:, :, None] * joint.columns).sum(dim=1)
-        split[rows] = step[:, len(places) :]
-        split_errors[rows] = cov.diagonal(dim1=1, dim2=2)[:, len(places) :].clamp_min(0).sqrt()
-        along = directions[:, :, :3]
-        inner = cov[:, : len(places), : len(places)]
-        mapped, spread, own = transfer.publish(full, along.transpose(1, 2) @ inner @ along)
-        labels[rows], systematic[rows] = full, 0.0
-        free = [place for place in places if place != A_M]
-        labels[rows[:, None], torch.tensor(free)] = mapped[:, free]
-        systematic[rows[:, None], torch.tensor(free)] = own[:, free]
-        variance = spread.diagonal(dim1=1, dim2=2)[:, free].clamp_min(0)
-        errors[rows[:, None], torch.tensor(free)] = variance.sqrt()
-        if A_M in places or (parameters.tied and M_H in places):
-            alpha = directions[:, :, A_M]
-            errors[rows, A_M] = (alpha[:, :, None] * inner * alpha[:, None]).sum(dim=(1, 2)).clamp_min(0).sqrt()
-        covariance[rows] = inner
-        flags[rows[transfer.outside(full)]] |= int(Flag.OUTSIDE_TRAINING)
-    good = prepared.good.sum(dim=1) - len(places)
-    squares = torch.where(prepared.good, weight * (prepared.flux - spectra).square(), 0.0).sum(dim=1)
-    chi2 = torch.where(torch.isfinite(chi2), (squares / good).double(), chi2)
-    flags[chi2 > transfer.chi2_limit] |= int(Flag.UNLIKE_TRAINING)
-    apart = (labels - synthetic.labels)[:, :3].abs()
-    allowed = torch.maximum(5 * errors[:, :3].nan_to_num(torch.inf), torch.tensor(DISAGREE).double())
-    flags[(apart > allowed).any(dim=1)] |= int(Flag.DOMAINS_DISAGREE)
-    flags |= synthetic.flags & int(Flag.STARTS_DISAGREE)
-    result = replace(
-        observed, labels=labels, errors=errors, covariance=covariance, chi2=chi2, flags=flags, model=spectra
-    )
-    return DomainFit(synthetic, result, split, split_errors, systematic)
+        fit.model[rows] = joint.spectrum + (joint.step.float()[:, :, None] * joint.columns).sum(dim=1)
+        fit.covariance[rows] = joint.covariance[:, :free, :free]
+        fit.flags[rows[transfer.outside(joint.labels)]] |= int(Flag.OUTSIDE_TRAINING)
+        nuisance[rows] = joint.step[:, free:]
+        nuisance_errors[rows] = joint.covariance.diagonal(dim1=1, dim2=2)[:, free:].clamp_min(0).sqrt()
+        fit.labels[rows], fit.errors[rows], systematic[rows] = _published(transfer, parameters, joint)
+    squares = torch.where(prepared.good, weight * (prepared.flux - fit.model).square(), 0.0).sum(dim=1)
+    chi2 = (squares / (prepared.good.sum(dim=1) - free)).double()
+    fit = replace(fit, chi2=torch.where(torch.isfinite(observed.chi2), chi2, observed.chi2))
+    _flag_domains(fit, synthetic, transfer.chi2_limit)
+    return DomainFit(synthetic, fit, nuisance, nuisance_errors, systematic)
+
+
+def _published(transfer: Transfer, parameters: Parameters, joint: JointStep) -> tuple[Labels, Labels, Labels]:
+    """Return labels, errors and systematic errors, ``(row, 4)`` each; errors of fixed labels are NaN."""
+    full, inner = joint.labels, joint.covariance[:, : len(parameters.places), : len(parameters.places)]
+    _, directions = parameters.expand(full[:, parameters.places])
+    stellar = directions[:, :, :A_M]
+    mapped, covariance, uncertainty = transfer.publish(full, stellar.transpose(1, 2) @ inner @ stellar)
+    labels, errors, systematic = full.clone(), torch.full_like(full, torch.nan), torch.zeros_like(full)
+    for place in parameters.places:
+        if place != A_M:
+            labels[:, place], systematic[:, place] = mapped[:, place], uncertainty[:, place]
+            errors[:, place] = covariance[:, place, place].clamp_min(0).sqrt()
+    if A_M in parameters.places or (parameters.tied and M_H in parameters.places):
+        alpha = directions[:, :, A_M]
+        variance = (alpha[:, :, None] * inner * alpha[:, None]).sum(dim=(1, 2))
+        errors[:, A_M] = variance.clamp_min(0).sqrt()
+    return labels, errors, systematic
+
+
+def _flag_domains(fit: LabelFit, synthetic: LabelFit, chi2_limit: float) -> None:
+    """Flag spectra unlike those of the training, domains that disagree, and starts that disagreed."""
+    fit.flags[fit.chi2 > chi2_limit] |= int(Flag.UNLIKE_TRAINING)
+    difference = (fit.labels - synthetic.labels)[:, :A_M].abs()
+    allowed = torch.maximum(5 * fit.errors[:, :A_M].nan_to_num(torch.inf), torch.tensor(DISAGREE).double())
+    fit.flags[(difference > allowed).any(dim=1)] |= int(Flag.DOMAINS_DISAGREE)
+    fit.flags.bitwise_or_(synthetic.flags & int(Flag.STARTS_DISAGREE))

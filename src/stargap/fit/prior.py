@@ -1,4 +1,4 @@
-"""What is known of a dwarf's labels before its spectrum is seen: log g of the main sequence, a broad [M/H]."""
+"""Prior of a dwarf's labels: log g near the main sequence, a broad [M/H]."""
 
 from __future__ import annotations
 
@@ -8,23 +8,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stargap.arrays import Labels, LabelsAndDirections, PerStar, PriorSlopes, PriorTerms
+from stargap.fit.polynomial import clamp_to_range, monomial_slopes, monomials
 from stargap.labels import LOGG, M_H, TEFF
 from stargap.theory.isochrones import Isochrones
 
 __all__ = ["LabelPrior", "fit_sequence"]
 
+TERMS = 2
+"""Number of terms that a prior adds to the residuals: log g and [M/H]."""
 CENTRE, SCALE = 3600.0, 800.0
+"""Teff (K) is scaled to (Teff - 3600) / 800."""
 RANGE = ((-1.1, 1.2), (-1.5, 0.3))
-"""Scaled Teff and [M/H] beyond which the sequence holds its value: 2720 to 4560 K, the isochrones' metallicities."""
+"""Scaled Teff and [M/H] beyond which log g keeps its value: 2720 to 4560 K, and the metallicities of the isochrones."""
 DEGREES = (5, 2)
+"""Degrees of the polynomial in scaled Teff and in [M/H]."""
 
 
 @dataclass(frozen=True)
 class LabelPrior:
     """Gaussian prior of a label fit: log g about the main sequence at the star's Teff and [M/H], [M/H] about a mean.
 
-    ``sequence`` are the coefficients of a polynomial in scaled Teff and [M/H], ``(6, 3)`` float64 (`fit_sequence`);
-    widths are standard deviations (dex). Teff is free.
+    Args:
+        sequence: coefficients of log g as a polynomial in scaled Teff and [M/H], ``(6, 3)`` float64 (`fit_sequence`).
+        logg_width: standard deviation of log g about the main sequence (dex).
+        m_h: mean of [M/H] (dex).
+        m_h_width: its standard deviation (dex).
 
     Example:
         >>> from stargap.theory.isochrones import shipped_isochrones
@@ -40,44 +49,48 @@ class LabelPrior:
     m_h: float
     m_h_width: float
 
-    def logg(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log g of the main sequence at labels ``(row, 4)`` and its derivative by them ``(row, 4)``."""
-        x, y = (labels[:, TEFF] - CENTRE) / SCALE, labels[:, M_H]
-        (x_low, x_high), (y_low, y_high) = RANGE
-        inside_x, inside_y = (x > x_low) & (x < x_high), (y > y_low) & (y < y_high)
-        x, y = x.clamp(x_low, x_high), y.clamp(y_low, y_high)
-        first, second = (torch.arange(degree + 1) for degree in DEGREES)
-        in_x, in_y = x[:, None] ** first, y[:, None] ** second
-        slope_x = first * x[:, None] ** (first - 1).clamp_min(0) / SCALE
-        slope_y = second * y[:, None] ** (second - 1).clamp_min(0)
+    def logg(self, labels: Labels) -> tuple[PerStar, Labels]:
+        """Return log g of the main sequence at labels ``(row, 4)`` and its derivative by them ``(row, 4)``.
+
+        Beyond `RANGE` it keeps its value and its derivative is 0.
+        """
+        given = torch.stack([(labels[:, TEFF] - CENTRE) / SCALE, labels[:, M_H]], dim=1)
+        x, inside = clamp_to_range(given, *torch.tensor(RANGE, dtype=torch.float64).T)
+        (in_x, slope_x), (in_y, slope_y) = (_powers(x[:, [k]], degree) for k, degree in enumerate(DEGREES))
 
         def total(a: Tensor, b: Tensor) -> Tensor:
             return (a[:, :, None] * self.sequence * b[:, None]).sum(dim=(1, 2))
 
         slope = torch.zeros_like(labels)
-        slope[:, TEFF] = torch.where(inside_x, total(slope_x, in_y), 0.0)
-        slope[:, M_H] = torch.where(inside_y, total(in_x, slope_y), 0.0)
+        slope[:, TEFF] = torch.where(inside[:, 0], total(slope_x / SCALE, in_y), 0.0)
+        slope[:, M_H] = torch.where(inside[:, 1], total(in_x, slope_y), 0.0)
         return total(in_x, in_y), slope
 
-    def __call__(self, labels: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, labels: Labels, directions: LabelsAndDirections) -> tuple[PriorTerms, PriorSlopes]:
         """Return what a fit adds to its residuals: departures in standard deviations, and their derivatives.
 
         Args:
             labels: ``(row, 4)`` float64.
-            directions: labels per unit of each free parameter, ``(row, k, 4)``; a departure of a label that no
-                parameter moves by itself says nothing and is 0.
+            directions: labels per unit of each free parameter, ``(row, parameter, 4)``; the departure of a label that
+                no parameter moves by itself carries no information and is 0.
 
         Returns:
-            ``(row, 2)`` of log g and [M/H], and ``(row, k, 2)``.
+            departures of log g and [M/H] ``(row, 2)``, and their derivatives ``(row, parameter, 2)``.
         """
         expected, slope = self.logg(labels)
-        apart = torch.stack(
+        departure = torch.stack(
             [(labels[:, LOGG] - expected) / self.logg_width, (labels[:, M_H] - self.m_h) / self.m_h_width], dim=1
         )
-        own = directions[:, :, LOGG] - (directions * slope[:, None]).sum(dim=2)
-        change = torch.stack([own / self.logg_width, directions[:, :, M_H] / self.m_h_width], dim=2)
+        across = directions[:, :, LOGG] - (directions * slope[:, None]).sum(dim=2)
+        change = torch.stack([across / self.logg_width, directions[:, :, M_H] / self.m_h_width], dim=2)
         free = torch.stack([(directions[:, :, place] != 0).any(dim=1) for place in (LOGG, M_H)], dim=1)
-        return torch.where(free, apart, 0.0), torch.where(free[:, None], change, 0.0)
+        return torch.where(free, departure, 0.0), torch.where(free[:, None], change, 0.0)
+
+
+def _powers(x: Tensor, degree: int) -> tuple[Tensor, Tensor]:
+    """Return 1, x ... x^degree of one variable ``(row, 1)``, and their derivatives, ``(row, degree + 1)`` each."""
+    exponents = torch.arange(degree + 1)[:, None]
+    return monomials(x, exponents), monomial_slopes(x, exponents)[:, :, 0]
 
 
 def fit_sequence(isochrones: Isochrones) -> Tensor:

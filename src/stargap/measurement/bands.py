@@ -5,25 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from stargap.arrays import PerStar
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
 from stargap.spectra.log_lambda import NativeBatch
 
-__all__ = ["Band", "band_mean"]
+__all__ = ["Band", "band_mean", "band_ratio"]
 
 MOST_MISSING = 0.2
+"""Fraction of a band that may be missing."""
+LEAST_REFERENCE = 3.0
+"""A reference flux below this many standard errors gives no ratio."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """Mean flux of a band for each star: ``mean, variance (star,)`` float64, NaN where too much of it is missing."""
+    """Mean flux of a band for each star, with its variance; NaN where too much of the band is missing."""
 
-    mean: Tensor
-    variance: Tensor
+    mean: PerStar
+    variance: PerStar
 
 
-def band_mean(native: NativeBatch, rv: Tensor, low: float, high: float, *, most_missing: float = MOST_MISSING) -> Band:
+def band_mean(native: NativeBatch, rv: PerStar, low: float, high: float, *, most_missing: float = MOST_MISSING) -> Band:
     """Average the flux over a band of the rest frame; pixels at its edges count by their fraction inside.
 
     Args:
@@ -31,7 +34,7 @@ def band_mean(native: NativeBatch, rv: Tensor, low: float, high: float, *, most_
         rv: velocities (km/s), ``(star,)``.
         low: start of the band (A, vacuum, rest frame).
         high: its end.
-        most_missing: fraction of the band that may be missing.
+        most_missing: fraction of the band that may be missing; rows with more are NaN.
 
     Example:
         >>> flat = NativeBatch(torch.full((1, 1891), 2.0), torch.ones(1, 1891), torch.ones(1), torch.zeros(1))
@@ -53,3 +56,16 @@ def band_mean(native: NativeBatch, rv: Tensor, low: float, high: float, *, most_
     mean = (share * native.flux[:, near].double()).sum(dim=1)
     variance = torch.where(ivar > 0, share.square() / ivar.clamp_min(1e-10), 0.0).sum(dim=1)
     return Band(torch.where(enough, mean, torch.nan), torch.where(enough, variance, torch.nan))
+
+
+def band_ratio(band: Band, reference: Band) -> Band:
+    """Return the flux of a band over that of another, with its variance; NaN where the latter is below 3 sigma.
+
+    Example:
+        >>> one, two = (Band(torch.tensor([mean]), torch.tensor([0.01])) for mean in (1.0, 2.0))
+        >>> band_ratio(one, two).mean
+        tensor([0.5000])
+    """
+    level = torch.where(reference.mean > LEAST_REFERENCE * reference.variance.sqrt(), reference.mean, torch.nan)
+    ratio = band.mean / level
+    return Band(ratio, (band.variance + ratio.square() * reference.variance) / level.square())

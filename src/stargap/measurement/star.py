@@ -8,13 +8,15 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from stargap.arrays import BoolColumn, FloatColumn, Labels, PerStar, StarFlags
 from stargap.errors import SpectrumError, UsageError
 from stargap.fit.domains import DomainFit, Transfer, fit_domains
-from stargap.fit.labels import EmulatorModel, LabelFit, Parameters, fit_labels
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.labels import LabelFit, fit_labels
+from stargap.fit.parameters import Parameters
 from stargap.flags import Flag
-from stargap.labels import LABELS
+from stargap.labels import LABELS, TEFF
 from stargap.measurement.halpha import measure_halpha
 from stargap.measurement.subtype import measure_indices
 from stargap.measurement.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
@@ -42,12 +44,14 @@ BATCH = 128
 
 Columns = dict[str, NDArray[np.generic]]
 
+MANY_BAD = 0.2
+"""Fraction of bad pixels above which a spectrum is flagged."""
 FACTS = tuple(column.name for column in MEASURED if column.name in Facts.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a picture of a fit needs, row by row with the columns; ``domains`` with a transfer alone."""
+    """Spectra and fits, row by row with the columns, as `stargap.figures.fit` draws them; ``domains`` of a transfer."""
 
     native: NativeBatch
     prepared: Prepared
@@ -80,17 +84,17 @@ def parameters_for(settings: MeasureSettings, emulator: Emulator) -> Parameters:
 
 @dataclass(frozen=True)
 class BatchVelocity:
-    """What the velocity stage hands to the label stage, one row a star.
+    """Velocities of a batch and the labels that its label fit starts from, one row per star.
 
     ``rv, error`` (km/s) and ``chi2`` (reduced) are float64 ``(star,)``, NaN where there is none; ``flags`` int64
     ``(star,)``; ``labels`` float64 ``(star, 4)``, from which the label fit starts.
     """
 
-    rv: Tensor
-    error: Tensor
-    chi2: Tensor
-    flags: Tensor
-    labels: Tensor
+    rv: PerStar
+    error: PerStar
+    chi2: PerStar
+    flags: StarFlags
+    labels: Labels
 
     def __len__(self) -> int:
         return len(self.rv)
@@ -210,13 +214,12 @@ def measure_native(
     if velocity is None:
         velocity = batch_velocity(native, settings, emulator)
     count, native = len(native), _padded(native)
-    nothing = BATCH - count
-    rv = torch.nn.functional.pad(velocity.rv, (0, nothing), value=torch.nan)
-    start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, nothing), value=torch.nan)
+    rv = torch.nn.functional.pad(velocity.rv, (0, BATCH - count), value=torch.nan)
+    start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, BATCH - count), value=torch.nan)
     if prepared is None:
         prepared = prepare(native, rv, grid_for(settings.preset))
     if transfer is None:
-        fit, domains = _fit(prepared, settings, emulator, start), None
+        fitted = Fitted(native, prepared, _fit(prepared, settings, emulator, start))
     else:
         parameters = parameters_for(settings, emulator)
         domains = fit_domains(
@@ -227,56 +230,80 @@ def measure_native(
             max_iterations=settings.max_iterations,
             optimiser=settings.optimiser,
         )
-        fit = domains.observed
+        fitted = Fitted(native, prepared, domains.observed, domains)
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
-    padded = torch.as_tensor(np.pad(factor, (0, nothing), constant_values=1.0))
-    indices = measure_indices(native, rv, noise_factor=padded)
-    halpha = measure_halpha(native, rv, noise_factor=padded)
+    columns: Columns = {
+        "spectrum_id": spectrum_id,
+        "failure": np.array(failure, dtype=object),
+        **{name: _fact_column(name, [getattr(fact, name) for fact in facts]) for name in FACTS},
+        **_velocity_columns(velocity, factor, np.where(lamost, settings.lamost_rv_floor, 0.0)),
+        **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy())),
+        **_line_columns(native, rv, factor),
+    }
+    read = columns["failure"] == ""
+    columns["bad_fraction"] = np.where(read, fitted.prepared.bad_fraction.numpy()[:count], np.nan)
+    flags = velocity.flags.numpy() | fitted.fit.flags.numpy()[:count]
+    for flag, where in _marks(columns, fitted, facts, settings.least_snr).items():
+        flags[where] |= flag
+    columns["flags"] = np.where(read, flags, int(Flag.UNREADABLE))
+    columns["flag_text"] = np.array([Flag.describe(bits) for bits in columns["flags"].tolist()], dtype=object)
+    return {column.name: columns[column.name] for column in MEASURED}, fitted
 
-    columns: Columns = {"spectrum_id": spectrum_id}
-    for name in FACTS:
-        columns[name] = _fact_column(name, [getattr(fact, name) for fact in facts])
-    columns["rv"] = velocity.rv.numpy().copy()
-    rv_floor = np.where(lamost, settings.lamost_rv_floor, 0.0)
-    counted = np.sqrt(velocity.chi2.numpy()).clip(min=1.0)  # the part of the factor that chi-square has seen
-    columns["e_rv"] = np.hypot(velocity.error.numpy() * np.maximum(factor / counted, 1.0), rv_floor)
-    labels, errors = fit.labels.numpy()[:count], fit.errors.numpy()[:count] * factor[:, None]
-    labels[np.isnan(columns["rv"])] = np.nan
-    errors[np.isnan(labels)] = np.nan
-    own = np.full_like(labels, np.nan) if domains is None else domains.systematic.numpy()[:count]
+
+def _velocity_columns(velocity: BatchVelocity, factor: FloatColumn, floor: FloatColumn) -> Columns:
+    """Return ``rv`` and ``e_rv``: noise times its factor as far as chi-square has not shown it, and the floor."""
+    seen = np.sqrt(velocity.chi2.numpy()).clip(min=1.0)
+    error = np.hypot(velocity.error.numpy() * np.maximum(factor / seen, 1.0), floor)
+    return {"rv": velocity.rv.numpy().copy(), "e_rv": error}
+
+
+def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn) -> Columns:
+    """Return labels, their errors and systematic errors, and reduced chi-square; NaN without a velocity."""
+    count = len(factor)
+    labels, errors = fitted.fit.labels.numpy()[:count].copy(), fitted.fit.errors.numpy()[:count] * factor[:, None]
+    labels[no_velocity] = np.nan
+    missing = np.isnan(labels)
+    errors[missing] = np.nan
+    systematic = np.full_like(labels, np.nan)
+    if fitted.domains is not None:
+        systematic = np.where(missing, np.nan, fitted.domains.systematic.numpy()[:count])
+    columns: Columns = {"chi2": np.where(missing[:, TEFF], np.nan, fitted.fit.chi2.numpy()[:count])}
     for place, name in enumerate(LABELS):
         columns[name], columns[f"e_{name}"] = labels[:, place], errors[:, place]
-        columns[f"e_{name}_sys"] = np.where(np.isnan(labels[:, place]), np.nan, own[:, place])
-    columns["chi2"] = np.where(np.isnan(labels[:, 0]), np.nan, fit.chi2.numpy()[:count])
-    for name, values in indices._asdict().items():
-        columns[name] = values.numpy()[:count]
+        columns[f"e_{name}_sys"] = systematic[:, place]
+    return columns
+
+
+def _line_columns(native: NativeBatch, rv: PerStar, factor: FloatColumn) -> Columns:
+    """Return band indices, the subtype, H-alpha and activity, measured on native pixels."""
+    count = len(factor)
+    padded = torch.as_tensor(np.pad(factor, (0, len(native) - count), constant_values=1.0))
+    columns: Columns = {
+        name: values.numpy()[:count]
+        for name, values in measure_indices(native, rv, noise_factor=padded)._asdict().items()
+    }
+    halpha = measure_halpha(native, rv, noise_factor=padded)
     columns["halpha_ew"], columns["e_halpha_ew"] = halpha.width.numpy()[:count], halpha.error.numpy()[:count]
     for name, values in (("activity", halpha.active), ("activity_3sigma", halpha.active_3sigma)):
         columns[name] = np.where(values.numpy()[:count] < 0, INT_NULL, values.numpy()[:count])
+    return columns
 
-    read = np.array([reason == "" for reason in failure], dtype=bool)
-    measured = velocity.flags.numpy() | fit.flags.numpy()[:count]
-    flags = np.where(read, measured, int(Flag.UNREADABLE))
 
-    def mark(flag: Flag, where: NDArray[np.bool_]) -> None:
-        flags[read & where] |= flag
-
-    bad_fraction = prepared.bad_fraction.numpy()[:count]
-    columns["bad_fraction"] = np.where(read, bad_fraction, np.nan)
-    mark(Flag.MANY_BAD_PIXELS, bad_fraction > 0.2)
-    mark(Flag.BAD_CONTINUUM, prepared.bad_continuum.numpy()[:count])
-    low = [min(f.snr_r if f.snr_r is not None else 0.0, f.snr_i if f.snr_i is not None else 0.0) for f in facts]
-    mark(Flag.LOW_SN, np.array(low) < settings.least_snr)
-    mark(Flag.SN_FROM_IVAR, columns["snr_source"] == "ivar")
-    mark(Flag.NO_SUBTYPE, np.isnan(columns["spt"]))
-    mark(Flag.NO_HALPHA, np.isnan(columns["halpha_ew"]))
-    mark(Flag.ACTIVE, columns["activity_3sigma"] == 1)
-    mark(Flag.SPIKES_REMOVED, native.spikes.numpy()[:count] > 0)
-    columns["flags"] = flags
-    columns["flag_text"] = np.array([Flag.describe(bits) for bits in flags.tolist()], dtype=object)
-    columns["failure"] = np.array(failure, dtype=object)
-    return {column.name: columns[column.name] for column in MEASURED}, Fitted(native, prepared, fit, domains)
+def _marks(columns: Columns, fitted: Fitted, facts: Sequence[Facts], least_snr: float) -> dict[Flag, NDArray[np.bool_]]:
+    """Return the flags that follow from other columns and from the preparation, and the rows that have them."""
+    count = len(facts)
+    snr = np.array([min(fact.snr_r or 0.0, fact.snr_i or 0.0) for fact in facts], dtype=float)
+    return {
+        Flag.MANY_BAD_PIXELS: fitted.prepared.bad_fraction.numpy()[:count] > MANY_BAD,
+        Flag.BAD_CONTINUUM: fitted.prepared.bad_continuum.numpy()[:count],
+        Flag.LOW_SN: snr < least_snr,
+        Flag.SN_FROM_IVAR: columns["snr_source"] == "ivar",
+        Flag.NO_SUBTYPE: np.isnan(columns["spt"].astype(float)),
+        Flag.NO_HALPHA: np.isnan(columns["halpha_ew"].astype(float)),
+        Flag.ACTIVE: columns["activity_3sigma"] == 1,
+        Flag.SPIKES_REMOVED: fitted.native.spikes.numpy()[:count] > 0,
+    }
 
 
 def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDArray[np.int64]) -> Columns:
@@ -306,7 +333,7 @@ def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDAr
     return columns
 
 
-def _fit(star: Prepared, settings: MeasureSettings, emulator: Emulator, start: Tensor | None = None) -> LabelFit:
+def _fit(star: Prepared, settings: MeasureSettings, emulator: Emulator, start: Labels | None = None) -> LabelFit:
     return fit_labels(
         star,
         EmulatorModel(emulator, star),

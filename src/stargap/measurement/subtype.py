@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from stargap.measurement.bands import Band, band_mean
+from stargap.arrays import PerStar
+from stargap.measurement.bands import band_mean, band_ratio
 from stargap.pixels import air_to_vacuum
 from stargap.spectra.log_lambda import NativeBatch
 
@@ -19,7 +19,10 @@ BANDS = {
     "cah3": (6960.0, 6990.0),
     "reference": (7042.0, 7046.0),
 }
-"""Bands of Reid et al. (1995), A in AIR as they defined them; converted to vacuum in use."""
+"""Bands of Reid et al. (1995): first and last wavelength (A) in AIR, as they defined them."""
+
+LEAST_DEPTH = 0.05
+"""Least depth of TiO5 in a dwarf of solar metallicity at which zeta means anything."""
 
 SUBTYPE = (8.2, -10.775)
 """SpT = 8.2 - 10.775 TiO5, sigma 0.5 subtypes (Reid et al. 1995); -2 is K5, -1 K7, 0 M0, 7 M7."""
@@ -31,19 +34,19 @@ SOLAR_TIO5 = (-0.050, -0.118, 0.670, -0.164)
 class Indices(NamedTuple):
     """Indices and their errors, ``(star,)`` float64 each, NaN where pixels are missing."""
 
-    tio5: Tensor
-    e_tio5: Tensor
-    cah2: Tensor
-    e_cah2: Tensor
-    cah3: Tensor
-    e_cah3: Tensor
-    zeta: Tensor
-    e_zeta: Tensor
-    spt: Tensor
-    e_spt: Tensor
+    tio5: PerStar
+    e_tio5: PerStar
+    cah2: PerStar
+    e_cah2: PerStar
+    cah3: PerStar
+    e_cah3: PerStar
+    zeta: PerStar
+    e_zeta: PerStar
+    spt: PerStar
+    e_spt: PerStar
 
 
-def measure_indices(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | float = 1.0) -> Indices:
+def measure_indices(native: NativeBatch, rv: PerStar, *, noise_factor: PerStar | float = 1.0) -> Indices:
     """Measure TiO5, CaH2, CaH3, zeta and the numeric subtype on flux, on native pixels.
 
     An index is the mean flux of its band over that of 7042-7046 A; where the latter is below 3 sigma it is null.
@@ -54,7 +57,7 @@ def measure_indices(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | f
     Args:
         native: spectra on the log-lambda grid.
         rv: velocities (km/s), ``(star,)``; NaN gives nulls.
-        noise_factor: how much larger the noise is than the inverse variance says.
+        noise_factor: ratio of the noise to what the inverse variance says.
 
     Example:
         >>> flat = NativeBatch(torch.ones(1, 1891), torch.full((1, 1891), 1e4), torch.ones(1), torch.zeros(1))
@@ -65,39 +68,24 @@ def measure_indices(native: NativeBatch, rv: Tensor, *, noise_factor: Tensor | f
     means = {
         name: band_mean(native, rv, air_to_vacuum(low), air_to_vacuum(high)) for name, (low, high) in BANDS.items()
     }
-    below = means["reference"]
-    tio5, v_tio5 = _ratio(means["tio5"], below)
-    cah2, v_cah2 = _ratio(means["cah2"], below)
-    cah3, v_cah3 = _ratio(means["cah3"], below)
+    reference = means.pop("reference")
+    bands = {name: band_ratio(mean, reference) for name, mean in means.items()}
+    (tio5, v_tio5), (cah2, v_cah2), (cah3, v_cah3) = ((band.mean, band.variance) for band in bands.values())
+
     cah = cah2 + cah3
     solar = sum((c * cah**k for k, c in enumerate(SOLAR_TIO5)), start=torch.zeros_like(cah))
     slope = sum((k * c * cah ** (k - 1) for k, c in enumerate(SOLAR_TIO5) if k), start=torch.zeros_like(cah))
-    depth = torch.where(1 - solar > 0.05, 1 - solar, torch.nan)
+    depth = torch.where(1 - solar > LEAST_DEPTH, 1 - solar, torch.nan)
     zeta = (1 - tio5) / depth
     by_tio5, by_cah = -1 / depth, zeta * slope / depth
-    share = below.variance / below.mean.square()
-    own = [v - r.square() * share for v, r in ((v_tio5, tio5), (v_cah2, cah2), (v_cah3, cah3))]
+    share = reference.variance / reference.mean.square()
+    independent = [v - r.square() * share for v, r in ((v_tio5, tio5), (v_cah2, cah2), (v_cah3, cah3))]
     common = by_tio5 * tio5 + by_cah * cah
-    v_zeta = by_tio5.square() * own[0] + by_cah.square() * (own[1] + own[2]) + common.square() * share
+    v_zeta = by_tio5.square() * independent[0] + by_cah.square() * (independent[1] + independent[2])
+    v_zeta = v_zeta + common.square() * share
 
-    def sigma(variance: Tensor) -> Tensor:
-        return variance.clamp_min(0).sqrt() * noise_factor
-
-    return Indices(
-        tio5,
-        sigma(v_tio5),
-        cah2,
-        sigma(v_cah2),
-        cah3,
-        sigma(v_cah3),
-        zeta,
-        sigma(v_zeta),
-        SUBTYPE[0] + SUBTYPE[1] * tio5,
-        abs(SUBTYPE[1]) * sigma(v_tio5),
+    e_tio5, e_cah2, e_cah3, e_zeta = (
+        variance.clamp_min(0).sqrt() * noise_factor for variance in (v_tio5, v_cah2, v_cah3, v_zeta)
     )
-
-
-def _ratio(band: Band, reference: Band) -> tuple[Tensor, Tensor]:
-    level = torch.where(reference.mean > 3 * reference.variance.sqrt(), reference.mean, torch.nan)
-    ratio = band.mean / level
-    return ratio, (band.variance + ratio.square() * reference.variance) / level.square()
+    subtype = SUBTYPE[0] + SUBTYPE[1] * tio5
+    return Indices(tio5, e_tio5, cah2, e_cah2, cah3, e_cah3, zeta, e_zeta, subtype, abs(SUBTYPE[1]) * e_tio5)

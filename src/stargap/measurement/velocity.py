@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stargap.fit.optimise import Status, gram, levenberg_marquardt
+from stargap.arrays import StarRows
+from stargap.fit.optimise import Status, full_chunks, gram, levenberg_marquardt
 from stargap.flags import Flag
 from stargap.labels import alpha_relation
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP
@@ -29,17 +30,28 @@ __all__ = [
 ]
 
 RANGE = 1000.0
+"""Velocities are searched from -1000 to 1000 km/s."""
 LAG = 0.5
 """Step of the search in native pixels (35 km/s)."""
 COVERED = (5930.0, 8970.0)
-"""Wavelengths used (A)."""
+"""First and last wavelength in use (A)."""
 SMOOTHING = 15.0
 """Width of the running mean that is divided out (A): narrower than for labels, to leave lines rather than bands."""
 ERROR_FLOOR = (0.02, 0.10, 6600.0)
-"""What models cannot reproduce, a fraction of the flux: redward and blueward of a wavelength (A). TiO band heads of the
-models bluer than 6600 A are off by several km/s; at low S/N those pixels still help."""
+"""Error floor as a fraction of the flux, redward and blueward of a wavelength (A). TiO band heads of the models bluer
+than 6600 A are off by several km/s; at low S/N those pixels still help."""
 FINE = 4
-"""Template pixels per native pixel."""
+"""Number of template pixels per native pixel."""
+LEAST_PIXELS = 100
+"""Good pixels below which a spectrum gets no velocity."""
+SEPARATION = 200.0
+"""Least distance (km/s) of a second peak from the highest one, and of a refined velocity from one that is lost."""
+SECOND_PEAK = 0.5
+"""A second peak is fitted as well where it is higher than this fraction of the highest one."""
+AMBIGUOUS = 100.0
+"""Distance (km/s) from which on two fits of about equal chi-square make a velocity ambiguous."""
+DETECTION = 25.0
+"""Least decrease of chi-square by the template, and least difference between two fits (over reduced chi-square)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,12 +143,7 @@ def _search_table(templates: Templates) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def measure_velocity(
-    native: NativeBatch,
-    templates: Templates,
-    *,
-    only: Tensor | None = None,
-    slots: int = 32,
-    least_pixels: int = 100,
+    native: NativeBatch, templates: Templates, *, only: StarRows | None = None, slots: int = 32
 ) -> Velocities:
     """Measure velocities within +-1000 km/s; the header's redshift is never used.
 
@@ -148,32 +155,32 @@ def measure_velocity(
 
     Args:
         native: spectra on the log-lambda grid.
-        templates: what to compare with.
-        only: restrict each star to one template, ``(star,)``.
+        templates: spectra at rest.
+        only: number of the one template that each star is compared with, ``(star,)``; all by default.
         slots: see `levenberg_marquardt`.
-        least_pixels: rows with fewer good pixels get no velocity.
     """
     stars = len(native)
     weight = _weights(native)
     normal, ivar = _normalised(native, weight)
-    alive = (ivar > 0).sum(dim=1) >= least_pixels
-    velocity, first, second, two, choice = _search(normal, ivar, templates, only)
+    enough = (ivar > 0).sum(dim=1) >= LEAST_PIXELS
+    peaks = _search(normal, ivar, templates, only)
 
     rows = torch.arange(2 * stars) % max(stars, 1)
-    lag = torch.cat([first, second])
-    wanted = torch.nonzero(torch.cat([alive, alive & two]))[:, 0]
-    fit = _fit(native, weight, templates, rows, choice[rows, lag], velocity[lag], wanted, slots)
+    lag = torch.cat([peaks.first, peaks.second])
+    fitted = torch.nonzero(torch.cat([enough, enough & peaks.has_second]))[:, 0]
+    problem = _TemplateFit(native, weight, templates, rows, peaks.template[rows, lag], peaks.velocity[lag])
+    fit = problem.solve(fitted, slots)
 
-    pair = fit.chi2.view(2, stars)
-    winner = pair.argmin(dim=0)
+    chi2 = fit.chi2.view(2, stars)
+    winner = chi2.argmin(dim=0)
     at = torch.arange(stars)
-    problem, rival = at + winner * stars, at + (1 - winner) * stars
-    noise = fit.reduced[problem].clamp_min(1.0)
-    flags = torch.where(alive, fit.flags[problem], int(Flag.TOO_FEW_PIXELS))
-    close = pair[1 - winner, at] - pair[winner, at] < 25.0 * noise
-    apart = (fit.rv[rival] - fit.rv[problem]).abs() > 100.0
-    flags[alive & close & apart] |= int(Flag.RV_AMBIGUOUS)
-    return Velocities(fit.rv[problem], fit.error[problem], choice[at, lag[problem]], fit.reduced[problem], flags)
+    best, other = at + winner * stars, at + (1 - winner) * stars
+    flags = torch.where(enough, fit.flags[best], int(Flag.TOO_FEW_PIXELS))
+    close = chi2[1 - winner, at] - chi2[winner, at] < DETECTION * fit.reduced[best].clamp_min(1.0)
+    distant = (fit.rv[other] - fit.rv[best]).abs() > AMBIGUOUS
+    flags[enough & close & distant] |= int(Flag.RV_AMBIGUOUS)
+    template = peaks.template[at, lag[best]]
+    return Velocities(fit.rv[best], fit.error[best], template, fit.reduced[best], flags)
 
 
 def refine_velocity(
@@ -182,20 +189,21 @@ def refine_velocity(
     """Measure again from known velocities, each star against the template of its own row.
 
     A template at the star's own labels halves what the mismatch of a coarse set costs. Rows whose fit does not end
-    within 200 km/s of its start keep what they had.
+    within 200 km/s of its start keep their former velocity.
 
     Args:
         native: spectra on the log-lambda grid.
         velocities: from `measure_velocity`.
-        templates: one a star, ``(star, fine)``; rows that are not finite are left alone.
+        templates: one per star, ``(star, fine)``; rows that are not finite are not refined.
         slots: see `levenberg_marquardt`.
     """
     stars = torch.arange(len(native))
     usable = torch.isfinite(velocities.rv) & torch.isfinite(templates.flux).all(dim=1)
-    sound = Templates(torch.where(usable[:, None], templates.flux, 1.0), templates.first, templates.step)
+    finite = Templates(torch.where(usable[:, None], templates.flux, 1.0), templates.first, templates.step)
     begin = torch.where(usable, velocities.rv, 0.0)
-    fit = _fit(native, _weights(native), sound, stars, stars, begin, torch.nonzero(usable)[:, 0], slots)
-    better = usable & ((fit.rv - velocities.rv).abs() < 200.0)
+    problem = _TemplateFit(native, _weights(native), finite, stars, stars, begin)
+    fit = problem.solve(torch.nonzero(usable)[:, 0], slots)
+    better = usable & ((fit.rv - velocities.rv).abs() < SEPARATION)
     return Velocities(
         torch.where(better, fit.rv, velocities.rv),
         torch.where(better, fit.error, velocities.error),
@@ -206,6 +214,8 @@ def refine_velocity(
 
 
 class _Fit(NamedTuple):
+    """Results of all problems ``(problem,)``, NaN (chi2: infinite, flags: 0) for those that were not fitted."""
+
     rv: Tensor
     error: Tensor
     chi2: Tensor
@@ -213,122 +223,145 @@ class _Fit(NamedTuple):
     flags: Tensor
 
 
+class _TemplateFit:
+    """Fits of velocity and amplitude; problem p compares row ``rows[p]`` with template ``which[p]``.
+
+    Args:
+        native: spectra on the log-lambda grid.
+        weight: 1 at the pixels in use, ``(star, native)``.
+        templates: spectra at rest.
+        rows: star of each problem, ``(problem,)``.
+        which: template of each problem.
+        begin: velocity at which each fit starts (km/s).
+    """
+
+    def __init__(
+        self, native: NativeBatch, weight: Tensor, templates: Templates, rows: Tensor, which: Tensor, begin: Tensor
+    ) -> None:
+        self.native, self.templates, self.rows, self.which, self.begin = native, templates, rows, which, begin
+        self.smooth = _native_smoother()
+        in_rest = LOG_LAMBDA.wavelength / (1 + begin[:, None].numpy() / SPEED_OF_LIGHT)
+        self.mask = weight[rows] * torch.as_tensor(~STARGAP.window_mask(in_rest, "rest")).float()
+        self.kernel = self.smooth(self.mask).clamp_min(STARGAP.least_kernel_weight)
+        self.normal, self.ivar = _normalised(native[rows], self.mask)
+
+    def evaluate(self, theta: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1 + amplitude (normalised template - 1), and its derivatives by velocity and amplitude."""
+        flux, slope = self.templates.at(self.which[problem], theta[:, 0])
+        use, kernel = self.mask[problem], self.kernel[problem]
+        level = (self.smooth(flux * use) / kernel).clamp_min(1e-30)
+        shape = flux / level - 1
+        moved = (slope - (shape + 1) * (self.smooth(slope * use) / kernel)) / level
+        amplitude = theta[:, 1:].float()
+        return 1 + amplitude * shape, torch.stack([amplitude * moved, shape], dim=1)
+
+    def solve(self, fitted: Tensor, slots: int) -> _Fit:
+        """Fit the problems `fitted`, and say how each ended."""
+        start = torch.stack([self.begin.clamp(-RANGE, RANGE), torch.ones_like(self.begin)], dim=1)
+        result = levenberg_marquardt(
+            self.evaluate,
+            self.normal,
+            self.ivar,
+            start[fitted],
+            lower=torch.tensor([-RANGE, 0.0]),
+            upper=torch.tensor([RANGE, 3.0]),
+            rows=fitted,
+            slots=slots,
+        )
+        spread = self._velocity_errors(result.parameters, fitted, slots)
+        good = (self.ivar[fitted] > 0).sum(dim=1)
+        reduced = result.chi2 / (good - 2).clamp_min(1)
+        noise = reduced.clamp_min(1.0)
+        flat = (self.ivar[fitted] * (self.normal[fitted] - 1).square()).sum(dim=1).double()
+        rv, amplitude = result.parameters[:, 0], result.parameters[:, 1]
+        not_finite = result.status == int(Status.NOT_FINITE)
+        weak = (flat - result.chi2 < DETECTION * noise) | (amplitude <= 0) | not_finite
+        edge = rv.abs() > RANGE - 2 * LOG_LAMBDA.velocity_step * LAG
+        moving = (result.status != int(Status.CONVERGED)) & ~weak
+        flags = torch.where(weak, int(Flag.RV_WEAK), 0) | torch.where(edge, int(Flag.RV_EDGE), 0)
+        flags |= torch.where(moving, int(Flag.NOT_CONVERGED), 0)
+
+        def for_all(values: Tensor, empty: float) -> Tensor:
+            whole = torch.full((len(self.rows),), empty, dtype=values.dtype)
+            whole[fitted] = values
+            return whole
+
+        nan = torch.nan
+        return _Fit(
+            for_all(rv, nan),
+            for_all(torch.where(amplitude > 0, spread * noise.sqrt(), nan), nan),
+            for_all(result.chi2, torch.inf),
+            for_all(reduced, nan),
+            for_all(flags, 0),
+        )
+
+    def _velocity_errors(self, theta: Tensor, fitted: Tensor, slots: int) -> Tensor:
+        """Return the noise of native pixels propagated to velocities (km/s); the floor sets weights alone."""
+        spread = torch.zeros(len(fitted), dtype=torch.float64)
+        for chunk in full_chunks(fitted, slots):
+            p = fitted[chunk]
+            _, jacobian = self.evaluate(theta[chunk], p)
+            weighted = jacobian * self.ivar[p][:, None]
+            inverse = torch.linalg.pinv(gram(weighted, jacobian).double(), hermitian=True)
+            star = self.native[self.rows[p]]
+            level = (self.smooth(star.flux * self.mask[p]) / self.kernel[p]).clamp_min(1e-30)
+            noise = torch.where(self.ivar[p] > 0, star.ivar.clamp_min(1e-10).rsqrt() / level, 0.0)
+            scaled = (weighted * noise[:, None]).double()
+            spread[chunk] = (inverse @ gram(scaled, scaled) @ inverse)[:, 0, 0].clamp_min(0).sqrt()
+        return spread
+
+
+class _Peaks(NamedTuple):
+    """Velocities of the search ``(lag,)``, each star's two highest peaks ``(star,)``, whether the second one counts,
+    and the best template of each star at each lag ``(star, lag)``."""
+
+    velocity: Tensor
+    first: Tensor
+    second: Tensor
+    has_second: Tensor
+    template: Tensor
+
+
+def _search(normal: Tensor, ivar: Tensor, templates: Templates, only: Tensor | None) -> _Peaks:
+    """Return the peaks of the cross-correlation: of the decrease of chi-square by a template of free amplitude."""
+    velocity, table, squares = _search_table(templates)
+    shape = (-1, len(velocity), len(templates.flux))
+    cross = ((ivar * (normal - 1)) @ table).reshape(shape)
+    power = (ivar @ squares).reshape(shape).clamp_min(1e-12)
+    gain = cross.clamp_min(0).square() / power
+    if only is not None:
+        gain = gain.gather(2, only[:, None, None].expand(-1, len(velocity), 1))
+    curve, template = gain.max(dim=2)
+    if only is not None:
+        template = only[:, None].expand(-1, len(velocity))
+
+    padded = torch.nn.functional.pad(curve, (1, 1), value=-1.0)
+    peak = (curve >= padded[:, :-2]) & (curve > padded[:, 2:])
+    height = torch.where(peak, curve, -1.0)
+    first = height.argmax(dim=1)
+    at = torch.arange(len(normal))
+    distant = (velocity - velocity[first][:, None]).abs() >= SEPARATION
+    rest = torch.where(distant, height, -1.0)
+    second = rest.argmax(dim=1)
+    return _Peaks(velocity, first, second, rest[at, second] > SECOND_PEAK * curve[at, first], template)
+
+
 def _weights(native: NativeBatch) -> Tensor:
+    """Return 1 at the good pixels within `COVERED` and outside the windows of the observed frame."""
     wave = LOG_LAMBDA.wavelength
     usable = (wave > COVERED[0]) & (wave < COVERED[1]) & ~STARGAP.window_mask(wave, "observed")
     return ((native.ivar > 0) & torch.as_tensor(usable)).float()
 
 
-def _fit(
-    native: NativeBatch,
-    weight: Tensor,
-    templates: Templates,
-    rows: Tensor,
-    which: Tensor,
-    begin: Tensor,
-    wanted: Tensor,
-    slots: int,
-) -> _Fit:
-    """Fit velocity and amplitude of problems; problem p compares row ``rows[p]`` with template ``which[p]``."""
-    smooth = _native_smoother()
-    in_rest = LOG_LAMBDA.wavelength / (1 + begin[:, None].numpy() / SPEED_OF_LIGHT)
-    mask = weight[rows] * torch.as_tensor(~STARGAP.window_mask(in_rest, "rest")).float()
-    held = smooth(mask).clamp_min(STARGAP.least_kernel_weight)
-    normal, ivar = _normalised(native[rows], mask)
-
-    def evaluate(theta: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
-        flux, slope = templates.at(which[problem], theta[:, 0])
-        use, kernel = mask[problem], held[problem]
-        level = (smooth(flux * use) / kernel).clamp_min(1e-30)
-        shape = flux / level - 1
-        moved = (slope - (shape + 1) * (smooth(slope * use) / kernel)) / level
-        amplitude = theta[:, 1:].float()
-        return 1 + amplitude * shape, torch.stack([amplitude * moved, shape], dim=1)
-
-    start = torch.stack([begin.clamp(-RANGE, RANGE), torch.ones_like(begin)], dim=1)
-    result = levenberg_marquardt(
-        evaluate,
-        normal,
-        ivar,
-        start[wanted],
-        lower=torch.tensor([-RANGE, 0.0]),
-        upper=torch.tensor([RANGE, 3.0]),
-        rows=wanted,
-        slots=slots,
-    )
-
-    spread = torch.zeros(len(wanted), dtype=torch.float64)
-    for first in range(0, len(wanted), slots):
-        chunk = torch.arange(first, first + slots).clamp_max(len(wanted) - 1)
-        p = wanted[chunk]
-        _, jacobian = evaluate(result.parameters[chunk], p)
-        weighted = jacobian * ivar[p][:, None]
-        inverse = torch.linalg.pinv(gram(weighted, jacobian).double(), hermitian=True)
-        star = native[rows[p]]
-        level = (smooth(star.flux * mask[p]) / held[p]).clamp_min(1e-30)
-        noise = torch.where(ivar[p] > 0, star.ivar.clamp_min(1e-10).rsqrt() / level, 0.0)
-        scaled = (weighted * noise[:, None]).double()
-        spread[chunk] = (inverse @ gram(scaled, scaled) @ inverse)[:, 0, 0].clamp_min(0).sqrt()
-
-    good = (ivar[wanted] > 0).sum(dim=1)
-    reduced = result.chi2 / (good - 2).clamp_min(1)
-    noise = reduced.clamp_min(1.0)
-    signal = (ivar[wanted] * (normal[wanted] - 1).square()).sum(dim=1).double() - result.chi2
-    rv, amplitude = result.parameters[:, 0], result.parameters[:, 1]
-    weak = (signal < 25.0 * noise) | (amplitude <= 0) | (result.status == int(Status.NOT_FINITE))
-    edge = rv.abs() > RANGE - 2 * LOG_LAMBDA.velocity_step * LAG
-    moving = (result.status != int(Status.CONVERGED)) & ~weak
-    flags = torch.where(weak, int(Flag.RV_WEAK), 0) | torch.where(edge, int(Flag.RV_EDGE), 0)
-    flags |= torch.where(moving, int(Flag.NOT_CONVERGED), 0)
-
-    def spread_out(values: Tensor, empty: float) -> Tensor:
-        whole = torch.full((len(rows),), empty, dtype=values.dtype)
-        whole[wanted] = values
-        return whole
-
-    nan = torch.nan
-    return _Fit(
-        spread_out(rv, nan),
-        spread_out(torch.where(amplitude > 0, spread * noise.sqrt(), nan), nan),
-        spread_out(result.chi2, torch.inf),
-        spread_out(reduced, nan),
-        spread_out(flags, 0),
-    )
-
-
-def _search(
-    normal: Tensor, ivar: Tensor, templates: Templates, only: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the lags (km/s), each star's two highest peaks, whether the second counts, and templates by lag."""
-    velocity, table, squares = _search_table(templates)
-    cross = ((ivar * (normal - 1)) @ table).unflatten(1, (len(velocity), len(templates.flux)))
-    power = (ivar @ squares).unflatten(1, (len(velocity), len(templates.flux))).clamp_min(1e-12)
-    gain = cross.clamp_min(0).square() / power
-    if only is not None:
-        gain = gain.gather(2, only[:, None, None].expand(-1, len(velocity), 1))
-    curve, choice = gain.max(dim=2)
-    if only is not None:
-        choice = only[:, None].expand(-1, len(velocity))
-
-    padded = torch.nn.functional.pad(curve, (1, 1), value=-1.0)
-    peak = (curve >= padded[:, :-2]) & (curve > padded[:, 2:])
-    peak_height = torch.where(peak, curve, -1.0)
-    first = peak_height.argmax(dim=1)
-    at = torch.arange(len(normal))
-    away = (velocity - velocity[first][:, None]).abs() >= 200.0
-    rest = torch.where(away, peak_height, -1.0)
-    second = rest.argmax(dim=1)
-    two = rest[at, second] > 0.5 * curve[at, first]
-    return velocity, first, second, two, choice
-
-
 def _normalised(native: NativeBatch, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return spectra over their running mean, and inverse variances with the error floor, 0 where not usable."""
     smooth = _native_smoother()
-    held = smooth(weight)
-    level = smooth(native.flux * weight) / held.clamp_min(STARGAP.least_kernel_weight)
-    usable = (weight > 0) & (held >= STARGAP.least_kernel_weight) & (level > 0)
+    kernel = smooth(weight)
+    level = smooth(native.flux * weight) / kernel.clamp_min(STARGAP.least_kernel_weight)
+    usable = (weight > 0) & (kernel >= STARGAP.least_kernel_weight) & (level > 0)
     level = torch.where(usable, level, 1.0)
     normal = torch.where(usable, native.flux / level, 1.0)
-    floor = torch.where(torch.as_tensor(LOG_LAMBDA.wavelength) > ERROR_FLOOR[2], ERROR_FLOOR[0], ERROR_FLOOR[1]).float()
+    red = torch.as_tensor(LOG_LAMBDA.wavelength) > ERROR_FLOOR[2]
+    floor = torch.where(red, ERROR_FLOOR[0], ERROR_FLOOR[1]).float()
     variance = 1.0 / (native.ivar.clamp_min(1e-10) * level.square()) + floor.square()
     return normal, torch.where(usable, 1.0 / variance, 0.0)

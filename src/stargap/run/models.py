@@ -19,8 +19,9 @@ from stargap.run.train import residual_transfer, train_starnet
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.starnet.training import TrainingSettings
 from stargap.tables.parquet import read_columns
-from stargap.theory.emulator import Emulator, Training, fit_emulator, shipped_emulator
+from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
+from stargap.theory.train_emulator import Training, fit_emulator
 from stargap.transfer.anchored.model import lamost_transfer
 from stargap.transfer.residual.model import shipped_transfer
 from stargap.transfer.residual.train import ResidualSettings, train_residual

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stargap.checkpoints import load_best
 from stargap.console import bars
 from stargap.errors import UsageError
-from stargap.fit.labels import Parameters
+from stargap.fit.parameters import Parameters
 from stargap.labels import A_M
 from stargap.run.anchors import read_anchor_labels, read_anchor_stars, scores_of, write_cross_validation
 from stargap.run.train_settings import TrainSettings

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stargap.errors import ModelError
-from stargap.fit.labels import EmulatorModel
+from stargap.fit.forward import EmulatorModel
 from stargap.labels import A_M
 from stargap.pixels import PAPER, STARGAP, PixelGrid
 from stargap.spectra.prepare import Prepared
@@ -50,8 +50,8 @@ class StarnetTransfer(TrainedTransfer[StarnetCard]):
     """A trained network as fits need it: labels to observed spectra through The Payne and X_s->o.
 
     Published labels are those of the best-fitting emulator spectrum: the network's two domains share their labels.
-    There are no split numbers to fit: z_sp comes from the observed spectrum itself. The noise of the spectrum reaches
-    the labels through z_sp as well, and is in their errors (`StarnetModel.noise_response`).
+    There are no nuisance parameters to fit: z_sp comes from the observed spectrum itself. The noise of the spectrum
+    reaches the labels through z_sp as well, and is in their errors (`StarnetModel.noise_response`).
 
     Args:
         network: the trained network; values are computed in the type of its weights, whatever its `precision`.
@@ -91,7 +91,7 @@ class StarnetTransfer(TrainedTransfer[StarnetCard]):
         self.emulator, self.grid, self.alpha, self.iterations = emulator, grid, alpha, iterations
         self.tangent_dtype = tangent_dtype or (torch.bfloat16 if fast_bfloat16() else None)
         self.floor = torch.tensor(SYNTHETIC_FLOOR)
-        self.split_scale = torch.zeros(0)
+        self.nuisance_scale = torch.zeros(0)
 
     def architecture(self) -> dict[str, Any]:
         """Return the sizes of the network and its training steps, for the card."""
@@ -145,6 +145,8 @@ class StarnetModel:
     says nothing; these pixels of the emulator's spectrum are in-painted as the network's other bad pixels are. The
     last spectrum of each star is kept: fits ask for their best one again, and for equal ones in spare slots.
     """
+
+    penalties = 0
 
     def __init__(self, transfer: StarnetTransfer, prepared: Prepared) -> None:
         self.network, self.tangent_dtype = transfer.network, transfer.tangent_dtype

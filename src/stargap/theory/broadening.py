@@ -1,4 +1,4 @@
-"""Line-spread functions: Gaussians of constant resolving power or of constant width in Angstrom."""
+"""Line-spread function: a Gaussian of constant resolving power."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
 
-__all__ = ["broaden_constant_fwhm", "broaden_constant_resolution"]
+__all__ = ["broaden_constant_resolution"]
 
 FWHM_PER_SIGMA = float(np.sqrt(8.0 * np.log(2.0)))
 REACH = 6.0
-"""Where the kernel ends (sigma); 2e-9 of its weight lies beyond."""
+"""The kernel ends at this many sigma; 2e-9 of its weight lies beyond."""
 STEPS_PER_SIGMA = 8
-"""Pixels per sigma of the uniform grid that an uneven spectrum is rebinned to."""
+"""An uneven spectrum is rebinned to a uniform grid with this many pixels per sigma."""
 NODES = 6
-"""Points of the Lagrange interpolation between uniform pixels."""
+"""The Lagrange interpolation between uniform pixels takes this many of them."""
 MOST_PIXELS = 2**25
+"""The uniform grid has at most this many pixels."""
 EVEN = 0.01
-"""How far a pixel may lie from its place on a uniform grid (pixels)."""
+"""A spectrum is taken as uniform where no pixel is further than this from its place on a uniform grid (pixels)."""
 
 
 def broaden_constant_resolution(
@@ -77,46 +78,6 @@ def broaden_constant_resolution(
     return _broaden(np.log(wave), spectra, sigma, target)
 
 
-def broaden_constant_fwhm(
-    wavelength: ArrayLike,
-    flux: ArrayLike,
-    fwhm: float,
-    *,
-    source_fwhm: float = 0.0,
-    at: ArrayLike | None = None,
-) -> NDArray[Any]:
-    """Return `flux` convolved with a Gaussian of one width at every wavelength.
-
-    The same as `broaden_constant_resolution`, with a kernel in wavelength of FWHM^2 = fwhm^2 - source_fwhm^2.
-
-    Args:
-        wavelength: ``(pixel,)``, increasing (A).
-        flux: ``(pixel,)`` or ``(spectrum, pixel)``, finite, any unit per Angstrom.
-        fwhm: full width at half maximum of the result (A).
-        source_fwhm: that of the input (A).
-        at: wavelengths of the result (A), inside the input's range; those of the input when not given.
-
-    Returns:
-        ``(pixel,)`` or ``(spectrum, pixel)`` with the pixels of `at`, in the input's precision.
-
-    Raises:
-        UsageError: `fwhm` is not above `source_fwhm`, or as `broaden_constant_resolution`.
-
-    Example:
-        >>> broaden_constant_fwhm([6000, 6001, 6002, 6003], [2, 2, 2, 2], 3.0)
-        array([2., 2., 2., 2.])
-    """
-    wave, spectra = _checked(wavelength, flux)
-    if not (0 <= source_fwhm < fwhm < np.inf):
-        msg = (
-            f"cannot bring a spectrum of FWHM {source_fwhm:g} A to {fwhm:g} A: "
-            "give a finite FWHM above the source's, which is zero or more"
-        )
-        raise UsageError(msg)
-    sigma = np.sqrt(fwhm**2 - source_fwhm**2) / FWHM_PER_SIGMA
-    return _broaden(wave, spectra, sigma, None if at is None else np.asarray(at, dtype=np.float64))
-
-
 def _checked(wavelength: ArrayLike, flux: ArrayLike) -> tuple[NDArray[np.float64], NDArray[Any]]:
     wave, spectra = np.asarray(wavelength, dtype=np.float64), np.asarray(flux)
     if wave.ndim != 1 or wave.size < 2 or spectra.ndim not in (1, 2) or spectra.shape[-1] != wave.size:
@@ -144,7 +105,7 @@ def _broaden(
 ) -> NDArray[Any]:
     """Convolve over the coordinate `x`; row by row, so that a result does not depend on its neighbours."""
     if target is not None and not (target.size and target.min() >= x[0] and target.max() <= x[-1]):
-        msg = "the wavelengths asked for must lie inside those of the spectrum"
+        msg = "the wavelengths of the result must lie inside those of the spectrum"
         raise UsageError(msg)
     step = (x[-1] - x[0]) / (x.size - 1)
     even = bool(np.abs(x - np.linspace(x[0], x[-1], x.size)).max() < EVEN * step)
@@ -176,8 +137,8 @@ def _kernel(variance: float) -> NDArray[np.float64]:
     if variance < 0.5:
         return np.array([variance / 2, 1 - variance, variance / 2])
     reach = int(np.ceil(REACH * np.sqrt(variance)))
-    weights = np.exp(-0.5 * np.arange(-reach, reach + 1) ** 2 / variance)
-    return weights / weights.sum()
+    weights: NDArray[np.float64] = np.exp(-0.5 * np.arange(-reach, reach + 1) ** 2 / variance)
+    return np.asarray(weights / weights.sum())
 
 
 def _convolve(values: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -237,7 +237,8 @@ def _read_hdu(path: str | Path, index: int) -> tuple[NDArray[Any], fits.Header]:
 def _stated_unit(header: fits.Header, column: str) -> str | None:
     for i in range(1, int(header.get("TFIELDS", 0)) + 1):
         if header.get(f"TTYPE{i}") == column:
-            return header.get(f"TUNIT{i}")
+            unit = header.get(f"TUNIT{i}")
+            return None if unit is None else str(unit)
     return None
 
 

@@ -15,10 +15,11 @@ from stargap.errors import UsageError
 __all__ = ["Isochrones", "read_parsec", "shipped_isochrones"]
 
 LARGEST_MASS = 0.85
-"""Initial mass (solar) up to which stars are kept: dwarfs that have not left the main sequence."""
+"""Largest initial mass (solar) in use: such dwarfs have not left the main sequence."""
 REACH = 200.0
-"""How far (K) a track is continued beyond its ends."""
+"""Tracks are extrapolated by this much beyond their ends (K)."""
 AGE_TOLERANCE = 0.1
+"""Largest difference between the age of an isochrone and the one requested (dex)."""
 NEEDED = ("MH", "logAge", "Mini", "logTe", "logg")
 
 
@@ -86,7 +87,8 @@ def _along(teff: NDArray[np.float64], logg: NDArray[np.float64], at: NDArray[np.
     inner = np.interp([ends[0] + REACH, ends[1] - REACH], teff, logg)
     beyond = [2 * logg[0] - inner[0], 2 * logg[-1] - inner[1]]
     longer = np.concatenate([[ends[0] - REACH], teff, [ends[1] + REACH]])
-    return np.interp(at, longer, np.concatenate([beyond[:1], logg, beyond[1:]]), left=np.nan, right=np.nan)
+    values = np.interp(at, longer, np.concatenate([beyond[:1], logg, beyond[1:]]), left=np.nan, right=np.nan)
+    return np.asarray(values)
 
 
 def read_parsec(path: str | Path, *, age: float = 5.0) -> Isochrones:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from stargap.errors import UsageError
 from stargap.labels import A_M, LOGG, M_H, TEFF, alpha_relation
 from stargap.theory.isochrones import Isochrones, shipped_isochrones
-from stargap.theory.reference_labels import LabelPreset, ReferenceDistribution, find_preset, shipped_reference
+from stargap.theory.reference_labels import LabelBox, ReferenceDistribution, find_label_box, shipped_reference
 
 __all__ = ["LabelMixture", "draw_training_labels", "fit_label_mixture"]
 
@@ -79,13 +79,13 @@ def fit_label_mixture(isochrones: Isochrones, preset: str = "stargap", seed: int
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits
 
-    box = find_preset(preset)
+    box = find_label_box(preset)
     teff = np.arange(box.teff[0] - 60, box.teff[1] + 61, 20.0)
     m_h = np.arange(box.m_h[0] - 0.15, box.m_h[1] + 0.151, 0.05)
     sheet = np.stack([axis.ravel() for axis in np.meshgrid(teff, m_h, indexing="ij")], axis=1)
     logg = isochrones.logg_at(sheet[:, 0], sheet[:, 1])
     points = np.column_stack([sheet[:, 0], logg, sheet[:, 1], alpha_relation(sheet[:, 1])])[np.isfinite(logg)]
-    if box.holds(points).sum() < COMPONENTS:
+    if box.contains(points).sum() < COMPONENTS:
         message = (
             f"the isochrones ({isochrones.teff.min():.0f}-{isochrones.teff.max():.0f} K) do not reach the preset "
             f"{preset} ({box.teff[0]:.0f}-{box.teff[1]:.0f} K)"
@@ -115,7 +115,7 @@ def draw_training_labels(
 
     Args:
         count: rows wanted.
-        preset: a key of `reference.PRESETS`.
+        preset: a key of `stargap.theory.reference_labels.LABEL_BOXES`.
         alpha: holds [a/M] at this value.
         reference: of (Teff, [M/H]); by default `shipped_reference` of the preset.
         isochrones: by default `shipped_isochrones`.
@@ -136,7 +136,7 @@ def draw_training_labels(
     if count < 1 or draws < 1:
         message = f"{count} labels of {draws} draws a round: both must be 1 or more"
         raise UsageError(message)
-    box = find_preset(preset)
+    box = find_label_box(preset)
     wanted = shipped_reference(preset) if reference is None else reference
     mixture = fit_label_mixture(isochrones or shipped_isochrones(), preset, seed)
     ceiling = _ceiling(wanted, mixture, box)
@@ -147,7 +147,7 @@ def draw_training_labels(
     kept: list[NDArray[np.float64]] = []
     while sum(map(len, kept)) < count:
         labels = mixture.draw(draws, generator)
-        labels = labels[box.holds(labels)]
+        labels = labels[box.contains(labels)]
         ratio = _ratio(wanted, mixture, labels[:, [TEFF, M_H]])
         kept.append(labels[generator.random(len(labels)) * ceiling < ratio])
     labels = np.concatenate(kept)
@@ -164,7 +164,7 @@ def _ratio(wanted: ReferenceDistribution, mixture: LabelMixture, points: NDArray
     return target
 
 
-def _ceiling(wanted: ReferenceDistribution, mixture: LabelMixture, box: LabelPreset) -> float:
+def _ceiling(wanted: ReferenceDistribution, mixture: LabelMixture, box: LabelBox) -> float:
     """Return what `_ratio` stays below: the largest value at 25 points of every bin, and a little more."""
     inner = np.linspace(1e-6, 1 - 1e-6, 5)
     axes = [
@@ -172,7 +172,7 @@ def _ceiling(wanted: ReferenceDistribution, mixture: LabelMixture, box: LabelPre
     ]
     points = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
     ratio = _ratio(wanted, mixture, points)
-    inside = box.holds(np.insert(points, LOGG, np.mean(box.logg), axis=1))
+    inside = box.contains(np.insert(points, LOGG, np.mean(box.logg), axis=1))
     ratio[(ratio > 0) & ~inside] = np.inf
     worst = ratio.argmax()
     if ratio[worst] > 1e4:

@@ -1,48 +1,47 @@
-"""Numbers of real stars in bins of (Teff, [M/H]), and whether labels follow them (paper section 3.3.2)."""
+"""Numbers of real stars in bins of (Teff, [M/H]) (paper section 3.3.2)."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
-from stargap.labels import A_M, M_H, TEFF
+from stargap.labels import A_M
 
 __all__ = [
-    "PRESETS",
-    "Agreement",
-    "LabelPreset",
+    "LABEL_BOXES",
+    "LabelBox",
     "ReferenceDistribution",
-    "agreement",
-    "find_preset",
+    "find_label_box",
     "shipped_reference",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelPreset:
-    """A box of labels; [a/M] follows `stargap.labels.alpha_relation`."""
+class LabelBox:
+    """Least and largest Teff (K), log g and [M/H] (dex); [a/M] follows `stargap.labels.alpha_relation`."""
 
     name: str
     teff: tuple[float, float]
     logg: tuple[float, float]
     m_h: tuple[float, float]
 
-    def holds(self, labels: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def contains(self, labels: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which rows of ``(row, label)`` are within the box, ``(row,)``."""
         low, high = np.array([self.teff, self.logg, self.m_h]).T
-        return ((labels[:, :A_M] >= low) & (labels[:, :A_M] <= high)).all(axis=1)
+        inside = (labels[:, :A_M] >= low) & (labels[:, :A_M] <= high)
+        return np.asarray(inside.all(axis=1))
 
 
-PRESETS: Final = {
-    "paper": LabelPreset(name="paper", teff=(3000.0, 4000.0), logg=(4.0, 6.0), m_h=(-1.0, 0.5)),
-    "stargap": LabelPreset(name="stargap", teff=(2800.0, 4400.0), logg=(4.0, 5.5), m_h=(-2.0, 0.5)),
+LABEL_BOXES: Final = {
+    "paper": LabelBox(name="paper", teff=(3000.0, 4000.0), logg=(4.0, 6.0), m_h=(-1.0, 0.5)),
+    "stargap": LabelBox(name="stargap", teff=(2800.0, 4400.0), logg=(4.0, 5.5), m_h=(-2.0, 0.5)),
 }
 """The box of the paper, and a wider one: K7 stars are in the sample, and the final cut is at 4300 K.
 
@@ -51,16 +50,16 @@ than 2800 K and [M/H] -2.
 """
 
 
-def find_preset(name: str) -> LabelPreset:
-    """Return the preset of that name.
+def find_label_box(name: str) -> LabelBox:
+    """Return the box of labels of a preset.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no preset of that name.
     """
-    if name not in PRESETS:
-        message = f"no preset {name!r}; there are {' and '.join(PRESETS)}"
+    if name not in LABEL_BOXES:
+        message = f"no preset {name!r}; there are {' and '.join(LABEL_BOXES)}"
         raise UsageError(message)
-    return PRESETS[name]
+    return LABEL_BOXES[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,25 +127,6 @@ class ReferenceDistribution:
             result = result + slope[rows] * (place - 0.5)
         return np.where(inside, result.clip(0.0), 0.0)
 
-    def blended(self, uniform: float) -> ReferenceDistribution:
-        """Return a distribution with the fraction `uniform` of its stars spread evenly over the box.
-
-        Real stars are rare above 4100 K and below [M/H] -0.7 in the literature (`shipped_reference`); a network that
-        has to work there needs examples there.
-
-        Raises:
-            UsageError: `uniform` is not in 0..1.
-
-        Example:
-            >>> float(shipped_reference("paper").blended(0.1).counts.min().round(2))
-            4.96
-        """
-        if not 0 <= uniform <= 1:
-            message = f"uniform {uniform} is not a fraction"
-            raise UsageError(message)
-        flat = self.area * self.stars / self.area.sum()
-        return replace(self, counts=(1 - uniform) * self.counts + uniform * flat)
-
 
 def _limited(step: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return limited slopes of ``(bin, any)`` from the steps between bins, ``(bin - 1, any)``."""
@@ -160,7 +140,7 @@ def _limited(step: NDArray[np.float64]) -> NDArray[np.float64]:
 def shipped_reference(preset: str = "stargap") -> ReferenceDistribution:
     """Return the distribution of stars of the literature in the box of a preset, in bins of 100 K and 0.1 dex.
 
-    One row a star: each has the labels of the first source that lists it, of Mann et al. (2015), Gaidos & Mann
+    Each star is counted once, with the labels of the first source that lists it, of Mann et al. (2015), Gaidos & Mann
     (2014), Birky et al. (2020), Newton et al. (2015), Schweitzer et al. (2019), Passegger et al. (2018), Gaidos et
     al. (2014), Marfil et al. (2021), the compilation of Cifuentes et al. (2025), Rajpurohit et al. (2018), Casagrande
     et al. (2008) and APOGEE's ASPCAP, which adds none to Birky's. Sources are matched within 30" (epochs differ) and
@@ -168,8 +148,7 @@ def shipped_reference(preset: str = "stargap") -> ReferenceDistribution:
     [M/H]. Made by docs/make_label_data.py.
 
     Three in four stars are Birky's, whose labels end at 4058 K and [Fe/H] -0.43. In the wider box 42 of 8022 stars are
-    above 4100 K and none is below -1.1: that is what was published, not what exists (see
-    `ReferenceDistribution.blended`).
+    above 4100 K and none is below -1.1: that is what was published, not what exists.
 
     Raises:
         UsageError: no such preset.
@@ -178,57 +157,7 @@ def shipped_reference(preset: str = "stargap") -> ReferenceDistribution:
         >>> shipped_reference("paper").counts.shape
         (10, 15)
     """
-    name = find_preset(preset).name
+    name = find_label_box(preset).name
     table = json.loads((files("stargap") / "theory" / "data" / "reference.json").read_text(encoding="utf-8"))[name]
     teff, m_h, counts = (np.array(table[key], dtype=float) for key in ("teff_edges", "m_h_edges", "counts"))
     return ReferenceDistribution(teff, m_h, counts, table["sources"])
-
-
-class Agreement(NamedTuple):
-    """A chi-square test of counts: the statistic, its degrees of freedom, and the chance of a larger one."""
-
-    statistic: float
-    degrees_of_freedom: int
-    p_value: float
-
-
-def agreement(labels: ArrayLike, reference: ReferenceDistribution) -> Agreement:
-    """Test whether labels follow the reference in its bins of (Teff, [M/H]), within their counting noise.
-
-    Pearson's chi-square of the counts against what the reference makes one expect of as many stars. Bins are joined
-    in order of their expectation until each has 5 or more; labels outside the bins are put into the first.
-
-    Args:
-        labels: ``(row, label)`` in the order of `stargap.labels.LABELS`.
-        reference: taken to be without noise of its own.
-
-    Raises:
-        UsageError: too few labels to fill two bins.
-
-    Example:
-        >>> from stargap.theory.label_prior import draw_training_labels
-        >>> labels = draw_training_labels(10_000, preset="paper")
-        >>> agreement(labels, shipped_reference("paper")).p_value > 0.01
-        True
-    """
-    from scipy.special import chdtrc
-
-    rows = np.asarray(labels, dtype=float)
-    number, inside = reference.bins(rows[:, TEFF], rows[:, M_H])
-    found = np.bincount(number[inside], minlength=reference.counts.size)
-    expected = reference.counts.ravel() * (len(rows) / reference.stars)
-    order = np.argsort(expected, kind="stable")
-    starts, running = [0], 0.0
-    for position, value in enumerate(expected[order], 1):
-        running += value
-        if running >= 5:
-            starts.append(position)
-            running = 0.0
-    starts = starts[:-1]
-    if len(starts) < 2:
-        message = f"{len(rows)} labels fill {len(starts)} bins with 5 or more expected; a test needs two"
-        raise UsageError(message)
-    wanted, counted = (np.add.reduceat(values[order], starts) for values in (expected, found))
-    counted[0] += (~inside).sum()
-    statistic = float(((counted - wanted) ** 2 / wanted).sum())
-    return Agreement(statistic, len(starts) - 1, float(chdtrc(len(starts) - 1, statistic)))

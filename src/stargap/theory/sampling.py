@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stargap.arrays import Samples, UniformSamples
+
 __all__ = ["cubic"]
 
 
-def cubic(values: Tensor, place: Tensor) -> Tensor:
+def cubic(values: UniformSamples, place: Tensor) -> Samples:
     """Interpolate with the cubic through the four nearest pixels (Lagrange).
 
     Args:

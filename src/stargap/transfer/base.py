@@ -79,8 +79,8 @@ class TrainedTransfer(nn.Module, Generic[AnyCard]):
         """Return spectra for the fit in the synthetic domain: as they are, `floor` weighs badly modelled pixels."""
         return prepared
 
-    def split_columns(self, spectra: Tensor) -> Tensor:
-        """Return no columns of split numbers, ``(row, 0, pixel)``."""
+    def nuisance_columns(self, spectra: Tensor) -> Tensor:
+        """Return no columns of nuisance parameters, ``(row, 0, pixel)``."""
         return spectra.new_zeros(len(spectra), 0, spectra.shape[1])
 
     def save(

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from stargap.errors import ModelError
-from stargap.fit.labels import EmulatorModel
+from stargap.fit.forward import EmulatorModel
 from stargap.fit.optimise import gram, solve_small
+from stargap.fit.polynomial import clamp_to_range, monomial_slopes, monomials
 from stargap.fit.prior import DEGREES, LabelPrior
 from stargap.labels import M_H, TEFF
 from stargap.pixels import STARGAP
@@ -103,7 +104,7 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
         self.register_buffer("held", torch.stack([self.low, self.high]))
         self.register_buffer("own", torch.zeros(3, dtype=torch.float64))
         self.register_buffer("limit", torch.tensor(torch.inf, dtype=torch.float64))
-        self.split_scale = torch.zeros(0)
+        self.nuisance_scale = torch.zeros(0)
 
     @property
     def prior(self) -> LabelPrior:
@@ -129,15 +130,12 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
 
         Beyond ``held`` (least and largest Teff and [M/H]) c keeps its value.
         """
-        given, along = labels[:, [TEFF, M_H]], directions[:, :, [TEFF, M_H]]
-        inside = (given > self.held[0]) & (given < self.held[1])
+        along = directions[:, :, [TEFF, M_H]]
+        _, inside = clamp_to_range(labels[:, [TEFF, M_H]], *self.held)
         x = self.scaled(labels)
-        powers = x[:, None] ** self.exponents
-        lowered = self.exponents * x[:, None] ** (self.exponents - 1).clamp_min(0)
-        slope = torch.stack([lowered[:, :, 0] * powers[:, :, 1], powers[:, :, 0] * lowered[:, :, 1]], dim=2)
-        slope = slope * (inside / torch.tensor(SCALE))[:, None]
+        slope = monomial_slopes(x, self.exponents) * (inside / torch.tensor(SCALE))[:, None]
         change = torch.einsum("rtl,rkl->rkt", slope, along)
-        return powers.prod(dim=2).float() @ self.coefficients, change.float() @ self.coefficients
+        return monomials(x, self.exponents).float() @ self.coefficients, change.float() @ self.coefficients
 
     def model(self, prepared: Prepared) -> AnchoredModel:
         """Return the forward model of the observed domain for these stars."""
@@ -194,7 +192,7 @@ class AnchoredModel:
     """
 
     def __init__(self, transfer: AnchoredTransfer, prepared: Prepared) -> None:
-        self.transfer, self.prepared = transfer, prepared
+        self.transfer, self.prepared, self.penalties = transfer, prepared, 0
         self.synthetic = EmulatorModel(transfer.emulator, prepared)
         self.weight = torch.where(prepared.good, 1.0 / (prepared.sigma.square() + transfer.floor.square()), 0.0)
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from stargap.errors import UsageError
 from stargap.fit.domains import DomainFit, fit_domains
-from stargap.fit.labels import EmulatorModel, Parameters
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.parameters import Parameters
 from stargap.fit.prior import LabelPrior, fit_sequence
 from stargap.labels import LOGG, M_H, TEFF
 from stargap.pixels import STARGAP

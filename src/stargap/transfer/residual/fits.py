@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stargap.fit.domains import joint_step
-from stargap.fit.labels import EmulatorModel, ForwardModel, Parameters, fit_labels
+from stargap.fit.forward import EmulatorModel, ForwardModel
+from stargap.fit.labels import fit_labels
+from stargap.fit.parameters import Parameters
 from stargap.spectra.prepare import Prepared
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.transfer.residual.model import INTERPOLATION, MAPPED, ResidualTransfer

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stargap.fit.polynomial import monomial_slopes, monomials
 from stargap.labels import M_H, TEFF
-from stargap.transfer.residual.model import MAPPED, LabelMap, features, slopes
+from stargap.transfer.residual.model import MAPPED, LabelMap
 
 __all__ = ["LabelDensity", "LabelledFits", "fit_density", "fit_label_map", "main_sequence"]
 
@@ -152,7 +153,7 @@ class _Match:
         self.density, self.free_mix, self.effective = density, free_mix, effective
         self.place = (fitted - label_map.centre) / scale
         inside = self.place.clamp(label_map.low, label_map.high)
-        self.terms, self.slopes = features(inside, exponents), slopes(inside, exponents)
+        self.terms, self.slopes = monomials(inside, exponents), monomial_slopes(inside, exponents)
         self.noise = covariance / (scale[:, None] * scale)
         order = exponents.sum(dim=1).clamp_min(1).double()
         self.widths = torch.tensor(MAP_WIDTHS, dtype=torch.float64) / scale / order[:, None].sqrt()
@@ -163,7 +164,7 @@ class _Match:
         self.known_labels: tuple[Tensor, ...] = ()
         if known is not None:
             place = (known.fitted - label_map.centre) / scale
-            terms = features(place.clamp(label_map.low, label_map.high), exponents)
+            terms = monomials(place.clamp(label_map.low, label_map.high), exponents)
             goal = (known.labels - label_map.centre) / scale
             variance = known.covariance.diagonal(dim1=1, dim2=2) / scale**2 + (known.errors / scale) ** 2
             self.known_labels = (place, terms, goal, variance)

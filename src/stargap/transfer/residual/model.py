@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from stargap.errors import ModelError
-from stargap.fit.labels import EmulatorModel
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.polynomial import clamp_to_range, monomial_slopes, monomials
 from stargap.labels import LOGG
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.prepare import Prepared
@@ -59,17 +60,6 @@ def powers(degree: int) -> Tensor:
     return torch.tensor(every)
 
 
-def features(x: Tensor, exponents: Tensor) -> Tensor:
-    """Return monomials ``(row, feature)`` of ``(row, 3)``."""
-    return torch.prod(x[:, None] ** exponents, dim=2)
-
-
-def slopes(x: Tensor, exponents: Tensor) -> Tensor:
-    """Return the derivatives of `features`, ``(row, feature, 3)``."""
-    lowered = (exponents[:, None] - torch.eye(MAPPED, dtype=exponents.dtype)).clamp_min(0)
-    return exponents * torch.prod(x[:, None, None] ** lowered, dim=3)
-
-
 class LabelMap(nn.Module):
     """From the labels at which the emulator fits best to the star's: y = u + P(u) W, P monomials of scaled labels.
 
@@ -99,24 +89,27 @@ class LabelMap(nn.Module):
         self.register_buffer("weight", torch.zeros(count, MAPPED, dtype=torch.float64))
         self.register_buffer("covariance", torch.zeros(MAPPED, count, count, dtype=torch.float64))
 
+    def clamped(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scaled labels clamped to the range of the training stars, and where they are inside it."""
+        return clamp_to_range((labels[:, :MAPPED] - self.centre) / self.scale, self.low, self.high)
+
     def scaled(self, labels: Tensor) -> Tensor:
-        """Return scaled labels ``(row, 3)``, held within the training stars' range."""
-        return ((labels[:, :MAPPED] - self.centre) / self.scale).clamp(self.low, self.high)
+        """Return scaled labels ``(row, 3)``, clamped to the range of the training stars."""
+        return self.clamped(labels)[0]
 
     def forward(self, labels: Tensor) -> Tensor:
         """Return mapped labels ``(row, 3)`` float64 of ``(row, 3)``."""
-        return labels[:, :MAPPED] + features(self.scaled(labels), self.exponents) @ self.weight * self.scale
+        return labels[:, :MAPPED] + monomials(self.scaled(labels), self.exponents) @ self.weight * self.scale
 
     def jacobian(self, labels: Tensor) -> Tensor:
         """Return d mapped / d given ``(row, 3, 3)``."""
-        place = (labels[:, :MAPPED] - self.centre) / self.scale
-        inside = ((place > self.low) & (place < self.high)).double()
-        change = torch.einsum("rfk,fj->rjk", slopes(self.scaled(labels), self.exponents), self.weight)
-        return torch.eye(MAPPED).double() + change * self.scale[:, None] / self.scale * inside[:, None]
+        x, inside = self.clamped(labels)
+        change = torch.einsum("rfk,fj->rjk", monomial_slopes(x, self.exponents), self.weight)
+        return torch.eye(MAPPED).double() + change * self.scale[:, None] / self.scale * inside.double()[:, None]
 
     def uncertainty(self, labels: Tensor) -> Tensor:
         """Return the standard error of the map itself ``(row, 3)``: what no number of spectra takes away."""
-        x = features(self.scaled(labels), self.exponents)
+        x = monomials(self.scaled(labels), self.exponents)
         return torch.einsum("rf,kfg,rg->rk", x, self.covariance, x).clamp_min(0).sqrt() * self.scale
 
 
@@ -183,15 +176,13 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
 
     def correction(self, labels: Tensor) -> Tensor:
         """Return c ``(row, pixel)`` at labels ``(row, 4)``."""
-        return features(self.label_map.scaled(labels), self.exponents).float() @ self.coefficients
+        return monomials(self.label_map.scaled(labels), self.exponents).float() @ self.coefficients
 
     def correction_and_tangents(self, labels: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Return c ``(row, pixel)`` and its derivatives along `directions` ``(row, k, pixel)``."""
-        place = (labels[:, :MAPPED] - self.label_map.centre) / self.label_map.scale
-        inside = (place > self.label_map.low) & (place < self.label_map.high)
-        slope = slopes(self.label_map.scaled(labels), self.exponents) * torch.where(
-            inside, 1 / self.label_map.scale, 0.0
-        ).unsqueeze(1)
+        x, inside = self.label_map.clamped(labels)
+        scale = torch.where(inside, 1 / self.label_map.scale, 0.0)
+        slope = monomial_slopes(x, self.exponents) * scale.unsqueeze(1)
         along = torch.einsum("rfl,rkl->rkf", slope, directions[:, :, :MAPPED])
         return self.correction(labels), along.float() @ self.coefficients
 
@@ -206,7 +197,12 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
         """Return the forward model of the observed domain for these stars."""
         return ResidualModel(self, prepared)
 
-    def split_columns(self, spectra: Tensor) -> Tensor:
+    @property
+    def nuisance_scale(self) -> Tensor:
+        """Standard deviations of the `SPLIT` numbers over stars, ``(3,)``, or none."""
+        return self.split_scale
+
+    def nuisance_columns(self, spectra: Tensor) -> Tensor:
         """Return the change of spectra per unit of each `SPLIT` number, ``(row, 3, pixel)``."""
         return split_columns(spectra)[:, : len(self.split_scale)]
 
@@ -281,6 +277,8 @@ def split_columns(spectrum: Tensor) -> Tensor:
 
 class ResidualModel:
     """Observed-domain spectra of a `ResidualTransfer`, normalised as each star was (a `ForwardModel`)."""
+
+    penalties = 0
 
     def __init__(self, transfer: ResidualTransfer, prepared: Prepared) -> None:
         self.transfer = transfer

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stargap.fit.labels import EmulatorModel
+from stargap.fit.forward import EmulatorModel
+from stargap.fit.polynomial import monomials
 from stargap.spectra.prepare import Prepared
-from stargap.transfer.residual.model import INTERPOLATION, ResidualTransfer, features
+from stargap.transfer.residual.model import INTERPOLATION, ResidualTransfer
 
 __all__ = ["CorrectionSum", "FloorSum"]
 
@@ -62,7 +63,7 @@ class CorrectionSum:
         synthetic = torch.where(sound, synthetic, 1.0)
         variance = (prepared.sigma / synthetic).square() + INTERPOLATION**2
         weight = torch.where(sound, 1.0 / variance, 0.0).double()
-        x = features(self.transfer.label_map.scaled(labels), self.transfer.exponents)
+        x = monomials(self.transfer.label_map.scaled(labels), self.transfer.exponents)
         self.seen += sound.sum(dim=0)
         self.stars += int(usable.sum())
         outer = (x[:, :, None] * x[:, None, :]).flatten(1)

@@ -19,7 +19,7 @@ from stargap import __version__
 from stargap.checkpoints import metrics_log, stop_signals
 from stargap.console import progress_bars
 from stargap.errors import UsageError
-from stargap.fit.labels import Parameters
+from stargap.fit.parameters import Parameters
 from stargap.modelfile import Card, load_model, model_exists, save_model
 from stargap.settings import Settings
 from stargap.spectra.prepared import PreparedSpectra, split_rows

@@ -1,0 +1,73 @@
+"""Forward models: from labels to the spectrum that a star would have, prepared as the star was."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from stargap.arrays import Jacobians, Labels, LabelsAndDirections, Spectra, StarRows
+from stargap.pixels import STARGAP
+from stargap.spectra.prepare import Prepared, blur
+from stargap.spectra.smoother import smoother_for
+from stargap.theory.emulator import Emulator
+
+__all__ = ["EmulatorModel", "ForwardModel"]
+
+
+@runtime_checkable
+class ForwardModel(Protocol):
+    """Anything that predicts normalised spectra of prepared stars: the emulator alone, or a transfer.
+
+    After the pixels, a model may return `penalties` more numbers: departures from 0 in standard deviations, which
+    enter chi-square with weight 1.
+    """
+
+    @property
+    def penalties(self) -> int:
+        """How many numbers follow the pixels of a spectrum."""
+        ...
+
+    def __call__(self, labels: Labels, directions: LabelsAndDirections, rows: StarRows) -> tuple[Spectra, Jacobians]:
+        """Return spectra ``(row, pixel + penalties)`` and derivatives ``(row, parameter, pixel + penalties)``.
+
+        Args:
+            labels: ``(row, 4)`` float64.
+            directions: labels per unit of each parameter, ``(row, parameter, 4)`` float64.
+            rows: which prepared spectrum each is compared with, ``(row,)``.
+        """
+        ...
+
+
+class EmulatorModel:
+    """The emulator's spectra, resampled and normalised as each star was.
+
+    Args:
+        emulator: the synthetic spectra.
+        prepared: the stars.
+    """
+
+    penalties = 0
+
+    def __init__(self, emulator: Emulator, prepared: Prepared) -> None:
+        self.emulator = emulator
+        self.prepared = prepared
+        self.smoother = smoother_for(prepared.grid)
+        extra = round((STARGAP.margin - prepared.grid.margin) / STARGAP.step)
+        self.cut = slice(extra, STARGAP.support.size - extra)
+
+    def __call__(self, labels: Labels, directions: LabelsAndDirections, rows: StarRows) -> tuple[Spectra, Jacobians]:
+        """Return normalised spectra and derivatives (see `ForwardModel`)."""
+        star = self.prepared
+        flux, tangents = self.emulator.flux_and_tangents(labels, directions)
+        stack = torch.cat([flux[:, None], tangents], dim=1)[:, :, self.cut]
+        stack = blur(stack, star.blur[rows][:, None])
+        inner = stack[:, :, star.grid.inner]
+        weighted = (stack * star.weight[rows][:, None]).flatten(0, 1)
+        smooth = (
+            self.smoother(weighted)[:, star.grid.inner].reshape(*stack.shape[:2], -1)
+            * star.inverse_kernel[rows][:, None]
+        )
+        continuum = smooth[:, :1].clamp_min(1e-30)
+        normal = inner[:, :1] / continuum
+        return normal[:, 0], (inner[:, 1:] - normal * smooth[:, 1:]) / continuum
