@@ -14,6 +14,7 @@ ABOUT = {
     "vb_flag": "of catalogues of variable and binary candidates",
     "precision_flags": "errors to be used with care",
     "age_flags": "of kinematic ages",
+    "phot_flags": "of labels from photometry",
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stargap.photometry.flags import PhotFlag
+from stargap.flags import PhotFlag
 from stargap.photometry.labels import photometric_labels
 
 _Floats = NDArray[np.float64]

@@ -7,7 +7,7 @@ from enum import IntFlag
 from typing import Final
 
 __all__ = ["FLAG_COLUMNS", "NOTES", "NULL_LABELS", "USER_BITS", "AgeFlag", "BitFlag", "Clean", "Companion", "Cut",
-           "FinalCut", "Flag", "PrecisionFlag", "bit_text", "set_bits"]  # fmt: skip
+           "FinalCut", "Flag", "PhotFlag", "PrecisionFlag", "bit_text", "set_bits"]  # fmt: skip
 
 USER_BITS: Final = 24
 """Bits from this one to 31 are left to users."""
@@ -174,6 +174,21 @@ class PrecisionFlag(BitFlag):
     NOT_CALIBRATED = 1 << 2, "too few repeats in the survey, or none of other S/N: errors are those of the fit"
 
 
+class PhotFlag(BitFlag):
+    """Why labels from photometry are null, or should be used with care."""
+
+    NO_PHOTOMETRY = 1 << 0, "no BP or RP magnitude: no photometric labels"
+    NO_PARALLAX = 1 << 1, "no parallax, or one below 5 sigma: no photometric labels"
+    LOW_PARALLAX_SN = 1 << 2, "the parallax is below 20 sigma: [M/H] and log g from photometry are poor"
+    HIGH_RUWE = 1 << 3, "RUWE above 1.4: the astrometry does not fit a single star"
+    NO_KS = 1 << 4, "no Ks magnitude of quality A to C: photometric labels are from Gaia alone"
+    BINARY_LIKELY = 1 << 5, "an unresolved companion is more likely than none: too bright for a single star"
+    EXTINCTION_UNKNOWN = 1 << 6, "beyond 70 pc without a given extinction: 0.5 mag/kpc assumed, with an error as large"
+    OUTSIDE_RELATIONS = 1 << 7, "photometric labels outside 2780 to 4100 K or [M/H] -0.54 to +0.53: extrapolated"
+    INCONSISTENT = 1 << 8, "the magnitudes do not fit together: a blend, a bad magnitude, or no M dwarf"
+    NO_SOLUTION = 1 << 9, "the magnitudes are those of no M dwarf: no photometric labels"
+
+
 NULL_LABELS: Final = Flag.UNREADABLE | Flag.TOO_FEW_PIXELS | Flag.NOT_SELECTED
 """Any of these bits means that the labels are null."""
 NOTES: Final = FinalCut.ERROR_UNKNOWN | FinalCut.AGE_UNKNOWN | FinalCut.ACTIVE
@@ -187,6 +202,7 @@ FLAG_COLUMNS: Final[Mapping[str, type[BitFlag]]] = {
     "vb_flag": Companion,
     "age_flags": AgeFlag,
     "precision_flags": PrecisionFlag,
+    "phot_flags": PhotFlag,
 }
 """The columns that are bit masks, and the bits of each."""
 

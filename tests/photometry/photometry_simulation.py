@@ -12,7 +12,7 @@ def simulate(stars, *, seed=0, population=None, distance=(20, 300), ks=True):
     rng = np.random.default_rng(seed)
     population = population or Population()
     teff = rng.uniform(2900, 3900, stars)
-    m_h = np.clip(rng.normal(*population.m_h, stars), -0.55, 0.55)
+    m_h = np.clip(rng.normal(population.m_h_mean, population.m_h_width, stars), -0.55, 0.55)
     pair = rng.random(stars) < population.binary_fraction
     component = np.where(pair, rng.integers(1, len(MASS_RATIOS) + 1, stars), 0)
     values, _ = magnitude_table()(teff, m_h, component)

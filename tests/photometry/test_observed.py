@@ -5,8 +5,8 @@ import pytest
 from scipy.integrate import quad
 
 from stargap.errors import UsageError
+from stargap.flags import PhotFlag
 from stargap.photometry.extinction import COEFFICIENTS
-from stargap.photometry.flags import PHOT_FLAG_TEXT, PhotFlag
 from stargap.photometry.observed import LENGTH, distance_modulus, observed
 
 STAR = {"g_mag": [12.0], "bp_mag": [13.2], "rp_mag": [10.9], "ks_mag": [8.5], "parallax": [20.0], "e_parallax": [0.05]}
@@ -14,10 +14,6 @@ STAR = {"g_mag": [12.0], "bp_mag": [13.2], "rp_mag": [10.9], "ks_mag": [8.5], "p
 
 def star(**changes):
     return STAR | {name: [value] for name, value in changes.items()}
-
-
-def test_every_flag_has_a_sentence():
-    assert set(PHOT_FLAG_TEXT) == set(PhotFlag)
 
 
 @pytest.mark.parametrize("case", [(50.0, 0.1), (5.0, 0.5), (1.0, 0.2), (3.0, 0.58)])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from photometry_simulation import simulate
 
-from stargap.photometry.flags import PhotFlag
+from stargap.flags import PhotFlag
 from stargap.photometry.labels import LABEL_NAMES, label_covariance, photometric_labels
 from stargap.photometry.likelihood import Population
 

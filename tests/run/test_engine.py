@@ -18,14 +18,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from stargap.errors import UsageError
-from stargap.flags import Flag
+from stargap.flags import Flag, PhotFlag
 from stargap.mock.write import write_survey_store
+from stargap.photometry.tables import write_photometric_labels
 from stargap.run import engine
 from stargap.run.engine import run_survey, stage_states
 from stargap.run.folder import Run
 from stargap.run.stages import STAGES
 from stargap.settings import example_toml
 from stargap.spectra.store.store import verify
+from stargap.tables.columns import PHOTOMETRIC
+from stargap.tables.crossmatch import match_ids
+from stargap.tables.read import read_table
 
 
 def checksum(folder):
@@ -76,6 +80,18 @@ def test_what_is_outside_the_sample_keeps_its_row_and_says_why(whole):
     assert np.isnan(table["teff"].to_numpy()[~inside]).all()
     assert (table["sample_flags"].to_numpy()[~inside] != 0).all()
     assert np.isfinite(table["snr_r"].to_numpy()[~inside]).all()
+
+
+def test_labels_of_photometry_are_those_of_gaias_table(whole, survey, tmp_path):
+    write_photometric_labels(survey / "gaia.parquet", tmp_path / "labels.parquet")
+    labels = read_table(tmp_path / "labels.parquet")
+    table = read_table(whole / "measured.parquet")
+    rows = match_ids(table["gaia_source_id"], labels["gaia_source_id"])
+    assert (rows >= 0).any()
+    for column in PHOTOMETRIC:
+        np.testing.assert_allclose(table[column.name][rows >= 0], labels[column.name][rows[rows >= 0]], rtol=1e-5)
+    assert np.isnan(table["teff_phot"][rows < 0]).all()
+    assert (table["phot_flags"][rows < 0] & int(PhotFlag.NO_PARALLAX) > 0).all()
 
 
 def test_products_carry_settings_version_model_and_seed(whole):

@@ -364,7 +364,9 @@ def test_real_spectra_find_their_gaia_source(shared_data):
 def test_names_of_gaia_columns_are_those_of_the_archive(tmp_path):
     header = "solution_id,SOURCE_ID,ra,dec,ref_epoch," + ",".join(GAIA_COLUMNS.values())
     path = tmp_path / "gaia.csv.gz"
-    path.write_bytes(gzip.compress(f"{header}\n1,{GAIA},1.5,2.5,2016.0,null,,1.1,12,13,11,2,1,0.1,1,0.1,,\n".encode()))
+    path.write_bytes(
+        gzip.compress(f"{header}\n1,{GAIA},1.5,2.5,2016.0,null,,1.1,12,13,11,2,9.5,0.02,1,0.1,1,0.1,,\n".encode())
+    )
     read = read_gaia(path)
     assert read["source_id"].tolist() == [GAIA]
     assert np.isnan(read["parallax"][0])

@@ -17,7 +17,7 @@ __all__ = ["add_commands"]
 
 def add_commands(app: App) -> None:
     """Add the commands of this module to the command line."""
-    for command in (gaia, catalogue, report, compare, binaries, show, validate):
+    for command in (gaia, photometry, catalogue, report, compare, binaries, show, validate):
         app.command(command)
 
 
@@ -38,6 +38,26 @@ def gaia(spectra: Path, /, *, output: Annotated[Path, Parameter(name=["--output"
     with sigterm_as_ctrl_c(), bars() as report:
         told = fetch_gaia(read_targets(spectra), output, progress=report)
     print(f"{told.found:,} of {told.ids:,} identifiers and {told.positions:,} positions: {told.sources:,} sources")
+    print(f"wrote {output}")
+
+
+def photometry(table: Path, /, *, output: Annotated[Path, Parameter(name=["--output", "-o"])]) -> None:
+    """Label M dwarfs from Gaia's and 2MASS's photometry alone: Teff, log g, [M/H] with errors, single star or pair.
+
+    Labels are on the scale of Mann et al. (2015). stargap run makes them too, of the table in input.gaia.
+
+    Parameters
+    ----------
+    table
+        Table that stargap gaia wrote, or any with source_id, G, BP, RP, parallaxes and their errors; Ks, RUWE and
+        extinction (a_v or ebv, with errors) are used where they are there.
+    output
+        Table to write: .parquet, .fits, .csv, .vot or .ecsv.
+    """
+    from stargap.photometry.tables import write_photometric_labels
+
+    told = write_photometric_labels(table, output)
+    print(f"{told.labelled:,} of {told.sources:,} sources have labels; {told.paired:,} are probably pairs")
     print(f"wrote {output}")
 
 

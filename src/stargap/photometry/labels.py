@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtrc
 
+from stargap.flags import PhotFlag
 from stargap.photometry import relations
-from stargap.photometry.flags import PhotFlag
 from stargap.photometry.likelihood import LabelMixture, PhotometricLikelihood, Population
 from stargap.photometry.observed import Photometry, observed
 from stargap.photometry.surface import M_H_LIMITS, TEFF_LIMITS
@@ -51,8 +51,8 @@ def photometric_labels(
     Returns:
         Columns ``(star,)``, one row for each given, float64: ``teff_phot``, ``logg_phot``, ``m_h_phot`` (K, dex, dex),
         their errors ``e_...``, the correlations of these ``corr_teff_logg_phot``, ``corr_teff_m_h_phot``,
-        ``corr_logg_m_h_phot``, the probability ``p_single``; and int64 ``phot_flags`` of `flags.PhotFlag`. All but the
-        flags are NaN without BP, RP and a parallax of 5 sigma, or where the magnitudes are those of no M dwarf.
+        ``corr_logg_m_h_phot``, the probability ``p_single``; and int64 ``phot_flags`` of `stargap.flags.PhotFlag`. All
+        but the flags are NaN without BP, RP and a parallax of 5 sigma, or where the magnitudes are those of no M dwarf.
 
     Raises:
         UsageError: a needed column is missing, or columns are not of one length.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from stargap.photometry import relations
 from stargap.photometry.observed import Photometry
@@ -28,27 +28,28 @@ _TOLERANCE = np.array([0.05, 1e-4])
 _LOG_2PI = float(np.log(2 * np.pi))
 
 
-@dataclass(frozen=True)
-class Population:
+class Population(BaseModel):
     """What is assumed of stars before they are looked at, and how well the relations hold.
-
-    Args:
-        binary_fraction: of stars with an unresolved companion of 0.3 to 1 of their mass; all ratios are as likely.
-        m_h: mean and standard deviation of [M/H]. It weighs single stars against pairs and moves no label.
-        teff_scatter: of single stars about the relation of Teff at their [M/H] (K).
-        m_h_scatter: of single stars about the relation of [M/H] (dex).
-        logg_scatter: of single stars about log g from mass and radius (dex).
 
     Example:
         >>> np.sqrt(np.diag(Population().scatter())).round(3).tolist()
         [46.24, 0.025, 0.08]
     """
 
-    binary_fraction: float = 0.2
-    m_h: tuple[float, float] = (-0.05, 0.25)
-    teff_scatter: float = relations.TEFF_SCATTER
-    m_h_scatter: float = 0.08
-    logg_scatter: float = float(np.hypot(relations.MASS_SCATTER, 2 * relations.RADIUS_SCATTER) / np.log(10))
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    binary_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Stars with an unresolved companion of 0.3 to 1 of their mass; all ratios are as likely."""
+    m_h_mean: FiniteFloat = -0.05
+    """Mean [M/H] of the stars (dex). It weighs single stars against pairs and moves no label."""
+    m_h_width: Annotated[float, Field(gt=0)] = 0.25
+    """Standard deviation of their [M/H] (dex)."""
+    teff_scatter: Annotated[float, Field(gt=0)] = 44.0
+    """Scatter of single stars about the relation of Teff at their [M/H] (K; Mann et al. 2015)."""
+    m_h_scatter: Annotated[float, Field(gt=0)] = 0.08
+    """Scatter of single stars about the relation of [M/H] (dex): Mann's own error, so rather too much."""
+    logg_scatter: Annotated[float, Field(gt=0)] = 0.025
+    """Scatter of single stars about log g from mass (2 %) and radius (2.7 %) at M_Ks (dex)."""
 
     def scatter(self) -> _Floats:
         """Return the covariance ``(3, 3)`` of Teff, log g and [M/H] of stars about the relations (K, dex).
@@ -179,7 +180,7 @@ class PhotometricLikelihood:
     def mixture(self) -> LabelMixture:
         """Return what the photometry says of the labels: a Gaussian for each component, and the component's share.
 
-        A component's Gaussian knows no prior of labels; its share does (`Population.m_h`).
+        A component's Gaussian knows no prior of labels; its share does (`Population`).
         """
         stars, kinds = self._prior.shape
         values, slopes = self._at(self._labels)
@@ -191,8 +192,8 @@ class PhotometricLikelihood:
         covariances = to_labels @ self._precise @ np.swapaxes(to_labels, -1, -2) + self.population.scatter()
         means = np.stack([self._labels[..., 0], values[..., 4], self._labels[..., 1]], axis=-1)
 
-        mean, width = self.population.m_h
-        variance = width**2 + covariances[..., 2, 2]
+        mean = self.population.m_h_mean
+        variance = self.population.m_h_width**2 + covariances[..., 2, 2]
         evidence = self._prior - 0.5 * chi2 - 0.5 * (means[..., 2] - mean) ** 2 / variance - 0.5 * np.log(variance)
         evidence += 0.5 * np.log(np.maximum(np.linalg.det(self._precise), 1e-30))
         weights = np.exp(evidence - np.logaddexp.reduce(evidence, axis=1, keepdims=True))

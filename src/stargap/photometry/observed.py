@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
+from stargap.flags import PhotFlag
 from stargap.photometry.extinction import COEFFICIENTS, LOCAL_BUBBLE, R_V, expected_extinction
-from stargap.photometry.flags import PhotFlag
 
 __all__ = ["INPUTS", "Photometry", "distance_modulus", "observed"]
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from stargap.catalogue.build import CatalogueSettings
+from stargap.photometry.likelihood import Population
 from stargap.run.preset import PAPER_PRESET, filled
 from stargap.run.train_settings import PriorSettings
 from stargap.settings import MeasureSettings, Settings
@@ -119,6 +120,8 @@ class SurveySettings(Settings):
     """The store of native pixels."""
     sample: SampleSettings = SampleSettings()
     """The cuts of section 2.1; a spectrum outside keeps its row and is not measured."""
+    photometry: Population = Population()
+    """What is assumed of stars in labels from photometry."""
     emulator: EmulatorSettings = EmulatorSettings()
     """The Payne (section 2.2)."""
     cleaning: CleaningSettings = CleaningSettings()

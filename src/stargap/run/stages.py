@@ -16,6 +16,7 @@ from stargap.run.models import (
     prior_settings,
     transfer_settings,
 )
+from stargap.run.photometry import make_photometry
 from stargap.run.report import make_report, report_digests
 from stargap.run.settings import SurveySettings
 from stargap.run.spectra import (
@@ -79,6 +80,14 @@ STAGES: tuple[Stage, ...] = (
         gaia_digest,
     ),
     Stage(
+        "photometry",
+        "label stars by Gaia's and 2MASS's photometry",
+        True,
+        lambda settings: ("sample",),
+        _only("photometry"),
+        make_photometry,
+    ),
+    Stage(
         "emulator",
         "train The Payne, or take a trained one",
         False,
@@ -139,7 +148,7 @@ STAGES: tuple[Stage, ...] = (
         "table",
         "join everything into one table",
         False,
-        lambda settings: ("sample", "clean", "measure"),
+        lambda settings: ("sample", "photometry", "clean", "measure"),
         lambda settings: {},
         make_table,
     ),
@@ -155,7 +164,17 @@ STAGES: tuple[Stage, ...] = (
         "report",
         "write the report",
         False,
-        lambda settings: ("ingest", "sample", "emulator", "velocity", "clean", "transfer", "table", "catalogue"),
+        lambda settings: (
+            "ingest",
+            "sample",
+            "photometry",
+            "emulator",
+            "velocity",
+            "clean",
+            "transfer",
+            "table",
+            "catalogue",
+        ),
         _only("report"),
         make_report,
         report_digests,

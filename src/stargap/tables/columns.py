@@ -2,81 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from stargap.tables.column import INT_NULL, Column
 
-__all__ = ["CATALOGUE", "DOMAINS", "INT_NULL", "MEASURED", "PAPER", "STARS", "SURVEY", "Column", "columns_table"]
-
-INT_NULL = -9999
-"""The null of every integer column."""
+__all__ = ["CATALOGUE", "DOMAINS", "INT_NULL", "MEASURED", "PAPER", "PHOTOMETRIC", "PHOTOMETRY", "STARS", "SURVEY",
+           "Column", "columns_table"]  # fmt: skip
 
 _INF = float("inf")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a product.
-
-    Args:
-        name: letters, digits and underscores.
-        dtype: ``int64``, ``int32``, ``float64``, ``float32``, ``bool`` or ``str``.
-        unit: in the FITS standard's spelling; empty where there is none (dex is no unit of that standard).
-        ucd: IVOA UCD1+.
-        description: one ASCII line without a full stop.
-        valid_range: lowest and highest value that is not a mistake, both included; an end can be infinite.
-        paper_name: in Table 1 of the paper; the only other name a column can have.
-        decimals: of a float in fixed-width text.
-
-    Raises:
-        ValueError: the name holds another character, or the dtype is none of these.
-
-    Example:
-        >>> Column("teff", "float32", "K", "phys.temperature.effective", "Effective temperature").null
-        nan
-        >>> Column("fiber", "int32").null
-        -9999
-    """
-
-    name: str
-    dtype: Literal["int64", "int32", "float64", "float32", "bool", "str"]
-    unit: str = ""
-    ucd: str = ""
-    description: str = ""
-    valid_range: tuple[float, float] | None = None
-    paper_name: str = ""
-    decimals: int = 3
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", self.name) and (not self.name or self.name != self.paper_name):
-            message = f"column name {self.name!r} must be a letter, then letters, digits and underscores"
-            raise ValueError(message)
-        if self.dtype not in ("int64", "int32", "float64", "float32", "bool", "str"):
-            message = f"column {self.name}: unknown dtype {self.dtype!r}"
-            raise ValueError(message)
-
-    @property
-    def null(self) -> int | float | str | None:
-        """-9999 for integers, NaN for floats, ``""`` for text; None for bool, which has no null."""
-        if self.dtype == "bool":
-            return None
-        if self.dtype == "str":
-            return ""
-        return INT_NULL if self.dtype.startswith("int") else float("nan")
-
-    def is_null(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return where values ``(row,)`` of this column's dtype are null; a mask counts as null."""
-        mask = np.ma.getmaskarray(values)
-        plain = np.ma.getdata(values)
-        if self.dtype == "bool" or plain.size == 0:
-            return mask
-        if self.dtype.startswith("float"):
-            return np.asarray(mask | np.isnan(plain))
-        return np.asarray(mask | (plain == self.null))
 
 
 def _pair(
@@ -182,6 +117,36 @@ def _synthetic(name: str) -> Column:
 DOMAINS: tuple[Column, ...] = (*map(_synthetic, ("teff", "logg", "m_h", "chi2")),)
 """What a survey run measures beside ``MEASURED``: null where labels are the emulator's alone."""
 
+
+def _photometric(name: str, what: str) -> tuple[Column, Column]:
+    value = next(column for column in MEASURED if column.name == name)
+    return _pair(f"{name}_phot", value.unit, value.ucd, what, value.valid_range, decimals=value.decimals)
+
+
+def _correlation(one: str, other: str) -> Column:
+    ucds = ";".join(next(column.ucd for column in MEASURED if column.name == name) for name in (one, other))
+    about = f"Correlation of the errors of {one}_phot and {other}_phot"
+    return Column(f"corr_{one}_{other}_phot", "float32", "", f"stat.correlation;{ucds}", about, (-1, 1))
+
+
+PHOTOMETRIC: tuple[Column, ...] = (
+    *_photometric("teff", "Effective temperature from photometry, scale of Mann et al. 2015"),
+    *_photometric("logg", "Surface gravity log g in dex from photometry, [log(cm s-2)]"),
+    *_photometric("m_h", "[M/H] in dex from photometry, scale of Mann et al. 2015"),
+    *(_correlation(*names) for names in (("teff", "logg"), ("teff", "m_h"), ("logg", "m_h"))),
+    Column("p_single", "float32", "", "stat.probability", "Probability of no unresolved companion", (0, 1)),
+    Column(
+        "phot_flags", "int64", "", "meta.code.qual", "Bit mask: labels from photometry null, or unsure", (0, 2**32 - 1)
+    ),
+)
+"""Labels from photometry alone, by `stargap photometry` and in every run."""
+
+PHOTOMETRY: tuple[Column, ...] = (
+    Column("gaia_source_id", "int64", "", "meta.id;src", "Gaia DR3 source identifier"),
+    *PHOTOMETRIC,
+)
+"""The columns of the table that ``stargap photometry`` writes, one row a source."""
+
 SURVEY: tuple[Column, ...] = (
     *MEASURED,
     *DOMAINS,
@@ -205,6 +170,7 @@ SURVEY: tuple[Column, ...] = (
     Column("bp_mag", "float32", "mag", "phot.mag;em.opt.B", "Gaia BP magnitude", (-5, 30), "BPmag", 4),
     Column("rp_mag", "float32", "mag", "phot.mag;em.opt.R", "Gaia RP magnitude", (-5, 30), "RPmag", 4),
     Column("bp_rp", "float32", "mag", "phot.color;em.opt.B;em.opt.R", "Gaia colour BP - RP", (-10, 20)),
+    *_pair("ks_mag", "mag", "phot.mag;em.IR.K", "2MASS Ks magnitude of quality A to C", (-5, 30)),
     Column("m_g", "float32", "mag", "phot.mag;phys.magAbs", "Absolute G magnitude from the parallax", (-20, 30)),
     Column("pmra", "float64", "mas/yr", "pos.pm;pos.eq.ra", "Gaia proper motion in right ascension times cos(dec)"),
     Column("e_pmra", "float32", "mas/yr", "stat.error;pos.pm;pos.eq.ra", "1-sigma error of pmra", (0, _INF)),
@@ -221,6 +187,7 @@ SURVEY: tuple[Column, ...] = (
         "",
         2,
     ),
+    *PHOTOMETRIC,
     Column("cluster", "int64", "", "meta.id", "Cluster of the cleaning that the spectrum belongs to"),
     Column("clean_flags", "int64", "", "meta.code.qual", "Bit mask of the cleaning: why it rejects the spectrum"),
 )
@@ -252,7 +219,7 @@ def _measured(name: str) -> tuple[Column, ...]:
     )
 
 
-_GAIA = _some("g_mag", "bp_mag", "rp_mag", "bp_rp", "m_g", "parallax", "e_parallax")
+_GAIA = _some("g_mag", "bp_mag", "rp_mag", "bp_rp", "ks_mag", "e_ks_mag", "m_g", "parallax", "e_parallax")
 _MOTION = _some("ruwe", "pmra", "e_pmra", "pmdec", "e_pmdec", "gaia_rv", "e_gaia_rv")
 _DISTANCE = Column(
     "distance", "float32", "pc", "pos.distance", "1/parallax where the parallax has enough S/N", (0, _INF), "", 2
@@ -291,6 +258,7 @@ CATALOGUE: tuple[Column, ...] = (
     *_measured("logg"),
     *_measured("m_h"),
     Column("precision_flags", "int64", "", "meta.code.qual", "Bit mask: errors to be used with care", (0, 2**32 - 1)),
+    *PHOTOMETRIC,
     *_some("a_m", "e_a_m", "chi2"),
     *map(_synthetic, ("teff", "logg", "m_h", "chi2")),
     *_some("tio5", "e_tio5", "cah2", "e_cah2", "cah3", "e_cah3", "zeta", "e_zeta"),
@@ -332,6 +300,7 @@ STARS: tuple[Column, ...] = (
     *_of_star("teff"),
     *_of_star("logg"),
     *_of_star("m_h"),
+    *PHOTOMETRIC,
     *_some("a_m", "e_a_m"),
     replace(_BY_NAME["chi2"], description="Reduced chi-square of the best spectrum's label fit"),
     *_some("halpha_ew", "e_halpha_ew", "activity", "activity_3sigma"),

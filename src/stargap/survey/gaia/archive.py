@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stargap import __version__
 from stargap.errors import UsageError
-from stargap.survey.gaia.join import GAIA_COLUMNS
+from stargap.survey.gaia.join import GAIA_COLUMNS, QUALITY
 from stargap.tables.columns import CATALOGUE, INT_NULL, Column
 from stargap.tables.crossmatch import REF_EPOCH, julian_epoch
 from stargap.tables.nulls import equal_columns, numbers, whole_ids
@@ -49,8 +49,17 @@ _COLUMNS = (
         Column(theirs, "float64", _OURS[name].unit, _OURS[name].ucd, _OURS[name].description)
         for name, theirs in GAIA_COLUMNS.items()
     ),
+    Column(QUALITY, "str", "", "meta.code.qual;phot", "2MASS quality of J, H and Ks"),
 )
-_SELECT = f"SELECT {', '.join(f'g.{column.name}' for column in _COLUMNS)} FROM TAP_UPLOAD.ours AS o"
+_TMASS = ("ks_m", "ks_msigcom", QUALITY)
+_CHOSEN = ", ".join(f"{'t' if column.name in _TMASS else 'g'}.{column.name}" for column in _COLUMNS)
+_SELECT = f"SELECT {_CHOSEN} FROM TAP_UPLOAD.ours AS o"
+_TMASS_JOIN = (
+    "LEFT OUTER JOIN gaiadr3.tmass_psc_xsc_best_neighbour AS x ON x.source_id = g.source_id "
+    "LEFT OUTER JOIN gaiadr3.tmass_psc_xsc_join AS j ON j.clean_tmass_psc_xsc_oid = x.clean_tmass_psc_xsc_oid "
+    "LEFT OUTER JOIN gaiadr1.tmass_original_valid AS t ON t.designation = j.original_psc_source_id"
+)
+"""2MASS's row of each source, as the archive's own cross-match has it; null without one."""
 _APART = "DISTANCE(POINT('ICRS', o.ra, o.dec), POINT('ICRS', g.ra, g.dec))"
 
 
@@ -100,7 +109,7 @@ def fetch_gaia(
     earliest: float = 2000.0,
     progress: _Progress | None = None,
 ) -> GaiaFetch:
-    """Write a Parquet table of the Gaia DR3 sources of spectra, with all that `gaia.join_gaia` uses.
+    """Write a Parquet table of the Gaia DR3 sources of spectra, with 2MASS's Ks: all that `gaia.join_gaia` uses.
 
     Sources are asked for by identifier. Spectra without one, or with one that Gaia DR3 does not have, are asked for
     by position: every source that can have been within the radius at any time between `earliest` and the last
@@ -115,8 +124,8 @@ def fetch_gaia(
         spectra: columns ``(row,)`` as `read_targets` gives them: gaia_source_id, or ra and dec (deg) and, where
             known, lmjd (d); or all of these. Rows without any are left out.
         path: the table to write, ``*.parquet``.
-        service: address of a TAP service that has ``gaiadr3.gaia_source``, which takes ``stargap[tap]``; or the
-            service.
+        service: address of a TAP service that has ``gaiadr3.gaia_source`` and 2MASS beside it, which takes
+            ``stargap[tap]``; or the service.
         chunk: identifiers or positions of a question.
         radius_arcsec: largest separation of a join by position.
         earliest: Julian year that the positions can be of.
@@ -150,7 +159,7 @@ def fetch_gaia(
     archive = _Archive(service, path, chunk, progress)
 
     wanted = np.unique(ids[ids > 0])
-    by_id = f"{_SELECT} JOIN gaiadr3.gaia_source AS g ON g.source_id = o.source_id"
+    by_id = f"{_SELECT} JOIN gaiadr3.gaia_source AS g ON g.source_id = o.source_id {_TMASS_JOIN}"
     parts = list(archive.answers("identifiers", by_id, {"source_id": wanted}))
     known = np.concatenate([np.empty(0, np.int64), *(part["source_id"] for part in parts)])
 
@@ -162,7 +171,8 @@ def fetch_gaia(
     by_place = _by_place(radius_arcsec, years)
     parts += archive.answers("positions", by_place, {"ra": places[:, 0], "dec": places[:, 1]})
 
-    found = {c.name: np.concatenate([np.empty(0, c.dtype), *(part[c.name] for part in parts)]) for c in _COLUMNS}
+    kinds = {column.name: object if column.dtype == "str" else column.dtype for column in _COLUMNS}
+    found = {name: np.concatenate([np.empty(0, kind), *(part[name] for part in parts)]) for name, kind in kinds.items()}
     sources, first = np.unique(found["source_id"], return_index=True)
     table = {name: values[first] for name, values in found.items()}
     write_table(table, path, schema=_COLUMNS, provenance=archive.provenance())
@@ -176,7 +186,7 @@ def _by_place(radius: float, years: float) -> str:
     wide, near, motion = (radius + reach * _FASTEST) / 3600, radius / 3600, reach / 3.6e6
     cone = f"1 = CONTAINS(POINT('ICRS', g.ra, g.dec), CIRCLE('ICRS', o.ra, o.dec, {wide:.9f}))"
     moved = f"{near:.9f} + {motion:.12f} * SQRT(g.pmra * g.pmra + g.pmdec * g.pmdec)"
-    query = f"{_SELECT} JOIN gaiadr3.gaia_source AS g ON {cone}"
+    query = f"{_SELECT} JOIN gaiadr3.gaia_source AS g ON {cone} {_TMASS_JOIN}"
     return f"{query} WHERE {_APART} <= {near:.9f} OR {_APART} <= {moved}"
 
 
@@ -198,7 +208,11 @@ class _Archive:
         return self.path.with_name(f"{self.path.name}.parts")
 
     def provenance(self) -> dict[str, str]:
-        return {"creator": f"stargap {__version__}", "service": self.address, "table": "gaiadr3.gaia_source"}
+        return {
+            "creator": f"stargap {__version__}",
+            "service": self.address,
+            "table": "gaiadr3.gaia_source, gaiadr1.tmass_original_valid",
+        }
 
     def clear(self) -> None:
         """Remove all but the table itself."""
@@ -263,7 +277,10 @@ def _answer(service: str | TapService, query: str, ours: _Arrays) -> _Arrays:
     answer: _Arrays = {
         column.name: np.ma.filled(np.ma.asarray(table[names[column.name]]).astype(float), np.nan)
         for column in _COLUMNS[1:]
+        if column.dtype != "str"
     }
+    words = np.ma.filled(np.ma.asarray(table[names[QUALITY]]).astype(object), "")
+    answer[QUALITY] = np.array([w.decode() if isinstance(w, bytes) else str(w) for w in words], dtype=object)
     ids = whole_ids(np.ma.filled(np.ma.asarray(table[names["source_id"]]), INT_NULL), "source_id")
     return {"source_id": ids} | answer
 

@@ -16,7 +16,7 @@ from stargap.tables.crossmatch import julian_epoch, match_ids, match_sky, separa
 from stargap.tables.nulls import equal_columns, numbers, whole_ids
 from stargap.tables.read import read_table
 
-__all__ = ["GAIA_COLUMNS", "GaiaJoin", "join_gaia", "read_gaia"]
+__all__ = ["EXTINCTION_COLUMNS", "GAIA_COLUMNS", "QUALITY", "GaiaJoin", "join_gaia", "read_gaia"]
 
 _Arrays = dict[str, NDArray[Any]]
 
@@ -28,6 +28,8 @@ GAIA_COLUMNS = {
     "bp_mag": "phot_bp_mean_mag",
     "rp_mag": "phot_rp_mean_mag",
     "bp_rp": "bp_rp",
+    "ks_mag": "ks_m",
+    "e_ks_mag": "ks_msigcom",
     "pmra": "pmra",
     "e_pmra": "pmra_error",
     "pmdec": "pmdec",
@@ -35,9 +37,13 @@ GAIA_COLUMNS = {
     "gaia_rv": "radial_velocity",
     "e_gaia_rv": "radial_velocity_error",
 }
-"""Columns joined to each spectrum, and their names in Gaia's tables (mas, mag, mas/yr, km/s)."""
+"""Columns joined to each spectrum, and their names in Gaia's and 2MASS's tables (mas, mag, mas/yr, km/s)."""
+EXTINCTION_COLUMNS = ("a_v", "e_a_v", "ebv", "e_ebv")
+"""Extinction of each source (mag), which whoever has it can add to Gaia's table; joined where it is there."""
+QUALITY = "ph_qual"
+"""Quality of 2MASS's J, H and Ks; of a quality other than A, B or C, Ks is unknown."""
 
-_DISPENSABLE = ("bp_rp", "pmra_error", "pmdec_error", "radial_velocity", "radial_velocity_error")
+_DISPENSABLE = ("bp_rp", "ks_m", "ks_msigcom", "pmra_error", "pmdec_error", "radial_velocity", "radial_velocity_error")
 """What the sample does without."""
 
 
@@ -46,8 +52,9 @@ class GaiaJoin:
     """What `join_gaia` returns; one row a spectrum.
 
     ``columns``: gaia_source_id (int64, -9999 without a source), gaia_separation (arcsec) and those of `GAIA_COLUMNS`,
-    float64, NaN where unknown. ``by_position``, whether it was joined so; ``ambiguous``, whether several sources were
-    within the radius then. ``notes``: sentences on the join.
+    float64, NaN where unknown, with `EXTINCTION_COLUMNS` where the table has them.
+    ``by_position``, whether it was joined so; ``ambiguous``, whether several sources were within the radius then.
+    ``notes``: sentences on the join.
     """
 
     columns: _Arrays
@@ -62,7 +69,9 @@ def read_gaia(path: str | Path) -> _Arrays:
     Raises:
         UsageError: the table cannot be read, or has no source_id, ra or dec.
     """
-    return read_table(path, ["source_id", "ra", "dec"], optional=[*GAIA_COLUMNS.values(), "ref_epoch"])
+    return read_table(
+        path, ["source_id", "ra", "dec"], optional=[*GAIA_COLUMNS.values(), *EXTINCTION_COLUMNS, QUALITY, "ref_epoch"]
+    )
 
 
 def join_gaia(
@@ -120,14 +129,26 @@ def join_gaia(
 
     found = rows >= 0
     columns["gaia_source_id"][found] = stars["source_id"][rows[found]]
-    for name, theirs in GAIA_COLUMNS.items():
+    given = GAIA_COLUMNS | {name: name for name in EXTINCTION_COLUMNS if name in stars}
+    for name, theirs in given.items():
+        columns.setdefault(name, np.full(size, np.nan))
         if theirs in stars:
             columns[name][found] = numbers(stars, theirs, len(stars["source_id"]))[rows[found]]
+    if QUALITY in stars:
+        poor = np.zeros(size, dtype=bool)
+        poor[found] = _poor_ks(stars[QUALITY])[rows[found]]
+        columns["ks_mag"][poor] = columns["e_ks_mag"][poor] = np.nan
     colour = columns["bp_rp"]
     columns["bp_rp"] = np.where(np.isnan(colour), columns["bp_mag"] - columns["rp_mag"], colour)
     have, near, unsure = (int(np.count_nonzero(part)) for part in (found, by_position, ambiguous))
     note = f"{have:,} of {size:,} spectra have a Gaia source: {have - near:,} by identifier, {near:,} by position, "
     return GaiaJoin(columns, by_position, ambiguous, (note + f"{unsure:,} of these ambiguous", *notes))
+
+
+def _poor_ks(quality: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where 2MASS gives Ks a quality other than A, B or C."""
+    last = np.array([str(value).strip()[-1:] for value in quality], dtype=str)
+    return (last != "") & ~np.isin(last, ["A", "B", "C"])
 
 
 def _sources(gaia: Mapping[str, ArrayLike]) -> tuple[_Arrays, list[str]]:

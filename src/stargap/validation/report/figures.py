@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stargap.errors import UsageError
 from stargap.figures.style import png
+from stargap.flags import PhotFlag
 from stargap.labels import LABELS
 from stargap.validation.report.compared import compared_figure, kind_of
 from stargap.validation.report.data import Columns, RunData
@@ -321,6 +322,21 @@ def _binaries(run: Source) -> Drawn:
     return binaries_figure(pairs["m_h"], pairs["primary_m_h"], pairs["snr"], title=title), pairs
 
 
+def _photometry(run: Source) -> Drawn:
+    data = run.data
+    from stargap.figures.photometry import photometry_figure
+
+    unsure = PhotFlag.BINARY_LIKELY | PhotFlag.INCONSISTENT | PhotFlag.OUTSIDE_RELATIONS | PhotFlag.LOW_PARALLAX_SN
+    rows = data.final & (data.spectra["phot_flags"] & int(unsure) == 0) & np.isfinite(data.spectra["teff_phot"])
+    if not rows.any():
+        message = "no star of the final catalogue has labels from photometry: they need Gaia's magnitudes and parallax"
+        raise NotDrawn(message)
+    marked = tuple(f"{mark}{name}" for name in ("teff", "logg", "m_h") for mark in ("", "e_"))
+    columns = _some(data.spectra, ("spectrum_id", "snr_r", *marked, *(f"{name}_phot" for name in marked)), rows)
+    ours, theirs = ({name: columns[f"{name}{end}"] for name in marked} for end in ("", "_phot"))
+    return photometry_figure(ours, theirs, columns["snr_r"], errors=True, title=run.title), columns
+
+
 def _recovery(run: Source) -> Drawn:
     data = run.data
     from stargap.figures.recovery import recovery_figure
@@ -384,7 +400,10 @@ FIGURES = (
     Planned("17-differences", "Figure 17: other methods", "Our labels minus those of other methods.", _differences),
     Planned("18-binaries", "Figure 18: wide binaries",
             "[M/H] of M dwarfs against [Fe/H] of their FGK primaries.", _binaries),
-    Planned("19-recovery", "Recovered minus true",
+    Planned("19-photometry", "Spectrum against photometry",
+            "Labels of spectra in the final catalogue against labels from Gaia's and 2MASS's photometry, of stars that "
+            "are probably single and within the range of the relations.", _photometry),
+    Planned("20-recovery", "Recovered minus true",
             "Inactive M dwarfs of the final catalogue: recovered minus true, with the published errors.", _recovery),
 )  # fmt: skip
 """The figures in the order of the page; the last is of simulated stars alone."""
