@@ -400,10 +400,10 @@ FIGURES = (
     Planned("17-differences", "Figure 17: other methods", "Our labels minus those of other methods.", _differences),
     Planned("18-binaries", "Figure 18: wide binaries",
             "[M/H] of M dwarfs against [Fe/H] of their FGK primaries.", _binaries),
-    Planned("19-photometry", "Spectrum against photometry",
+    Planned("18b-photometry", "Spectrum against photometry",
             "Labels of spectra in the final catalogue against labels from Gaia's and 2MASS's photometry, of stars that "
             "are probably single and within the range of the relations.", _photometry),
-    Planned("20-recovery", "Recovered minus true",
+    Planned("19-recovery", "Recovered minus true",
             "Inactive M dwarfs of the final catalogue: recovered minus true, with the published errors.", _recovery),
 )  # fmt: skip
 """The figures in the order of the page; the last is of simulated stars alone."""
