@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from stargap.errors import UsageError
 from stargap.flags import PhotFlag
 from stargap.photometry.extinction import COEFFICIENTS, LOCAL_BUBBLE, R_V, expected_extinction
+from stargap.tables.nulls import numbers
 
 __all__ = ["INPUTS", "Photometry", "distance_modulus", "observed"]
 
@@ -37,7 +39,6 @@ INPUTS: dict[str, tuple[str, ...]] = {
 """Columns that are used, and their other names in the tables of Gaia and 2MASS (mag, mas)."""
 
 _NEEDED = ("bp_mag", "rp_mag", "parallax", "e_parallax")
-_NULL = -9999
 LEAST_SN = 5.0
 """Parallaxes below this many sigma say too little of a distance for labels."""
 LOW_SN = 20.0
@@ -181,19 +182,12 @@ def _columns(table: Mapping[str, ArrayLike]) -> dict[str, _Floats]:
     for name, theirs in given.items():
         if name == "ks_quality":
             continue
-        columns[name] = np.full(size, np.nan) if theirs is None else _numbers(table[theirs])
+        here: dict[str, Any] = {} if theirs is None else {theirs: np.ma.asanyarray(table[theirs])}
+        columns[name] = numbers(here, theirs or name, size)
         if columns[name].shape != (size,):
             message = f"column {theirs!r} has shape {columns[name].shape}, and the parallax ({size},): one value a star"
             raise UsageError(message)
     return columns
-
-
-def _numbers(values: ArrayLike) -> _Floats:
-    plain = np.ma.getdata(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
-    if plain.dtype.kind == "O":
-        plain = np.array([np.nan if value is None else value for value in plain.ravel()]).reshape(plain.shape)
-    result = np.where(np.ma.getmaskarray(np.ma.asarray(values)), np.nan, plain.astype(float))
-    return np.where((result == _NULL) | ~np.isfinite(result), np.nan, result)
 
 
 def _good_quality(table: Mapping[str, ArrayLike], size: int) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from stargap.photometry.labels import photometric_labels
 from stargap.photometry.likelihood import Population
 from stargap.photometry.observed import INPUTS
 from stargap.tables.columns import PHOTOMETRY
-from stargap.tables.crossmatch import whole_ids
+from stargap.tables.nulls import whole_ids
 from stargap.tables.read import read_table
 from stargap.tables.write import check_output, write_table
 

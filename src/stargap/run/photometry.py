@@ -6,8 +6,8 @@ import numpy as np
 
 from stargap.flags import PhotFlag
 from stargap.photometry.labels import photometric_labels
-from stargap.run.folder import Made, Run, write_columns
-from stargap.tables.write import read_columns
+from stargap.run.folder import Made, Run
+from stargap.tables.parquet import read_columns, write_columns
 
 __all__ = ["make_photometry"]
 
