@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field
 
 from stargap.photometry import relations
 from stargap.photometry.observed import Photometry
@@ -19,6 +19,7 @@ from stargap.photometry.surface import (
     intrinsic_covariance,
     magnitude_table,
 )
+from stargap.settings import Settings
 
 __all__ = ["LabelMixture", "PhotometricLikelihood", "Population", "binary_odds"]
 
@@ -28,7 +29,7 @@ _TOLERANCE = np.array([0.05, 1e-4])
 _LOG_2PI = float(np.log(2 * np.pi))
 
 
-class Population(BaseModel):
+class Population(Settings):
     """What is assumed of stars before they are looked at, and how well the relations hold.
 
     Example:
@@ -36,11 +37,9 @@ class Population(BaseModel):
         [46.24, 0.025, 0.08]
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     binary_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Stars with an unresolved companion of 0.3 to 1 of their mass; all ratios are as likely."""
-    m_h_mean: FiniteFloat = -0.05
+    m_h_mean: float = -0.05
     """Mean [M/H] of the stars (dex). It weighs single stars against pairs and moves no label."""
     m_h_width: Annotated[float, Field(gt=0)] = 0.25
     """Standard deviation of their [M/H] (dex)."""
