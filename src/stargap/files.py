@@ -15,7 +15,7 @@ from typing import BinaryIO
 from stargap import __version__
 from stargap.errors import UsageError
 
-__all__ = ["claim_folder", "clean_folder", "files_of", "replacing", "replacing_folder", "sweep_parts"]
+__all__ = ["claim_folder", "clean_folder", "files_of", "part_folder", "replacing", "replacing_folder", "sweep_parts"]
 
 MARK = ".stargap"
 """Name of the file that marks a folder as ours: JSON with its kind and, where known, the files written to it."""
@@ -132,25 +132,20 @@ def replacing_folder(path: str | Path, kind: str) -> Iterator[Path]:
     claim_folder(path, kind)
     _sweep_once(path)
     before = _recorded(path, kind) or set()
-    part = path / _part_name()
-    part.mkdir()
-    lock = os.open(part, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield part
-        made = sorted(str(file.relative_to(part)) for file in part.rglob("*") if not file.is_dir())
-        _refuse_foreign(path, made, before)
-        _write_mark(path, kind, before.union(made))
-        for name in made:
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (part / name).replace(path / name)
-        for name in before.difference(made):
-            (path / name).unlink(missing_ok=True)
-        _write_mark(path, kind, set(made))
-        _remove_empty_folders(path, before)
+        with part_folder(path) as part:
+            yield part
+            made = sorted(str(file.relative_to(part)) for file in part.rglob("*") if not file.is_dir())
+            _refuse_foreign(path, made, before)
+            _write_mark(path, kind, before.union(made))
+            for name in made:
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                (part / name).replace(path / name)
+            for name in before.difference(made):
+                (path / name).unlink(missing_ok=True)
+            _write_mark(path, kind, set(made))
+            _remove_empty_folders(path, before)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-        os.close(lock)
         if created and not _recorded(path, kind):
             (path / MARK).unlink(missing_ok=True)
             with suppress(OSError):  # somebody else wrote to it meanwhile
@@ -164,6 +159,31 @@ def files_of(path: str | Path, kind: str) -> list[Path]:
         UsageError: the folder has the mark of another kind.
     """
     return [Path(path) / name for name in sorted(_recorded(Path(path), kind) or ())]
+
+
+@contextmanager
+def part_folder(parent: Path) -> Iterator[Path]:
+    """Give an empty hidden folder in `parent` that no sweep removes before the block ends; what is left goes then.
+
+    Example:
+        >>> folder = getfixture("tmp_path")
+        >>> with part_folder(folder) as part:
+        ...     _ = (part / "a.txt").write_text("done")
+        ...     sweep_parts(folder), (part / "a.txt").exists()
+        (0, True)
+        >>> list(folder.iterdir())
+        []
+    """
+    part = parent / _part_name()
+    part.mkdir()
+    lock = os.open(part, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks, where sweeps remove nothing
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        os.close(lock)
 
 
 def sweep_parts(folder: str | Path) -> int:

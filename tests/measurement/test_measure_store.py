@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.store import Store, ingest
 
 from stargap.errors import SpectrumError
 from stargap.flags import Flag
@@ -13,8 +14,7 @@ from stargap.measurement.star import BATCH, BatchVelocity, batch_velocity, measu
 from stargap.mock.files import write_lamost
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import native_batch
-from stargap.spectra.store.ingest import IngestSettings, file_inputs, ingest
-from stargap.spectra.store.store import Store
+from stargap.spectra.store.ingest import IngestSettings, file_inputs
 from stargap.transfer.residual.model import shipped_transfer
 
 LAYOUTS = ("lamost-dr1", "lamost-image", "lamost-table")

@@ -4,12 +4,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.store import Store
 
 from stargap.errors import UsageError
 from stargap.mock.survey import simulate_survey
 from stargap.mock.write import write_survey, write_survey_store
 from stargap.spectra.log_lambda import native_batch
-from stargap.spectra.store.store import Store, verify
+from stargap.spectra.store.store import verify
 
 
 def test_the_store_holds_the_spectra_of_the_survey_in_their_order(tmp_path):

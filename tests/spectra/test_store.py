@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 from dataclasses import replace
@@ -13,21 +15,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.store import Store
 
 from stargap.errors import SpectrumError, UsageError
+from stargap.files import part_folder
 from stargap.pixels import LOG_LAMBDA
 from stargap.spectra.log_lambda import NativeBatch, native_batch
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.store.shards import (
     Shard,
-    ShardCard,
     index_schema,
-    read_card,
     recover_shard,
     shard_folder,
     write_shard,
 )
-from stargap.spectra.store.store import Store, finish, verify
+from stargap.spectra.store.store import finish, verify
 from stargap.tables.columns import INT_NULL
 
 ROWS = 4
@@ -78,6 +80,17 @@ def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+SIGMA = {"float32": "ivar.npy", "float16": "sigma.npy"}
+
+
+def sign(shard, name):
+    """Put the checksum of a changed file into the shard's card."""
+    card = json.loads((shard / "shard.json").read_text())
+    content = (shard / name).read_bytes()
+    card["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (shard / "shard.json").write_text(json.dumps(card))
+
+
 def flip(path, place=-100):
     content = bytearray(path.read_bytes())
     content[place] ^= 1
@@ -126,9 +139,6 @@ def test_the_index_has_a_row_a_spectrum_in_order_and_typed_nulls(folder):
     assert every["obsid"].max() == 2**62 + 1
     assert np.isnan(every["snr_g"][0])
     assert every["uid"].tolist() == [""] * 10
-    assert list(store.columns("failure", "path")) == ["failure", "path"]
-    with pytest.raises(UsageError, match="no column 'teff'"):
-        store.columns("teff")
 
 
 def test_equal_content_gives_equal_bytes(folder, tmp_path):
@@ -206,7 +216,7 @@ def test_float16_takes_half_the_room(tmp_path):
     for dtype in ("float32", "float16"):
         build(tmp_path / dtype, dtype=dtype)
         sizes[dtype] = (tmp_path / dtype / "shard-00000" / "flux.npy").stat().st_size
-        assert Store.open(tmp_path / dtype).manifest.dtype == dtype
+        assert Store.open(tmp_path / dtype).manifest["dtype"] == dtype
     assert 1.9 < sizes["float32"] / sizes["float16"] <= 2
 
 
@@ -233,14 +243,18 @@ def test_float16_takes_half_the_room(tmp_path):
 )
 def test_a_damaged_store_is_refused_by_name(folder, harm, reason):
     harm(folder)
-    with pytest.raises(UsageError, match=reason):
-        Store.open(folder)
+    try:
+        problems = verify(folder)
+    except UsageError as error:
+        problems = [str(error)]
+    assert problems
+    assert all(re.search(reason, problem) for problem in problems)
 
 
 def test_what_is_no_store_is_refused(tmp_path):
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UsageError, match="not a stargap store"):
-            Store.open(place)
+            verify(place)
 
 
 def test_verify_names_every_damaged_file_and_no_other(folder):
@@ -258,11 +272,40 @@ def test_an_array_that_was_exchanged_is_refused(folder):
     with path.open("wb") as file:
         np.lib.format.write_array(file, np.array([{"pickle": 1}], dtype=object), allow_pickle=True)
         file.truncate(size)
-    with pytest.raises(UsageError, match=r"flux.npy: cannot be read \(.*Python objects"):
-        Store.open(folder).shard(0).read()
+    with pytest.raises(UsageError, match=r"flux\.npy: its checksum does not fit"):
+        Shard.open(folder, 0).read()
+    sign(folder / "shard-00000", "flux.npy")
+    with pytest.raises(UsageError, match=r"flux\.npy: cannot be read \(.*Python objects"):
+        Shard.open(folder, 0).read()
     np.save(path, np.zeros((4, 5)))
-    with pytest.raises(UsageError, match=r"flux.npy: holds \(4, 5\), where \(4, 1891\) is needed"):
-        Shard(path.parent, 0, read_card(path.parent / "shard.json", ShardCard)).read()
+    sign(folder / "shard-00000", "flux.npy")
+    with pytest.raises(UsageError, match=r"flux\.npy: holds \(4, 5\), where \(4, 1891\) is needed"):
+        Shard.open(folder, 0).read()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_one_flipped_bit_of_any_file_is_noticed_where_it_is_read(dtype, tmp_path):
+    build(tmp_path, dtype=dtype)
+    rng, names = np.random.default_rng(1), sorted(Shard.open(tmp_path, 0).card.files)
+    assert names == sorted(["flux.npy", "index.parquet", "scale.npy", "spikes.npy", SIGMA[dtype]])
+    for name in names:
+        path = tmp_path / "shard-00000" / name
+        whole = path.read_bytes()
+        for place in rng.integers(0, len(whole), 5).tolist():
+            flip(path, place)
+            shard = Shard.open(tmp_path, 0)
+            with pytest.raises(UsageError, match=f"{name}: its checksum does not fit, it is damaged: delete"):
+                shard.facts() if name == "index.parquet" else shard.read(slice(0, 1))
+            path.write_bytes(whole)
+            assert len(shard.read()) == len(shard.facts()) == 4
+
+
+def test_a_file_that_has_gone_is_named(folder):
+    shard = Shard.open(folder, 0)
+    (folder / "shard-00000" / "flux.npy").unlink()
+    for read in (shard.read, lambda: Shard.open(folder, 0)):
+        with pytest.raises(UsageError, match=r"flux\.npy: No such file or directory: delete the folder"):
+            read()
 
 
 def test_finish_refuses_a_missing_shard(folder):
@@ -299,7 +342,7 @@ def test_a_changed_shard_unfinishes_the_store_and_an_equal_one_does_not(folder):
     assert len(Store.open(folder)) == 10
     write_shard(folder, 0, native[:4], {"failure": failure[:4]}, facts[:4], shard_rows=ROWS)
     with pytest.raises(UsageError, match="not finished"):
-        Store.open(folder)
+        verify(folder)
     finish(folder, 10, shard_rows=ROWS)
     assert Store.open(folder).columns("gaia_source_id")["gaia_source_id"].tolist()[:5] == [INT_NULL] * 4 + [2**62 + 3]
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
@@ -367,14 +410,11 @@ def test_a_kill_while_a_shard_is_replaced_loses_nothing(folder, monkeypatch):
     assert verify(folder) == []
 
 
-def test_what_a_killed_process_left_is_swept_once_it_is_old(folder):
-    for name, age in ((".stargap-1.part", 7200), (".stargap-2.part", 10)):
-        (folder / name).mkdir()
-        (folder / name / "flux.npy").write_bytes(b"half")
-        when = (folder / name).stat().st_mtime - age
-        os.utime(folder / name, (when, when))
+def test_what_a_killed_process_left_is_swept_and_what_is_being_written_is_not(folder):
+    (folder / ".stargap-1.part").mkdir()
+    (folder / ".stargap-1.part" / "flux.npy").write_bytes(b"half")
+    (folder / ".stargap-2.part").write_bytes(b"half")
     (folder / ".shard-00001.old").mkdir()
-    (folder / ".stargap-3.part").write_bytes(b"half")
-    os.utime(folder / ".stargap-3.part", (1, 1))
-    finish(folder, 10, shard_rows=ROWS)
-    assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == [".stargap-2.part"]
+    with part_folder(folder) as writing:
+        finish(folder, 10, shard_rows=ROWS)
+        assert [path for path in folder.iterdir() if path.name.startswith(".")] == [writing]

@@ -57,7 +57,8 @@ def make_ingest(run: Run, unit: int | None) -> Made:
         ingest_shard(run.store, unit, run.settings.ingest)
     shard = Shard.open(run.store, unit)
     failed = sum(reason != "" for reason in shard.failures())
-    return Made([shard.folder / "shard.json"], len(shard), {"unreadable": failed})
+    files = [shard.folder / name for name in ("shard.json", *shard.card.files)]
+    return Made(files, len(shard), {"unreadable": failed})
 
 
 def rescue_ingest(run: Run, unit: int) -> None:
@@ -88,7 +89,7 @@ def make_sample(run: Run, unit: int | None) -> Made:
     assert unit is not None
     shard, table = Shard.open(run.store, unit), run.settings.input.gaia
     wanted = ("spectrum_id", "ra", "dec", "lmjd", "snr_r", "snr_i", "object_class", "subclass", "fiber_mask")
-    index = read_table(shard.folder / "index.parquet", [*wanted, "gaia_source_id"])
+    index = read_table(shard.file("index.parquet"), [*wanted, "gaia_source_id"])
     sample = select(index, None if table is None else _gaia(table, *stamp(table)), run.settings.sample)
     path = run.part("sample", unit)
     write_columns(path, sample.columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +13,7 @@ from stargap.errors import UsageError
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.units import plain_arrays
 
-__all__ = ["SUFFIXES", "find_spectra", "list_spectra", "spectra_from_arrays"]
+__all__ = ["SUFFIXES", "files_below", "find_spectra", "list_spectra", "spectra_from_arrays"]
 
 SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz")
 _LONGEST_LIST = 1 << 28
@@ -82,17 +82,24 @@ def _is(test: Callable[[], bool]) -> bool:
         return False  # the reader says why in the row
 
 
-def _inside(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield every file below a folder: in each folder the files by name, then its folders by name.
+
+    Raises:
+        UsageError: one of the folders cannot be searched.
+    """
+
     def refuse(error: OSError) -> NoReturn:
         message = f"{error.filename}: cannot be searched ({error.strerror})"
         raise UsageError(message) from None
 
-    inside = sorted(
-        Path(top, name)
-        for top, _, names in os.walk(folder, onerror=refuse)
-        for name in names
-        if name.lower().endswith(SUFFIXES)
-    )
+    for top, folders, names in os.walk(folder, onerror=refuse):
+        folders.sort()
+        yield from (Path(top, name) for name in sorted(names))
+
+
+def _inside(folder: Path) -> list[Path]:
+    inside = sorted(path for path in files_below(folder) if path.name.lower().endswith(SUFFIXES))
     if not inside and folder.name.lower().endswith(SUFFIXES):
         return [folder]
     if not inside:

@@ -1,4 +1,9 @@
-"""From files to a store: planned, shard by shard, in processes; killed and run again it goes on where it was."""
+"""From files to a store, shard by shard: killed and run again, an ingest goes on where it was.
+
+Rows are planned first (`stargap.spectra.store.plan`), in order, and numbered from 0 (``spectrum_id``); inputs that the
+plan knows keep their rows and new ones follow. Shards are then written one by one, each complete or not at all, with
+the same bytes for any number of processes and kills; `stargap.spectra.store.store.finish` makes a store of them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import contextlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +24,7 @@ from stargap.settings import Settings
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, native_batch
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
-from stargap.spectra.store.plan import Inputs, extend_plan, plan_rows
+from stargap.spectra.store.plan import Inputs, plan_rows
 from stargap.spectra.store.shards import (
     CATALOGUE,
     PLACE,
@@ -30,10 +35,9 @@ from stargap.spectra.store.shards import (
     recover_shard,
     write_shard,
 )
-from stargap.spectra.store.store import finish
-from stargap.workers import each_alone, each_result
+from stargap.workers import each_alone
 
-__all__ = ["Ingested", "IngestSettings", "file_inputs", "ingest", "ingest_shard", "rescue_shard"]
+__all__ = ["IngestSettings", "Ingested", "file_inputs", "ingest_shard", "rescue_shard"]
 
 
 class IngestSettings(Settings):
@@ -52,7 +56,7 @@ class IngestSettings(Settings):
 
 @dataclass(frozen=True)
 class Ingested:
-    """What an ingest did: rows it saw to, how many of them it read now, and how many failed, by reason."""
+    """What was done for a shard: its rows, how many of them were read now, and how many failed, by reason."""
 
     rows: int
     read: int
@@ -60,7 +64,7 @@ class Ingested:
 
 
 def file_inputs(paths: Sequence[str | Path]) -> Inputs:
-    """Return files, such as `find_spectra` finds, for `ingest`.
+    """Return files, such as `find_spectra` finds, for `extend_plan`.
 
     Example:
         >>> file_inputs(["/data/b.fits", "/data/a.fits"]).path
@@ -69,67 +73,30 @@ def file_inputs(paths: Sequence[str | Path]) -> Inputs:
     return Inputs([os.fsencode(Path(path).absolute()) for path in paths], [None] * len(paths), [True] * len(paths))
 
 
-def ingest(
-    inputs: Inputs,
-    folder: str | Path,
-    settings: IngestSettings | None = None,
-    *,
-    workers: int = 1,
-    part: tuple[int, int] | None = None,
-    progress: Callable[[int], Any] | None = None,
-) -> Ingested:
-    """Read files into a store, one row each whatever happens; run again, it reads only what is new or has changed.
+def ingest_shard(folder: Path, number: int, settings: IngestSettings, deadly: frozenset[int] = frozenset()) -> Ingested:
+    """Bring one shard up to date, one row per file whatever happens.
 
-    Rows are planned first, in order, and numbered from 0 (``spectrum_id``); inputs that the plan knows keep their rows
-    and new ones follow. Shards are then written one by one, each complete or not at all, so that a killed run goes on
-    where it was, with the same bytes for any number of processes and kills. A row is read again where the size or date
-    of its file, and then its checksum, differ from what was read, or where its file could not be opened. A file that
-    has gone keeps its row and its data: a store outlives the files that it was made from. A file that kills the
-    process that reads it, twice, has a row that says so.
+    A row is read again where the size or date of its file, and then its checksum, differ from what was read, or where
+    its file could not be opened. A file that has gone keeps its row and its data: a store outlives the files that it
+    was made from. A damaged shard is written anew.
 
     Args:
-        inputs: from `file_inputs` or `catalogue_inputs`; where the catalogue has an obsid, the file's must agree.
-        folder: of the store; made if it does not exist.
-        settings: the same at every run of a store.
-        workers: processes; the result is the same for any number.
-        part: ``(i, n)``, i from 1 to n: only every n-th shard, from the i-th on; other calls, also at the same time and
-            on other machines, do the others, and a last one without `part` finishes the store.
-        progress: called with the number of rows done since the last call.
+        folder: of the store, planned by `extend_plan`; where its catalogue has an obsid, the file's must agree.
+        number: of the shard.
+        settings: the same for all shards of a store.
+        deadly: rows whose files are not touched, because they kill the process that reads them.
 
     Raises:
-        UsageError: the folder holds something else, or a store of other settings.
         OSError: the store cannot be written; what was complete stays.
 
     Example:
-        >>> from stargap.spectra.store.store import Store
-        >>> folder = getfixture("tmp_path") / "store"
-        >>> ingest(file_inputs(["/data/missing.fits"]), folder)
+        >>> from stargap.spectra.store.plan import extend_plan
+        >>> folder, settings = getfixture("tmp_path"), IngestSettings()
+        >>> extend_plan(folder, file_inputs(["/data/missing.fits"]), settings.model_dump())
+        1
+        >>> ingest_shard(folder, 0, settings)
         Ingested(rows=1, read=1, failures={'the file does not exist': 1})
-        >>> Store.open(folder).columns("spectrum_id", "failure")
-        {'spectrum_id': array([0]), 'failure': array(['the file does not exist'], dtype=object)}
     """
-    settings = IngestSettings() if settings is None else settings
-    if part is not None and not 1 <= part[0] <= part[1]:
-        message = f"part {part[0]} of {part[1]}: it must be from 1 to {part[1]}"
-        raise UsageError(message)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = extend_plan(folder, inputs, settings.model_dump())
-    numbers = range(-(-rows // settings.shard_rows))
-    mine = numbers if part is None else numbers[part[0] - 1 :: part[1]]
-    done, read, failures = 0, 0, Counter[str]()
-    jobs = [(folder, number, settings) for number in mine]
-    for result in each_result(ingest_shard, jobs, max(1, min(workers, len(jobs))), rescue=rescue_shard):
-        done, read, failures = done + result.rows, read + result.read, failures + Counter(result.failures)
-        if progress is not None:
-            progress(result.rows)
-    if part is None:
-        finish(folder, rows, settings=settings.model_dump(), dtype=settings.dtype, shard_rows=settings.shard_rows)
-    return Ingested(done, read, dict(sorted(failures.items(), key=lambda item: (-item[1], item[0]))))
-
-
-def ingest_shard(folder: Path, number: int, settings: IngestSettings, deadly: frozenset[int] = frozenset()) -> Ingested:
-    """Bring one shard up to date; files at the places `deadly` are not touched, and a damaged shard is written anew."""
     for _ in range(3):
         with contextlib.suppress(FileNotFoundError, UsageError):  # another process replaced the shard meanwhile
             done = _update(folder, number, settings, deadly, _existing(folder, number))
@@ -180,23 +147,23 @@ def _row(
 ) -> tuple[dict[str, Any], NativeBatch | None]:
     """Return a row of the index and its pixels, None if those of the `known` row still hold."""
     path = os.fsdecode(entry["path"])
-    told = {"path": path.encode("utf-8", "backslashreplace").decode()} | {name: entry[name] for name in CATALOGUE}
+    given = {"path": path.encode("utf-8", "backslashreplace").decode()} | {name: entry[name] for name in CATALOGUE}
     state = _state(path)
-    if known is not None and _unchanged(known, told, state, path):
-        return known | told | (state or {}), None
+    if known is not None and _unchanged(known, given, state, path):
+        return known | given | (state or {}), None
     sha256 = None if deadly or state is None else _sha256(path)  # first: what changes after it is read again next time
     native, (facts,), (failure,) = native_batch([_read(path, entry["catalogue_obsid"], deadly)])
-    record = {f.name: getattr(facts, f.name) for f in fields(Facts)} | told
+    record = {f.name: getattr(facts, f.name) for f in fields(Facts)} | given
     record |= {name: None if state is None else state[name] for name in ("bytes", "mtime_ns")}
     if record["obsid"] is None:
         record["obsid"] = entry["catalogue_obsid"]
     return record | {"sha256": sha256, "failure": failure}, native
 
 
-def _unchanged(known: dict[str, Any], told: dict[str, Any], state: dict[str, int] | None, path: str) -> bool:
-    if known["sha256"] is None or known["catalogue_obsid"] != told["catalogue_obsid"]:
+def _unchanged(known: dict[str, Any], given: dict[str, Any], state: dict[str, int] | None, path: str) -> bool:
+    if known["sha256"] is None or known["catalogue_obsid"] != given["catalogue_obsid"]:
         return False
-    there = known["path"] == told["path"]
+    there = known["path"] == given["path"]
     if there and (state is None or state.items() <= known.items()):
         return True
     return state is not None and _sha256(path) == known["sha256"]

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from stargap.errors import UsageError
 from stargap.files import replacing
+from stargap.spectra.inputs import files_below
 from stargap.spectra.readers.cards import fact_int, fact_number, fact_text
 from stargap.spectra.store.plan import Inputs
 
@@ -44,7 +45,7 @@ def lamost_name(lmjd: int, plan_id: str, spectrograph: int, fiber: int) -> str:
 
 
 def catalogue_inputs(catalogue: Mapping[str, ArrayLike], root: str | Path) -> Inputs:
-    """Return the files of a LAMOST catalogue, for `ingest`, one a row in its order.
+    """Return the files of a LAMOST catalogue, for `extend_plan`, one per row in its order.
 
     A file is found by its name anywhere below `root`, packed or not, in LAMOST's folders (``YYYYMMDD/PLANID``) or flat;
     of several the first in alphabetical order. One that is not there keeps its row, under the path where LAMOST has it.
@@ -55,7 +56,7 @@ def catalogue_inputs(catalogue: Mapping[str, ArrayLike], root: str | Path) -> In
         root: folder of the files.
 
     Raises:
-        UsageError: a column is missing, or `root` is no folder.
+        UsageError: a column is missing, `root` is no folder, or a folder in it cannot be searched.
 
     Example:
         >>> folder = getfixture("tmp_path")
@@ -92,7 +93,7 @@ def write_missing(catalogue: Mapping[str, ArrayLike], root: str | Path, path: st
         path: of the CSV.
 
     Raises:
-        UsageError: a column is missing.
+        UsageError: a column is missing, or a folder cannot be searched.
         OSError: the list cannot be written.
     """
     columns = {name.lower(): values for name, values in catalogue.items()}
@@ -136,14 +137,13 @@ def _night(lmjd: int, observed: Any) -> str:
 
 def _listed(values: ArrayLike) -> list[Any]:
     array = np.asarray(values)
-    return (np.char.decode(array, "ascii", "replace") if array.dtype.kind == "S" else array).tolist()
+    items: list[Any] = (np.char.decode(array, "ascii", "replace") if array.dtype.kind == "S" else array).tolist()
+    return items
 
 
 def _files_below(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for top, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted(names):
-            if name.startswith("spec-") and name.endswith((".fits", ".fits.gz")):
-                found.setdefault(name.removesuffix(".gz"), Path(top, name))
+    for path in files_below(root) if os.path.lexists(root) else ():
+        if path.name.startswith("spec-") and path.name.endswith((".fits", ".fits.gz")):
+            found.setdefault(path.name.removesuffix(".gz"), path)
     return found

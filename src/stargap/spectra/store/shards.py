@@ -7,11 +7,10 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -22,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stargap import __version__
 from stargap.errors import UsageError
-from stargap.files import replacing
+from stargap.files import part_folder, replacing
 from stargap.pixels import LOG_LAMBDA
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.spectrum import Facts
@@ -113,7 +112,7 @@ class Shard:
 
     @classmethod
     def open(cls, store: str | Path, number: int) -> Shard:
-        """Open a shard of a store's folder; that its files have their sizes is checked, not their content.
+        """Open a shard of a store's folder; the sizes of its files are checked, and their checksums when they are read.
 
         Raises:
             UsageError: it is missing, damaged, or of another version.
@@ -133,7 +132,7 @@ class Shard:
         return self.number * self.card.shard_rows + np.arange(self.card.rows)
 
     def read(self, rows: slice | NDArray[np.int64] = slice(None)) -> NativeBatch:
-        """Return copies of some rows; nothing else is read from the disk.
+        """Return copies of some rows; the checksum of each file is compared when this process first reads it.
 
         Raises:
             UsageError: the shard is damaged.
@@ -148,7 +147,17 @@ class Shard:
         """Return this shard's part of the index."""
         import pyarrow.parquet as pq
 
-        return pq.ParquetFile(self.folder / "index.parquet").read(columns)
+        return pq.ParquetFile(self.file("index.parquet")).read(columns)
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file whose content is what was written.
+
+        Raises:
+            UsageError: it is damaged.
+        """
+        path = self.folder / name
+        _check_sum(path, self.card.files[name].sha256, *_stamp(path))
+        return path
 
     def facts(self) -> list[Facts]:
         """Return what the file of each row says, as `native_batch` gave it."""
@@ -156,14 +165,15 @@ class Shard:
 
     def failures(self) -> list[str]:
         """Return why each row could not be read, empty if it could."""
-        return self.table(["failure"])["failure"].to_pylist()
+        reasons: list[str] = self.table(["failure"])["failure"].to_pylist()
+        return reasons
 
     def intact(self) -> bool:
         """Whether every file is what was written."""
         return all(file_sha256(self.folder / name) == file.sha256 for name, file in self.card.files.items())
 
     def _array(self, name: str) -> NDArray[Any]:
-        path, pixels = self.folder / f"{name}.npy", () if name in ("scale", "spikes") else (LOG_LAMBDA.count,)
+        path, pixels = self.file(f"{name}.npy"), () if name in ("scale", "spikes") else (LOG_LAMBDA.count,)
         try:
             array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -212,26 +222,20 @@ def write_shard(
     known |= {f.name: [getattr(fact, f.name) for fact in facts] for f in fields(Facts)}
     known["path"] = [fact.path.encode("utf-8", "backslashreplace").decode() for fact in facts]
     table = _index_table({"failure": [""] * count} | known, count)
-    temporary = folder / f".stargap-{secrets.token_hex(8)}.part"
     try:
-        temporary.mkdir()
-        files = {f"{name}.npy": _save(temporary / f"{name}.npy", array) for name, array in _encoded(native, dtype)}
-        files["index.parquet"] = _save(temporary / "index.parquet", table)
-        card = ShardCard(
-            format=FORMAT, stargap=__version__, rows=count, shard_rows=shard_rows, dtype=dtype, files=files
-        )
-        with replacing(temporary / "shard.json") as file:
-            file.write(card.model_dump_json(indent=1).encode())
-        if _written(folder, number, card):
-            shutil.rmtree(temporary)
-            return
-        (folder / "manifest.json").unlink(missing_ok=True)
-        _exchange(temporary, shard_folder(folder, number))
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
-        raise
+        with part_folder(folder) as part:
+            files = {f"{name}.npy": _save(part / f"{name}.npy", array) for name, array in _encoded(native, dtype)}
+            files["index.parquet"] = _save(part / "index.parquet", table)
+            card = ShardCard(
+                format=FORMAT, stargap=__version__, rows=count, shard_rows=shard_rows, dtype=dtype, files=files
+            )
+            with replacing(part / "shard.json") as file:
+                file.write(card.model_dump_json(indent=1).encode())
+            if not _written(folder, number, card):
+                (folder / "manifest.json").unlink(missing_ok=True)
+                _exchange(part, shard_folder(folder, number))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
 
 
 def recover_shard(folder: str | Path, number: int) -> None:
@@ -262,6 +266,27 @@ def check_file(path: Path, file: FileSum) -> None:
         raise UsageError(message) from None
     if size != file.bytes:
         message = f"{path}: {size} bytes where {file.bytes} were written: delete the folder and run the ingest again"
+        raise UsageError(message)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_ino
+
+
+@lru_cache(maxsize=1024)
+def _check_sum(path: Path, sha256: str, *stamp: int) -> None:
+    """Refuse a file of another content; one that has not changed since is not read again."""
+    try:
+        right = file_sha256(path) == sha256
+    except OSError as error:
+        message = f"{path}: {error.strerror}: delete the folder and run the ingest again"
+        raise UsageError(message) from None
+    if not right:
+        message = f"{path}: its checksum does not fit, it is damaged: delete the folder and run the ingest again"
         raise UsageError(message)
 
 
