@@ -11,6 +11,7 @@ import pytest
 
 import stargap
 from stargap.errors import ModelError, UsageError
+from stargap.figures.fit import fit_figure
 from stargap.flags import Flag
 from stargap.measurement.files import Measurements
 from stargap.measurement.files import measure as measure_by_default
@@ -210,6 +211,28 @@ def test_plot_writes_a_picture_of_each_fit(folder, tmp_path):
     assert [picture.name for picture in pictures] == ["000001-spec-3.png", "000002-spec-0.png"]
     assert all(picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for picture in pictures)
     assert pictures[0].read_bytes() != pictures[1].read_bytes()
+
+
+def test_a_picture_that_cannot_be_drawn_costs_that_picture_alone(folder, table, tmp_path, monkeypatch, differences):
+    drawn = fit_figure
+
+    def failing(columns, row, **parts):
+        if columns["spectrum_id"][row] == 0:
+            message = "latex could not be found"
+            raise RuntimeError(message)
+        return drawn(columns, row, **parts)
+
+    monkeypatch.setattr("stargap.figures.fit.fit_figure", failing)
+    with pytest.warns(UserWarning, match=r"000000-spec-2.png: no picture \(RuntimeError: latex could not be found\)"):
+        found = measure([folder / "spec-2.fits", folder / "spec-0.fits"], plot=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["000001-spec-0.png"]
+    assert differences(found.columns, table.columns, slice(0, 1), slice(0, 1)) == []
+
+
+def test_a_folder_for_pictures_that_cannot_be_made_is_refused_before_any_work(tmp_path):
+    (tmp_path / "taken").write_bytes(b"")
+    with pytest.raises(UsageError, match="taken: this folder for pictures cannot be made"):
+        measure([tmp_path / "none.fits"], plot=tmp_path / "taken")
 
 
 def test_a_model_folder_is_used(emulator, folder, table, tmp_path, differences):

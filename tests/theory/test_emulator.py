@@ -489,8 +489,8 @@ def test_save_and_load_are_the_identity(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_recipe_reproduces_the_shipped_accuracy(emulator, base):
-    again, rows = fit_emulator(base)
+def test_a_quarter_of_the_recipe_s_steps_is_within_the_bars_of_the_method(emulator, base):
+    again, rows = fit_emulator(base, Training(steps=4000))
     assert np.array_equal(rows, validation_rows(emulator.card, len(base)))
     card, shipped = again.card, emulator.card
     ignore = {"validation", "sha256", "stargap"}
@@ -498,6 +498,4 @@ def test_the_recipe_reproduces_the_shipped_accuracy(emulator, base):
     errors = emulator_error(again, base, rows=rows)
     assert np.median(errors) <= 0.003
     assert (errors <= 0.01).mean() >= 0.99
-    # Other machines round otherwise and end in another place of the same valley.
-    assert np.median(errors) == pytest.approx(shipped.validation["median"], rel=0.15)
-    assert np.quantile(errors, 0.99) == pytest.approx(shipped.validation["percentile_99"], rel=0.3)
+    assert shipped.validation["median"] < np.median(errors), "more steps made the shipped one"

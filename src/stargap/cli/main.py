@@ -70,6 +70,7 @@ def measure(
     """
     from stargap.measurement.files import measure as run
     from stargap.measurement.inputs import find_spectra, read_zero_points
+    from stargap.measurement.pictures import draw_fits, picture_folder
     from stargap.settings import MeasureSettings, read_settings
     from stargap.tables.print import print_table
     from stargap.tables.write import check_output
@@ -79,6 +80,8 @@ def measure(
         chosen = chosen.model_copy(update={"preset": preset})
     if output is not None:
         check_output(output)
+    if plot is not None:
+        picture_folder(plot)
     offsets = None if zero_points is None else read_zero_points(zero_points)
     found = find_spectra(paths)
     with bar("measuring", len(found)) as advance:
@@ -87,7 +90,6 @@ def measure(
             settings=chosen,
             model=model,
             workers=worker_count(workers),
-            plot=plot,
             zero_points=offsets,
             progress=advance,
         )
@@ -96,11 +98,23 @@ def measure(
         print(f"the model {model} was trained on simulated stars: its labels of real stars mean nothing")
     for reason, count in table.failures().items():
         print(f"not read: {count} x {reason}")
-    if plot is not None:
-        print(f"pictures in {plot}")
     if output is not None:
         table.write(output)
         print(f"wrote {output}: {len(table)} rows")
+    if plot is not None:
+        with bar("drawing", len(found)) as advance:
+            faults = draw_fits(
+                found,
+                plot,
+                table=table.columns,
+                settings=chosen,
+                model=model,
+                workers=worker_count(workers),
+                progress=advance,
+            )
+        print(f"pictures in {plot}")
+        for fault in faults:
+            print(f"stargap: {fault}", file=sys.stderr)
 
 
 @app.command
@@ -198,9 +212,14 @@ def emulator(
     )
     print(f"wrote {output / 'emulator.safetensors'}")
     if plot is not None:
-        figure = emulator_figure(spectra.labels[held_out], emulator_error(trained, spectra, rows=held_out))
+        values = emulator_error(trained, spectra, rows=held_out)
+        try:
+            picture = png(emulator_figure(spectra.labels[held_out], values), dpi=120)
+        except Exception as error:  # whatever a drawing library raises: the emulator is written
+            print(f"stargap: {plot}: no picture ({type(error).__name__}: {error})", file=sys.stderr)
+            return
         with replacing(plot) as file:
-            file.write(png(figure, dpi=120))
+            file.write(picture)
         print(f"picture {plot}")
 
 

@@ -1,12 +1,11 @@
-"""Many spectra, from paths or arrays to a table: chunks, worker processes, pictures."""
+"""Many spectra, from paths or arrays to a table: chunks and worker processes."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stargap import __version__
-from stargap.errors import ModelError, SpectrumError, UsageError
-from stargap.files import replacing
-from stargap.measurement.models import EMULATOR, LAMOST, AnyTransfer, load_model_named, settings_for
-from stargap.measurement.star import BATCH, Columns, Fitted, measure_batch
+from stargap.errors import SpectrumError, UsageError
+from stargap.measurement.jobs import Job, measure_items
+from stargap.measurement.pictures import draw_fits, picture_folder
+from stargap.measurement.star import BATCH, Columns
 from stargap.pixels import grid_for
-from stargap.processor import cpu_capability, single_thread
+from stargap.processor import cpu_capability
 from stargap.settings import MeasureSettings
 from stargap.spectra.inputs import list_spectra, spectra_from_arrays
-from stargap.spectra.readers.content import Content, check_spectrum
-from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Spectrum
 from stargap.tables.columns import MEASURED
 from stargap.tables.write import write_table
-from stargap.theory.emulator import Emulator
 from stargap.workers import each_alone, each_result
 
 __all__ = ["Measurements", "measure"]
@@ -70,7 +66,6 @@ def measure(
     model: str | Path | None = None,
     workers: int = 1,
     plot: str | Path | None = None,
-    plot_rows: Collection[int] | None = None,
     zero_points: Mapping[tuple[str, int], float] | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Measurements:
@@ -88,8 +83,8 @@ def measure(
             default of the paper's preset is ``emulator``: a transfer works on spectra of the preset that it was
             trained with.
         workers: processes; results are the same for any number.
-        plot: folder for a picture of each fit.
-        plot_rows: draw only these values of ``spectrum_id``.
+        plot: folder for a picture of each fit (`stargap.measurement.pictures.draw_fits`); a picture that cannot be
+            drawn is a warning.
         zero_points: velocity of each plate and spectrograph (km/s) by ``(plan_id, spectrograph)``, subtracted from
             ``rv``; see `stargap.measurement.inputs.read_zero_points`.
         progress: called with the number of rows done since the last call.
@@ -105,24 +100,9 @@ def measure(
         >>> len(table), table["teff"].tolist(), table["flag_text"][0]
         (1, [nan], 'too few good pixels for labels, ...')
     """
-    settings = MeasureSettings() if settings is None else settings
     items = _items(spectra, wavelength, ivar)
-    if model is None:
-        model = LAMOST if settings.preset == "stargap" else EMULATOR
-    used = load_model_named(model)
-    if not isinstance(used, Emulator):
-        if used.grid != grid_for(settings.preset):
-            message = (
-                f"{model}: this transfer works on spectra prepared by the {used.grid.name} preset, not "
-                f"{settings.preset}"
-            )
-            raise UsageError(message)
-        settings = settings_for(used, settings)
-    folder = None if plot is None else Path(plot)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    rows = None if plot_rows is None else frozenset(plot_rows)
-    job = _Job(settings, str(model), used.card.sha256, folder, rows)
+    job = Job.of(settings, model)
+    folder = None if plot is None else picture_folder(plot)
     parts: list[Columns] = []
     jobs = [(job, first, items[first : first + BATCH]) for first in range(0, len(items), BATCH)]
     for part in each_result(_measure_chunk, jobs, max(1, min(workers, len(jobs))), rescue=_one_by_one):
@@ -134,41 +114,21 @@ def measure(
     columns = {column.name: np.concatenate([part[column.name] for part in parts]) for column in MEASURED}
     for (plan_id, spectrograph), offset in (zero_points or {}).items():
         columns["rv"][(columns["plan_id"] == plan_id) & (columns["spectrograph"] == spectrograph)] -= offset
+    card = job.load().card
     provenance = {
         "creator": f"stargap {__version__}",
-        "settings": settings.model_dump_json(),
-        "model": f"{used.card.kind} v{used.card.version} {used.card.sha256}",
-        "model_training_data": used.card.training_data,
-        "model_seed": str(used.card.seed),
-        "pixel_grid": grid_for(settings.preset).digest,
+        "settings": job.settings.model_dump_json(),
+        "model": f"{card.kind} v{card.version} {card.sha256}",
+        "model_training_data": card.training_data,
+        "model_seed": str(card.seed),
+        "pixel_grid": grid_for(job.settings.preset).digest,
         "cpu_capability": cpu_capability(),
         "zero_points": json.dumps([[plan, number, rv] for (plan, number), rv in sorted((zero_points or {}).items())]),
     }
+    if folder is not None:
+        for fault in draw_fits(items, folder, settings=job.settings, model=job.model, table=columns, workers=workers):
+            warnings.warn(fault, stacklevel=2)
     return Measurements(columns, provenance)
-
-
-@dataclass(frozen=True)
-class _Job:
-    settings: MeasureSettings
-    model: str
-    digest: str
-    plot: Path | None
-    plot_rows: frozenset[int] | None
-
-
-@lru_cache(maxsize=2)
-def _model(name: str, digest: str) -> Emulator | AnyTransfer:
-    model = load_model_named(name)
-    if model.card.sha256 != digest:
-        message = f"{name}: the model was replaced while it was in use"
-        raise ModelError(message)
-    return model
-
-
-def _measure(job: _Job, items: Sequence[Spectrum | SpectrumError], first: int) -> tuple[Columns, Fitted]:
-    model = _model(job.model, job.digest)
-    emulator, transfer = (model, None) if isinstance(model, Emulator) else (model.emulator, model)
-    return measure_batch(items, job.settings, emulator, transfer=transfer, first_id=first)
 
 
 def _items(spectra: Any, wavelength: ArrayLike | None, ivar: ArrayLike | None) -> list[str | Path | Spectrum]:
@@ -183,51 +143,16 @@ def _items(spectra: Any, wavelength: ArrayLike | None, ivar: ArrayLike | None) -
     return [*spectra_from_arrays(spectra, wavelength, ivar)]
 
 
-def _checked(given: Spectrum) -> Spectrum:
-    content = Content(given.wavelength, given.flux, given.ivar, facts=given.facts)
-    return check_spectrum(content, given.facts.path)
+def _measure_chunk(job: Job, first: int, items: Sequence[str | Path | Spectrum | SpectrumError]) -> Columns:
+    return measure_items(job, first, items)[0]
 
 
-def _measure_chunk(job: _Job, first: int, items: Sequence[str | Path | Spectrum]) -> Columns:
-    read: list[Spectrum | SpectrumError] = []
-    for item in items:
-        try:
-            read.append(_checked(item) if isinstance(item, Spectrum) else read_spectrum(item))
-        except SpectrumError as error:
-            read.append(error)
-    with single_thread():
-        columns, fitted = _measure(job, read, first)
-    if job.plot is not None:
-        _draw(job.plot, job.plot_rows, columns, fitted)
-    return columns
-
-
-def _draw(folder: Path, wanted: frozenset[int] | None, columns: Columns, fitted: Fitted) -> None:
-    from stargap.figures.fit import fit_figure
-    from stargap.figures.style import png
-
-    for row in np.flatnonzero(np.isfinite(columns["teff"])):
-        number = int(columns["spectrum_id"][row])
-        if wanted is not None and number not in wanted:
-            continue
-        name = Path(str(columns["path"][row])).name.split(".fit")[0] or "spectrum"
-        name = re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:120]
-        with replacing(folder / f"{number:06d}-{name}.png") as file:
-            figure = fit_figure(
-                columns, int(row), native=fitted.native, prepared=fitted.prepared, model=fitted.fit.model
-            )
-            file.write(png(figure, dpi=120))
-
-
-def _one_by_one(job: _Job, first: int, items: list[Any]) -> Iterator[Columns]:
+def _one_by_one(job: Job, first: int, items: list[Any]) -> Iterator[Columns]:
     """Measure a chunk whose process died, item by item in new processes; an item that kills its process says so."""
     parts = each_alone(_measure_chunk, [(job, place, [item]) for place, item in enumerate(items, first)])
     for place, (item, part) in enumerate(zip(items, parts, strict=True), first):
         if part is not None:
             yield part
             continue
-        lost = SpectrumError(
-            item.facts.path if isinstance(item, Spectrum) else item, "the process that measured it died"
-        )
-        with single_thread():
-            yield _measure(job, [lost], place)[0]
+        path = item.facts.path if isinstance(item, Spectrum) else item
+        yield _measure_chunk(job, place, [SpectrumError(path, "the process that measured it died")])
