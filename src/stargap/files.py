@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -51,7 +51,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         raise
 
 
-def claim_folder(path: str | Path, kind: str) -> Path:
+def claim_folder(path: str | Path, kind: str, *, known: Collection[str] = ()) -> Path:
     """Make a folder ours, or refuse it: from then on stargap may write and overwrite files in it.
 
     A folder that is missing or empty is made and marked; one with our mark of the same kind is taken as it is.
@@ -59,6 +59,7 @@ def claim_folder(path: str | Path, kind: str) -> Path:
     Args:
         path: the folder.
         kind: what it holds, such as ``"run"``; it completes the sentence "the folder of a ...".
+        known: names that are known to be ours although there is no mark yet.
 
     Returns:
         the folder.
@@ -81,7 +82,7 @@ def claim_folder(path: str | Path, kind: str) -> Path:
     path = Path(path)
     _open_folder(path)
     if _recorded(path, kind) is None:
-        foreign = _first_foreign(path, set())
+        foreign = _first_foreign(path, set(known))
         if foreign is not None:
             raise _holds(path, foreign)
         _write_mark(path, kind)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
-import json
-import re
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -19,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from stargap.errors import UsageError
 from stargap.labels import LABELS
 
-__all__ = ["MeasureSettings", "Settings", "example_toml", "read_settings", "read_settings_as"]
+__all__ = ["MeasureSettings", "Settings", "example_toml", "nearest", "read_settings", "read_settings_as"]
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 Label = Literal["teff", "logg", "m_h", "a_m"]
@@ -138,57 +136,98 @@ def _check_keys(kind: type[BaseModel], content: dict[str, Any], where: str, tabl
     known = list(kind.model_fields)
     for key, value in content.items():
         if key not in known:
-            begun = [name for name in known if name.startswith(key)]
-            near = (begun or difflib.get_close_matches(key, known, n=1, cutoff=0.0))[0]
-            message = f"{where}: unknown key {table + key!r}; did you mean {table + near!r}?"
+            message = f"{where}: unknown key {table + key!r}; did you mean {table + nearest(key, known)!r}?"
             raise UsageError(message)
         inner = kind.model_fields[key].annotation
         if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, BaseModel):
             _check_keys(inner, value, where, f"{table}{key}.")
 
 
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return the known name that somebody who wrote another one probably meant.
+
+    Example:
+        >>> nearest("mesure", ["table", "measure"])
+        'measure'
+    """
+    begun = [one for one in known if one.startswith(name)]
+    return (begun or difflib.get_close_matches(name, known, n=1, cutoff=0.0))[0]
+
+
 def example_toml(settings: BaseModel) -> str:
     """Return settings as TOML with their explanations; what is None stands there as a comment.
+
+    Raises:
+        UsageError: a path is not UTF-8, which TOML cannot hold.
 
     Example:
         >>> print("\\n".join(example_toml(MeasureSettings()).splitlines()[:2]))
         # Preparation: our way, or the paper's choice by choice (section 2.4).
         preset = "stargap"
     """
-    return "\n".join(_example_lines(settings, "")) + "\n"
+    text = "\n".join(_example_lines(settings, "")) + "\n"
+    odd = next((line for line in text.splitlines() if not _is_utf8(line)), None)
+    if odd is not None:
+        message = f"{odd.encode('utf-8', 'backslashreplace').decode()}: is not UTF-8, which a settings file cannot hold"
+        raise UsageError(message)
+    return text
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _example_lines(settings: BaseModel, table: str) -> Iterator[str]:
     explained = _explanations(type(settings))
     tables = {name: value for name, value in settings if isinstance(value, (BaseModel, dict))}
-    for name, value in settings.model_dump(mode="json", exclude=set(tables)).items():
-        yield from (f"# {line}" for line in textwrap.wrap(explained.get(name, ""), 110))
-        yield f"# {name} =" if value is None else f"{name} = {json.dumps(value)}"
+    for name, value in settings:
+        if name not in tables:
+            yield from _comment(explained.get(name, ""))
+            yield f"# {name} =" if value is None else f"{name} = {_toml_value(value)}"
     for name, inner in tables.items():
         yield ""
-        yield from (f"# {line}" for line in textwrap.wrap(explained.get(name, ""), 110))
+        yield from _comment(explained.get(name, ""))
         yield f"[{table}{name}]"
         if isinstance(inner, BaseModel):
             yield from _example_lines(inner, f"{table}{name}.")
             continue
-        plain = {key: value for key, value in inner.items() if not isinstance(value, BaseModel)}
-        yield from (f"{_toml_key(key)} = {json.dumps(value)}" for key, value in plain.items())
+        for key, value in inner.items():
+            if not isinstance(value, BaseModel):
+                yield f"{_toml_key(key)} = {_toml_value(value)}"
         for key, value in inner.items():
             if isinstance(value, BaseModel):
                 yield f"[{table}{name}.{_toml_key(key)}]"
                 yield from _example_lines(value, f"{table}{name}.{_toml_key(key)}.")
 
 
+def _comment(text: str) -> Iterator[str]:
+    yield from (f"# {line}" for line in textwrap.wrap(text, 110))
+
+
+def _toml_value(value: Any) -> str:
+    import tomlkit
+
+    if isinstance(value, tuple):
+        value = list(value)
+    return tomlkit.item(str(value) if isinstance(value, Path) else value).as_string()
+
+
 def _toml_key(name: str) -> str:
-    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name)
+    import tomlkit
+
+    return tomlkit.key(name).as_string() if name else '""'
 
 
 def _explanations(kind: type[BaseModel]) -> dict[str, str]:
     """Return the docstrings of the fields of a class, by name."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
     return {
-        field.target.id: " ".join(str(told.value.value).split())
-        for field, told in pairwise(body)
+        field.target.id: " ".join(str(text.value.value).split())
+        for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(told, ast.Expr) and isinstance(told.value, ast.Constant)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }

@@ -13,6 +13,9 @@ from stargap.console import bars, console, sigterm_as_ctrl_c, worker_count
 from stargap.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from stargap.run.engine import StageState
     from stargap.run.settings import SurveySettings
 
@@ -39,14 +42,14 @@ def run(
     workers: int | None = None,
     dask: str | None = None,
     timeout: float = 60.0,
+    verify: Annotated[bool, Parameter(negative="")] = False,
     status: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Do every stage of a survey run that is not done: from spectra on disk to a catalogue and its report.
 
     Stages: ingest, sample, emulator, velocity, prepare, clean, labels, transfer, measure, table, catalogue, report. A
-    run that was stopped, by Ctrl-C, a signal or a power cut, goes on when the same command is given again, with the
-    same result. Exits with 0 when all is done, 3 when some pieces failed twice (their stage says why), 2 when the
-    request is wrong.
+    run that was stopped, by Ctrl-C, a signal or a power cut, resumes when the same command is given again, with the
+    same result. Exits with 0 when all is done, 3 when some pieces failed (it says why), 2 when the request is wrong.
 
     Parameters
     ----------
@@ -65,7 +68,11 @@ def run(
     dask
         Let the workers of this Dask scheduler do the shards (tcp://host:port), or those of a new local cluster (local).
     timeout
-        Minutes after which a shard's process is taken to hang; it is ended and the shard tried once more.
+        Minutes that one piece of work (a shard, or a stage in one piece) may take before it is interrupted and tried
+        once more; 24 times as many where a model is trained.
+    verify
+        First compare every product with its checksum, and make damaged ones again; otherwise that is done where a
+        later stage reads them.
     status
         Print how far each stage is, and do nothing.
     """
@@ -76,6 +83,9 @@ def run(
     if status:
         report_states(stage_states(Run(chosen.output.absolute(), chosen.absolute())), chosen)
         return
+    if not timeout > 0:
+        message = f"--timeout is {timeout:g}; it must be above 0"
+        raise UsageError(message)
     count = default_workers() if workers is None else worker_count(workers)
     with sigterm_as_ctrl_c(), ExitStack() as stack:
         client = None if dask is None else stack.enter_context(_client(dask, count))
@@ -89,9 +99,10 @@ def run(
             workers=count,
             client=client,
             timeout=60.0 * timeout,
+            verify=verify,
             progress=report,
         )
-    report_states(states, chosen)
+    report_states(states, chosen, complete=until is None and shard is None)
 
 
 def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
@@ -112,7 +123,7 @@ def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
     count = default_workers() if workers is None else worker_count(workers)
     with sigterm_as_ctrl_c(), bars() as report:
         states = run_survey(chosen, only=name, workers=count, progress=report)
-    report_states([state for state in states if state.stage == name], chosen)
+    report_states([state for state in states if state.stage == name], chosen, complete=True)
 
 
 def settings(
@@ -185,6 +196,7 @@ def mock(
     repeats
         Fraction of the others that is observed several times.
     """
+    from stargap.files import replacing
     from stargap.mock.tables import companion_tables, reported_tables
     from stargap.mock.write import write_survey, write_survey_store
     from stargap.run.settings import SurveySettings
@@ -209,8 +221,8 @@ def mock(
         catalogue={"companions": companion_tables(output), "position_epoch": 2016.0},  # type: ignore[arg-type]
         report=reported_tables(output),
     )
-    with (output / "survey.toml").open("w", encoding="utf-8") as file:
-        file.write(example_toml(chosen))
+    with replacing(output / "survey.toml") as file:
+        file.write(example_toml(chosen).encode())
     print(f"wrote {output}; truth in {output / 'truth.parquet'}")
     print(f"next: stargap run {output / 'survey.toml'}")
 
@@ -272,38 +284,74 @@ def _client(address: str, workers: int) -> Any:
         raise UsageError(message) from None
 
 
-def report_states(states: list[StageState], chosen: SurveySettings) -> None:
-    """Print how far each stage is, the cuts beside the paper's, and what failed."""
+def report_states(states: list[StageState], settings: SurveySettings, *, complete: bool = False) -> None:
+    """Print how far each stage is, the cuts beside the paper's, and what failed.
+
+    Args:
+        states: of the stages to print.
+        settings: of the run.
+        complete: exit with 3 unless every one of these stages is done.
+    """
+    screen = console()
+    screen.print(_state_table(states))
+    counts = next((state.counts for state in states if state.stage == "sample"), {})
+    _print_cuts(counts, screen)
+    processors = sorted({name for state in states for name in state.processors})
+    if len(processors) > 1:
+        print(
+            f"pieces were made on processors of unlike instruction sets ({', '.join(processors)}): their numbers agree "
+            "within errors, not bit for bit",
+            file=sys.stderr,
+        )
+    _exit_where_failed(states)
+    if complete and any(state.state != "done" for state in states):
+        names = ", ".join(state.stage for state in states if state.state != "done")
+        print(f"not done: {names}: something else changed the run meanwhile; run it again", file=sys.stderr)
+        sys.exit(FAILED)
+    for name, product in (("table", "measured.parquet"), ("catalogue", "catalogue"), ("report", "report/index.html")):
+        if len(states) > 1 and any(state.stage == name and state.state == "done" and state.rows for state in states):
+            print(f"{name:<9} {settings.output / product}")
+
+
+def _state_table(states: list[StageState]) -> Table:
     from rich.table import Table
 
-    from stargap.paper import LEFT_AFTER_CUT
-    from stargap.run.spectra import CUT_COUNTS
-    from stargap.survey.sample import CutCount, Sample, print_counts
-
-    screen = console()
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for name in ("stage", "state", "pieces", "rows", "time", ""):
         table.add_column(name, justify="right" if name in ("pieces", "rows", "time") else "left")
     for state in states:
         pieces, rows = f"{state.made:,}/{state.pieces:,}", f"{state.rows:,}" if state.rows else ""
-        told = "; ".join(f"{name} {count:,.0f}" for name, count in state.counts.items() if ":" not in name)
-        table.add_row(state.stage, state.state, pieces, rows, f"{state.seconds:,.1f} s", told)
-    screen.print(table)
-    counts = next((state.counts for state in states if state.stage == "sample"), {})
-    cuts = list(dict.fromkeys(name.split(":")[0] for name in counts if ":" in name))
-    if cuts:
-        numbers = [{what: int(counts[f"{cut}: {what}"]) for what in CUT_COUNTS} for cut in cuts]
-        told_cuts = (
-            CutCount(cut, **some, paper=LEFT_AFTER_CUT.get(cut)) for cut, some in zip(cuts, numbers, strict=True)
-        )
+        counts = "; ".join(f"{name} {count:,.0f}" for name, count in state.counts.items() if ":" not in name)
+        table.add_row(state.stage, state.state, pieces, rows, f"{state.seconds:,.1f} s", counts)
+    return table
+
+
+def _print_cuts(counts: dict[str, float], screen: Console) -> None:
+    from stargap.run.spectra import CUT_COUNTS
+    from stargap.survey.sample import CutCount, Sample, print_counts
+
+    names = list(dict.fromkeys(name.split(":")[0] for name in counts if ":" in name))
+    if names:
+        paper = {"class M dwarf": 818_686}
+        numbers = ({what: int(counts[f"{name}: {what}"]) for what in CUT_COUNTS} for name in names)
+        cuts = (CutCount(name, **one, paper=paper.get(name)) for name, one in zip(names, numbers, strict=True))
         screen.print()
-        print_counts(Sample({}, tuple(told_cuts), ()), console=screen)
+        print_counts(Sample({}, tuple(cuts), ()), console=screen)
+
+
+def _exit_where_failed(states: list[StageState]) -> None:
+    """Print why pieces failed and what may help, and exit with 3; do nothing if none failed."""
     failures = [(state.stage, unit, why) for state in states for unit, why in state.failures.items()]
+    if not failures:
+        return
     for name, unit, why in failures[:20]:
         print(f"failed: {name}{'' if unit is None else f' shard {unit}'}: {why}", file=sys.stderr)
-    if failures:
-        print(f"{len(failures)} pieces failed twice; run the same command again to try once more", file=sys.stderr)
-        sys.exit(FAILED)
-    for name, product in (("table", "measured.parquet"), ("catalogue", "catalogue"), ("report", "report/index.html")):
-        if len(states) > 1 and any(state.stage == name and state.state == "done" and state.rows for state in states):
-            print(f"{name:<9} {chosen.output / product}")
+    passing = ("its process died", "it took longer", "its inputs changed")
+    again = all(why.startswith(passing) for _, _, why in failures)
+    advice = (
+        "run the same command again to try once more, with fewer --workers or a longer --timeout where that was it"
+        if again
+        else "mend what is named, then run the same command again: what is done stays"
+    )
+    print(f"{len(failures)} pieces failed: {advice}", file=sys.stderr)
+    sys.exit(FAILED)

@@ -84,7 +84,7 @@ def catalogue(
     chosen = read_survey(survey)
     with sigterm_as_ctrl_c(), bars() as report:
         states = run_survey(chosen, only="catalogue", progress=report)
-    report_states([state for state in states if state.stage == "catalogue"], chosen)
+    report_states([state for state in states if state.stage == "catalogue"], chosen, complete=True)
     folder = chosen.output / "catalogue"
     wanted = formats or chosen.publish.formats
     written = write_catalogue(folder, formats=formats) if formats else []

@@ -1,77 +1,56 @@
-"""The engine: which pieces of which stages are to be made, and who makes them."""
+"""The engine: does the stages of a run in order, each piece where it is cheapest, and resumes what was begun."""
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from stargap import __version__
 from stargap.errors import StargapError, UsageError
-from stargap.files import replacing
+from stargap.files import claim_folder, replacing
+from stargap.run import stages
 from stargap.run.folder import Run
-from stargap.run.receipts import Receipt, digest, read_receipt, write_receipt
+from stargap.run.freshness import (
+    StageState,
+    needs_all_shards,
+    pending,
+    refuse_other_settings,
+    remove_damaged,
+    stage_named,
+    stage_states,
+)
+from stargap.run.owner import owned
+from stargap.run.perform import Job, Outcome, opened, perform
 from stargap.run.report import check_report_files
 from stargap.run.settings import SurveySettings
-from stargap.run.stages import STAGES, Stage
-from stargap.settings import example_toml, read_settings_as
+from stargap.run.stages import Stage
+from stargap.settings import example_toml, nearest
 from stargap.workers import Workers, each_alone
 
 __all__ = ["Outcome", "Progress", "StageState", "default_workers", "run_survey", "stage_states"]
 
 Progress = Callable[[str, int, int], Any]
-State = Literal["done", "part", "waiting", "failed"]
-Job = tuple[Path, str, int | None, float]
-Spread = Callable[[Sequence[Job]], Iterator["Outcome"]]
+Failures = dict[str, dict[int | None, str]]
+Spread = Callable[[Sequence[Job]], Iterator[Outcome]]
 
-FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-"""Errors of the disk that no other shard will escape."""
 WORKER_MEMORY = 1.5e9
-"""Bytes that a worker is given: twice what one was measured to need (docs/results/scale.md)."""
+"""Bytes allowed for one worker: twice what one was measured to need (docs/results/scale.md)."""
 TIMEOUT = 3600.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one piece: its stage, its shard (None for a stage in one piece), rows, and why it failed if so."""
-
-    stage: str
-    unit: int | None
-    rows: int
-    failure: str = ""
-
-
-@dataclass(frozen=True)
-class StageState:
-    """How far a stage is: pieces made of how many, rows in them, seconds they took, counts worth telling, and why
-    pieces failed, by shard (None for a stage in one piece).
-    """
-
-    stage: str
-    about: str
-    state: State
-    made: int
-    pieces: int
-    rows: int
-    seconds: float
-    counts: dict[str, float]
-    failures: dict[int | None, str]
+"""Seconds that one piece may take by default."""
+REPAIRS = 2
+"""How often a run goes back to make again what was found damaged."""
 
 
 def default_workers() -> int:
     """Return as many workers as there are cores, or as memory allows if that is fewer."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = 1024 * int(told["MemAvailable"].split()[0])
+        memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024 * int(memory["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
         return cores
     return max(1, min(cores, int(free / WORKER_MEMORY)))
@@ -85,6 +64,7 @@ def run_survey(
     only: str | None = None,
     part: tuple[int, int] | None = None,
     gather: bool = False,
+    verify: bool = False,
     workers: int = 1,
     client: Any = None,
     timeout: float = TIMEOUT,
@@ -92,9 +72,10 @@ def run_survey(
 ) -> list[StageState]:
     """Do every stage of a survey run that is not done, and return how far each is.
 
-    What is fresh is skipped: a piece is fresh if the content of its inputs, its settings and the version are those
-    that it was made with, and its products are there. A run that was stopped or killed, however, goes on when it is
-    called again, with the same products.
+    Fresh pieces are skipped: a piece is fresh if the content of its inputs, its settings and the version are those that
+    it was made with, and all its products are there. A run that was stopped or killed resumes when it is called again,
+    with the same products. Products are compared with their checksums when a later stage reads them; damaged ones are
+    made again.
 
     Args:
         settings: of the run; its ``output`` is the run's folder.
@@ -104,19 +85,56 @@ def run_survey(
         part: ``(i, n)``, i from 1 to n: only every n-th shard, from the i-th on, and no stage that needs all shards;
             calls for the other parts can run at the same time on other machines that share the folder.
         gather: only the stages that need all shards.
+        verify: first compare every product with its checksum, also those that no later stage reads.
         workers: processes on this machine; results are the same for any number.
         client: a ``dask.distributed.Client`` whose workers do the shards instead.
-        timeout: seconds after which the process of a shard is taken to hang and is ended.
+        timeout: seconds after which a piece is interrupted; it is tried once more, in a process of its own.
         progress: called as ``progress(stage, rows done, rows in all)``.
 
     Raises:
-        UsageError: unknown stages, or settings, model or version are not those that products were made with.
+        UsageError: unknown stages; settings, model or version are not those that products were made with; the folder
+            holds files that are not a run's, or another process works in it with other settings.
         OSError: the disk is full or cannot be written.
     """
-    names = [stage.name for stage in STAGES]
+    chosen = _chosen_stages(until, since, only, part, gather)
+    settings = settings.absolute()
+    run = Run(settings.output, settings)
+    again = stages.STAGES[stages.STAGES.index(chosen[0]) :] if since is not None else ()
+    refuse_other_settings(run, again)
+    if stages.STAGES[-1] in chosen:
+        check_report_files(settings.report)
+    text = example_toml(settings).encode()
+    claim_folder(run.folder, "run", known=("store",) if run.shards() else ())
+    with owned(run.folder, run.digest):
+        with replacing(run.folder / "survey.toml") as file:
+            file.write(text)
+        for stage in again:
+            shutil.rmtree(run.receipts(stage.name), ignore_errors=True)
+        if stages.STAGES[0] in chosen and not gather:
+            run.plan()
+        if not run.shards():
+            message = f"{run.folder}: no spectra: do stage {stages.STAGES[0].name} first"
+            raise UsageError(message)
+        if verify:
+            remove_damaged(run)
+        with Workers(max(1, min(workers, run.shards()))) as processes:
+            spread = partial(_by_processes, processes) if client is None else partial(_by_dask, client)
+            failed = _Work(run, chosen, spread, part, gather, timeout, progress).do()
+        return stage_states(run, failed)
+
+
+def _chosen_stages(
+    until: str | None, since: str | None, only: str | None, part: tuple[int, int] | None, gather: bool
+) -> tuple[Stage, ...]:
+    """Return the stages that a request asks for, at least one.
+
+    Raises:
+        UsageError: the request makes no sense.
+    """
+    names = [stage.name for stage in stages.STAGES]
     for name in (until, since, only):
         if name is not None and name not in names:
-            message = f"no stage {name!r}; the stages are {', '.join(names)}"
+            message = f"no stage {name!r}; did you mean {nearest(name, names)!r}? The stages are {', '.join(names)}"
             raise UsageError(message)
     if part is not None and (gather or not 1 <= part[0] <= part[1]):
         message = f"shard {part[0]}/{part[1]}: i/N with i from 1 to N, and not together with gather"
@@ -124,274 +142,132 @@ def run_survey(
     if part is not None and since is not None:
         message = f"from {since} in one part would undo the others: first remake it without parts, until {since}"
         raise UsageError(message)
-    settings = settings.absolute()
-    run = Run(settings.output, settings)
-    first = names.index(only or since or names[0])
-    last = names.index(only or until or names[-1])
-    chosen = STAGES[first : last + 1]
-    if not chosen:
+    first, last = names.index(only or since or names[0]), names.index(only or until or names[-1])
+    if first > last:
         message = f"stage {until} comes before stage {since}"
         raise UsageError(message)
-    _refuse_other_settings(run, again=STAGES[first:] if since is not None else ())
-    if STAGES[-1] in chosen:
-        check_report_files(settings.report)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with replacing(run.folder / "survey.toml") as file:
-        file.write(example_toml(settings).encode())
-    if since is not None:
-        for stage in STAGES[first:]:
-            shutil.rmtree(run.receipts(stage.name), ignore_errors=True)
-    if STAGES[0] in chosen and not gather:
-        run.plan()
-    if not run.shards():
-        message = f"{run.folder}: no spectra: do stage {names[0]} first"
-        raise UsageError(message)
-    with Workers(max(1, min(workers, run.shards()))) as processes:
-        spread = partial(_by_processes, processes) if client is None else partial(_by_dask, client)
-        failed = _work(run, chosen, spread, part, gather, timeout, progress)
-    return stage_states(run, failed)
+    return stages.STAGES[first : last + 1]
 
 
-def _work(
-    run: Run,
-    chosen: Sequence[Stage],
-    spread: Spread,
-    part: tuple[int, int] | None,
-    gather: bool,
-    timeout: float,
-    progress: Progress | None,
-) -> dict[str, dict[int | None, str]]:
-    """Do the chosen stages, in order, as far as they can be done; return why pieces failed, by stage and shard."""
-    failed: dict[str, dict[int | None, str]] = {}
-    done, blocked = set[str](), set[str]()
-    for stage in chosen:
-        before = stage.after(run.settings)
-        if not blocked.isdisjoint(before) or (part is not None and _needs_all(stage, run.settings)):
-            blocked.add(stage.name)
-            continue
-        lacking = [name for name in before if part is None and name not in done and _todo(run, _stage(name))]
-        if lacking:
-            message = f"stage {stage.name} needs what is not done yet: {', '.join(lacking)}"
-            raise UsageError(message)
-        todo = _todo(run, stage)
-        if stage.sharded and part is not None:
-            todo = [unit for unit in todo if unit is not None and unit % part[1] == part[0] - 1]
-        if stage.sharded and gather and todo:
-            message = f"{len(todo)} shards of stage {stage.name} are not done: run the other parts first"
-            raise UsageError(message)
-        outcomes = _make(run, stage, todo, spread if stage.sharded else _here, timeout, progress)
-        failures = {outcome.unit: outcome.failure for outcome in outcomes if outcome.failure}
-        if failures:
-            failed[stage.name] = failures
-            blocked.add(stage.name)
-        elif part is None:
-            done.add(stage.name)
-            if stage is STAGES[0]:
-                run.finish()
-    return failed
+@dataclass(frozen=True)
+class _Work:
+    """The stages of one call of `run_survey`, and how their pieces are made."""
 
+    run: Run
+    chosen: Sequence[Stage]
+    spread: Spread
+    part: tuple[int, int] | None
+    gather: bool
+    timeout: float
+    progress: Progress | None
 
-def stage_states(run: Run, failed: Mapping[str, dict[int | None, str]] | None = None) -> list[StageState]:
-    """Return how far every stage of a run is, from its receipts alone."""
-    states = []
-    for stage in STAGES:
-        units = _units(run, stage)
-        receipts = [r for r in (read_receipt(run.receipt(stage.name, unit)) for unit in units) if r is not None]
-        stale = len(_todo(run, stage)) if receipts else len(units)
-        made = len(units) - stale
-        state: State = "done" if units and made == len(units) else "part" if made else "waiting"
-        failures = (failed or {}).get(stage.name, {})
-        if failures:
-            state = "failed"
-        counts: dict[str, float] = {}
-        for receipt in receipts:
-            for name, count in receipt.counts.items():
-                counts[name] = counts.get(name, 0) + count
-        rows, seconds = sum(r.rows for r in receipts), sum(r.seconds for r in receipts)
-        states.append(StageState(stage.name, stage.about, state, made, len(units), rows, seconds, counts, failures))
-    return states
+    def do(self) -> Failures:
+        """Do the stages as far as they can be done; return why pieces failed, by stage and shard.
 
+        Where a stage finds inputs damaged, their receipts are gone by then: the stages are done once more.
+        """
+        for last in (*[False] * REPAIRS, True):
+            damaged, failed = self._do_stages()
+            if last or not damaged:
+                break
+        for stage in self.chosen:
+            if not failed and self.part is None and not self._skipped(stage):
+                changed = self._pending(stage)
+                if changed:
+                    failed[stage.name] = dict.fromkeys(changed, "its inputs changed while the run went on")
+        return failed
 
-def _make(
-    run: Run,
-    stage: Stage,
-    todo: Sequence[int | None],
-    spread: Spread,
-    timeout: float,
-    progress: Progress | None,
-) -> Iterator[Outcome]:
-    """Make the pieces of a stage, each a second time if the first fails, and yield what comes of them."""
-    total, done = sum(run.rows(unit) for unit in todo), 0
-    again: list[Job] = []
+    def _do_stages(self) -> tuple[bool, Failures]:
+        failed: Failures = {}
+        done, blocked, damaged = set[str](), set[str](), False
+        for stage in self.chosen:
+            before = stage.after(self.run.settings)
+            if not blocked.isdisjoint(before) or self._skipped(stage):
+                blocked.add(stage.name)
+                continue
+            self._check_inputs(stage, done)
+            units = self._pending(stage)
+            if stage.sharded and self.gather and units:
+                message = f"{len(units)} shards of stage {stage.name} are not done: run the other parts first"
+                raise UsageError(message)
+            outcomes = [one for one in self._make(stage, units) if one.failure]
+            if outcomes:
+                failed[stage.name] = {one.unit: one.failure for one in outcomes}
+                damaged |= any(one.damaged for one in outcomes)
+                blocked.add(stage.name)
+            elif self.part is None:
+                done.add(stage.name)
+                if stage is stages.STAGES[0]:
+                    self.run.finish()
+        return damaged, failed
 
-    def tell(outcome: Outcome) -> Outcome:
-        nonlocal done
-        done += run.rows(outcome.unit)
-        if progress is not None:
-            progress(stage.name, done, total)
-        return outcome
+    def _skipped(self, stage: Stage) -> bool:
+        return self.part is not None and needs_all_shards(self.run, stage)
 
-    if progress is not None and todo:
-        progress(stage.name, 0, total)
-    for outcome in spread([(run.folder, stage.name, unit, timeout) for unit in todo]):
-        if outcome.failure:
-            again.append((run.folder, stage.name, outcome.unit, timeout))
-        else:
-            yield tell(outcome)
-    for job, second in zip(again, each_alone(perform, again), strict=True):
-        yield tell(second or Outcome(stage.name, job[2], 0, "its process died, twice"))
+    def _check_inputs(self, stage: Stage, done: set[str]) -> None:
+        """Refuse a stage that needs what is not done; in one part of a run, pieces of other parts may be lacking."""
+        if self.part is None:
+            names = [name for name in stage.after(self.run.settings) if name not in done]
+            lacking = [name for name in names if pending(self.run, stage_named(name))]
+            if lacking:
+                message = f"stage {stage.name} needs what is not done yet: {', '.join(lacking)}"
+                raise UsageError(message)
+
+    def _pending(self, stage: Stage) -> list[int | None]:
+        units = pending(self.run, stage)
+        if stage.sharded and self.part is not None:
+            first, count = self.part
+            units = [unit for unit in units if unit is not None and unit % count == first - 1]
+        return units
+
+    def _make(self, stage: Stage, units: Sequence[int | None]) -> Iterator[Outcome]:
+        """Make pieces of a stage, each a second time if the first fails, and yield what becomes of them."""
+        total, done = sum(self.run.rows(unit) for unit in units), 0
+
+        def report(outcome: Outcome) -> Outcome:
+            nonlocal done
+            done += self.run.rows(outcome.unit)
+            if self.progress is not None:
+                self.progress(stage.name, done, total)
+            return outcome
+
+        if self.progress is not None and units:
+            self.progress(stage.name, 0, total)
+        jobs = [Job(self.run.folder, stage.name, unit, self.timeout, self.run.digest) for unit in units]
+        again: list[Job] = []
+        for outcome in (self.spread if stage.sharded else _here)(jobs):
+            if outcome.failure and not outcome.damaged:
+                again.append(next(job for job in jobs if job.unit == outcome.unit))
+            else:
+                yield report(outcome)
+        for job, second in zip(again, each_alone(perform, [(job,) for job in again]), strict=True):
+            outcome = second or Outcome(stage.name, job.unit, 0, "its process died")
+            yield report(replace(outcome, failure=f"{outcome.failure}, twice") if outcome.failure else outcome)
 
 
 def _here(jobs: Sequence[Job]) -> Iterator[Outcome]:
     for job in jobs:
-        yield perform(*job)
+        yield perform(job)
 
 
 def _by_processes(processes: Workers, jobs: Sequence[Job]) -> Iterator[Outcome]:
-    yield from processes.each(perform, jobs, rescue=_died)
+    yield from processes.each(perform, [(job,) for job in jobs], rescue=_died)
 
 
-def _died(folder: Path, name: str, unit: int | None, timeout: float) -> Iterable[Outcome]:
-    rescue = _stage(name).rescue
-    if rescue is not None and unit is not None:
-        rescue(_opened(folder), unit)
-    yield Outcome(name, unit, 0, "its process died")
+def _died(job: Job) -> Iterable[Outcome]:
+    rescue = stage_named(job.stage).rescue
+    if rescue is not None and job.unit is not None:
+        rescue(opened(job), job.unit)
+    yield Outcome(job.stage, job.unit, 0, "its process died")
 
 
 def _by_dask(client: Any, jobs: Sequence[Job]) -> Iterator[Outcome]:
     from distributed import as_completed
 
-    futures = {client.submit(perform, *job, retries=1, pure=False): job for job in jobs}
+    futures = {client.submit(perform, job, retries=1, pure=False): job for job in jobs}
     for future in as_completed(list(futures)):
-        _, stage, unit, _ = futures[future]
-        error = future.exception()
+        job, error = futures[future], future.exception()
         if isinstance(error, StargapError | OSError):
             raise error
-        yield future.result() if error is None else Outcome(stage, unit, 0, f"{type(error).__name__}: {error}")
-
-
-def perform(folder: Path, name: str, unit: int | None, timeout: float = TIMEOUT) -> Outcome:
-    """Make one piece of a stage in this process, and its receipt; the whole unit of work of any engine.
-
-    Raises:
-        StargapError: settings, inputs or models that no second try will mend.
-        OSError: the disk is full or cannot be written.
-    """
-    import multiprocessing
-
-    run, stage = _opened(folder), _stage(name)
-    began = time.monotonic()
-    with _watchdog(timeout if multiprocessing.parent_process() is not None else None):
-        try:
-            made = stage.make(run, unit)
-        except StargapError:
-            raise
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in FATAL:
-                raise
-            return Outcome(name, unit, 0, f"{type(error).__name__}: {error}")
-    write_receipt(
-        run.receipt(name, unit),
-        run.folder,
-        made.products,
-        key=_key(run, stage, unit),
-        stargap=__version__,
-        settings=stage.settings(run.settings),
-        rows=made.rows,
-        seconds=round(time.monotonic() - began, 3),
-        counts=made.counts,
-    )
-    return Outcome(name, unit, made.rows)
-
-
-@contextmanager
-def _watchdog(timeout: float | None) -> Iterator[None]:
-    """End this process when its work takes longer than `timeout` seconds."""
-    if timeout is None:
-        yield
-        return
-    timer = threading.Timer(timeout, os._exit, (70,))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@lru_cache(maxsize=2)
-def _read_run(folder: Path, stamp: tuple[int, int]) -> Run:
-    settings = read_settings_as(SurveySettings, folder / "survey.toml")
-    return Run(folder, settings.model_copy(update={"output": folder}))
-
-
-def _opened(folder: Path) -> Run:
-    told = (folder / "survey.toml").stat()
-    return _read_run(folder, (told.st_mtime_ns, told.st_size))
-
-
-def _stage(name: str) -> Stage:
-    return next(stage for stage in STAGES if stage.name == name)
-
-
-def _units(run: Run, stage: Stage) -> Sequence[int | None]:
-    return range(run.shards()) if stage.sharded else [None]
-
-
-def _key(run: Run, stage: Stage, unit: int | None) -> str:
-    """Digest of all that a piece follows from."""
-    inputs = {}
-    for name in stage.after(run.settings):
-        before = _stage(name)
-        wanted = [unit] if before.sharded and unit is not None else _units(run, before)
-        inputs[name] = [None if r is None else r.content for r in (_receipt(run, name, u) for u in wanted)]
-    own, outside = stage.settings(run.settings), stage.outside(run, unit)
-    return digest({"stage": stage.name, "stargap": __version__, "settings": own, "inputs": inputs, "outside": outside})
-
-
-def _receipt(run: Run, name: str, unit: int | None) -> Receipt | None:
-    return read_receipt(run.receipt(name, unit))
-
-
-def _todo(run: Run, stage: Stage) -> list[int | None]:
-    """Pieces that are not fresh."""
-    todo: list[int | None] = []
-    for unit in _units(run, stage):
-        receipt = _receipt(run, stage.name, unit)
-        if receipt is None or not receipt.holds(run.folder) or receipt.key != _key(run, stage, unit):
-            todo.append(unit)
-    return todo
-
-
-def _needs_all(stage: Stage, settings: SurveySettings) -> bool:
-    sharded = {other.name for other in STAGES if other.sharded}
-    return not stage.sharded and any(name in sharded for name in stage.after(settings))
-
-
-def _refuse_other_settings(run: Run, again: Sequence[Stage]) -> None:
-    """Refuse to mix products of other settings or versions with new ones; those of stages in `again` are not kept."""
-    for stage in STAGES:
-        if stage in again or stage.apart:
-            return
-        for unit in _units(run, stage):
-            receipt = _receipt(run, stage.name, unit)
-            if receipt is None:
-                continue
-            now = {"stargap": __version__, **stage.settings(run.settings)}
-            then = {"stargap": receipt.stargap, **receipt.settings}
-            changes = list(_differences(then, now))
-            if changes:
-                message = (
-                    f"{run.folder}: stage {stage.name} was made with {'; '.join(changes)}. To make it and all after it "
-                    f"again give --from {stage.name}, or name another output"
-                )
-                raise UsageError(message)
-
-
-def _differences(then: Any, now: Any, place: str = "") -> Iterator[str]:
-    """Yield what differs between two settings in JSON types, as ``name old, now new``."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        for name in sorted({*then, *now}):
-            yield from _differences(then.get(name), now.get(name), f"{place}.{name}" if place else name)
-    elif then != now:
-        yield f"{place} {then!r}, now {now!r}"
+        failure = f"{type(error).__name__}: {error}"
+        yield future.result() if error is None else Outcome(job.stage, job.unit, 0, failure)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from stargap.arrays import IntColumn
 from stargap.errors import UsageError
 from stargap.measurement.models import AnyTransfer, load_transfer
 from stargap.pixels import STARGAP
-from stargap.run.receipts import digest
+from stargap.run.receipts import Product, digest
 from stargap.run.settings import SurveySettings
 from stargap.spectra.inputs import find_spectra
 from stargap.spectra.store.ingest import file_inputs
 from stargap.spectra.store.lamost_files import catalogue_inputs
-from stargap.spectra.store.plan import extend_plan
+from stargap.spectra.store.plan import Inputs, extend_plan, read_plan
 from stargap.spectra.store.shards import file_sha256
 from stargap.spectra.store.store import finish
 from stargap.tables.crossmatch import match_ids
@@ -36,19 +37,29 @@ Columns = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Made:
-    """What one piece came to: its products, all under the run's folder, rows, and counts worth telling."""
+    """What one piece consists of.
+
+    ``products`` are all its files, under the run's folder; ``sums`` are checksums of those that need not be read again;
+    ``counts`` are numbers to report.
+    """
 
     products: Sequence[Path]
     rows: int
     counts: Mapping[str, float] = field(default_factory=dict)
+    sums: Mapping[Path, Product] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder and settings; what is where in it."""
+    """The folder of a run with its settings, and what is where in it."""
 
     folder: Path
     settings: SurveySettings
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the settings."""
+        return digest(self.settings.model_dump(mode="json"))
 
     @property
     def store(self) -> Path:
@@ -88,6 +99,21 @@ class Run:
             raise UsageError(message)
         self.store.mkdir(parents=True, exist_ok=True)
         extend_plan(self.store, inputs, self.settings.ingest.model_dump())
+        self._refuse_fewer(inputs)
+
+    def _refuse_fewer(self, inputs: Inputs) -> None:
+        """Refuse inputs without some spectra of the run whose files are still there: their rows would stay."""
+        plan = read_plan(self.store, self.settings.ingest.model_dump())
+        given = {key or path for key, path in zip(inputs.key, inputs.path, strict=True)} | set(inputs.path)
+        rows = zip(plan["key"].to_pylist(), plan["path"].to_pylist(), strict=True)
+        missing = (os.fsdecode(path) for key, path in rows if not {key, path} & given)
+        gone = next((path for path in missing if os.path.lexists(path)), None)
+        if gone is not None:
+            message = (
+                f"{self.folder}: holds spectra that the inputs no longer name, such as {gone}: a run keeps its "
+                "spectra; name them all, or another output"
+            )
+            raise UsageError(message)
 
     def finish(self) -> None:
         """Finish the store, all of whose shards are there."""
@@ -97,7 +123,7 @@ class Run:
             finish(self.store, self.rows(None), settings=about, dtype=ingest.dtype, shard_rows=ingest.shard_rows)
 
     def shards(self) -> int:
-        """Number of shards, 0 before there is a plan."""
+        """Return the number of shards, 0 before there is a plan."""
         return _shards(self.store, *stamp(self.store / "plan.parquet"), *stamp(self.store / "manifest.json"))
 
     def rows(self, unit: int | None) -> int:
@@ -119,8 +145,10 @@ class Run:
         return stamp(self.receipt(stage, None))
 
     def provenance(self) -> dict[str, str]:
-        """What every table of the run carries."""
-        settings = self.settings.model_dump(mode="json", exclude={"output", "input", "report"})
+        """What the table of the survey says of its making: the settings it follows from, without paths, and models."""
+        sections = {"ingest", "sample", "photometry", "emulator", "cleaning", "transfer", "measure"}
+        paths = {"emulator": {"model", "grid"}, "transfer": {"model"}}
+        settings = self.settings.model_dump(mode="json", include=sections, exclude=paths)
         emulator, transfer = self.emulator().card, self.transfer()
         used = emulator if transfer is None else transfer.card
         simulated = self.settings.input.simulated or (transfer is not None and transfer.card.simulated)
@@ -138,10 +166,10 @@ class Run:
 def stamp(path: Path) -> tuple[int, int]:
     """Return date and size of a file, zeros where there is none."""
     try:
-        told = path.stat()
+        found = path.stat()
     except OSError:
         return 0, 0
-    return told.st_mtime_ns, told.st_size
+    return found.st_mtime_ns, found.st_size
 
 
 @lru_cache(maxsize=8)
@@ -186,7 +214,7 @@ def joined_rows(ids: IntColumn, table_ids: IntColumn, table: Path) -> IntColumn:
 
 
 def content_digest(path: Path) -> str:
-    """Return the checksum of a file from outside the run, or of the dates and sizes in a folder.
+    """Return the checksum of a file that is not the run's, or of the dates and sizes of the files in a folder.
 
     Raises:
         UsageError: it cannot be read.

@@ -1,4 +1,4 @@
-"""Receipts: what each finished piece of a run was made from, and what it made; the ground of resuming."""
+"""Receipts: what each finished piece of a run was made from and what it consists of, the ground of resuming."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stargap.files import replacing
 from stargap.spectra.store.shards import file_sha256
 
-__all__ = ["Product", "Receipt", "digest", "read_receipt", "write_receipt"]
+__all__ = ["Product", "Receipt", "digest", "read_receipt", "sum_products", "write_receipt"]
 
 
 class Product(BaseModel):
-    """A file that was made: its size and its SHA-256."""
+    """A file of a piece: its size and its SHA-256 when it was written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,14 +28,16 @@ class Product(BaseModel):
 class Receipt(BaseModel):
     """One piece of a stage, written after all its products.
 
-    ``key`` stands for everything that the products follow from; ``settings`` are those of them that a person chose,
-    ``counts`` what there is to tell, ``products`` the files by their path in the run's folder.
+    ``key`` is a digest of everything that the products follow from; ``settings`` are those of the stage, ``processor``
+    is the instruction set that made it, ``counts`` are numbers to report, ``products`` are all its files by their path
+    in the run's folder.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
     stargap: str
+    processor: str
     settings: dict[str, Any]
     rows: int
     seconds: float
@@ -45,6 +47,10 @@ class Receipt(BaseModel):
     def holds(self, folder: Path) -> bool:
         """Whether every product is there with the size that it had."""
         return all(_size(folder / name) == product.bytes for name, product in self.products.items())
+
+    def damaged(self, folder: Path) -> list[Path]:
+        """Return the products that are missing or whose bytes are no longer those that were written."""
+        return [folder / name for name, product in self.products.items() if not _is_intact(folder / name, product)]
 
     @property
     def content(self) -> str:
@@ -70,36 +76,23 @@ def read_receipt(path: Path) -> Receipt | None:
         return None
 
 
-def write_receipt(
-    path: Path,
-    folder: Path,
-    products: Iterable[Path],
-    *,
-    key: str,
-    stargap: str,
-    settings: Mapping[str, Any],
-    rows: int,
-    seconds: float,
-    counts: Mapping[str, float],
-) -> Receipt:
-    """Write down what was made, with checksums, under `path`."""
-    found = {
-        str(product.relative_to(folder)): Product(bytes=product.stat().st_size, sha256=file_sha256(product))
-        for product in products
+def sum_products(folder: Path, products: Iterable[Path], known: Mapping[Path, Product]) -> dict[str, Product]:
+    """Return size and checksum of files by their path in a folder; those that are `known` are not read again."""
+    return {
+        str(path.relative_to(folder)): known.get(path) or Product(bytes=path.stat().st_size, sha256=file_sha256(path))
+        for path in products
     }
-    receipt = Receipt(
-        key=key,
-        stargap=stargap,
-        settings=dict(settings),
-        rows=rows,
-        seconds=seconds,
-        counts=dict(counts),
-        products=found,
-    )
+
+
+def write_receipt(path: Path, receipt: Receipt) -> None:
+    """Write a receipt, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(receipt.model_dump_json(indent=1).encode())
-    return receipt
+
+
+def _is_intact(path: Path, product: Product) -> bool:
+    return _size(path) == product.bytes and file_sha256(path) == product.sha256
 
 
 def _size(path: Path) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,14 @@ from stargap.transfer.residual.train import ResidualSettings
 from stargap.validation.report.settings import ReportSettings
 
 __all__ = ["EmulatorSettings", "InputSettings", "PublishSettings", "SurveySettings", "TransferSettings"]
+
+
+def _refuse_unused(settings: Settings, names: Sequence[str], use: str) -> None:
+    """Refuse settings that would change nothing."""
+    for name in names:
+        if getattr(settings, name) != type(settings).model_fields[name].default:
+            message = f"{name} is only for {use}: leave it out, or give that"
+            raise ValueError(message)
 
 
 class InputSettings(Settings):
@@ -55,6 +64,8 @@ class EmulatorSettings(Settings):
         if self.model is not None and self.grid is not None:
             message = "model and grid are both given: choose one"
             raise ValueError(message)
+        if self.grid is None:
+            _refuse_unused(self, ("resolution", "seed"), "grid, on which an emulator is trained")
         return self
 
 
@@ -85,6 +96,8 @@ class TransferSettings(Settings):
         if (self.use == "model") != (self.model is not None):
             message = 'use = "model" and model, the path of a transfer, go together'
             raise ValueError(message)
+        if self.use != "train":
+            _refuse_unused(self, ("spectra", "training", "seed"), 'use = "train"')
         return self
 
 

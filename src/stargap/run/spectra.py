@@ -23,7 +23,7 @@ from stargap.measurement.star import BATCH, BatchVelocity, Fitted, batch_velocit
 from stargap.pixels import STARGAP, grid_for
 from stargap.processor import single_thread
 from stargap.run.folder import Columns, Made, Run, content_digest, joined_rows, stamp
-from stargap.run.receipts import digest
+from stargap.run.receipts import Product, digest
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch
 from stargap.spectra.prepare import Prepared, prepare, prepare_again
 from stargap.spectra.prepared import PreparedSpectra
@@ -57,8 +57,8 @@ def make_ingest(run: Run, unit: int | None) -> Made:
         ingest_shard(run.store, unit, run.settings.ingest)
     shard = Shard.open(run.store, unit)
     failed = sum(reason != "" for reason in shard.failures())
-    files = [shard.folder / name for name in ("shard.json", *shard.card.files)]
-    return Made(files, len(shard), {"unreadable": failed})
+    files = {shard.folder / name: Product(**file.model_dump()) for name, file in shard.card.files.items()}
+    return Made([*files, shard.folder / "shard.json"], len(shard), {"unreadable": failed}, files)
 
 
 def rescue_ingest(run: Run, unit: int) -> None:
@@ -68,7 +68,7 @@ def rescue_ingest(run: Run, unit: int) -> None:
 
 
 def file_states(run: Run, unit: int | None) -> dict[str, str]:
-    """State of the files of a shard: one that changed makes its shard stale."""
+    """Return a digest of the files of a shard: one that changed makes its shard stale."""
     assert unit is not None
     if not (run.store / "plan.parquet").exists():
         return {}
@@ -103,7 +103,7 @@ def _gaia(path: Path, *stamps: int) -> Columns:
 
 
 def gaia_digest(run: Run, unit: int | None) -> dict[str, str]:
-    """Checksum of Gaia's table."""
+    """Return the checksum of Gaia's table."""
     path = run.settings.input.gaia
     return {} if path is None else {"gaia": content_digest(path)}
 
@@ -230,7 +230,7 @@ def make_measured(run: Run, unit: int | None) -> Made:
             columns[name][here] = values
     path = run.part("measure", unit)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_table(columns, path, schema=(*MEASURED, *DOMAINS), provenance=run.provenance())
+    write_table(columns, path, schema=(*MEASURED, *DOMAINS), provenance={})
     return Made([path], len(shard), {"measured": int(np.isfinite(columns["teff"]).sum())})
 
 

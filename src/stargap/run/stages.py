@@ -29,18 +29,21 @@ from stargap.run.spectra import (
     make_velocity,
     rescue_ingest,
 )
-from stargap.run.tables import make_catalogue, make_clean, make_table, overrule_digest
+from stargap.run.tables import companion_digests, make_catalogue, make_clean, make_table, overrule_digest
 
-__all__ = ["STAGES", "Stage"]
+__all__ = ["STAGES", "TRAINING", "Stage"]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: its name, what it does, whether a shard is its piece (or else all is), and how a piece is made.
+    """A stage of a run.
 
-    ``after`` names the stages whose products it reads, ``settings`` the part of the settings that it follows from, in
-    JSON types, ``outside`` digests of files from outside the run, and ``make`` makes a piece, in any process. A stage
-    that is ``apart`` is made again without a word when its settings or the version changed: no rows are mixed in it.
+    ``name`` and ``about`` name it and say what it does; a ``sharded`` stage has one piece per shard, another stage has
+    one. ``after`` names the stages whose products it reads, ``settings`` returns the settings that it follows from, in
+    JSON types, and ``outside`` digests of files outside the run. ``make`` makes a piece, in any process; ``rescue``
+    clears the way after a process died over a piece. A stage that is ``remade`` is made again without asking when its
+    settings or the version changed, since it mixes no rows. ``trains`` says whether it trains a model, which may take
+    ``TRAINING`` times as long as another piece.
     """
 
     name: str
@@ -51,7 +54,12 @@ class Stage:
     make: Callable[[Run, int | None], Made]
     outside: Callable[[Run, int | None], dict[str, str]] = lambda run, unit: {}
     rescue: Callable[[Run, int], None] | None = None
-    apart: bool = False
+    remade: bool = False
+    trains: Callable[[SurveySettings], bool] = lambda settings: False
+
+
+TRAINING = 24.0
+"""Time limit of a piece that trains a model, over that of another."""
 
 
 def _only(*names: str) -> Callable[[SurveySettings], dict[str, Any]]:
@@ -94,6 +102,7 @@ STAGES: tuple[Stage, ...] = (
         lambda settings: (),
         emulator_settings,
         make_emulator,
+        trains=lambda settings: settings.emulator.grid is not None,
     ),
     Stage(
         "velocity",
@@ -135,6 +144,7 @@ STAGES: tuple[Stage, ...] = (
         after_transfer,
         transfer_settings,
         make_transfer,
+        trains=lambda settings: settings.transfer.use == "train",
     ),
     Stage(
         "measure",
@@ -149,7 +159,7 @@ STAGES: tuple[Stage, ...] = (
         "join everything into one table",
         False,
         lambda settings: ("sample", "photometry", "clean", "measure"),
-        lambda settings: {},
+        lambda settings: settings.model_dump(mode="json", include={"input": {"simulated"}}),
         make_table,
     ),
     Stage(
@@ -159,6 +169,7 @@ STAGES: tuple[Stage, ...] = (
         lambda settings: ("table",),
         _only("catalogue", "publish"),
         make_catalogue,
+        companion_digests,
     ),
     Stage(
         "report",
@@ -178,7 +189,7 @@ STAGES: tuple[Stage, ...] = (
         _only("report"),
         make_report,
         report_digests,
-        apart=True,
+        remade=True,
     ),
 )
 """All stages, in the order in which they are done."""

@@ -21,7 +21,7 @@ from stargap.survey.cleaning.rules import is_rejected
 from stargap.tables.columns import CATALOGUE, INT_NULL, SURVEY
 from stargap.tables.parquet import read_columns, write_columns, write_parts
 
-__all__ = ["make_catalogue", "make_clean", "make_table", "overrule_digest"]
+__all__ = ["companion_digests", "make_catalogue", "make_clean", "make_table", "overrule_digest"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def make_clean(run: Run, unit: int | None) -> Made:
 
 
 def overrule_digest(run: Run, unit: int | None) -> dict[str, str]:
-    """Checksum of a person's verdicts."""
+    """Return the checksum of a person's verdicts."""
     path = run.settings.input.overrule
     return {} if path is None else {"overrule": content_digest(path)}
 
@@ -89,6 +89,11 @@ def _joined_shard(run: Run, unit: int) -> Columns:
         columns[name][cleaned] = clean[name]
     columns |= measured
     return {column.name: columns[column.name] for column in SURVEY}
+
+
+def companion_digests(run: Run, unit: int | None) -> dict[str, str]:
+    """Return checksums of the tables of variables and binaries."""
+    return {name: content_digest(one.path()) for name, one in run.settings.catalogue.companions.items()}
 
 
 LABELS_WITH_ERRORS = ("rv", "teff", "logg", "m_h")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stargap.checkpoints import load_best
 from stargap.console import bars
 from stargap.errors import UsageError
+from stargap.files import claim_folder
 from stargap.fit.parameters import Parameters
 from stargap.labels import A_M
 from stargap.run.anchors import read_anchor_labels, read_anchor_stars, scores_of, write_cross_validation
@@ -64,9 +65,11 @@ def train(settings: TrainSettings, *, progress: bool = False) -> Trained:
 
     Raises:
         ModelError: the emulator cannot be used.
-        UsageError: spectra or anchors cannot be read, or the output folder holds another training.
+        UsageError: spectra or anchors cannot be read, or the output folder holds another training or
+            files that are not stargap's.
     """
     emulator = training_emulator(settings)
+    claim_folder(settings.output, "training")
     if settings.architecture == "anchored":
         return _train_anchored(settings, emulator, progress)
     spectra = training_spectra(settings, progress=progress)

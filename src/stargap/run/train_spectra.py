@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 
 from stargap.console import bars
 from stargap.errors import UsageError
-from stargap.files import replacing
+from stargap.files import clean_folder, replacing
 from stargap.mock.instrument import simulate_prepared
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.run.train_settings import TrainSettings
@@ -44,7 +43,7 @@ def training_spectra(settings: TrainSettings, *, progress: bool = False) -> Prep
             message = f"{folder} holds other simulated stars ({found}): choose another output, or delete it"
             raise UsageError(message)
         return PreparedSpectra.load(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    clean_folder(folder, "simulation")
     labels, active = nature_labels(data.simulated, seed=data.seed, mix=data.mix)
     with bars(show=progress) as report:
         spectra = simulate_prepared(
