@@ -129,16 +129,19 @@ def pending(run: Run, stage: Stage) -> list[int | None]:
 def damaged_inputs(run: Run, stage: Stage, unit: int | None) -> list[Path]:
     """Return the files that a piece is made from and that are not as they were written.
 
-    The receipts of the pieces that they belong to are removed, so that these are made again.
+    The receipts of the pieces that they belong to are removed, so that these are made again. The store is left out: it
+    compares its checksums itself when it is read.
+    """
+    pieces = _inputs(run, stage, unit)
+    return _remove_damaged(run, ((before, number) for before, number in pieces if before is not stages.STAGES[0]))
+
+
+def remove_damaged(run: Run) -> list[Path]:
+    """Compute every checksum of a run again and return the damaged files, as `damaged_inputs` does.
 
     Raises:
         UsageError: one is in the store, whose spectra may not exist anywhere else.
     """
-    return _remove_damaged(run, _inputs(run, stage, unit))
-
-
-def remove_damaged(run: Run) -> list[Path]:
-    """Compute every checksum of a run again and return the damaged files; see `damaged_inputs`."""
     return _remove_damaged(run, ((stage, unit) for stage in stages.STAGES for unit in units_of(run, stage)))
 
 

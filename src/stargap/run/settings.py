@@ -23,10 +23,11 @@ from stargap.validation.report.settings import ReportSettings
 __all__ = ["EmulatorSettings", "InputSettings", "PublishSettings", "SurveySettings", "TransferSettings"]
 
 
-def _refuse_unused(settings: Settings, names: Sequence[str], use: str) -> None:
-    """Refuse settings that would change nothing."""
+def _refuse_unused(table: str, settings: Settings, names: Sequence[str], use: str) -> None:
+    """Refuse settings that would change nothing; those of the paper's preset may stand there."""
     for name in names:
-        if getattr(settings, name) != type(settings).model_fields[name].default:
+        value, preset = getattr(settings, name), PAPER_PRESET[table].get(name)
+        if value not in (type(settings).model_fields[name].default, preset):
             message = f"{name} is only for {use}: leave it out, or give that"
             raise ValueError(message)
 
@@ -65,7 +66,7 @@ class EmulatorSettings(Settings):
             message = "model and grid are both given: choose one"
             raise ValueError(message)
         if self.grid is None:
-            _refuse_unused(self, ("resolution", "seed"), "grid, on which an emulator is trained")
+            _refuse_unused("emulator", self, ("resolution", "seed"), "grid, on which an emulator is trained")
         return self
 
 
@@ -97,7 +98,12 @@ class TransferSettings(Settings):
             message = 'use = "model" and model, the path of a transfer, go together'
             raise ValueError(message)
         if self.use != "train":
-            _refuse_unused(self, ("spectra", "training", "seed"), 'use = "train"')
+            names = ("spectra", "architecture", "training", "reference", "seed")
+            _refuse_unused("transfer", self, names, 'use = "train"')
+        elif self.architecture == "default":
+            _refuse_unused("transfer", self, ("reference",), 'architecture = "reference"')
+        else:
+            _refuse_unused("transfer", self, ("training",), 'architecture = "default"')
         return self
 
 
