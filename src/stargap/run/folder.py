@@ -17,13 +17,13 @@ from stargap.arrays import IntColumn
 from stargap.errors import UsageError
 from stargap.measurement.models import AnyTransfer, load_transfer
 from stargap.pixels import STARGAP
-from stargap.run.receipts import Product, digest
+from stargap.run.receipts import digest
 from stargap.run.settings import SurveySettings
 from stargap.spectra.inputs import find_spectra
 from stargap.spectra.store.ingest import file_inputs
 from stargap.spectra.store.lamost_files import catalogue_inputs
 from stargap.spectra.store.plan import Inputs, extend_plan, read_plan
-from stargap.spectra.store.shards import file_sha256
+from stargap.spectra.store.shards import FileSum, file_sha256
 from stargap.spectra.store.store import finish
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.read import read_table
@@ -46,7 +46,7 @@ class Made:
     products: Sequence[Path]
     rows: int
     counts: Mapping[str, float] = field(default_factory=dict)
-    sums: Mapping[Path, Product] = field(default_factory=dict)
+    sums: Mapping[Path, FileSum] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stargap.files import replacing
-from stargap.spectra.store.shards import file_sha256
+from stargap.spectra.store.shards import FileSum, file_sha256
 
-__all__ = ["Product", "Receipt", "digest", "read_receipt", "sum_products", "write_receipt"]
-
-
-class Product(BaseModel):
-    """A file of a piece: its size and its SHA-256 when it was written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    bytes: int
-    sha256: str
+__all__ = ["Receipt", "digest", "read_receipt", "sum_products", "write_receipt"]
 
 
 class Receipt(BaseModel):
@@ -42,7 +33,7 @@ class Receipt(BaseModel):
     rows: int
     seconds: float
     counts: dict[str, float]
-    products: dict[str, Product]
+    products: dict[str, FileSum]
 
     def holds(self, folder: Path) -> bool:
         """Whether every product is there with the size that it had."""
@@ -76,10 +67,10 @@ def read_receipt(path: Path) -> Receipt | None:
         return None
 
 
-def sum_products(folder: Path, products: Iterable[Path], known: Mapping[Path, Product]) -> dict[str, Product]:
+def sum_products(folder: Path, products: Iterable[Path], known: Mapping[Path, FileSum]) -> dict[str, FileSum]:
     """Return size and checksum of files by their path in a folder; those that are `known` are not read again."""
     return {
-        str(path.relative_to(folder)): known.get(path) or Product(bytes=path.stat().st_size, sha256=file_sha256(path))
+        str(path.relative_to(folder)): known.get(path) or FileSum(bytes=path.stat().st_size, sha256=file_sha256(path))
         for path in products
     }
 
@@ -91,7 +82,7 @@ def write_receipt(path: Path, receipt: Receipt) -> None:
         file.write(receipt.model_dump_json(indent=1).encode())
 
 
-def _is_intact(path: Path, product: Product) -> bool:
+def _is_intact(path: Path, product: FileSum) -> bool:
     return _size(path) == product.bytes and file_sha256(path) == product.sha256
 
 

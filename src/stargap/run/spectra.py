@@ -23,7 +23,7 @@ from stargap.measurement.star import BATCH, BatchVelocity, Fitted, batch_velocit
 from stargap.pixels import STARGAP, grid_for
 from stargap.processor import single_thread
 from stargap.run.folder import Columns, Made, Run, content_digest, joined_rows, stamp
-from stargap.run.receipts import Product, digest
+from stargap.run.receipts import digest
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch
 from stargap.spectra.prepare import Prepared, prepare, prepare_again
 from stargap.spectra.prepared import PreparedSpectra
@@ -57,7 +57,7 @@ def make_ingest(run: Run, unit: int | None) -> Made:
         ingest_shard(run.store, unit, run.settings.ingest)
     shard = Shard.open(run.store, unit)
     failed = sum(reason != "" for reason in shard.failures())
-    files = {shard.folder / name: Product(**file.model_dump()) for name, file in shard.card.files.items()}
+    files = {shard.folder / name: file for name, file in shard.card.files.items()}
     return Made([*files, shard.folder / "shard.json"], len(shard), {"unreadable": failed}, files)
 
 
