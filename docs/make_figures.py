@@ -27,6 +27,7 @@ from stargap.figures.comparison import (
     velocity_figure,
 )
 from stargap.figures.diagrams import active_figure, hr_figure, kiel_figure, methods_figure
+from stargap.figures.photometry import photometry_figure
 from stargap.figures.precision import precision_figure
 from stargap.figures.processing import processing_figure
 from stargap.figures.survey import sky_figure, snr_figure, subtype_figure
@@ -93,6 +94,15 @@ def others(table: Columns, rows: NDArray[Any], offset: Any, errors: Any, *, seed
     return found
 
 
+def against_photometry(table: Columns) -> Figure:
+    """Return the figure of spectra against photometry with noise of 20 K, 0.02 and 0.06 dex."""
+    errors = dict(zip(LABELS, (20.0, 0.02, 0.06), strict=True))
+    rows = np.arange(len(table["ra"]))
+    theirs = others(table, rows, (0.0, 0.0, 0.0), tuple(errors.values()), seed=31)
+    noise = {name: np.full(len(rows), error) for name, error in errors.items()}
+    return photometry_figure(table, theirs, table["snr_r"], noise=noise, title=TITLE)
+
+
 def one_spectrum() -> Figure:
     """Return figure 5 of a simulated M dwarf with a S/N near 40."""
     (chunk,) = simulate_survey(200, seed=7, junk=0.0, population=PLAIN)
@@ -149,6 +159,7 @@ def figures(table: Columns) -> dict[str, Figure]:
             {"ours": ours} | {name: one | photometry for name, one in without.items()}, title=TITLE
         ),
         "17-differences": differences_figure(ours, without, title=TITLE),
+        "18b-photometry": against_photometry(table),
         "18-binaries": binaries_figure(table["m_h"][pairs], primary, table["snr_r"][pairs], title=TITLE),
     }
 

@@ -17,6 +17,7 @@ from stargap.figures.panels import (
     count_bar,
     draw_stars,
     limits,
+    note,
     running_median,
 )
 from stargap.figures.style import new_figure, plain_style
@@ -45,24 +46,20 @@ class Agreement(NamedTuple):
 
 
 def agreement(
-    spectrum: ArrayLike,
-    photometry: ArrayLike,
-    snr: ArrayLike,
-    *,
-    e_spectrum: ArrayLike = 1.0,
-    e_photometry: ArrayLike = 1.0,
+    spectrum: ArrayLike, photometry: ArrayLike, snr: ArrayLike, *, noise: ArrayLike = 0.0
 ) -> Iterator[Agreement]:
     """Give the agreement of a label above S/N 5, 20 and 50, of stars within three sigma of the others.
 
-    The slope is that of labels of spectra on those of photometry with errors in both (Deming), so that neither the
-    noise of the one nor that of the other flattens it. It needs 10 stars, and is NaN with fewer.
+    The slope is cov(x, y) / (var(x) - noise^2), of the regression of spectra on photometry without what noise of the
+    photometry takes from it. The scatter of stars about photometric relations is no such noise: these give the mean
+    label of stars of the same photometry, about which the truth scatters. A slope needs 10 stars, or is NaN.
 
     Args:
         spectrum: label of each star's spectrum, ``(star,)``; NaN is left out.
         photometry: the same from photometry.
         snr: S/N per pixel.
-        e_spectrum: error of the one, ``(star,)`` or one.
-        e_photometry: error of the other.
+        noise: error of the photometric label by magnitudes, parallax and extinction, ``(star,)`` or one; its median
+            counts.
 
     Example:
         >>> photometry = np.linspace(3000, 4000, 50)
@@ -70,8 +67,8 @@ def agreement(
         >>> [(row.least_snr, row.stars, row.median, round(row.slope, 2)) for row in rows]
         [(5.0, 50, 50.0, 0.5), (20.0, 50, 50.0, 0.5), (50.0, 0, nan, nan)]
     """
-    y, x, signal, e_y, e_x = np.broadcast_arrays(
-        *(np.asarray(values, dtype=float) for values in (spectrum, photometry, snr, e_spectrum, e_photometry))
+    y, x, signal, e_x = np.broadcast_arrays(
+        *(np.asarray(values, dtype=float) for values in (spectrum, photometry, snr, noise))
     )
     for least in LEAST_SNR:
         rows = np.isfinite(y - x) & (signal > least)
@@ -81,27 +78,32 @@ def agreement(
             continue
         kept = clip(delta)
         scatter = float(delta[kept].std(ddof=1)) if kept.sum() > 1 else np.nan
-        variances = [float(np.nanmedian(errors[rows] ** 2)) for errors in (e_y, e_x)]
-        slope = _deming(x[rows][kept], y[rows][kept], *variances) if kept.sum() >= FEWEST else np.nan
+        lost = float(np.median(e_x[rows] ** 2))
+        slope = _slope(x[rows][kept], y[rows][kept], lost) if kept.sum() >= FEWEST else np.nan
         yield Agreement(least, len(delta), float(np.median(delta)), scatter, slope)
 
 
 @plain_style()
 def photometry_figure(
-    spectrum: Columns, photometry: Columns, snr: ArrayLike, *, errors: bool = False, title: str = ""
+    spectrum: Columns,
+    photometry: Columns,
+    snr: ArrayLike,
+    *,
+    noise: Columns | None = None,
+    title: str = "",
 ) -> Figure:
     """Draw Teff, log g and [M/H] of spectra against those of photometry, with their agreement above S/N 5, 20 and 50.
 
     Dots and line: running medians.
 
     Args:
-        spectrum: teff (K), logg and m_h (dex) of spectra, ``(star,)`` each, and with `errors` e_teff, e_logg, e_m_h.
-        photometry: the same of photometry, under the same names.
+        spectrum: teff (K), logg and m_h (dex) of spectra, ``(star,)`` each.
+        photometry: the same of photometry.
         snr: S/N per pixel in r, ``(star,)``.
-        errors: whether errors are given; without them slopes take those of both to be equal.
+        noise: errors of photometric labels without the scatter of the relations, under the same names; see `agreement`.
         title: above the figure.
     """
-    figure = new_figure(10.5, 4.9, title=title)
+    figure = new_figure(10.5, 3.9, title=title)
     panels = figure.subplots(1, 3)
     signal, maps = np.asarray(snr, dtype=float), []
     for axis, label in zip(panels, LABELS, strict=True):
@@ -113,11 +115,10 @@ def photometry_figure(
         axis.axline((ends[0], ends[0]), slope=1, color=TRUTH, linewidth=0.9)
         if x.size:
             axis.plot(*running_median(x, y), "o-", color=MODEL, markersize=3, linewidth=1)
-        given = {"e_spectrum": spectrum[f"e_{label}"], "e_photometry": photometry[f"e_{label}"]} if errors else {}
-        told = "\n".join(
-            _line(row, DIGITS[label] + (label != "teff")) for row in agreement(mine, other, signal, **given)
-        )
-        axis.set_xlabel(f"photometric {TITLES[label]}\n\n{told}", fontsize=8.5)
+        digits = DIGITS[label] + (label != "teff")
+        rows = agreement(mine, other, signal, noise=0.0 if noise is None else noise[label])
+        note(axis, "\n".join(_line(row, digits) for row in rows), size=6.5)
+        axis.set_xlabel(f"photometric {TITLES[label]}")
         axis.set_ylabel(f"spectroscopic {TITLES[label]}")
         axis.set_box_aspect(1)
     count_bar(figure, panels.tolist(), maps)
@@ -129,16 +130,10 @@ def _line(row: Agreement, digits: int) -> str:
         return f"S/N > {row.least_snr:g}: no stars"
     slope = f", slope {row.slope:.2f}" if np.isfinite(row.slope) else ""
     told = f"median {row.median:+z.{digits}f}, σ {row.scatter:.{digits}f}{slope}"
-    return f"S/N > {row.least_snr:g}, n {row.stars:,}: {told}"
+    return f"S/N > {row.least_snr:g}, n {row.stars:,}:\n  {told}"
 
 
-def _deming(x: Array, y: Array, variance_y: float, variance_x: float) -> float:
-    """Return the slope of a line through points with these variances of their errors."""
-    if not (np.isfinite(variance_y) and np.isfinite(variance_x) and variance_x > 0 and variance_y > 0):
-        variance_y = variance_x = 1.0
-    ratio = variance_y / variance_x
-    (xx, xy), (_, yy) = np.cov(x, y)
-    if xy == 0:
-        return np.nan
-    above = yy - ratio * xx
-    return float((above + np.sqrt(above**2 + 4 * ratio * xy**2)) / (2 * xy))
+def _slope(x: Array, y: Array, lost: float) -> float:
+    """Return the slope of y on x, whose noise has the variance `lost`; NaN if that is most of what x varies by."""
+    (xx, xy), _ = np.cov(x, y)
+    return float(xy / (xx - lost)) if xx > 2 * lost else np.nan

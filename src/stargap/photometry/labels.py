@@ -38,8 +38,9 @@ def photometric_labels(
     in log g), part of which is the error of Mann's own labels, so that they are rather too large than too small.
 
     A star is a single one or an unresolved pair, each as likely as magnitudes, RUWE and a plain prior of [M/H] make it
-    (`Population`). Labels and errors are mean and standard deviation over both; those of a pair are its primary's. For
-    most pairs photometry alone cannot tell: then errors say so, and so does ``p_single``.
+    (`Population`). Labels are those of the likelier, of a pair its primary's; errors are of these labels whichever the
+    star is, so that they are wide where photometry alone cannot tell. Labels of single stars are thereby not drawn
+    towards those of pairs, which would compress [M/H].
 
     Trap: stars younger than some 100 Myr are still contracting, and active ones are inflated. Both are bright for their
     colour as pairs are, and look metal-rich, of low gravity or paired. Leave out known members of young groups.
@@ -61,7 +62,7 @@ def photometric_labels(
         >>> luyten = {"g_mag": [8.5764], "bp_mag": [10.1117], "rp_mag": [7.3539], "ks_mag": [4.857], "ruwe": [1.24]}
         >>> labels = photometric_labels(luyten | {"parallax": [264.127], "e_parallax": [0.041]})
         >>> {name: float(labels[name][0].round(1)) for name in ("teff_phot", "m_h_phot", "p_single")}
-        {'teff_phot': 3303.0, 'm_h_phot': -0.0, 'p_single': 0.9}
+        {'teff_phot': 3302.9, 'm_h_phot': 0.0, 'p_single': 0.9}
     """
     photometry = observed(table)
     size = len(photometry)
@@ -90,7 +91,7 @@ def label_covariance(labels: Mapping[str, ArrayLike]) -> _Floats:
 
 def _labels(photometry: Photometry, population: Population | None) -> dict[str, NDArray[Any]]:
     mixture = PhotometricLikelihood(photometry, population=population).mixture()
-    mean = (mixture.weights[..., None] * mixture.means).sum(axis=1)
+    mean = _of_the_likelier(mixture)
     apart = mixture.means - mean[:, None]
     spread = mixture.covariances + apart[..., :, None] * apart[..., None, :]
     covariance = (mixture.weights[..., None, None] * spread).sum(axis=1)
@@ -108,6 +109,15 @@ def _labels(photometry: Photometry, population: Population | None) -> dict[str, 
     columns["p_single"] = np.where(null, np.nan, mixture.weights[:, 0])
     columns["phot_flags"] = flags
     return columns
+
+
+def _of_the_likelier(mixture: LabelMixture) -> _Floats:
+    """Return the labels of a single star ``(star, 3)`` where that is as likely as a pair, else the mean over pairs."""
+    pairs = mixture.weights[:, 1:]
+    total = pairs.sum(axis=1, keepdims=True)
+    shares = np.divide(pairs, total, out=np.zeros_like(pairs), where=total > 0)
+    of_pair = (shares[..., None] * mixture.means[:, 1:]).sum(axis=1)
+    return np.where(mixture.weights[:, :1] >= 0.5, mixture.means[:, 0], of_pair)
 
 
 def _flags(photometry: Photometry, mixture: LabelMixture, mean: _Floats) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from stargap.errors import UsageError
 from stargap.figures.style import png
 from stargap.flags import PhotFlag
 from stargap.labels import LABELS
+from stargap.photometry.likelihood import Population
 from stargap.validation.report.compared import compared_figure, kind_of
 from stargap.validation.report.data import Columns, RunData
 from stargap.validation.report.spectra import FittedSpectra
@@ -331,10 +332,13 @@ def _photometry(run: Source) -> Drawn:
     if not rows.any():
         message = "no star of the final catalogue has labels from photometry: they need Gaia's magnitudes and parallax"
         raise NotDrawn(message)
-    marked = tuple(f"{mark}{name}" for name in ("teff", "logg", "m_h") for mark in ("", "e_"))
-    columns = _some(data.spectra, ("spectrum_id", "snr_r", *marked, *(f"{name}_phot" for name in marked)), rows)
-    ours, theirs = ({name: columns[f"{name}{end}"] for name in marked} for end in ("", "_phot"))
-    return photometry_figure(ours, theirs, columns["snr_r"], errors=True, title=run.title), columns
+    names = ("teff", "logg", "m_h")
+    marked = tuple(f"{mark}{name}_phot" for name in names for mark in ("", "e_"))
+    columns = _some(data.spectra, ("spectrum_id", "snr_r", *names, *marked), rows)
+    theirs = {name: columns[f"{name}_phot"] for name in names}
+    scatter = dict(zip(names, np.diag(Population().scatter()), strict=True))
+    noise = {name: np.sqrt(np.maximum(columns[f"e_{name}_phot"] ** 2 - scatter[name], 0.0)) for name in names}
+    return photometry_figure(columns, theirs, columns["snr_r"], noise=noise, title=run.title), columns
 
 
 def _recovery(run: Source) -> Drawn:
