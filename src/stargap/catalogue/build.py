@@ -20,7 +20,7 @@ from stargap.settings import Settings
 from stargap.survey.sample import Sample, counts_json, counts_table
 from stargap.tables.columns import CATALOGUE, STARS, SURVEY
 from stargap.tables.crossmatch import match_ids
-from stargap.tables.nulls import equal_columns
+from stargap.tables.nulls import equal_columns, numbers, whole_ids
 from stargap.tables.parquet import open_parquet, provenance_of, read_columns, read_parts, write_parts
 
 __all__ = ["Built", "CatalogueSettings", "build_catalogue"]
@@ -176,12 +176,14 @@ def _added(added: Mapping[str, ArrayLike] | None) -> Columns:
     if added is None:
         return {"spectrum_id": np.empty(0, dtype=np.int64)}
     extra = equal_columns(added, "spectrum_id")
-    known = {column.name for column in CATALOGUE}.difference(_MADE)
+    known = {column.name: column for column in CATALOGUE if column.name not in _MADE}
     unknown = [name for name in extra if name not in known]
     if unknown:
         message = f"added columns {', '.join(map(repr, unknown))} are none of the catalogue's that can be given"
         raise UsageError(message)
-    return extra
+    extra["spectrum_id"] = whole_ids(extra["spectrum_id"], "added spectrum_id")
+    floats = [name for name in extra if known[name].dtype.startswith("float")]
+    return extra | {name: numbers(extra, name, len(extra[name])) for name in floats}
 
 
 def _joined(values: NDArray[Any], place: NDArray[np.int64]) -> NDArray[Any]:

@@ -140,8 +140,8 @@ def find_companions(
     place = {name: numbers(given, name, rows) for name in ("ra", "dec", "pmra", "pmdec")}
     flags, notes = np.zeros(rows, dtype=np.int32), []
     for name, declared in tables.items():
-        wanted = [*declared.keys, *([] if declared.radius_arcsec is None else [declared.ra, declared.dec])]
-        table = read_table(declared.path(), wanted)
+        degrees = {} if declared.radius_arcsec is None else {declared.ra: "deg", declared.dec: "deg"}
+        table = read_table(declared.path(), [*declared.keys, *degrees], units=degrees)
         by_id, by_sky, ambiguous = _look_up(ids, place, table, declared, epoch, name)
         bit = Companion.VARIABLE if declared.means == "variable" else Companion.BINARY
         flags[by_id | by_sky] |= bit
@@ -167,18 +167,11 @@ def _look_up(
     if declared.radius_arcsec is not None:
         rest = np.flatnonzero(~found)
         ra, dec = _moved({key: values[rest] for key, values in place.items()}, declared.epoch - epoch)
-        stars = {"ra": _degrees(table, declared.ra, name), "dec": _degrees(table, declared.dec, name)}
+        stars = {key: numbers(table, place, len(table[place])) for key, place in (("ra", declared.ra), ("dec", declared.dec))}
         stars["ref_epoch"] = np.full(len(stars["ra"]), declared.epoch)
         match = match_sky(ra, dec, declared.epoch, stars, radius_arcsec=declared.radius_arcsec)
         by_sky[rest], ambiguous[rest] = match.rows >= 0, match.ambiguous
     return found, by_sky, ambiguous
-
-
-def _degrees(table: Mapping[str, NDArray[Any]], column: str, name: str) -> _Floats:
-    if table[column].dtype.kind == "O":
-        message = f"{name}: column {column!r} holds text; give a column of degrees"
-        raise UsageError(message)
-    return numbers(table, column, len(table[column]))
 
 
 def _moved(place: Mapping[str, _Floats], years: float) -> tuple[_Floats, _Floats]:

@@ -94,6 +94,8 @@ def make_sample(run: Run, unit: int | None) -> Made:
     path = run.part("sample", unit)
     write_columns(path, sample.columns)
     counts = {f"{cut.name}: {what}": getattr(cut, what) for cut in sample.counts for what in CUT_COUNTS}
+    if sample.false_values:
+        counts["impossible Gaia values"] = sample.false_values
     return Made([path], len(shard), {"in sample": int(sample.columns["in_sample"].sum()), **counts})
 
 

@@ -110,12 +110,13 @@ class Sample:
 
     ``columns``, each ``(row,)``: spectrum_id and sample_flags (int64), in_sample (bool), gaia_source_id (int64, -9999
     without a source), gaia_separation (arcsec), m_g (mag) and those of `gaia.GAIA_COLUMNS`, NaN where unknown.
-    ``counts``, one a cut. ``notes``, sentences on the join.
+    ``counts``, one per cut. ``notes``, sentences on the join. ``false_values``: see `GaiaJoin`.
     """
 
     columns: dict[str, NDArray[Any]]
     counts: tuple[CutCount, ...]
     notes: tuple[str, ...]
+    false_values: int = 0
 
 
 def is_m_dwarf(
@@ -216,7 +217,7 @@ def select(
         counts.append(CutCount(name, before, out, dark, after, LEFT_AFTER_CUT.get(name)))
         kept = left
     columns = {"spectrum_id": whole_ids(given["spectrum_id"], "spectrum_id"), "sample_flags": flags, "in_sample": kept}
-    return Sample(columns | joined | {"m_g": m_g}, tuple(counts), join.notes)
+    return Sample(columns | joined | {"m_g": m_g}, tuple(counts), join.notes, join.false_values)
 
 
 def _outside(values: _Floats, limits: tuple[float, float]) -> _Bools:

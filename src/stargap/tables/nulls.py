@@ -17,8 +17,8 @@ from stargap.arrays import AnyColumn, FloatColumn, IntColumn
 from stargap.errors import UsageError
 from stargap.tables.columns import CATALOGUE, INT_NULL, Column
 
-__all__ = ["NULL_WORDS", "converted", "equal_columns", "is_null_word", "known_values", "numbers", "plain_column",
-           "whole_ids", "whole_numbers"]  # fmt: skip
+__all__ = ["NULL_WORDS", "converted", "equal_columns", "is_null_word", "known_values", "numbers", "parsed",
+           "plain_column", "whole_ids", "whole_numbers"]  # fmt: skip
 
 NULL_WORDS: Final = frozenset(
     ("", "null", "none", "nan", "n/a", "na", "<na>", "nat", "-", "--", "---", "...", "\\n", "masked", "indef", "nil")
@@ -141,12 +141,24 @@ def numbers(columns: Mapping[str, NDArray[Any]], name: str, rows: int) -> FloatC
     """
     if name not in columns:
         return np.full(rows, np.nan)
-    values = plain_column(columns[name])
-    values = _parsed(values, name) if values.dtype.kind in "OSU" else np.asarray(values, dtype=float)
+    values = parsed(plain_column(columns[name]), f"column {name!r}").astype(float)
     return np.where((values == INT_NULL) | ~np.isfinite(values), np.nan, values)
 
 
-def _parsed(values: NDArray[Any], name: str) -> FloatColumn:
+def parsed(values: NDArray[Any], what: str, *, first: int = 1, line: str = "row") -> NDArray[Any]:
+    """Return numbers as they are, and text as float64, NaN where it is a null word.
+
+    Args:
+        values: ``(row,)``.
+        what: how an error names the column.
+        first: how it counts the first row.
+        line: what it counts: rows, or lines of a text file.
+
+    Raises:
+        UsageError: a word is neither a number nor null.
+    """
+    if values.dtype.kind not in "OSU":
+        return values
     result = np.full(values.shape, np.nan)
     for row, value in enumerate(values.tolist()):
         word = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
@@ -155,7 +167,7 @@ def _parsed(values: NDArray[Any], name: str) -> FloatColumn:
         try:
             result[row] = float(word)
         except ValueError:
-            message = f"column {name!r}, row {row + 1}: {word!r} is not a number; "
+            message = f"{what}, {line} {row + first}: {word!r} is not a number; "
             message += "give a number, or leave the cell empty"
             raise UsageError(message) from None
     return result

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from stargap.arrays import AnyColumn
 from stargap.errors import UsageError
 from stargap.tables.fits import fits_sources
-from stargap.tables.nulls import converted
+from stargap.tables.nulls import converted, parsed
 from stargap.tables.parquet import parquet_sources
 from stargap.tables.source import Source, unpacked
 from stargap.tables.text import text_sources
@@ -64,7 +64,8 @@ def read_table(
         columns: names to read, in any case; all if None. They name the result as they are spelled here.
         optional: further names, read where the table has them.
         rows: numbers of the rows to keep, from 0, in this order; all if None.
-        units: units that columns are wanted in, by their names here; where the file states another, they are converted.
+        units: columns that must be numbers, by their names here, and the unit of each, or ``""``: where the file states
+            another unit they are converted, and a word that is neither a number nor null is refused.
 
     Raises:
         UsageError: the file is missing, damaged, cut short by the service that made it or no table, lacks a column or
@@ -86,13 +87,21 @@ def read_table(
         names = _choose(path, source, columns, optional)
         table = {}
         for (name, there), values in zip(names.items(), source.read(list(names.values())), strict=True):
-            stated, unit = source.fields[there].unit, (units or {}).get(name, "")
-            whole = converted(values, stated, unit, f"{path}: column {there!r}") if stated and unit else values
-            table[name], size = whole[kept], len(whole)
+            whole, size = values, len(values)
+            if units is not None and name in units:
+                whole = _in_unit(values, units[name], f"{path}: column {there!r}", source, source.fields[there].unit)
+            table[name] = whole[kept]
             if size != (source.rows or size) or len(table[name]) != len(next(iter(table.values()))):
                 message = f"columns differ in length: {there!r} has {size:,} rows"
                 raise ValueError(message)
     return table
+
+
+def _in_unit(values: AnyColumn, unit: str, what: str, source: Source, stated: str | None) -> AnyColumn:
+    """Return a column of numbers in a unit; words for null become NaN, other words are refused by their line."""
+    first, line = (1, "row") if source.first_line is None else (source.first_line, "line")
+    values = parsed(values, what, first=first, line=line)
+    return converted(values, stated, unit, what) if stated and unit else values
 
 
 @contextmanager

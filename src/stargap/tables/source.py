@@ -41,12 +41,14 @@ class Source:
 
     ``title`` names it within its file, such as ``HDU 1``; ``rows`` is their number, or None before the file is read.
     ``read`` yields the columns of the given names one after the other, ``(row,)``, nulls as in the schema.
+    ``first_line`` is the line of the first row in a text file, None elsewhere.
     """
 
     title: str
     fields: Mapping[str, Field]
     rows: int | None
     read: Callable[[Sequence[str]], Iterator[NDArray[Any]]]
+    first_line: int | None = None
 
 
 def is_packed(path: Path) -> bool:

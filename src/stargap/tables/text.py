@@ -106,7 +106,7 @@ def text_sources(path: Path, content: bytes | None = None) -> Iterator[list[Sour
                 yield _typed(table[name])
 
     fields = {name: header.fields.get(name, Field()) for name in header.names}
-    yield [Source("the table", fields, None, read)]
+    yield [Source("the table", fields, None, read, header.lines + 1)]
 
 
 @dataclass(frozen=True)

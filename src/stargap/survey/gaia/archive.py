@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from stargap import __version__
 from stargap.errors import UsageError
-from stargap.survey.gaia.join import GAIA_COLUMNS, QUALITY
-from stargap.tables.columns import CATALOGUE, INT_NULL, Column
+from stargap.files import claim_folder, clean_folder
+from stargap.survey.gaia.join import GAIA_SCHEMA, QUALITY
+from stargap.tables.columns import INT_NULL
 from stargap.tables.crossmatch import REF_EPOCH, julian_epoch
 from stargap.tables.nulls import equal_columns, numbers, whole_ids
 from stargap.tables.parquet import read_columns
@@ -33,26 +34,16 @@ ARCHIVE = "https://gea.esac.esa.int/tap-server/tap"
 """TAP service of ESA's Gaia archive."""
 _PAGE = "https://gea.esac.esa.int/archive"
 
+_KIND = "query of the Gaia archive"
+"""What the folder of answers is marked as."""
 _TARGETS = ("gaia_source_id", "ra", "dec", "lmjd")
 _FASTEST = 10.5
 """Arcsec/yr, just above the fastest star of all, Barnard's."""
 _PAUSES = (5.0, 20.0, 60.0)
 """Seconds before a question is asked again."""
 
-_OURS = {column.name: column for column in CATALOGUE}
-_COLUMNS = (
-    Column("source_id", "int64", "", "meta.id;meta.main", "Gaia DR3 source identifier"),
-    Column("ra", "float64", "deg", "pos.eq.ra;meta.main", "Right ascension at ref_epoch"),
-    Column("dec", "float64", "deg", "pos.eq.dec;meta.main", "Declination at ref_epoch"),
-    Column("ref_epoch", "float64", "yr", "meta.ref;time.epoch", "Epoch of the position"),
-    *(
-        Column(theirs, "float64", _OURS[name].unit, _OURS[name].ucd, _OURS[name].description)
-        for name, theirs in GAIA_COLUMNS.items()
-    ),
-    Column(QUALITY, "str", "", "meta.code.qual;phot", "2MASS quality of J, H and Ks"),
-)
 _TMASS = ("ks_m", "ks_msigcom", QUALITY)
-_CHOSEN = ", ".join(f"{'t' if column.name in _TMASS else 'g'}.{column.name}" for column in _COLUMNS)
+_CHOSEN = ", ".join(f"{'t' if column.name in _TMASS else 'g'}.{column.name}" for column in GAIA_SCHEMA)
 _SELECT = f"SELECT {_CHOSEN} FROM TAP_UPLOAD.ours AS o"
 _TMASS_JOIN = (
     "LEFT OUTER JOIN gaiadr3.tmass_psc_xsc_best_neighbour AS x ON x.source_id = g.source_id "
@@ -171,11 +162,11 @@ def fetch_gaia(
     by_place = _by_place(radius_arcsec, years)
     parts += archive.answers("positions", by_place, {"ra": places[:, 0], "dec": places[:, 1]})
 
-    kinds = {column.name: object if column.dtype == "str" else column.dtype for column in _COLUMNS}
+    kinds = {column.name: object if column.dtype == "str" else column.dtype for column in GAIA_SCHEMA}
     found = {name: np.concatenate([np.empty(0, kind), *(part[name] for part in parts)]) for name, kind in kinds.items()}
     sources, first = np.unique(found["source_id"], return_index=True)
     table = {name: values[first] for name, values in found.items()}
-    write_table(table, path, schema=_COLUMNS, provenance=archive.provenance())
+    write_table(table, path, schema=GAIA_SCHEMA, provenance=archive.provenance())
     archive.clear()
     return GaiaFetch(len(wanted), len(known), len(places), len(sources))
 
@@ -216,7 +207,8 @@ class _Archive:
 
     def clear(self) -> None:
         """Remove all but the table itself."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():
+            shutil.rmtree(clean_folder(self.folder, _KIND))
 
     def answers(self, what: str, query: str, ours: _Arrays) -> Iterator[_Arrays]:
         """Give the answers on `ours`, chunk by chunk, those on disk as they are."""
@@ -229,8 +221,8 @@ class _Archive:
             file = self.folder / f"{asked.hexdigest()[:24]}.parquet"
             if not file.exists():
                 answer = self._ask(what, query, part, ours)
-                self.folder.mkdir(exist_ok=True)
-                write_table(answer, file, schema=_COLUMNS, provenance=self.provenance())
+                claim_folder(self.folder, _KIND)
+                write_table(answer, file, schema=GAIA_SCHEMA, provenance=self.provenance())
             yield read_columns(file)
             if self.progress is not None:
                 self.progress(what, min(start + self.chunk, total), total)
@@ -249,9 +241,9 @@ class _Archive:
                 time.sleep(pauses.pop(0))
 
     def _by_hand(self, what: str, query: str, ours: _Arrays, reason: str) -> UsageError:
-        self.folder.mkdir(exist_ok=True)
+        claim_folder(self.folder, _KIND)
         table = self.folder / f"{what}.vot"
-        schema = [column for column in _COLUMNS if column.name in ours]
+        schema = [column for column in GAIA_SCHEMA if column.name in ours]
         write_table(ours, table, schema=schema, provenance={})
         told = f"{self.address}: {reason}; the same command goes on from what is in {self.folder}. "
         told += f"Or by hand: at {_PAGE}, signed in, upload {table} as table 'ours', run the query below with "
@@ -270,13 +262,13 @@ def _answer(service: str | TapService, query: str, ours: _Arrays) -> _Arrays:
             raise UsageError(message)
         table = result.to_table()
     names = {name.lower(): name for name in table.colnames}
-    lacking = [column.name for column in _COLUMNS if column.name not in names]
+    lacking = [column.name for column in GAIA_SCHEMA if column.name not in names]
     if lacking:
         message = f"the answer lacks {', '.join(lacking)}"
         raise UsageError(message)
     answer: _Arrays = {
         column.name: np.ma.filled(np.ma.asarray(table[names[column.name]]).astype(float), np.nan)
-        for column in _COLUMNS[1:]
+        for column in GAIA_SCHEMA[1:]
         if column.dtype != "str"
     }
     words = np.ma.filled(np.ma.asarray(table[names[QUALITY]]).astype(object), "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
-from stargap.tables.columns import INT_NULL
+from stargap.tables.columns import CATALOGUE, INT_NULL, Column
 from stargap.tables.crossmatch import julian_epoch, match_ids, match_sky, separations
-from stargap.tables.nulls import equal_columns, numbers, whole_ids
+from stargap.tables.nulls import equal_columns, known_values, numbers, whole_ids
 from stargap.tables.read import read_table
 
-__all__ = ["EXTINCTION_COLUMNS", "GAIA_COLUMNS", "QUALITY", "GaiaJoin", "join_gaia", "read_gaia"]
+__all__ = ["EXTINCTION_COLUMNS", "GAIA_COLUMNS", "GAIA_SCHEMA", "QUALITY", "GaiaJoin", "join_gaia", "read_gaia"]
 
 _Arrays = dict[str, NDArray[Any]]
 
@@ -43,6 +43,18 @@ EXTINCTION_COLUMNS = ("a_v", "e_a_v", "ebv", "e_ebv")
 QUALITY = "ph_qual"
 """Quality of 2MASS's J, H and Ks; of a quality other than A, B or C, Ks is unknown."""
 
+_BY_NAME = {column.name: column for column in CATALOGUE}
+GAIA_SCHEMA: tuple[Column, ...] = (
+    Column("source_id", "int64", "", "meta.id;meta.main", "Gaia DR3 source identifier"),
+    Column("ra", "float64", "deg", "pos.eq.ra;meta.main", "Right ascension at ref_epoch"),
+    Column("dec", "float64", "deg", "pos.eq.dec;meta.main", "Declination at ref_epoch", (-90, 90)),
+    Column("ref_epoch", "float64", "yr", "meta.ref;time.epoch", "Epoch of the position"),
+    *(replace(_BY_NAME[name], name=theirs, dtype="float64", paper_name="") for name, theirs in GAIA_COLUMNS.items()),
+    Column(QUALITY, "str", "", "meta.code.qual;phot", "2MASS quality of J, H and Ks"),
+)
+"""The columns of Gaia's and 2MASS's tables that are used, by their names there, with the catalogue's units and ranges."""
+_NUMBERS = (*GAIA_SCHEMA[1:-1], *(Column(name, "float64", "mag") for name in EXTINCTION_COLUMNS))
+
 _DISPENSABLE = ("bp_rp", "ks_m", "ks_msigcom", "pmra_error", "pmdec_error", "radial_velocity", "radial_velocity_error")
 """What the sample does without."""
 
@@ -52,26 +64,27 @@ class GaiaJoin:
     """What `join_gaia` returns; one row a spectrum.
 
     ``columns``: gaia_source_id (int64, -9999 without a source), gaia_separation (arcsec) and those of `GAIA_COLUMNS`,
-    float64, NaN where unknown, with `EXTINCTION_COLUMNS` where the table has them.
-    ``by_position``, whether it was joined so; ``ambiguous``, whether several sources were within the radius then.
-    ``notes``: sentences on the join.
+    float64, NaN where unknown, with `EXTINCTION_COLUMNS` where the table has them. ``by_position``, whether it was
+    joined so; ``ambiguous``, whether several sources were within the radius then. ``false_values``: how many values of the joined sources cannot be true, such as -999, and
+    count as unknown. ``notes``: sentences on the join.
     """
 
     columns: _Arrays
     by_position: NDArray[np.bool_]
     ambiguous: NDArray[np.bool_]
     notes: tuple[str, ...]
+    false_values: int = 0
 
 
 def read_gaia(path: str | Path) -> _Arrays:
-    """Return the columns of a Gaia DR3 table that `join_gaia` uses, as `tables.read_table` does.
+    """Return the columns of a Gaia DR3 table that `join_gaia` uses, in the units of `GAIA_SCHEMA`.
 
     Raises:
-        UsageError: the table cannot be read, or has no source_id, ra or dec.
+        UsageError: the table cannot be read, has no source_id, ra or dec, or holds words where numbers belong.
     """
-    return read_table(
-        path, ["source_id", "ra", "dec"], optional=[*GAIA_COLUMNS.values(), *EXTINCTION_COLUMNS, QUALITY, "ref_epoch"]
-    )
+    needed = ["source_id", "ra", "dec"]
+    units = {column.name: column.unit for column in _NUMBERS}
+    return read_table(path, needed, optional=[*(name for name in units if name not in needed), QUALITY], units=units)
 
 
 def join_gaia(
@@ -114,7 +127,7 @@ def join_gaia(
     if gaia is None:
         note = "no Gaia table: RUWE, absolute magnitude and colour of every spectrum are unknown"
         return GaiaJoin(columns, by_position, ambiguous, (note,))
-    stars, notes = _sources(gaia)
+    stars, false, notes = _sources(gaia)
 
     place = numbers(spectra, "ra", size), numbers(spectra, "dec", size), julian_epoch(numbers(spectra, "lmjd", size))
     rows = np.full(size, -1, dtype=np.int64)
@@ -133,7 +146,7 @@ def join_gaia(
     for name, theirs in given.items():
         columns.setdefault(name, np.full(size, np.nan))
         if theirs in stars:
-            columns[name][found] = numbers(stars, theirs, len(stars["source_id"]))[rows[found]]
+            columns[name][found] = stars[theirs][rows[found]]
     if QUALITY in stars:
         poor = np.zeros(size, dtype=bool)
         poor[found] = _poor_ks(stars[QUALITY])[rows[found]]
@@ -142,7 +155,8 @@ def join_gaia(
     columns["bp_rp"] = np.where(np.isnan(colour), columns["bp_mag"] - columns["rp_mag"], colour)
     have, near, unsure = (int(np.count_nonzero(part)) for part in (found, by_position, ambiguous))
     note = f"{have:,} of {size:,} spectra have a Gaia source: {have - near:,} by identifier, {near:,} by position, "
-    return GaiaJoin(columns, by_position, ambiguous, (note + f"{unsure:,} of these ambiguous", *notes))
+    notes = [note + f"{unsure:,} of these ambiguous", *notes]
+    return GaiaJoin(columns, by_position, ambiguous, tuple(notes), int(false[rows[found]].sum()))
 
 
 def _poor_ks(quality: NDArray[Any]) -> NDArray[np.bool_]:
@@ -151,9 +165,9 @@ def _poor_ks(quality: NDArray[Any]) -> NDArray[np.bool_]:
     return (last != "") & ~np.isin(last, ["A", "B", "C"])
 
 
-def _sources(gaia: Mapping[str, ArrayLike]) -> tuple[_Arrays, list[str]]:
-    """Return one row of each source, and sentences on what is missing."""
-    stars, notes = equal_columns(gaia, "source_id"), []
+def _sources(gaia: Mapping[str, ArrayLike]) -> tuple[_Arrays, NDArray[np.int64], list[str]]:
+    """Return one row of each source, how many of its values cannot be true, and sentences on them and on what lacks."""
+    stars, notes = equal_columns(gaia, "source_id", units={column.name: column.unit for column in _NUMBERS}), []
     for name in ("ra", "dec"):
         if name not in stars:
             message = f"the Gaia table has no column {name!r}; give source_id, ra and dec"
@@ -165,7 +179,14 @@ def _sources(gaia: Mapping[str, ArrayLike]) -> tuple[_Arrays, list[str]]:
     if left_out:
         stars = {name: values[first] for name, values in stars.items()}
         notes.append(f"{left_out:,} rows of the Gaia table repeat a source or have no source_id, and were left out")
+    false = np.zeros(len(stars["source_id"]), dtype=np.int64)
+    for column in _NUMBERS:
+        if column.name in stars and column.name != "ra":
+            given = numbers(stars, column.name, len(false))
+            stars[column.name], sentence = known_values(given, column)
+            false += np.isfinite(given) & np.isnan(stars[column.name])
+            notes += [f"the Gaia table: {sentence}"] if sentence else []
     lacking = [name for name in GAIA_COLUMNS.values() if name not in stars and name not in _DISPENSABLE]
     if lacking:
         notes.append(f"the Gaia table lacks {', '.join(lacking)}: unknown for every spectrum")
-    return stars, notes
+    return stars, false, notes
