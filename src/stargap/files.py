@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
@@ -15,12 +16,37 @@ from typing import BinaryIO
 from stargap import __version__
 from stargap.errors import UsageError
 
-__all__ = ["claim_folder", "clean_folder", "files_of", "part_folder", "replacing", "replacing_folder", "sweep_parts"]
+__all__ = [
+    "claim_folder", "clean_folder", "files_of", "part_folder", "read_text", "replacing", "replacing_folder", "sweep_parts"
+]
 
 MARK = ".stargap"
 """Name of the file that marks a folder as ours: JSON with its kind and, where known, the files written to it."""
 
 _swept: set[str] = set()
+
+
+def read_text(path: str | Path) -> str:
+    """Return the text of a file that a person or another program wrote, without a byte-order mark.
+
+    It is UTF-8, or UTF-16 with its mark; what is neither is taken as Latin-1, as in old comments.
+
+    Raises:
+        OSError: the file cannot be read.
+
+    Example:
+        >>> file = getfixture("tmp_path") / "list.txt"
+        >>> _ = file.write_bytes("été".encode("utf-16"))
+        >>> read_text(file)
+        'été'
+    """
+    content = Path(path).read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stargap.errors import UsageError
+from stargap.files import read_text
 from stargap.labels import LABELS
 
 __all__ = ["MeasureSettings", "Settings", "example_toml", "nearest", "read_settings", "read_settings_as"]
@@ -114,7 +115,7 @@ def read_settings_as(kind: type[AnySettings], source: str | Path | dict[str, Any
         content = source
     else:
         try:
-            content = tomllib.loads(Path(source).read_text(encoding="utf-8"))
+            content = tomllib.loads(read_text(source))
         except OSError as error:
             message = f"{where}: cannot be read ({error.strerror})"
             raise UsageError(message) from None

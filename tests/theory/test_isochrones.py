@@ -180,7 +180,7 @@ def test_columns_that_are_not_needed_may_be_missing(write):
         (cmd_table(header=HEADER.replace("MH ", "Z ")), "no column MH"),
         (cmd_table(header=HEADER.replace(" mbolmag", "")), "13 column names, 14 columns"),
         (f"{HEADER}\n0.01 0.0\n<p>\n", "not a table of numbers"),
-        (cmd_table().replace("0.01 ", "nan "), "not finite"),
+        (cmd_table(metals=(np.nan, -0.5)), "not finite"),
         (cmd_table(ages=(9.0, 10.0)), "age within 0.1 dex of 5 Gyr; the ages are 1, 10"),
     ],
 )
@@ -189,6 +189,15 @@ def test_what_is_no_such_table_is_refused(write, content, said):
     with pytest.raises(UsageError, match=said) as caught:
         read_parsec(path)
     assert str(path) in str(caught.value)
+
+
+def test_marks_comments_and_columns_that_are_not_used_are_let_be(write, tmp_path):
+    plain = read_parsec(write(cmd_table()))
+    (tmp_path / "odd.dat").write_bytes(("# été\n" + cmd_table().replace("0.01 ", "nan ")).encode("utf-16"))
+    odd = read_parsec(tmp_path / "odd.dat")
+    np.testing.assert_array_equal(odd.teff, plain.teff)
+    (tmp_path / "latin.dat").write_bytes(b"# \xe9t\xe9\n" + cmd_table().encode())
+    np.testing.assert_array_equal(read_parsec(tmp_path / "latin.dat").logg, plain.logg)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

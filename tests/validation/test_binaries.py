@@ -81,12 +81,12 @@ def test_two_m_dwarfs_are_no_pair_and_a_star_counts_once():
     }
     pairs = {"source_id1": [1, 11, 12, 13], "source_id2": [2, 3, 3, 99]}
     pairs |= {"R_chance_align": [0.0] * 4, "pairdistance": [0.5, 0.0, 0.5, 0.5]}
-    bright = {"gaia_source_id": [2, 11, 12, 12, 13], "feh": [0.0, 1.0, 2.0, 3.0, 4.0], "rv": [0.0] * 5}
+    bright = {"gaia_source_id": [2, 11, 12, 12, 13], "feh": [0.0, 0.1, 0.2, 0.3, 0.4], "rv": [0.0] * 5}
     bright |= {"snrg": [9.0, 9.0, 9.0, 50.0, 9.0]}
     found = compare_binaries(ours, pairs, bright, PLAIN)
     assert found.gaia_source_id.tolist() == [3]
     assert found.primary_id.tolist() == [12]
-    assert (found.m_h.tolist(), found.primary_m_h.tolist(), found.snr.tolist()) == ([0.4], [3.0], [60.0])
+    assert (found.m_h.tolist(), found.primary_m_h.tolist(), found.snr.tolist()) == ([0.4], [0.3], [60.0])
 
 
 def test_only_the_final_catalogue_counts():

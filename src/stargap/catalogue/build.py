@@ -20,7 +20,7 @@ from stargap.settings import Settings
 from stargap.survey.sample import Sample, counts_json, counts_table
 from stargap.tables.columns import CATALOGUE, STARS, SURVEY
 from stargap.tables.crossmatch import match_ids
-from stargap.tables.nulls import equal_columns, numbers, whole_ids
+from stargap.tables.nulls import equal_columns, numbers, plain_column, whole_ids
 from stargap.tables.parquet import open_parquet, provenance_of, read_columns, read_parts, write_parts
 
 __all__ = ["Built", "CatalogueSettings", "build_catalogue"]
@@ -187,10 +187,9 @@ def _added(added: Mapping[str, ArrayLike] | None) -> Columns:
 
 
 def _joined(values: NDArray[Any], place: NDArray[np.int64]) -> NDArray[Any]:
-    """Return values of the rows in `place`, as masked where that is -1."""
-    if not len(values):
-        return np.ma.masked_all(len(place), dtype=values.dtype)
-    return np.ma.masked_array(values[place], place < 0)
+    """Return values of the rows in `place`, null where that is -1."""
+    found = values[place] if len(values) else np.zeros(len(place), dtype=values.dtype)
+    return plain_column(np.ma.masked_array(found, place < 0))
 
 
 def _catalogue_part(part: Columns, extra: Columns) -> Columns:

@@ -167,7 +167,8 @@ def _look_up(
     if declared.radius_arcsec is not None:
         rest = np.flatnonzero(~found)
         ra, dec = _moved({key: values[rest] for key, values in place.items()}, declared.epoch - epoch)
-        stars = {key: numbers(table, place, len(table[place])) for key, place in (("ra", declared.ra), ("dec", declared.dec))}
+        there = {"ra": declared.ra, "dec": declared.dec}
+        stars = {key: numbers(table, column, len(table[column])) for key, column in there.items()}
         stars["ref_epoch"] = np.full(len(stars["ra"]), declared.epoch)
         match = match_sky(ra, dec, declared.epoch, stars, radius_arcsec=declared.radius_arcsec)
         by_sky[rest], ambiguous[rest] = match.rows >= 0, match.ambiguous

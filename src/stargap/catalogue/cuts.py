@@ -112,7 +112,7 @@ def final_cuts(columns: Mapping[str, ArrayLike], settings: CutSettings | None = 
 
     nothing = np.zeros(rows, dtype=bool)
     steps: list[tuple[str, FinalCut, _Bools, _Bools]] = [
-        ("sample", FinalCut.NOT_IN_SAMPLE, ~given["in_sample"].astype(bool), nothing),
+        ("sample", FinalCut.NOT_IN_SAMPLE, given["in_sample"] != 1, nothing),
         ("cleaning", FinalCut.NOT_CLEAN, is_rejected(clean_flags), nothing),
         ("labels", FinalCut.NO_LABELS, np.asarray(np.isnan(labels).any(axis=0)), nothing),
         ("Teff", FinalCut.TOO_HOT, values["teff"] > settings.hottest_teff, nothing),

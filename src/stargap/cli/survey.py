@@ -242,8 +242,11 @@ def missing(catalogue: Path, folder: Path, /, *, output: Annotated[Path, Paramet
     from stargap.spectra.store.lamost_files import write_missing
     from stargap.tables.read import read_table
 
-    count = write_missing(read_table(catalogue), folder, output)
-    print(f"wrote {output}: {count:,} files to download")
+    found = write_missing(read_table(catalogue), folder, output)
+    print(f"wrote {output}: {found.files:,} files to download")
+    if found.unnamed:
+        rows = "1 row" if found.unnamed == 1 else f"{found.unnamed:,} rows"
+        print(f"left out {rows} without lmjd, planid, spid or fiberid, the first is row {found.first_unnamed:,}")
 
 
 def read_survey(path: Path) -> SurveySettings:

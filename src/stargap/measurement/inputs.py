@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 
 from stargap.errors import UsageError
+from stargap.files import read_text
 from stargap.spectra.inputs import find_spectra
 
 __all__ = ["find_spectra", "read_zero_points"]
@@ -26,16 +28,15 @@ def read_zero_points(path: str | Path) -> dict[tuple[str, int], float]:
     """
     found: dict[tuple[str, int], float] = {}
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                key, value = (row["plan_id"].strip(), int(row["spectrograph"])), float(row["rv"])
-                if key in found or not math.isfinite(value):
-                    message = (
-                        f"{path}: line {reader.line_num}: {key} {'is repeated' if key in found else 'is not finite'}"
-                    )
-                    raise UsageError(message)
-                found[key] = value
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        for row in reader:
+            key, value = (row["plan_id"].strip(), int(row["spectrograph"])), float(row["rv"])
+            if key in found or not math.isfinite(value):
+                reason = "is repeated" if key in found else "is not finite"
+                message = f"{path}: line {reader.line_num}: {key} {reason}"
+                raise UsageError(message)
+            found[key] = value
     except OSError as error:
         message = f"{path}: cannot be read ({error.strerror})"
     except KeyError as error:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stargap.arrays import IntColumn
 from stargap.errors import SpectrumError, UsageError
-from stargap.files import replacing
+from stargap.files import read_text, replacing
 from stargap.measurement.star import BATCH, batch_velocity
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import native_batch
@@ -95,9 +95,9 @@ def read_anchor_labels(path: Path, count: int) -> tuple[IntColumn, NDArray[np.fl
 def _read_lines(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     """Return the lines of a CSV file by the names in its first line."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True, restval="")
-            names, lines = reader.fieldnames or (), list(reader)
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), skipinitialspace=True, restval="")
+        names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        lines = list(reader)
     except (OSError, ValueError, csv.Error) as error:
         message = f"{path}: cannot be read as CSV ({getattr(error, 'strerror', None) or error})"
         raise UsageError(message) from None

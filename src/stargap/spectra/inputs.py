@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -71,7 +72,10 @@ def _listed(text: str) -> list[Path]:
     if len(content) > _LONGEST_LIST:
         message = f"{text}: a list of more than 256 MiB; name the folder that holds the files"
         raise UsageError(message)
-    lines = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").splitlines()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        lines = content.decode("utf-16", "replace").splitlines()
+    else:
+        lines = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").splitlines()
     return [Path(line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 

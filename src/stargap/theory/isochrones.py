@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
+from stargap.files import read_text
 
 __all__ = ["Isochrones", "read_parsec", "shipped_isochrones"]
 
@@ -21,6 +22,8 @@ REACH = 200.0
 AGE_TOLERANCE = 0.1
 """Largest difference between the age of an isochrone and the one requested (dex)."""
 NEEDED = ("MH", "logAge", "Mini", "logTe", "logg")
+OPTIONAL = ("label", "Gmag", "G_BPmag", "G_RPmag")
+"""The columns of a CMD table that are read, and those of them that may be missing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +112,14 @@ def read_parsec(path: str | Path, *, age: float = 5.0) -> Isochrones:
         message = f"age {age} is not a number of Gyr above 0"
         raise UsageError(message)
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not a text file'})"
+        text = read_text(path)
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror})"
         raise UsageError(message) from None
-    columns = _columns(lines, path)
+    if "\0" in text:
+        message = f"{path}: cannot be read (not a text file)"
+        raise UsageError(message)
+    columns = _columns(text.splitlines(), path)
     wanted = np.log10(age * 1e9)
     dwarf = (columns["Mini"] < LARGEST_MASS) & (columns.get("label", np.ones_like(columns["Mini"])) == 1)
     chosen = []
@@ -158,15 +164,16 @@ def _columns(lines: list[str], path: str | Path) -> dict[str, NDArray[np.float64
     if missing:
         message = f"{path}: no column {', '.join(missing)}; ask the CMD web interface (3.x) for isochrone tables"
         raise UsageError(message)
+    used = [place for place, name in enumerate(names) if name in (*NEEDED, *OPTIONAL)]
     try:
-        table = np.loadtxt(numbers, ndmin=2)
+        table = np.loadtxt(numbers, ndmin=2, usecols=used)
     except ValueError as error:
         message = f"{path}: not a table of numbers ({error})"
         raise UsageError(message) from None
-    if table.shape[1] != len(names) or not np.isfinite(table).all():
-        message = f"{path}: {len(names)} column names, {table.shape[1]} columns of numbers, or some that are not finite"
+    if (count := len(numbers[0].split())) != len(names) or not np.isfinite(table).all():
+        message = f"{path}: {len(names)} column names, {count} columns of numbers, or some that are not finite"
         raise UsageError(message)
-    return dict(zip(names, table.T, strict=True))
+    return {names[place]: table[:, column] for column, place in enumerate(used)}
 
 
 @cache

@@ -21,7 +21,14 @@ from stargap.tables.columns import INT_NULL
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.nulls import whole_ids
 from stargap.tables.read import read_table
-from stargap.validation.matching import OurStars, best_spectra, checked_columns, column_values, usable_rows
+from stargap.validation.matching import (
+    OurStars,
+    best_spectra,
+    checked_columns,
+    column_values,
+    usable_rows,
+    without_false,
+)
 from stargap.validation.sheets import Results, Sheet, cuts_sheet, is_simulated, number, statistics_cells
 
 __all__ = ["Binaries", "BinaryAgreement", "BinarySettings", "compare_binaries", "run_binaries"]
@@ -168,6 +175,7 @@ def compare_binaries(
     both = [whole_ids(table[name], name) for name in (settings.first, settings.second)]
     mine, _ = checked_columns(ours, names["ours"], "our table")
     notes: list[str] = []
+    without_false(bright, {"m_h": settings.m_h, "rv": settings.rv}, "the table of primaries", notes)
     ids = whole_ids(mine["gaia_source_id"], "gaia_source_id")
     usable = usable_rows(mine, settings.rows, notes) & np.isin(ids, np.concatenate(both)) & (ids != INT_NULL)
     m_h, snr = column_values(mine, "m_h"), column_values(mine, settings.snr)
@@ -225,8 +233,11 @@ def run_binaries(
     names = _needed(settings)
     ours = read_table(catalogue, names["ours"], optional=["in_final_catalogue", "in_sample"])
     simulated = is_simulated(catalogue) if settings.simulated is None else settings.simulated
-    tables = read_table(pairs, names["pairs"]), read_table(primaries, names["primaries"])
-    found = compare_binaries(ours, *tables, settings, simulated=simulated)
+    numbers = dict.fromkeys(filter(None, (settings.chance, settings.separation, settings.m_h, settings.prefer)), "")
+    numbers[settings.rv] = "km/s"
+    wide = read_table(pairs, names["pairs"], units=numbers)
+    bright = read_table(primaries, names["primaries"], units=numbers)
+    found = compare_binaries(ours, wide, bright, settings, simulated=simulated)
     if output is not None:
         found.write(output, "binaries", kind="comparison of wide binaries")
     return found

@@ -24,6 +24,7 @@ from stargap.validation.matching import (
     match_stars,
     our_columns,
     their_columns,
+    their_units,
 )
 from stargap.validation.sheets import Results, Sheet, is_simulated, number, statistics_cells
 
@@ -151,7 +152,7 @@ def read_matched(catalogue: str | Path, table: str | Path, settings: CompareSett
     """
     needed, optional = our_columns(settings)
     ours: Mapping[str, ArrayLike] = read_table(catalogue, needed, optional=optional)
-    return match_stars(ours, read_table(table, their_columns(settings)), settings)
+    return match_stars(ours, read_table(table, their_columns(settings), units=their_units(settings)), settings)
 
 
 def run_compare(

@@ -13,13 +13,13 @@ from pydantic import Field, model_validator
 from stargap.catalogue.stars import star_numbers
 from stargap.errors import UsageError
 from stargap.settings import Settings
-from stargap.tables.columns import INT_NULL
+from stargap.tables.columns import CATALOGUE, INT_NULL
 from stargap.tables.crossmatch import match_ids, match_sky
-from stargap.tables.nulls import numbers, whole_ids
+from stargap.tables.nulls import known_values, numbers, plain_column, whole_ids
 
 __all__ = ["NAMES", "QUANTITIES", "UNITS", "CompareSettings", "Matched", "OurStars", "Quantity", "best_spectra",
            "checked_columns", "column_values", "match_stars", "our_columns", "their_columns",
-           "usable_rows"]  # fmt: skip
+           "their_units", "usable_rows", "without_false"]  # fmt: skip
 
 Rows = Literal["final", "all"]
 Quantity = Literal["rv", "teff", "logg", "m_h"]
@@ -28,6 +28,7 @@ NAMES: dict[Quantity, str] = {"rv": "RV", "teff": "Teff", "logg": "log g", "m_h"
 UNITS: dict[Quantity, str] = {"rv": "km/s", "teff": "K", "logg": "dex", "m_h": "dex"}
 
 _Columns = dict[str, NDArray[Any]]
+_SCHEMA = {column.name: column for column in CATALOGUE}
 _Floats = NDArray[np.float64]
 _Rows = NDArray[np.int64]
 
@@ -141,6 +142,13 @@ def their_columns(settings: CompareSettings) -> list[str]:
     return [name for name in dict.fromkeys(names) if name]
 
 
+def their_units(settings: CompareSettings) -> dict[str, str]:
+    """Return the units of the columns of the other table that are numbers, for `read_table`."""
+    units = dict.fromkeys([*settings.keep, *([settings.prefer] if settings.prefer else [])], "")
+    units |= {column: _SCHEMA[name].unit for name, column in settings.columns.items()}
+    return units | ({} if settings.radius_arcsec is None else {settings.ra: "deg", settings.dec: "deg"})
+
+
 def match_stars(
     ours: Mapping[str, ArrayLike], reference: Mapping[str, ArrayLike], settings: CompareSettings
 ) -> Matched:
@@ -173,6 +181,7 @@ def match_stars(
     theirs, _ = checked_columns(reference, their_columns(settings), settings.name)
     notes: list[str] = []
     usable = usable_rows(mine, settings.rows, notes)
+    without_false(theirs, settings.columns, settings.name, notes)
     kept = _kept(theirs, settings, notes)
     rows, separation = np.full(size, -1, dtype=np.int64), np.full(size, np.nan)
     if settings.key:
@@ -221,7 +230,7 @@ def checked_columns(columns: Mapping[str, ArrayLike], needed: list[str], what: s
     Raises:
         UsageError: one that is needed is missing, or they differ in shape.
     """
-    arrays = {name: np.asarray(values) for name, values in columns.items()}
+    arrays = {name: plain_column(values) for name, values in columns.items()}
     missing = [name for name in needed if name not in arrays]
     if missing:
         message = f"{what} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, arrays))}"
@@ -235,14 +244,15 @@ def checked_columns(columns: Mapping[str, ArrayLike], needed: list[str], what: s
 
 def column_values(columns: _Columns, name: str) -> _Floats:
     """Return a column as float64, NaN where null or missing."""
-    size = len(next(iter(columns.values())))
-    if name in columns and columns[name].dtype.kind not in "fiub":
-        words = [word for word in columns[name].tolist() if word]
-        if words:
-            message = f"column {name!r} holds text, such as {words[0]!r}; a column of numbers is needed"
-            raise UsageError(message)
-        return np.full(size, np.nan)
-    return numbers(columns, name, size)
+    return numbers(columns, name, len(next(iter(columns.values()))))
+
+
+def without_false(columns: _Columns, quantities: Mapping[Quantity, str], table: str, notes: list[str]) -> None:
+    """Make null what cannot be true in columns of another table, such as -999, and add notes on how many there were."""
+    for name, column in quantities.items():
+        values = column_values(columns, column)
+        columns[column], sentence = known_values(values, _SCHEMA[name], column)
+        notes += [f"{table}: {sentence}, and not compared"] if sentence else []
 
 
 def usable_rows(mine: _Columns, which: Rows, notes: list[str]) -> NDArray[np.bool_]:
@@ -251,7 +261,7 @@ def usable_rows(mine: _Columns, which: Rows, notes: list[str]) -> NDArray[np.boo
     mark = next((name for name in ("in_final_catalogue", "in_sample") if name in mine), None)
     if which == "all" or mark is None:
         return np.ones(size, dtype=bool)
-    inside = mine[mark].astype(bool)
+    inside = mine[mark] == 1
     notes.append(f"{int(inside.sum()):,} of our {size:,} spectra have {mark} and are compared")
     return inside
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stargap.errors import UsageError
-from stargap.files import replacing
+from stargap.files import read_text, replacing
 from stargap.flags import Clean
 from stargap.survey.cleaning.bins import BIN_CENTRES, Shard, read_blocks
 from stargap.survey.cleaning.clean import Cleaning, Cluster
@@ -63,7 +63,7 @@ def overrule(cleaning: Cleaning, path: str | Path) -> Cleaning:
 
 def _read_overrule(path: Path, cleaning: Cleaning) -> dict[int, str]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_text(path))
     except OSError as error:
         message = f"{path}: cannot be read ({error.strerror})"
         raise UsageError(message) from None
