@@ -16,9 +16,8 @@ from typing import BinaryIO
 from stargap import __version__
 from stargap.errors import UsageError
 
-__all__ = [
-    "claim_folder", "clean_folder", "files_of", "part_folder", "read_text", "replacing", "replacing_folder", "sweep_parts"
-]
+__all__ = ["claim_folder", "clean_folder", "files_of", "part_folder", "read_text", "replacing",
+           "replacing_folder", "sweep_parts"]  # fmt: skip
 
 MARK = ".stargap"
 """Name of the file that marks a folder as ours: JSON with its kind and, where known, the files written to it."""

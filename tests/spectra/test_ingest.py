@@ -588,15 +588,35 @@ def test_a_catalogue_adopts_rows_that_were_ingested_as_files(tree, tmp_path):
     assert run(root, tmp_path / "store").rows == 4
 
 
+def test_rows_that_name_no_file_are_counted_and_keep_their_row(tree, tmp_path):
+    root, catalogue = tree
+    floats = catalogue | {"lmjd": np.array([np.nan, 55859.0, 55859.0, 55859.0])}
+    found = write_missing(floats, root, tmp_path / "missing.csv")
+    assert (found.unnamed, found.first_unnamed) == (1, 1)
+    assert "1858" not in (tmp_path / "missing.csv").read_text(encoding="utf-8")
+    inputs = catalogue_inputs(catalogue | {"planid": ["F5902", "null", "B1", "B1"]}, root)
+    assert len(inputs.path) == 4
+    assert [b"without-lmjd" in path for path in inputs.path] == [False, True, False, False]
+    assert not inputs.found[1]
+
+
+def test_gaia_identifiers_that_went_through_a_float_are_refused(tree):
+    root, catalogue = tree
+    with pytest.raises(UsageError, match="gaia_source_id: holds floats"):
+        catalogue_inputs(catalogue | {"gaia_source_id": np.full(4, 3.072047318239120e18)}, root)
+    kept = catalogue_inputs(catalogue | {"OBSID": np.array([101.0, np.nan, 103.0, 104.0])}, root).catalogue
+    assert kept["catalogue_obsid"] == [101, None, 103, 104]
+
+
 def test_missing_files_are_listed_for_download(tree, tmp_path):
     root, catalogue = tree
-    assert write_missing(catalogue, root, tmp_path / "missing.csv") == 1
+    assert write_missing(catalogue, root, tmp_path / "missing.csv").files == 1
     with (tmp_path / "missing.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"obsid": "104", "path": "20111024/B1/spec-55859-B1_sp16-001.fits.gz"}]
     write(root / "20111024" / "B1" / "spec-55859-B1_sp16-001.fits.gz", 4)
-    assert write_missing(catalogue, root, tmp_path / "missing.csv") == 0
+    assert write_missing(catalogue, root, tmp_path / "missing.csv").files == 0
     assert (tmp_path / "missing.csv").read_text() == "obsid,path\n"
-    assert write_missing(catalogue, tmp_path / "nowhere", tmp_path / "missing.csv") == 4
+    assert write_missing(catalogue, tmp_path / "nowhere", tmp_path / "missing.csv").files == 4
 
 
 def test_a_folder_that_cannot_be_searched_is_not_taken_for_an_empty_one(tree, tmp_path, monkeypatch):

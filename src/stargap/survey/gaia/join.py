@@ -52,7 +52,7 @@ GAIA_SCHEMA: tuple[Column, ...] = (
     *(replace(_BY_NAME[name], name=theirs, dtype="float64", paper_name="") for name, theirs in GAIA_COLUMNS.items()),
     Column(QUALITY, "str", "", "meta.code.qual;phot", "2MASS quality of J, H and Ks"),
 )
-"""The columns of Gaia's and 2MASS's tables that are used, by their names there, with the catalogue's units and ranges."""
+"""The columns of Gaia's and 2MASS's tables in use, by their names there, with the catalogue's units and ranges."""
 _NUMBERS = (*GAIA_SCHEMA[1:-1], *(Column(name, "float64", "mag") for name in EXTINCTION_COLUMNS))
 
 _DISPENSABLE = ("bp_rp", "ks_m", "ks_msigcom", "pmra_error", "pmdec_error", "radial_velocity", "radial_velocity_error")
@@ -65,8 +65,8 @@ class GaiaJoin:
 
     ``columns``: gaia_source_id (int64, -9999 without a source), gaia_separation (arcsec) and those of `GAIA_COLUMNS`,
     float64, NaN where unknown, with `EXTINCTION_COLUMNS` where the table has them. ``by_position``, whether it was
-    joined so; ``ambiguous``, whether several sources were within the radius then. ``false_values``: how many values of the joined sources cannot be true, such as -999, and
-    count as unknown. ``notes``: sentences on the join.
+    joined so; ``ambiguous``, whether several sources were within the radius then. ``false_values``: how many values of
+    the joined sources cannot be true, such as -999, and count as unknown. ``notes``: sentences on the join.
     """
 
     columns: _Arrays
