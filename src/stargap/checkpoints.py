@@ -211,7 +211,7 @@ def metrics_log(path: Path, step: int) -> Iterator[Callable[..., None]]:
 
     def done(line: bytes) -> bool:
         try:
-            return json.loads(line)["step"] <= step
+            return bool(json.loads(line)["step"] <= step)
         except (ValueError, KeyError, TypeError):
             return False
 

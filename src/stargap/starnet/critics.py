@@ -24,7 +24,8 @@ class _Critic(nn.Module):
 
     def forward(self, spectrum: Tensor, latent: Tensor) -> Tensor:
         seen = torch.cat([self.spectrum(spectrum).flatten(1), self.latent(latent).flatten(1)], dim=1)
-        return self.last(seen)[:, 0].to(self.last.weight.dtype)
+        logit: Tensor = self.last(seen)[:, 0]
+        return logit.to(self.last.weight.dtype)
 
 
 class Critics(nn.Module):

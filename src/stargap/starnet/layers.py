@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -180,7 +180,8 @@ def _rows_at_once(size: int) -> int:
 
 
 def _leaky_slopes(grad: Tensor, result: Tensor, slope: float) -> Tensor:
-    return torch.ops.aten.leaky_relu_backward(grad, result, slope, True)
+    slopes: Tensor = torch.ops.aten.leaky_relu_backward(grad, result, slope, True)
+    return slopes
 
 
 class _DownFunction(torch.autograd.Function):
@@ -271,7 +272,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output."""
-        return self.function.apply(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.stride, self.slope)
+        apply: Callable[..., Tensor] = self.function.apply
+        return apply(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.stride, self.slope)
 
     def linear(self, x: Tensor) -> Tensor:
         """Return the convolution without bias."""
@@ -280,7 +282,9 @@ class Layer(nn.Module):
     def with_tangents(self, value: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
         """Return the output for `value` and its derivatives; `change` is ``(row, k, position, channel)``."""
         value = self(value)
-        change = self.linear(change.flatten(0, 1)).unflatten(0, change.shape[:2])
+        rows, count = change.shape[:2]
+        change = self.linear(change.flatten(0, 1))
+        change = change.view(rows, count, *change.shape[1:])
         return value, _leaky_slopes(change, value[:, None].to(change.dtype), self.slope)
 
 

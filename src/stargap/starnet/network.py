@@ -199,7 +199,8 @@ class CycleStarNet(nn.Module):
 
     def split_features(self, flux: Tensor, good: Tensor | None = None) -> Tensor:
         """Return what `observed_and_tangents` needs of observed spectra, ``(row, position, filter)``: once a fit."""
-        return self.split_decoder(self.encode_observed(flux, good)[1])
+        features: Tensor = self.split_decoder(self.encode_observed(flux, good)[1])
+        return features
 
     def cycles(self, synthetic: Tensor, observed: Tensor) -> Cycles:
         """Return reconstructions, transfers and cycles; pieces common to both domains are computed once.
@@ -260,7 +261,9 @@ class CycleStarNet(nn.Module):
         """
         pieces = [
             self.features_to_observed(*self.shared_features(value, change, tangent_dtype=tangent_dtype), part)
-            for value, change, part in zip(*(x.split(STARS_AT_ONCE) for x in (flux, tangents, split)), strict=True)
+            for value, change, part in zip(
+                *(torch.split(x, STARS_AT_ONCE) for x in (flux, tangents, split)), strict=True
+            )
         ]
         return torch.cat([value for value, _ in pieces]), torch.cat([change for _, change in pieces])
 

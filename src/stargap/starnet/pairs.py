@@ -119,7 +119,8 @@ class PairedSource:
     def _walk(self, rows: NDArray[np.int64], domain: int, step: int, size: int) -> NDArray[np.int64]:
         epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(rows))
         chosen = [_order(len(rows), self.seed, domain, epoch)[places[epochs == epoch]] for epoch in np.unique(epochs)]
-        return rows[np.concatenate(chosen)]
+        walked: NDArray[np.int64] = rows[np.concatenate(chosen)]
+        return walked
 
     def _pairs(self, observed: NDArray[np.int64], synthetic: NDArray[np.int64]) -> Batch:
         flux, sigma, good, weight = self.observed.tensors(observed)

@@ -6,7 +6,7 @@ import logging
 import math
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -204,7 +204,7 @@ def train(
         module = cast(nn.Module, task).to(device).train()
         groups = {"generator": list(task.generator_parameters()), "critic": list(task.critic_parameters())}
         optimisers = {name: torch.optim.Adam(group, betas=settings.betas) for name, group in groups.items() if group}
-        average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)) if settings.ema else None
+        average = _running_mean(module, settings.ema) if settings.ema else None
         identity = {"data": source.fingerprint, "settings": settings.model_dump(), "about": dict(about or {})}
         run = RunState(module, optimisers, average, device, folder, identity)
         run.resume()
@@ -230,6 +230,12 @@ def train(
             run.save()
     finished = run.step == settings.iterations
     return TrainingResult(run.best_score, run.best_step, run.step, "finished" if finished else "signal", folder)
+
+
+def _running_mean(module: nn.Module, decay: float) -> AveragedModel:
+    """Return the exponential running mean of a module's weights."""
+    average_of: Callable[[float], Any] = get_ema_multi_avg_fn
+    return AveragedModel(module, multi_avg_fn=average_of(decay))
 
 
 def _update(run: RunState, name: str, batch: Any, rate: float, settings: TrainingSettings) -> dict[str, float]:

@@ -193,5 +193,5 @@ class StarnetModel:
 def _in_parts(encode: Callable[[Tensor, Tensor], Tensor], prepared: Prepared) -> Tensor:
     stars = len(prepared.flux)
     rows = torch.arange(-(-stars // ROWS) * ROWS).clamp_max(stars - 1)
-    parts = [encode(prepared.flux[some], prepared.good[some]) for some in rows.split(ROWS)]
+    parts = [encode(prepared.flux[some], prepared.good[some]) for some in torch.split(rows, ROWS)]
     return torch.cat(parts)[:stars]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,9 +119,10 @@ def fit_label_map(
     match = _Match(label_map, fitted, covariance, density, known, free_mix, effective)
     best = _minimise(match.loss, match.size)
     weight, mix = match.parts(best)
-    hessian = torch.autograd.functional.hessian(match.loss, best)
+    second_derivatives: Callable[..., Any] = torch.autograd.functional.hessian
+    hessian: Tensor = second_derivatives(match.loss, best)
     count = len(weight)
-    inverse = torch.linalg.pinv(torch.as_tensor(hessian), hermitian=True)[: weight.numel(), : weight.numel()]
+    inverse = torch.linalg.pinv(hessian, hermitian=True)[: weight.numel(), : weight.numel()]
     blocks = inverse.view(count, MAPPED, count, MAPPED)
     label_map.weight.copy_(weight)
     label_map.covariance.copy_(torch.stack([blocks[:, k, :, k] for k in range(MAPPED)]))
@@ -185,7 +187,8 @@ class _Match:
         jacobian = jacobian * squeeze[:, None]
         noise = jacobian @ self.noise @ jacobian.transpose(1, 2)
         density = torch.logaddexp(self.density.log(mapped, noise), torch.tensor(OUTLIERS, dtype=torch.float64))
-        return (density + torch.linalg.slogdet(jacobian).logabsdet).mean()
+        volume: Tensor = torch.linalg.slogdet(jacobian).logabsdet
+        return (density + volume).mean()
 
     def loss(self, parameters: Tensor) -> Tensor:
         """Return minus the ln posterior."""
@@ -206,10 +209,11 @@ def _minimise(loss: Callable[[Tensor], Tensor], size: int) -> Tensor:
     def closure() -> Tensor:
         optimiser.zero_grad()
         value = loss(parameters)
-        value.backward()
+        torch.autograd.backward(value)
         return value
 
-    optimiser.step(closure)
+    step: Callable[..., Any] = optimiser.step
+    step(closure)
     return parameters.detach()
 
 
