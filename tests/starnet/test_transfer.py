@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import fields, replace
@@ -166,6 +167,39 @@ def test_no_split_numbers_and_labels_as_they_are(transfer, labels):
     assert torch.equal(spread, covariance)
     assert (own == 0).all()
     assert transfer.outside(labels).tolist() == [False] * STARS
+
+
+# ---- noise that reaches the labels through z_sp
+
+
+def test_pulled_back_vectors_are_those_of_the_model_s_dependence_on_the_data(network, prepared, labels):
+    network = copy.deepcopy(network).double()
+    prepared = replace(prepared, flux=prepared.flux.double())
+    generator = torch.Generator().manual_seed(6)
+    vectors = torch.randn(STARS, 2, 2901, generator=generator).double()
+    change = torch.where(prepared.good, torch.randn(prepared.flux.shape, generator=generator).double(), 0.0)
+    model = StarnetTransfer(network, shipped_emulator()).model(prepared)
+    found = model.pull_back(labels, ROWS, vectors)
+    assert (found[~prepared.good[:, None].expand_as(found)] == 0).all()
+    synthetic = model._synthetic(labels, torch.zeros(STARS, 1, 4).double(), ROWS)[:, 0]
+    shared = network.shared_decoder(network.encode_synthetic(synthetic))
+    step = 1e-7  # so small that hardly any LeakyReLU bends on the way
+    ahead, behind = (
+        network.features_decoded(shared, network.split_features(prepared.flux + sign * step * change, prepared.good))
+        for sign in (1, -1)
+    )
+    slope = (ahead - behind) / (2 * step)
+    assert slope.abs().max() > 0.01, "the model depends on the data"
+    one, other = (found * change[:, None]).sum(dim=2), (vectors * slope[:, None]).sum(dim=2)
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
+
+
+def test_pulled_back_vectors_depend_on_their_own_row_alone(transfer, prepared, labels):
+    vectors = torch.randn(STARS, 2, 2901, generator=torch.Generator().manual_seed(6))
+    model = transfer.model(prepared)
+    whole = model.pull_back(labels, ROWS, vectors)
+    rows = torch.tensor([10, 0, 4, 4, 7])
+    assert torch.equal(model.pull_back(labels[rows], rows, vectors[rows]), whole[rows])
 
 
 def test_values_have_the_precision_of_the_weights(network, prepared, labels, directions):

@@ -21,6 +21,7 @@ def linear_covariance(
     precision: ParameterVariances | None = None,
     *,
     constant: SquareMatrices | None = None,
+    response: Jacobians | None = None,
 ) -> tuple[SquareMatrices, SquareMatrices]:
     r"""Return the inverse Hessian and the covariance of a weighted linear fit, ``(row, parameter, parameter)`` each.
 
@@ -29,7 +30,8 @@ def linear_covariance(
     .. math:: H = J^T W J + P + K, \qquad C = H^{-1} (J^T W V W J + P) H^{-1},
 
     where V is the covariance of normalised pixels that follows from independent native pixels through resampling and
-    normalisation. For a grid without ``native_errors`` the covariance is the inverse Hessian.
+    normalisation. For a model that depends on the observed spectrum F, J^T W becomes J^T W (1 - dm/dF): noise moves the
+    model as well. For a grid without ``native_errors`` the covariance is the inverse Hessian.
 
     Args:
         prepared: the stars.
@@ -38,6 +40,7 @@ def linear_covariance(
         rows: which star each row is of, ``(row,)``.
         precision: inverse variances of a prior whose values scatter so much over stars, ``(parameter,)``.
         constant: further terms of the Hessian, ``(row, parameter, parameter)``, of a prior that adds no scatter.
+        response: J^T W (1 - dm/dF), ``(row, parameter, pixel)``, of a model that depends on the observed spectrum.
     """
     weighted = jacobian * weight[:, None]
     prior = torch.zeros(jacobian.shape[1], dtype=torch.float64) if precision is None else precision.double()
@@ -45,7 +48,7 @@ def linear_covariance(
     inverse = torch.linalg.pinv(hessian if constant is None else hessian + constant, hermitian=True)
     if not prepared.grid.native_errors:
         return inverse, inverse
-    native = _by_native_pixels(prepared, weighted, rows)
+    native = _by_native_pixels(prepared, weighted if response is None else response, rows)
     ivar = prepared.native.ivar[rows]
     noise = torch.where(ivar > 0, 1.0 / ivar.clamp_min(1e-10), 0.0).sqrt()
     native = (native * noise[:, None]).double()

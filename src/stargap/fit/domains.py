@@ -21,7 +21,7 @@ from stargap.arrays import (
     StellarLabels,
 )
 from stargap.fit.covariance import linear_covariance
-from stargap.fit.forward import EmulatorModel, ForwardModel
+from stargap.fit.forward import DataDependentModel, EmulatorModel, ForwardModel
 from stargap.fit.labels import LabelFit, fit_labels, pixel_weights
 from stargap.fit.lbfgs import fit_lbfgs
 from stargap.fit.optimise import bounded_step, full_chunks, gram
@@ -225,9 +225,14 @@ def joint_step(
         departure, change = torch.cat([terms, departure], dim=1), torch.cat([term_slopes, change], dim=2)
     change = torch.nn.functional.pad(change, (0, 0, 0, nuisance))
     constant = change @ change.transpose(1, 2)
-    inverse, covariance = linear_covariance(prepared, columns, weight, rows, precision, constant=constant)
-
     weighted = columns * weight[:, None]
+    response = None
+    if prepared.grid.native_errors and isinstance(model, DataDependentModel):
+        response = weighted - model.pull_back(full, rows, weighted)
+    inverse, covariance = linear_covariance(
+        prepared, columns, weight, rows, precision, constant=constant, response=response
+    )
+
     hessian = gram(weighted, columns).double() + torch.diag(precision.double()) + constant
     gradient = (weighted * (prepared.flux[rows] - spectrum)[:, None]).sum(dim=2, dtype=torch.float64)
     gradient = gradient - (change * departure[:, None]).sum(dim=2)

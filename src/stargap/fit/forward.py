@@ -12,7 +12,7 @@ from stargap.spectra.prepare import Prepared, blur
 from stargap.spectra.smoother import smoother_for
 from stargap.theory.emulator import Emulator
 
-__all__ = ["EmulatorModel", "ForwardModel"]
+__all__ = ["DataDependentModel", "EmulatorModel", "ForwardModel"]
 
 
 @runtime_checkable
@@ -35,6 +35,21 @@ class ForwardModel(Protocol):
             labels: ``(row, 4)`` float64.
             directions: labels per unit of each parameter, ``(row, parameter, 4)`` float64.
             rows: which prepared spectrum each is compared with, ``(row,)``.
+        """
+        ...
+
+
+@runtime_checkable
+class DataDependentModel(ForwardModel, Protocol):
+    """A forward model that depends on the observed spectrum itself, and so on its noise (see `linear_covariance`)."""
+
+    def pull_back(self, labels: Labels, rows: StarRows, vectors: Jacobians) -> Jacobians:
+        """Return v^T (d model / d observed flux) for each vector v, ``(row, parameter, pixel)``, 0 where not good.
+
+        Args:
+            labels: ``(row, 4)`` float64.
+            rows: which prepared spectrum each row is compared with, ``(row,)``.
+            vectors: ``(row, parameter, pixel)``.
         """
         ...
 

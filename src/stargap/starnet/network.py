@@ -184,9 +184,10 @@ class CycleStarNet(nn.Module):
 
     def decode_observed(self, z_sh: Tensor, z_sp: Tensor) -> Tensor:
         """Return observed spectra of shared and split latents."""
-        return self._observed(self.shared_decoder(z_sh), self.split_decoder(z_sp))
+        return self.features_decoded(self.shared_decoder(z_sh), self.split_decoder(z_sp))
 
-    def _observed(self, shared: Tensor, split: Tensor) -> Tensor:
+    def features_decoded(self, shared: Tensor, split: Tensor) -> Tensor:
+        """Return observed spectra of what the shared and the split decoder give."""
         return self._outputs(self.observed_decoder(torch.cat([shared, split], dim=2)))
 
     def synthetic_to_observed(self, flux: Tensor, z_sp: Tensor) -> Tensor:
@@ -222,7 +223,7 @@ class CycleStarNet(nn.Module):
         split = self.split_decoder(z_split)
         shared = self.shared_decoder(z_shared)
         plain = self._outputs(self.synthetic_decoder(shared))
-        real = self._observed(shared, torch.cat([split, split]))
+        real = self.features_decoded(shared, torch.cat([split, split]))
 
         there = torch.cat(
             [self.observed_encoder(self.inputs(real[:rows])), self.synthetic_encoder(self.inputs(plain[rows:]))]
@@ -234,7 +235,7 @@ class CycleStarNet(nn.Module):
             to_observed=real[:rows],
             to_synthetic=plain[rows:],
             synthetic_cycle=self._outputs(self.synthetic_decoder(back[:rows])),
-            observed_cycle=self._observed(back[rows:], split),
+            observed_cycle=self.features_decoded(back[rows:], split),
             z_synthetic=z_shared[:rows],
             z_observed=z_shared[rows:],
             z_split=z_split,

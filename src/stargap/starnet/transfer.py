@@ -51,7 +51,7 @@ class StarnetTransfer(TrainedTransfer[StarnetCard]):
 
     Published labels are those of the best-fitting emulator spectrum: the network's two domains share their labels.
     There are no nuisance parameters to fit: z_sp comes from the observed spectrum itself. The noise of the spectrum
-    reaches the labels through z_sp as well, and is in their errors (`StarnetModel.noise_response`).
+    reaches the labels through z_sp as well, and is in their errors (`StarnetModel.pull_back`).
 
     Args:
         network: the trained network; values are computed in the type of its weights, whatever its `precision`.
@@ -139,7 +139,7 @@ class StarnetTransfer(TrainedTransfer[StarnetCard]):
 
 
 class StarnetModel:
-    """X_s->o of the emulator's spectra with each star's own z_sp (a `ForwardModel`).
+    """X_s->o of the emulator's spectra with each star's own z_sp (a `DataDependentModel`).
 
     Where good pixels hold too little of the smoothing kernel, inside wide windows and gaps, a star's normalisation
     says nothing; these pixels of the emulator's spectrum are in-painted as the network's other bad pixels are. The
@@ -149,7 +149,7 @@ class StarnetModel:
     penalties = 0
 
     def __init__(self, transfer: StarnetTransfer, prepared: Prepared) -> None:
-        self.network, self.tangent_dtype = transfer.network, transfer.tangent_dtype
+        self.network, self.tangent_dtype, self.prepared = transfer.network, transfer.tangent_dtype, prepared
         self.synthetic = EmulatorModel(transfer.emulator, prepared)
         self.sound = prepared.inverse_kernel * prepared.grid.least_kernel_weight < 1.0
         self.split = _in_parts(self.network.split_features, prepared)
@@ -177,16 +177,40 @@ class StarnetModel:
         self.last_labels[rows[kept]], self.last_spectra[rows[kept]] = question[kept], answers[kept]
         return answers[:, 0], answers[:, 1:]
 
+    def pull_back(self, labels: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
+        """Return v^T (d model / d observed flux) through z_sp (see `DataDependentModel`)."""
+        result = torch.zeros_like(vectors)
+        places = torch.arange(len(rows))
+        for start in range(0, len(rows), ROWS):
+            some = places[torch.arange(start, start + ROWS).clamp_max(len(rows) - 1)]
+            star = rows[some]
+            still = labels.new_zeros(ROWS, 1, labels.shape[1])
+            with torch.no_grad():
+                synthetic = self._synthetic(labels[some], still, star)[:, 0]
+                shared = self.network.shared_decoder(self.network.encode_synthetic(synthetic))
+            flux = self.prepared.flux[star].requires_grad_()
+            with torch.enable_grad():
+                split = self.network.split_features(flux, self.prepared.good[star])
+                spectra = self.network.features_decoded(shared, split)
+            for k in range(vectors.shape[1]):
+                result[some, k] = torch.autograd.grad(spectra, flux, vectors[some, k], retain_graph=True)[0]
+        return result
+
     @torch.no_grad()
     def _compute(self, labels: Tensor, directions: Tensor, rows: Tensor) -> Tensor:
+        both = self._synthetic(labels, directions, rows)
+        value, change = self.network.observed_and_tangents(
+            both[:, 0], both[:, 1:], self.split[rows], tangent_dtype=self.tangent_dtype
+        )
+        return torch.cat([value[:, None], change], dim=1)
+
+    def _synthetic(self, labels: Tensor, directions: Tensor, rows: Tensor) -> Tensor:
+        """Return the emulator's spectra and their derivatives, in-painted, ``(row, 1 + parameter, pixel)``."""
         flux, tangents = self.synthetic(labels, directions, rows)
         sound, typical = self.sound[rows], self.network.typical
         both = torch.cat([(flux - typical)[:, None], tangents], dim=1)
         both = torch.where(sound[:, None], both, interpolate(both, sound))
-        value, change = self.network.observed_and_tangents(
-            both[:, 0] + typical, both[:, 1:], self.split[rows], tangent_dtype=self.tangent_dtype
-        )
-        return torch.cat([value[:, None], change], dim=1)
+        return torch.cat([both[:, :1] + typical, both[:, 1:]], dim=1)
 
 
 @torch.no_grad()

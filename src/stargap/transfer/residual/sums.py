@@ -67,7 +67,7 @@ class CorrectionSum:
         self.seen += sound.sum(dim=0)
         self.stars += int(usable.sum())
         outer = (x[:, :, None] * x[:, None, :]).flatten(1)
-        self.matrix += (weight.T @ outer).unflatten(1, (x.shape[1], x.shape[1]))
+        self.matrix += (weight.T @ outer).view(-1, x.shape[1], x.shape[1])
         self.vector += (weight * torch.where(sound, prepared.flux / synthetic - 1.0, 0.0)).T @ x
 
     def solve(self, ridge: float) -> Tensor:
