@@ -27,6 +27,7 @@ __all__ = [
     "LabelsAndDirections",
     "LeftVectors",
     "LogFluxes",
+    "NativePixels",
     "NativeSpectra",
     "NuisanceValues",
     "ParameterValues",
@@ -45,6 +46,7 @@ __all__ = [
     "Spectra",
     "SquareMatrices",
     "StarFlags",
+    "StarMask",
     "StarRows",
     "StellarLabels",
     "SupportSpectra",
@@ -62,12 +64,16 @@ SupportSpectra = Float[Tensor, "star support"]
 """Spectra on the rest-frame grid with its margins, before normalisation."""
 NativeSpectra = Float[Tensor, "star native"]
 """Spectra on the log-lambda grid of the survey."""
+NativePixels = Int64[Tensor, "star support"]
+"""Numbers of native pixels, one per pixel of the rest-frame grid with its margins."""
 PixelMask = Bool[Tensor, "star pixel"]
 """True at the pixels that a fit uses."""
 PerPixel = Float[Tensor, " pixel"]
 """One number per pixel, the same for all stars."""
 PerStar = Float[Tensor, " star"]
 """One number per star."""
+StarMask = Bool[Tensor, " star"]
+"""A truth value of each star."""
 StarFlags = Int64[Tensor, " star"]
 """Bit flags of each star."""
 StarRows = Int64[Tensor, " star"]

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 SPEED_OF_LIGHT = 299792.458
-"""km/s"""
+"""Speed of light in vacuum (km/s)."""
 
 Preset = Literal["stargap", "paper"]
 
@@ -68,17 +68,17 @@ class LogLambdaGrid:
     @property
     def wavelength(self) -> NDArray[np.float64]:
         """Vacuum wavelengths of the pixel centres (A), shape ``(native,)``."""
-        return np.power(10.0, self.step * (self.first + np.arange(self.count)), dtype=np.float64)
+        return np.asarray(np.power(10.0, self.step * (self.first + np.arange(self.count)), dtype=np.float64))
 
     @property
     def ratio(self) -> float:
         """Half-pixel factor: a pixel reaches from ``wavelength / ratio`` to ``wavelength * ratio``."""
-        return 10.0 ** (self.step / 2)
+        return float(10.0 ** (self.step / 2))
 
     @property
     def velocity_step(self) -> float:
         """Width of a pixel (km/s)."""
-        return SPEED_OF_LIGHT * (10.0**self.step - 1.0)
+        return float(SPEED_OF_LIGHT * (10.0**self.step - 1.0))
 
 
 LOG_LAMBDA = LogLambdaGrid()

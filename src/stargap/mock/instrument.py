@@ -73,7 +73,7 @@ def mock_wavelength(count: int = 3909) -> NDArray[np.float64]:
         >>> mock_wavelength()[[0, -1]].round(1)
         array([3700. , 9099.1])
     """
-    return np.power(10.0, 3.5682 + 1e-4 * np.arange(count), dtype=np.float64)
+    return np.asarray(np.power(10.0, 3.5682 + 1e-4 * np.arange(count), dtype=np.float64))
 
 
 def planck(wavelength: NDArray[np.float64], teff: NDArray[np.float64]) -> NDArray[np.float64]:

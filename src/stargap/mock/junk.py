@@ -17,9 +17,11 @@ Array = NDArray[np.float64]
 """float64 ``(pixel,)``."""
 
 LEVEL = (7450.0, 7550.0)
+"""Wavelengths (A) at which a source is as bright as the dwarf that it replaces."""
 SMOOTHING = 150
 """Pixels of the running mean that takes the shape of a dwarf's spectrum off its noise."""
 ANGSTROM_PER_KMS = 1.0 / SPEED_OF_LIGHT
+"""Width (A) per A of wavelength that a velocity dispersion of 1 km/s gives to a line."""
 
 COOL_LINES: Final = (
     (4862.7, 1.2), (5168.8, 2.0), (5174.1, 2.4), (5185.0, 2.8), (5270.9, 2.2), (5329.5, 1.6), (5407.3, 1.2),
@@ -128,11 +130,11 @@ def _lamp(rng: np.random.Generator, rest: Array, resolution: float) -> Array:
 def _missing_arm(rng: np.random.Generator, wave: Array, flux: Array, ivar: Array, clean: Array) -> tuple[Array, Array]:
     """The red arm lost, half of it lost, or nothing but noise in it."""
     flux, ivar = flux.copy(), ivar.copy()
-    way = rng.integers(3)
-    if way == 2:
+    loss = rng.integers(3)
+    if loss == 2:
         return flux - np.where(wave > 5900.0, clean, 0.0), ivar
     middle = rng.uniform(7200.0, 7600.0)
-    lost = wave > 5900.0 if way == 0 else ((wave > middle) if rng.random() < 0.5 else (wave > 5900) & (wave < middle))
+    lost = wave > 5900.0 if loss == 0 else ((wave > middle) if rng.random() < 0.5 else (wave > 5900) & (wave < middle))
     flux[lost], ivar[lost] = 0.0, 0.0
     return flux, ivar
 
@@ -200,9 +202,9 @@ def make_junk(
     Args:
         kind: one of ``JUNK``.
         wavelength: native pixels (A).
-        flux: as `observe` gives it, ``(pixel,)``; in the same way `ivar` and, without noise, `clean`.
-        ivar: 0 at bad pixels.
-        clean: the dwarf without noise.
+        flux: ``(pixel,)``, as `observe` returns it.
+        ivar: ``(pixel,)``, 0 at bad pixels.
+        clean: ``(pixel,)``, the dwarf's flux without noise.
         rv: of the source (km/s); of a galaxy, c times its redshift. A lamp has none.
         resolution: of the fibre.
         seed: of the junk's own properties.

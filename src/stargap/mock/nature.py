@@ -21,7 +21,7 @@ LOWER = (2800.0, 4.5, -1.0)
 UPPER = (4250.0, 5.5, 0.5)
 """Range of the alternate-physics grid."""
 SCATTER = 0.05
-"""Of log g about the relation (dex)."""
+"""Standard deviation of log g about the relation (dex)."""
 INFLATION = 0.035
 """How much lower log g of active stars is (dex): radii 4 % larger."""
 

@@ -19,17 +19,17 @@ _Floats = NDArray[np.float64]
 _Bools = NDArray[np.bool_]
 
 ACTIVE_SHARE = 0.12
-"""Of the stars that are active, as `nature_labels` draws them by default."""
+"""Fraction of active stars, as `nature_labels` draws them by default."""
 YOUNG_ACTIVE, VARIABLE_ACTIVE = 0.65, 0.4
-"""Share of the young and of the variable stars that are active."""
+"""Fractions of the young and of the variable stars that are active."""
 LARGEST: Final = {"variables": 0.15, "young": 0.15}
 """Fractions above which there would not be enough active stars."""
 RUWE_RAISED = 0.3
-"""Share of the unresolved binaries that disturb Gaia's astrometry."""
+"""Fraction of the unresolved binaries that disturb Gaia's astrometry."""
 SUN_HEIGHT = 0.0208
-"""Of the Sun above the plane (kpc), as kinematic ages have it."""
+"""Height of the Sun above the plane (kpc), as kinematic ages have it."""
 SUN_MOTION = (8.0, 14.0, 8.0)
-"""Of the Sun against young stars (km/s): to the Galactic centre, along the rotation and north."""
+"""Motion of the Sun relative to young stars (km/s): to the Galactic centre, along the rotation and north."""
 YOUNG_HEIGHT, YOUNG_SPREAD = 0.012, (10.0, 7.0, 1.5)
 """Scatter of young stars about the plane (kpc) and in velocity (km/s)."""
 PLANE = ((30.0, 100.0), (150.0, 205.0))
@@ -89,7 +89,7 @@ class Kinds:
 
 @dataclass(frozen=True, eq=False)
 class Unresolved:
-    """Companions within the fibre, one row a binary.
+    """Companions within the fibre, one row per binary.
 
     ``labels (binary, 4)``; ``light``, their flux over the primary's in RP; ``rv``, their velocity less the primary's
     (km/s), the same at each exposure; ``g, colour``, what they add to the primary's G and BP-RP (mag); ``ruwe``, NaN
@@ -105,7 +105,7 @@ class Unresolved:
 
 
 def draw_kinds(rng: np.random.Generator, population: Population, dwarf: _Bools, active: _Bools) -> Kinds:
-    """Draw which stars are of which kind; four random numbers a star, whatever the fractions.
+    """Draw which stars are of which kind; four random numbers per star, whatever the fractions.
 
     Young and variable stars are chosen among stars whose activity is drawn already, more often among active ones.
 
@@ -137,7 +137,7 @@ def draw_kinds(rng: np.random.Generator, population: Population, dwarf: _Bools, 
 def draw_unresolved(rng: np.random.Generator, primary: _Floats) -> Unresolved:
     """Draw companions of the same [M/H], as hot as the primary or cooler down to nature's 2800 K, twins most often.
 
-    The light ratio is that of the shipped isochrones. Velocities differ by some 8 km/s, log-normal with a factor of
+    The light ratio is that of the shipped isochrones. Velocities differ by about 8 km/s, log-normal with a factor of
     3.3, at most 150 km/s. RUWE is 1.4 to 8 for three in ten.
 
     Args:

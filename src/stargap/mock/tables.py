@@ -121,7 +121,7 @@ def compared_tables(folder: str | Path) -> list[tuple[Path, CompareSettings]]:
         ['simulated literature', 'simulated APOGEE', 'simulated LASPM']
     """
     folder = Path(folder)
-    told = {"citation": "stargap mock", "where": "the folder of the simulated survey", "simulated": True}
+    about = {"citation": "stargap mock", "where": "the folder of the simulated survey", "simulated": True}
     literature = CompareSettings(
         name="simulated literature",
         note=NOTES["literature.csv"],
@@ -129,13 +129,13 @@ def compared_tables(folder: str | Path) -> list[tuple[Path, CompareSettings]]:
         key="source_id",
         paper_bias={"teff": 12.0, "logg": -0.04, "m_h": -0.06},
         paper_scatter={"teff": 70.0, "logg": 0.17, "m_h": 0.20},
-        **told,  # type: ignore[arg-type]
+        **about,  # type: ignore[arg-type]
     )
     apogee = reference_settings("apogee-dr17").model_copy(
-        update={"name": "simulated APOGEE", "note": NOTES["apogee.csv"], **told}
+        update={"name": "simulated APOGEE", "note": NOTES["apogee.csv"], **about}
     )
     laspm = reference_settings("laspm").model_copy(
-        update={"name": "simulated LASPM", "note": NOTES["laspm.csv"], **told}
+        update={"name": "simulated LASPM", "note": NOTES["laspm.csv"], **about}
     )
     return [(folder / "literature.csv", literature), (folder / "apogee.csv", apogee), (folder / "laspm.csv", laspm)]
 
@@ -190,7 +190,7 @@ def _dwarfs(stars: Columns) -> NDArray[np.bool_]:
 
 
 def _drawn(rng: np.random.Generator, kind: str, stars: Columns) -> Any:
-    """Draw numbers for a whole chunk, and return those of the stars that are wanted."""
+    """Draw numbers for a whole chunk, and return those of the stars in the chunk."""
     shape = (CHUNK, 8)
     numbers = rng.random(shape) if kind == "uniform" else rng.standard_normal(shape)
     return numbers[stars["star"] % CHUNK].T

@@ -18,7 +18,7 @@ __all__ = ["SUFFIXES", "files_below", "find_spectra", "list_spectra", "spectra_f
 
 SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz")
 _LONGEST_LIST = 1 << 28
-"""Bytes of a list of files: some two million names."""
+"""Bytes that a list of files may have, about two million names."""
 
 
 def find_spectra(inputs: Sequence[str | Path]) -> list[Path]:

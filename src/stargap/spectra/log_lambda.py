@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stargap.arrays import NativeSpectra, PerStar
 from stargap.errors import SpectrumError
 from stargap.pixels import LOG_LAMBDA
 from stargap.spectra.readers.content import facts_with_snr
@@ -18,8 +19,11 @@ from stargap.spectra.spectrum import Facts, Spectrum
 __all__ = ["NativeBatch", "concatenate", "empty_batch", "native_batch", "to_log_lambda"]
 
 SPIKE_SIGMA = 20.0
+"""A spike is at least this many standard deviations away from its neighbours."""
 SPIKE_FACTOR = 3.0
+"""A spike is at least this many times the local level away from its neighbours."""
 NEAR_HALPHA = (6535.0, 6600.0)
+"""Wavelengths (A) where a narrow excess may be the emission line and must stand out from the pixels beside it."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,9 @@ class NativeBatch:
     float64 ``(star,)``: the flux unit of each row. ``spikes`` counts the pixels that were killed as spikes.
     """
 
-    flux: Tensor
-    ivar: Tensor
-    scale: Tensor
+    flux: NativeSpectra
+    ivar: NativeSpectra
+    scale: PerStar
     spikes: Tensor
 
     def __len__(self) -> int:
@@ -43,7 +47,7 @@ class NativeBatch:
 
 
 def native_batch(items: Sequence[Spectrum | SpectrumError]) -> tuple[NativeBatch, list[Facts], list[str]]:
-    """Put spectra on the log-lambda grid, one row an item whatever happens.
+    """Put spectra on the log-lambda grid, one row per item whatever happens.
 
     Args:
         items: spectra, or the errors of files that could not be read.

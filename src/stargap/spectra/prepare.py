@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from stargap.arrays import Spectra, SupportSpectra
+from stargap.arrays import NativePixels, PerStar, PixelMask, Spectra, StarMask, SupportSpectra
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP, PixelGrid
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.smoother import normalise, smoother_for
@@ -15,7 +15,7 @@ from stargap.spectra.smoother import normalise, smoother_for
 __all__ = ["Prepared", "blur", "prepare", "prepare_again", "restore", "smear"]
 
 LEAST_CONTINUUM = 1e-6
-"""Of a star's typical flux: below this a pseudo-continuum divides nothing."""
+"""The least pseudo-continuum that a flux is divided by, as a fraction of the star's typical flux."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Prepared:
 
     grid: PixelGrid
     native: NativeBatch
-    flux: Tensor
-    sigma: Tensor
-    continuum: Tensor
-    good: Tensor
-    weight: Tensor
-    inverse_kernel: Tensor
-    blur: Tensor
-    index: Tensor
-    fraction: Tensor
-    bad_fraction: Tensor
-    bad_continuum: Tensor
+    flux: Spectra
+    sigma: Spectra
+    continuum: Spectra
+    good: PixelMask
+    weight: SupportSpectra
+    inverse_kernel: Spectra
+    blur: SupportSpectra
+    index: NativePixels
+    fraction: SupportSpectra
+    bad_fraction: PerStar
+    bad_continuum: StarMask
 
     def __getitem__(self, rows: slice | Tensor) -> Prepared:
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "grid"})
@@ -65,7 +65,7 @@ def blur(flux: Tensor, amount: Tensor) -> Tensor:
     return flux + amount * curvature
 
 
-def prepare(native: NativeBatch, rv: Tensor, grid: PixelGrid = STARGAP) -> Prepared:
+def prepare(native: NativeBatch, rv: PerStar, grid: PixelGrid = STARGAP) -> Prepared:
     """Shift to the rest frame, resample linearly to 1 A, normalise, and mask (paper section 2.4; METHOD section 2).
 
     Args:
@@ -98,12 +98,12 @@ def prepare(native: NativeBatch, rv: Tensor, grid: PixelGrid = STARGAP) -> Prepa
         sigma = _between(variance.sqrt(), index, t)
 
     inner = grid.inner
-    normal, continuum, held = normalise(flux, weight, grid)
+    normal, continuum, coverage = normalise(flux, weight, grid)
     positive = continuum > LEAST_CONTINUUM
-    possible = fit[:, inner] & (held >= grid.least_kernel_weight)
+    possible = fit[:, inner] & (coverage >= grid.least_kernel_weight)
     usable = possible & positive
     see = grid.model_sees_weights
-    kernel = held if see else smoother_for(grid)(torch.ones_like(weight))[:, inner]
+    kernel = coverage if see else smoother_for(grid)(torch.ones_like(weight))[:, inner]
     return Prepared(
         grid=grid,
         native=native,
@@ -122,7 +122,7 @@ def prepare(native: NativeBatch, rv: Tensor, grid: PixelGrid = STARGAP) -> Prepa
 
 
 def prepare_again(
-    native: NativeBatch, rv: Tensor, *, flux: Spectra, sigma: Spectra, continuum: Spectra, weight: SupportSpectra
+    native: NativeBatch, rv: PerStar, *, flux: Spectra, sigma: Spectra, continuum: Spectra, weight: SupportSpectra
 ) -> Prepared:
     """Return what ``prepare(native, rv)`` returned, bit for bit, from the arrays that were kept of it.
 
@@ -135,8 +135,8 @@ def prepare_again(
         weight: which pixels the pseudo-continuum was made of, 0 or 1.
 
     Example:
-        >>> wave = LOG_LAMBDA.wavelength
-        >>> native = to_log_lambda([Spectrum(wave, 1 + 0 * wave, 1e4 + 0 * wave)])
+        >>> from stargap.spectra.log_lambda import empty_batch
+        >>> native = empty_batch(1)
         >>> star = prepare(native, torch.tensor([30.0]))
         >>> kept = {name: getattr(star, name) for name in ("flux", "sigma", "continuum", "weight")}
         >>> again = prepare_again(native, torch.tensor([30.0]), **kept)
@@ -145,8 +145,8 @@ def prepare_again(
     """
     grid, inner = STARGAP, STARGAP.inner
     index, t, gap, _ = _resampling(rv, grid)
-    held = smoother_for(grid)(weight)[:, inner]
-    possible = (weight > 0)[:, inner] & (held >= grid.least_kernel_weight)
+    coverage = smoother_for(grid)(weight)[:, inner]
+    possible = (weight > 0)[:, inner] & (coverage >= grid.least_kernel_weight)
     usable = possible & (continuum > LEAST_CONTINUUM)
     return Prepared(
         grid=grid,
@@ -156,7 +156,7 @@ def prepare_again(
         continuum=continuum,
         good=usable,
         weight=weight,
-        inverse_kernel=1.0 / held.clamp_min(grid.least_kernel_weight),
+        inverse_kernel=1.0 / coverage.clamp_min(grid.least_kernel_weight),
         blur=smear(t, gap, grid),
         index=index,
         fraction=t,
@@ -166,7 +166,7 @@ def prepare_again(
 
 
 def restore(
-    flux: Tensor, sigma: Tensor, good: Tensor, weight: Tensor, rv: Tensor, grid: PixelGrid = STARGAP
+    flux: Spectra, sigma: Spectra, good: PixelMask, weight: SupportSpectra, rv: PerStar, grid: PixelGrid = STARGAP
 ) -> Prepared:
     """Return prepared spectra from their arrays, so that models can be compared with them again.
 
@@ -182,7 +182,7 @@ def restore(
         grid: pixel grid they are on.
     """
     index, t, gap, _ = _resampling(rv, grid)
-    held = smoother_for(grid)(weight)[:, grid.inner]
+    coverage = smoother_for(grid)(weight)[:, grid.inner]
     nothing = torch.zeros(len(flux), 0)
     return Prepared(
         grid=replace(grid, native_errors=False),
@@ -192,7 +192,7 @@ def restore(
         continuum=torch.ones_like(flux),
         good=good,
         weight=weight,
-        inverse_kernel=1.0 / held.clamp_min(grid.least_kernel_weight),
+        inverse_kernel=1.0 / coverage.clamp_min(grid.least_kernel_weight),
         blur=smear(t, gap, grid) if grid.model_sees_weights else torch.zeros_like(t),
         index=index,
         fraction=t,
@@ -201,7 +201,7 @@ def restore(
     )
 
 
-def _resampling(rv: Tensor, grid: PixelGrid) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _resampling(rv: PerStar, grid: PixelGrid) -> tuple[NativePixels, SupportSpectra, SupportSpectra, Tensor]:
     """Left native pixel, phase, distance to the next pixel (A) and coverage of every pixel of the support."""
     native = torch.as_tensor(LOG_LAMBDA.wavelength)
     doppler = 1.0 + torch.nan_to_num(rv.double(), nan=0.0)[:, None] / SPEED_OF_LIGHT

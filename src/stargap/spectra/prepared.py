@@ -76,10 +76,10 @@ class PreparedSpectra:
     def create(cls, folder: str | Path, count: int, grid: PixelGrid = STARGAP) -> PreparedSpectra:
         """Return arrays of `count` rows that are files in `folder`, to be filled batch by batch; `load` reads them."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        wanted = cls.empty(0, grid)
+        expected = cls.empty(0, grid)
         arrays = []
         for field in fields(cls):
-            like = getattr(wanted, field.name)
+            like = getattr(expected, field.name)
             path = Path(folder) / f"{field.name}.npy"
             shape = (count, *like.shape[1:])
             arrays.append(np.lib.format.open_memmap(path, mode="w+", dtype=like.dtype, shape=shape))
@@ -112,8 +112,8 @@ class PreparedSpectra:
             except (OSError, ValueError) as error:
                 message = f"{path}: not an array of training spectra ({error})"
                 raise UsageError(message) from None
-        wanted = {"flux": "float32", "sigma": "float32", "good": "bool", "weight": "bool", "rv": "float64"}
-        for (name, dtype), array in zip(wanted.items(), arrays, strict=True):
+        expected = {"flux": "float32", "sigma": "float32", "good": "bool", "weight": "bool", "rv": "float64"}
+        for (name, dtype), array in zip(expected.items(), arrays, strict=True):
             if array.dtype != dtype or array.ndim == 0:
                 message = f"{Path(folder) / name}.npy holds {array.dtype} {array.shape}, where {dtype} is needed"
                 raise UsageError(message)

@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from stargap.arrays import Spectra, SupportSpectra
 from stargap.pixels import STARGAP, PixelGrid
 
 __all__ = ["Smoother", "normalise", "smoother_for"]
@@ -53,7 +53,7 @@ class Smoother:
         peak = self(torch.ones(1, self.pixels)).max()
         self.gather, self.spread = self.gather / peak.sqrt(), self.spread / peak.sqrt()
 
-    def __call__(self, values: Tensor) -> Tensor:
+    def __call__(self, values: Spectra) -> Spectra:
         """Return kernel-weighted sums ``(row, pixel)`` of `values` ``(row, pixel)``; for ones, at most 1."""
         given = values.shape[0]
         rows = max(given, 8)  # products of fewer rows round differently
@@ -73,10 +73,14 @@ def smoother_for(grid: PixelGrid) -> Smoother:
     return Smoother(grid.support, grid.smoothing)
 
 
-def normalise(flux: Tensor, weight: Tensor, grid: PixelGrid = STARGAP) -> tuple[Tensor, Tensor, Tensor]:
+def normalise(
+    flux: SupportSpectra, weight: SupportSpectra, grid: PixelGrid = STARGAP
+) -> tuple[Spectra, Spectra, Spectra]:
     """Divide spectra by their weighted Gaussian pseudo-continuum (paper section 2.4; METHOD section 2).
 
-    F(l) = sum_i f_i g_i w_i(l) / sum_i g_i w_i(l), w_i(l) = exp(-(l - l_i)^2 / (2 s^2)), g the weights.
+    With fluxes f_i, weights g_i and wavelengths l_i, the pseudo-continuum at l is
+
+        F(l) = sum_i f_i g_i w_i(l) / sum_i g_i w_i(l),    w_i(l) = exp(-(l - l_i)^2 / (2 s^2)).
 
     Args:
         flux: ``(row, support)``.
@@ -84,19 +88,19 @@ def normalise(flux: Tensor, weight: Tensor, grid: PixelGrid = STARGAP) -> tuple[
         grid: pixel grid and width of the kernel.
 
     Returns:
-        normalised flux, pseudo-continuum and the fraction of the kernel that good pixels hold, ``(row, pixel)`` each;
+        normalised flux, pseudo-continuum and the fraction of the kernel that lies on good pixels, ``(row, pixel)``;
         the first two are 0 where that fraction is below ``grid.least_kernel_weight``.
 
     Example:
         >>> flux = torch.linspace(1.0, 2.0, 3081).expand(2, -1)
-        >>> normal, continuum, held = normalise(flux, torch.ones_like(flux))
+        >>> normal, continuum, coverage = normalise(flux, torch.ones_like(flux))
         >>> normal.shape, bool((normal - 1).abs().max() < 1e-3)
         (torch.Size([2, 2901]), True)
     """
     smooth = smoother_for(grid)
-    held = smooth(weight)[:, grid.inner]
-    enough = held >= grid.least_kernel_weight
-    continuum = torch.where(enough, smooth(weight * flux)[:, grid.inner] / held.clamp_min(1e-30), 0.0)
+    coverage = smooth(weight)[:, grid.inner]
+    enough = coverage >= grid.least_kernel_weight
+    continuum = torch.where(enough, smooth(weight * flux)[:, grid.inner] / coverage.clamp_min(1e-30), 0.0)
     usable = enough & (continuum != 0)
     normal = torch.where(usable, flux[:, grid.inner] / torch.where(usable, continuum, 1.0), 0.0)
-    return normal, continuum, held
+    return normal, continuum, coverage

@@ -30,7 +30,7 @@ _POWER = re.compile(r"(1\s*/\s*)?\((.+)\)\s*(?:\*\*|\^)?\s*\(?\s*([-+]?\d+)\s*\)
 
 
 class Logarithmic:
-    """Decimal logarithms of wavelengths in some unit.
+    """Decimal logarithms of wavelengths, with the unit of the wavelengths.
 
     Args:
         values: ``(pixel,)``.

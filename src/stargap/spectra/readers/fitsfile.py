@@ -28,10 +28,11 @@ __all__ = ["column_names", "open_fits"]
 
 _MAX_BYTES = 1 << 28
 _MAX_HEADER = 1 << 20
-"""Bytes of one header: 13,000 cards."""
+"""Bytes that one header may have, which are 13,000 cards."""
 _MAX_HDUS = 1000
+"""A full SDSS file, with each of its exposures, has fewer than a hundred."""
 _MAX_MEMBERS = 10_000
-"""Parts of a gzip file; those that are made of blocks have one per 64 KiB."""
+"""Members that a gzip file may have; block-compressed files have one per 64 KiB."""
 _BLOCK = 2880
 _CARD = 80
 _GZIP_MAGIC = b"\x1f\x8b"

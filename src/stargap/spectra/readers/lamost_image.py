@@ -27,7 +27,7 @@ def parse_lamost_image(hdul: fits.HDUList, path: str | Path) -> Content:
     """Read the image of a low-resolution file; its layout is recognised by structure, never by name or DATA_V.
 
     * ``lamost-dr1``: rows flux, ivar, subcontinuum, andmask, ormask; wavelengths are ``10**(COEFF0 + COEFF1 * i)``.
-    * ``lamost-image``: rows flux, ivar, wavelength, andmask, ormask. The third row tells it from DR1: it holds
+    * ``lamost-image``: rows flux, ivar, wavelength, andmask, ormask. The third row distinguishes the two: here it holds
       wavelengths (2000-20000 A), where a subcontinuum is about 1.
 
     A pixel with any bit of the andmask (bad in every exposure) is bad. The ormask (bad in at least one exposure) is not

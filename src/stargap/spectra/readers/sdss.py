@@ -30,7 +30,7 @@ _POSITIONS = (("PLUG_RA", "PLUG_DEC"), ("RACAT", "DECCAT"), ("FIBER_RA", "FIBER_
 
 
 def is_sdss(hdul: fits.HDUList) -> bool:
-    """Whether some table has LOGLAM with FLUX or IVAR."""
+    """Whether a table has LOGLAM with FLUX or IVAR."""
     return any("LOGLAM" in names and names & {"FLUX", "IVAR", "WAVELENGTH"} for names in map(column_names, hdul))
 
 

@@ -25,7 +25,7 @@ _CARDS = ("OBSID", "DESIG", "PLANID", "SPID")
 
 
 def is_table(hdul: fits.HDUList) -> bool:
-    """Whether some table has at least two of the columns."""
+    """Whether a table has at least two of the columns."""
     return any(len(column_names(hdu) & _COLUMNS) > 1 for hdu in hdul)
 
 

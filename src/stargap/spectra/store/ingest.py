@@ -49,9 +49,9 @@ class IngestSettings(Settings):
     """
 
     dtype: Dtype = "float32"
-    """Of the pixels: float32, the very numbers that are measured from files, or float16, at half the size."""
+    """Type of the pixels: float32, the very numbers that are measured from files, or float16, at half the size."""
     shard_rows: Annotated[int, Field(ge=1, le=1 << 20)] = SHARD_ROWS
-    """Spectra in a shard, the unit of work and of resume."""
+    """Number of spectra in a shard, the unit of work and of resuming."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ Dtype = Literal["float32", "float16"]
 FORMAT = 1
 """Version of shards and manifests."""
 SHARD_ROWS = 1024
-"""Rows of a shard unless told otherwise: 15 MB in float32."""
+"""Default number of rows of a shard, which is 15 MB in float32."""
 CATALOGUE = {
     "gaia_source_id": "int | None",
     "uid": "str | None",
@@ -349,8 +349,8 @@ def _encoded(native: NativeBatch, dtype: Dtype) -> list[tuple[str, NDArray[Any]]
     flux, weight = native.flux, native.ivar
     if dtype == "float16":
         flux, weight = flux.half(), weight.rsqrt().half()
-        held = torch.isfinite(flux) & torch.isfinite(weight)
-        flux, weight = torch.where(held, flux, 0), torch.where(held, weight, torch.inf)
+        finite = torch.isfinite(flux) & torch.isfinite(weight)
+        flux, weight = torch.where(finite, flux, 0), torch.where(finite, weight, torch.inf)
     arrays = {"flux": flux, _weight_name(dtype): weight, "scale": native.scale, "spikes": native.spikes}
     return [(name, tensor.numpy()) for name, tensor in arrays.items()]
 
