@@ -130,9 +130,9 @@ class Clean(BitFlag):
 class FinalCut(BitFlag):
     """What the cuts of the final catalogue say of a spectrum; the bits in `NOTES` remove nothing."""
 
-    NOT_IN_SAMPLE = 1 << 0, "not in the sample; sample_flags say why"
-    NOT_CLEAN = 1 << 1, "rejected by the cleaning; clean_flags say why"
-    NO_LABELS = 1 << 2, "RV, Teff, log g or [M/H] could not be measured; flags say why"
+    NOT_IN_SAMPLE = 1 << 0, "not in the sample: sample_flags say why"
+    NOT_CLEAN = 1 << 1, "rejected by the cleaning: clean_flags say why"
+    NO_LABELS = 1 << 2, "RV, Teff, log g or [M/H] could not be measured: flags say why"
     TOO_HOT = 1 << 3, "Teff too high for an M dwarf"
     LOGG_AT_BOUND = 1 << 4, "log g is at the edge of the model"
     RV_UNCERTAIN = 1 << 5, "the error of RV is an outlier"

@@ -4,10 +4,11 @@ All are on the scale of Mann et al. (2015, ApJ 804, 64; erratum 2016, ApJ 819, 8
 are not young. Colours and magnitudes are those of Gaia DR3 and 2MASS; the BP of Mann et al. is synthetic, and DR3's
 is brighter by 0.19 +- 0.05 mag: relations of the one are not for the other. Outside their ranges all give NaN.
 
-What was checked: the coefficients stand equal in the public code of the author of Rains et al. (2021) (Teff; the
-radius of Mann and of Kesseli) and in six independent public codes (the mass). Against the 129 stars of Mann et al.
+What was checked, none of it against the printed papers: Teff and the radius of subdwarfs have the coefficients of the
+public code of the author of Rains et al. (2021), whose radius of Mann et al. has 1.930 for 1.9305 and the other sign of
+the term in [Fe/H]; the mass has those of most of six public codes. Against the 129 stars of Mann et al.
 with DR3 photometry and RUWE < 1.4: Teff -5 K in the median with a scatter of 44 K; radius +0.3 % and 3.9 %, of which
-errors of parallax and Ks are a part (with the other sign of its term in [Fe/H], which is in use too, +1.7 % and
+errors of parallax and Ks are a part (with the other sign of its term in [Fe/H], +1.7 % and
 4.5 %); mass +0.1 % and 5.8 % against their masses of an older relation.
 """
 
