@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -60,6 +61,28 @@ def test_every_command_is_in_the_readme():
     assert set(commands) == {"measure", "demo", "emulator", "train"} | survey | tables
     for command in commands:
         assert f"stargap {command}" in readme or f"make {command}" in readme
+
+
+def command_lines():
+    """Return every line of a block of commands in README and docs that calls stargap, with its page."""
+    found = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(r"```(?:bash|sh|shell|console)?\n(.*?)```", text, re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                command = re.match(r"(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\S*bin/)?stargap (.*)", line.strip())
+                if command:
+                    found.append(pytest.param(command[1], id=f"{page.relative_to(ROOT)}: {command[1]}"[:80]))
+    return found
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_every_command_line_of_the_documents_is_understood(line):
+    from stargap.cli.main import app
+
+    words = shlex.split(re.split(r"[|>;&]", line)[0], comments=True)
+    if "--help" not in words and "--version" not in words:
+        app.parse_args(words, exit_on_error=False, print_error=False)
 
 
 def test_every_relative_link_leads_somewhere():

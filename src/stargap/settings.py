@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import re
 import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -104,16 +105,23 @@ def read_settings(source: str | Path | dict[str, Any]) -> MeasureSettings:
     return read_settings_as(MeasureSettings, source)
 
 
-def read_settings_as(kind: type[AnySettings], source: str | Path | dict[str, Any]) -> AnySettings:
+def read_settings_as(
+    kind: type[AnySettings], source: str | Path | dict[str, Any], *, where: str = "settings"
+) -> AnySettings:
     """Return settings of some kind from a TOML file or a mapping; tables are settings of their own.
+
+    Args:
+        kind: class of the settings.
+        source: the file, or its content.
+        where: what a message calls a mapping.
 
     Raises:
         UsageError: as `read_settings`.
     """
-    where = "settings" if isinstance(source, dict) else str(source)
     if isinstance(source, dict):
         content = source
     else:
+        where = str(source)
         try:
             content = tomllib.loads(read_text(source))
         except OSError as error:
@@ -127,9 +135,13 @@ def read_settings_as(kind: type[AnySettings], source: str | Path | dict[str, Any
         return kind(**content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "settings"
-        reason = first["msg"].removeprefix("Value error, ")
-        message = f"{where}: {place}: {reason}"
+        place, reason = [str(part) for part in first["loc"]], first["msg"].removeprefix("Value error, ")
+        if place[-1:] == ["[key]"]:
+            known = re.findall("'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
+            place, key, table = place[:-2], place[-2], "".join(f"{part}." for part in place[:-2])
+            reason = f"unknown key {table + key!r}"
+            reason += f"; did you mean {table + nearest(key, known)!r}?" if known else ""
+        message = f"{where}: {'.'.join(place) or 'settings'}: {reason}"
         raise UsageError(message) from None
 
 

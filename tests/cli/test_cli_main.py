@@ -64,7 +64,8 @@ def folder(tmp_path_factory):
 
 def test_one_row_a_file_in_order_and_exit_code_0(folder, tmp_path):
     inputs = [folder / "spec-2.fits", folder / "broken.fits", folder / "missing.fits", folder / "spec-0.fits"]
-    result = run("measure", *inputs, "-o", tmp_path / "labels.fits", "--workers", "1")
+    (tmp_path / "list.txt").write_text("\n".join(map(str, inputs)))
+    result = run("measure", f"@{tmp_path / 'list.txt'}", "-o", tmp_path / "labels.fits", "--workers", "1")
     assert result.returncode == 0, result.stderr
     with fits.open(tmp_path / "labels.fits", memmap=False, checksum=True) as hdul:
         table, header = hdul[1].data.copy(), hdul[1].header
@@ -81,6 +82,9 @@ def test_one_row_a_file_in_order_and_exit_code_0(folder, tmp_path):
     ("arguments", "says"),
     [
         (["measure"], "PATHS"),
+        (["measure", "nowhere/"], "nowhere/: there is no such file or folder"),
+        (["measure", "x.fits", "y.fits"], "y.fits: there is no such file or folder"),
+        (["measure", "x.fits", "-o", "/proc/labels.fits"], "cannot write /proc/labels.fits: no"),
         (["measure", "x.fits", "-o", "labels.xls"], ".parquet"),
         (["measure", "x.fits", "-o", "no/such/folder/labels.fits"], "does not exist"),
         (["measure", "x.fits", "--workers", "0"], "--workers is 0"),
@@ -101,6 +105,7 @@ def test_one_row_a_file_in_order_and_exit_code_0(folder, tmp_path):
 )
 def test_wrong_use_is_one_line_and_exit_code_2(arguments, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.fits").write_bytes(b"")
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 2
@@ -110,12 +115,27 @@ def test_wrong_use_is_one_line_and_exit_code_2(arguments, says, tmp_path, monkey
     assert says in printed.err
 
 
-def test_an_unknown_settings_key_names_the_nearest(folder, tmp_path, capsys):
-    (tmp_path / "my.toml").write_text("error_flor = 0.01\n")
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("error_flor = 0.01\n", "did you mean 'error_floor'?"),
+        ("[fixed]\nloggg = 4\n", "unknown key 'fixed.loggg'; did you mean 'fixed.logg'?"),
+    ],
+)
+def test_an_unknown_settings_key_names_the_nearest(folder, tmp_path, capsys, text, says):
+    (tmp_path / "my.toml").write_text(text)
     with pytest.raises(SystemExit) as stop:
         cli.main(["measure", str(folder), "--settings", str(tmp_path / "my.toml")])
     assert stop.value.code == 2
-    assert "did you mean 'error_floor'?" in capsys.readouterr().err
+    assert says in capsys.readouterr().err
+
+
+def test_nothing_that_can_be_read_is_exit_code_1(folder, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["measure", str(folder / "broken.fits"), "-o", str(tmp_path / "l.fits"), "--workers", "1"])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "stargap: none of the files could be read\n"
+    assert len(fits.getdata(tmp_path / "l.fits")) == 1, "the row says why"
 
 
 @pytest.mark.parametrize("command", [name for name in cli.app if not name.startswith("-")])

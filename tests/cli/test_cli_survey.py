@@ -101,11 +101,11 @@ def test_a_mock_survey_is_run_to_its_table_and_told_of(here, capsys):
     assert "Against the truth" in (here / "page/index.html").read_text(), "the settings name the truth"
     out, _, code = said(capsys, "run", "sim/survey.toml", "--status")
     assert out.count("done") == 12, "a report elsewhere is not the run's"
-    out, _, code = said(capsys, "catalogue", "sim/survey.toml", "--formats", "vot", "--paper")
+    out, _, code = said(capsys, "catalogue", "sim/survey.toml", "--formats", "vot", "csv", "--paper")
     assert code == 0
     assert "538,107" in out
     folder = here / "sim/run/catalogue"
-    for name in ("spectra.fits", "stars.parquet", "stars.vot", "table1.vot"):
+    for name in ("spectra.fits", "stars.parquet", "stars.vot", "stars.csv", "table1.vot"):
         assert (folder / name).exists()
     out, _, code = said(capsys, "show", folder / "spectra.fits", "--id", 3)
     assert (code, "spectrum_id" in out, "teff" in out) == (0, True, True)

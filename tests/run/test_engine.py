@@ -425,4 +425,4 @@ def test_ctrl_c_ends_in_one_line_and_130(asked, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error.strip() == "stargap: interrupted"
+    assert error.strip() == "stargap: interrupted; run the same command again to resume"

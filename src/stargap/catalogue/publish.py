@@ -14,6 +14,7 @@ from stargap.catalogue.build import CatalogueSettings
 from stargap.catalogue.companions import paper_vb_flag
 from stargap.errors import UsageError
 from stargap.files import replacing
+from stargap.settings import read_settings_as
 from stargap.tables.cds import cds_readme, write_fixed_width
 from stargap.tables.columns import CATALOGUE, INT_NULL, PAPER, STARS
 from stargap.tables.fits import ascii_text
@@ -98,7 +99,11 @@ def write_catalogue(folder: str | Path, *, formats: Sequence[Format] = ("fits",)
         message = f"{folder}: holds no {lacking[0]}.parquet; build the catalogue first"
         raise UsageError(message)
     provenance = provenance_of(folder / "spectra.parquet")
-    about = CatalogueSettings(**json.loads(provenance.get("catalogue_settings", "{}")))
+    about = read_settings_as(
+        CatalogueSettings,
+        json.loads(provenance.get("catalogue_settings", "{}")),
+        where=f"{folder}: was made by another version of stargap",
+    )
     written: list[Path] = []
     if paper:
         names = [column.name for column in CATALOGUE if column.paper_name]

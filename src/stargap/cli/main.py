@@ -18,6 +18,9 @@ from stargap.errors import StargapError, UsageError
 
 __all__ = ["app", "main"]
 
+RESUMED = {"run", "stage", "demo", "mock", "gaia"}
+"""Commands that resume what was interrupted when they are given again."""
+
 app = App(
     name="stargap",
     help="Velocities, labels, subtypes and activity of M dwarfs from low-resolution survey spectra.",
@@ -43,7 +46,8 @@ def measure(
     """Measure RV, Teff, log g, [M/H], subtype and H-alpha of spectra, one row each.
 
     Reads LAMOST low-resolution files of every release and SDSS spec files, plain or gzip. A file that cannot be read
-    keeps its row and says why. Exits with 0 when every file has its row, with 2 when the request itself is wrong.
+    keeps its row and says why. Exits with 0 when every file has its row, with 1 when none of them could be read, and
+    with 2 when the request itself is wrong, as when a file or folder that it names does not exist.
 
     Parameters
     ----------
@@ -83,6 +87,10 @@ def measure(
     if plot is not None:
         picture_folder(plot)
     offsets = None if zero_points is None else read_zero_points(zero_points)
+    for path in paths:
+        if not path.startswith("@") and not any(mark in path for mark in "*?[") and not os.path.lexists(path):
+            message = f"{path}: there is no such file or folder"
+            raise UsageError(message)
     found = find_spectra(paths)
     with bar("measuring", len(found)) as advance:
         table = run(
@@ -115,6 +123,9 @@ def measure(
         print(f"pictures in {plot}")
         for fault in faults:
             print(f"stargap: {fault}", file=sys.stderr)
+    if all(table["failure"] != ""):
+        print("stargap: none of the files could be read", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.command
@@ -302,7 +313,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"stargap: {text}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stargap: interrupted", file=sys.stderr)
+        command = (sys.argv[1:] if arguments is None else arguments)[:1]
+        advice = "; run the same command again to resume" if RESUMED.issuperset(command) else ""
+        print(f"stargap: interrupted{advice}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -62,7 +62,13 @@ def photometry(table: Path, /, *, output: Annotated[Path, Parameter(name=["--out
 
 
 def catalogue(
-    survey: Path, /, *, formats: list[Literal["fits", "vot", "csv", "ecsv", "cds"]] | None = None, paper: bool = False
+    survey: Path,
+    /,
+    *,
+    formats: Annotated[
+        list[Literal["fits", "vot", "csv", "ecsv", "cds"]] | None, Parameter(consume_multiple=True)
+    ] = None,
+    paper: bool = False,
 ) -> None:
     """Make the catalogue of a survey run that is done up to its table: a row a spectrum, and a row a star.
 

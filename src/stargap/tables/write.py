@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 from numpy.typing import ArrayLike, NDArray
@@ -48,6 +49,12 @@ def check_output(path: str | Path) -> str:
     if path.is_dir():
         message = f"cannot write {path}: it is a folder; name a file"
         raise UsageError(message)
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        message = f"cannot write {path}: no file can be made in {path.parent} ({error.strerror})"
+        raise UsageError(message) from None
     return suffix
 
 

@@ -17,7 +17,7 @@ from stargap.measurement.models import AnyTransfer, load_transfer, settings_for
 from stargap.measurement.star import BATCH, BatchVelocity, Columns, Fitted, measure_native
 from stargap.pixels import grid_for
 from stargap.processor import single_thread
-from stargap.settings import MeasureSettings
+from stargap.settings import MeasureSettings, read_settings_as
 from stargap.spectra.log_lambda import concatenate
 from stargap.spectra.spectrum import Facts
 from stargap.spectra.store.shards import Shard
@@ -121,8 +121,10 @@ def _models(folder: Path) -> tuple[Emulator, AnyTransfer | None]:
 
 def _settings(folder: Path, transfer: AnyTransfer | None) -> MeasureSettings:
     """Return the settings that the run measured with."""
-    told = json.loads(provenance_of(folder / "measured.parquet").get("settings", "{}"))
-    return settings_for(transfer, MeasureSettings(**told.get("measure", {})))
+    path = folder / "measured.parquet"
+    told = json.loads(provenance_of(path).get("settings", "{}"))
+    where = f"{path}: was made by another version of stargap"
+    return settings_for(transfer, read_settings_as(MeasureSettings, told.get("measure", {}), where=where))
 
 
 def _batches(
