@@ -8,7 +8,7 @@ from __future__ import annotations
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-CHECKED = ("stargap.fit",)
+CHECKED = ("stargap.fit", "stargap.measurement", "stargap.theory")
 
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 install_import_hook(CHECKED, "array_checks.check")

@@ -1,4 +1,4 @@
-"""The label space: names, units, scaling, and how [a/M] follows [M/H]."""
+"""The label space: names, units, order, and how [a/M] follows [M/H]."""
 
 from __future__ import annotations
 

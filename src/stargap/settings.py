@@ -42,29 +42,29 @@ class MeasureSettings(Settings):
     """
 
     preset: Literal["stargap", "paper"] = "stargap"
-    """Preparation: our way, or the paper's choice by choice (section 2.4)."""
+    """Preparation of spectra: that of stargap, or the paper's (section 2.4)."""
     fixed: dict[Label, float] = {}
-    """Labels held at a value: K for teff, dex for the others."""
+    """Values of labels that are not fitted (K for teff, dex for the others)."""
     free_alpha: bool = False
-    """Fit [a/M] instead of tying it to [M/H] by the label prior's relation (section 3.3.2)."""
+    """Fit [a/M]; otherwise it follows [M/H] by the relation of the label prior (section 3.3.2)."""
     bounds: dict[Label, tuple[float, float]] = {}
-    """Narrower bounds of labels; the emulator's training range by default."""
+    """Bounds of labels, inside the training range of the emulator, which is the default."""
     error_floor: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Added in quadrature to normalised errors when weighting pixels, for what models cannot reproduce; by default
-    0.015 (reduced chi-square of clean bright M dwarfs is then about 1) and 0.005 in the paper's preset."""
+    """Error added in quadrature to normalised errors when pixels are weighted, for what models cannot reproduce; by
+    default 0.015 (reduced chi-square of clean bright M dwarfs is then about 1), and 0.005 in the paper's preset."""
     starts: Literal[1, 2] = 2
-    """Starting points of a fit."""
+    """Number of starting points of a fit."""
     optimiser: Literal["lm", "lbfgs"] = "lm"
     """Optimiser of the fit whose labels are published: Levenberg-Marquardt, or the paper's L-BFGS, star by star and
     several times slower (section 3.5)."""
     max_iterations: Annotated[int, Field(ge=1, le=1000)] = 40
-    """Model evaluations a fit may take from each start."""
+    """Largest number of model evaluations from each start."""
     least_snr: Annotated[float, Field(ge=0)] = 5.0
     """S/N in r and i below which a spectrum is flagged (section 2.1)."""
     lamost_noise_factor: Annotated[float, Field(ge=1, le=10)] = 1.5
-    """Noise of LAMOST co-adds over what their inverse variance says: repeats differ by 1.2 to 1.3 times their quoted
-    errors and neighbouring pixels correlate by about 0.25 (docs/results/emulator-stars.md). Multiplies errors of LAMOST
-    rows; those of velocities only by the part that reduced chi-square has not seen."""
+    """Ratio of the noise of LAMOST co-adds to what their inverse variance says: repeats differ by 1.2 to 1.3 times
+    their quoted errors, and neighbouring pixels correlate by about 0.25 (docs/results/emulator-stars.md). It multiplies
+    the errors of LAMOST rows, those of velocities as far as reduced chi-square does not show it already."""
     lamost_rv_floor: Annotated[float, Field(ge=0)] = 5.0
     """Velocity scatter of LAMOST repeats that noise does not explain (km/s), added in quadrature to e_rv."""
 
@@ -175,7 +175,7 @@ def example_toml(settings: BaseModel) -> str:
 
     Example:
         >>> print("\\n".join(example_toml(MeasureSettings()).splitlines()[:2]))
-        # Preparation: our way, or the paper's choice by choice (section 2.4).
+        # Preparation of spectra: that of stargap, or the paper's (section 2.4).
         preset = "stargap"
     """
     text = "\n".join(_example_lines(settings, "")) + "\n"

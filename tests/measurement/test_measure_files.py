@@ -15,10 +15,11 @@ from stargap.figures.fit import fit_figure
 from stargap.flags import Flag
 from stargap.measurement.files import Measurements
 from stargap.measurement.files import measure as measure_by_default
-from stargap.measurement.inputs import find_spectra, read_zero_points
+from stargap.measurement.inputs import read_zero_points
 from stargap.mock.files import write_lamost
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
+from stargap.spectra.inputs import find_spectra
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.tables.columns import INT_NULL, MEASURED
 from stargap.tables.conform import conform, validate

@@ -12,8 +12,8 @@ import pytest
 import stargap
 from stargap.errors import ModelError
 from stargap.flags import Flag
-from stargap.measurement.inputs import find_spectra
 from stargap.measurement.models import SHIPPED, load_model_named, load_transfer
+from stargap.spectra.inputs import find_spectra
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.transfer.anchored.model import AnchoredTransfer, lamost_transfer
 from stargap.transfer.residual.model import ResidualTransfer, shipped_transfer

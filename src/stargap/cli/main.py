@@ -64,7 +64,7 @@ def measure(
     workers
         Processes; all cores by default. Results are the same for any number.
     preset
-        How spectra are prepared: our way, or the paper's choice by choice.
+        Preparation of spectra: that of stargap, or the paper's.
     settings
         TOML file with the fit's settings.
     zero_points
@@ -73,9 +73,10 @@ def measure(
         How many rows of the table to print.
     """
     from stargap.measurement.files import measure as run
-    from stargap.measurement.inputs import find_spectra, read_zero_points
+    from stargap.measurement.inputs import read_zero_points
     from stargap.measurement.pictures import draw_fits, picture_folder
     from stargap.settings import MeasureSettings, read_settings
+    from stargap.spectra.inputs import find_spectra
     from stargap.tables.print import print_table
     from stargap.tables.write import check_output
 

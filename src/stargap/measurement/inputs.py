@@ -1,4 +1,4 @@
-"""What a measurement starts from: the files that the user named, and zero points from a CSV."""
+"""Zero points of velocities from a CSV."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 
 from stargap.errors import UsageError
 from stargap.files import read_text
-from stargap.spectra.inputs import find_spectra
 
-__all__ = ["find_spectra", "read_zero_points"]
+__all__ = ["read_zero_points"]
 
 
 def read_zero_points(path: str | Path) -> dict[tuple[str, int], float]:

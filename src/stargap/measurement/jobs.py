@@ -1,4 +1,4 @@
-"""What worker processes are told of a measurement: settings and model, and how a few spectra are measured."""
+"""Settings and model of a measurement as worker processes need them, and how a few spectra are measured."""
 
 from __future__ import annotations
 

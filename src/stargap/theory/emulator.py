@@ -149,8 +149,8 @@ class Emulator(nn.Module):
         Raises:
             ModelError: as `load`.
         """
-        wanted = {"pixel_grid": support_digest(), "labels": LABELS}
-        for name, value in wanted.items():
+        required = {"pixel_grid": support_digest(), "labels": LABELS}
+        for name, value in required.items():
             if getattr(card, name) != value:
                 msg = f"{path}: {name} of the model is {getattr(card, name)!r}, this version needs {value!r}"
                 raise ModelError(msg)

@@ -242,13 +242,13 @@ def _stated_unit(header: fits.Header, column: str) -> str | None:
     return None
 
 
-def _scale(path: str | Path, stated: str, wanted: u.UnitBase) -> float:
+def _scale(path: str | Path, stated: str, target: u.UnitBase) -> float:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", u.UnitsWarning)
-            return float(u.Unit(stated).to(wanted))
+            return float(u.Unit(stated).to(target))
     except (ValueError, TypeError, u.UnitConversionError) as error:
-        msg = f"{path}: the unit {stated!r} cannot be brought to {wanted}"
+        msg = f"{path}: the unit {stated!r} cannot be brought to {target}"
         raise UsageError(msg) from error
 
 

@@ -32,11 +32,11 @@ __all__ = [
 FLUX_UNIT = "erg s-1 cm-2 A-1"
 PIXELS_PER_FWHM = 2.5
 MARGIN = 4.0
-"""How much of a spectrum is broadened beyond both ends of the wanted range (FWHM)."""
+"""Spectra are broadened this far beyond both ends of the requested range (FWHM)."""
 SEVERAL = 3
-"""How many files or labels a message names."""
+"""A message names at most this many files or labels."""
 MANY = 10
-"""From how many files on a progress bar is shown."""
+"""A progress bar is shown from this many files on."""
 HDF5_LABELS = {"teff": "teff", "logg": "logg", "mh": "m_h", "m_h": "m_h", "am": "a_m", "a_m": "a_m"}
 CITATIONS = {
     "BT-Settl": "Allard, Homeier & Freytag 2012, RSPTA 370, 2765 (BT-Settl)",

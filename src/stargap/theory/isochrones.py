@@ -58,7 +58,7 @@ class Isochrones:
 
         Beyond the ends of a track the mean slope of its last 200 K goes on for 200 K; farther out, the answer is NaN.
         Beyond the first and the last track in [M/H], log g is that of this track. The shipped tracks end at -1.5 and
-        +0.3: at +0.5 the held value is too high by 0.05 dex at 3000 K, 0.03 at 3400 K and less above (PARSEC tracks
+        +0.3: at +0.5 that value is too high by 0.05 dex at 3000 K, 0.03 at 3400 K and less above (PARSEC tracks
         without photometry go there); towards -2 nothing is at hand to measure it, and the trend of the last tracks
         says that it is too low by about 0.1 dex at 3400 K.
 
@@ -120,17 +120,17 @@ def read_parsec(path: str | Path, *, age: float = 5.0) -> Isochrones:
         message = f"{path}: cannot be read (not a text file)"
         raise UsageError(message)
     columns = _columns(text.splitlines(), path)
-    wanted = np.log10(age * 1e9)
+    log_age = np.log10(age * 1e9)
     dwarf = (columns["Mini"] < LARGEST_MASS) & (columns.get("label", np.ones_like(columns["Mini"])) == 1)
     chosen = []
     for metallicity in np.unique(columns["MH"]):
         track = columns["MH"] == metallicity
         ages = columns["logAge"][track]
-        nearest = ages[np.abs(ages - wanted).argmin()]
+        nearest = ages[np.abs(ages - log_age).argmin()]
         rows = np.flatnonzero(track & dwarf & (columns["logAge"] == nearest))
         rows = rows[np.argsort(columns["Mini"][rows])]
         hotter = np.diff(np.maximum.accumulate(columns["logTe"][rows]), prepend=-np.inf) > 0
-        if abs(nearest - wanted) <= AGE_TOLERANCE and hotter.sum() >= 2:
+        if abs(nearest - log_age) <= AGE_TOLERANCE and hotter.sum() >= 2:
             chosen.append(rows[hotter])
     if not chosen:
         present = ", ".join(f"{10 ** (value - 9):.3g}" for value in np.unique(columns["logAge"]))
@@ -141,7 +141,7 @@ def read_parsec(path: str | Path, *, age: float = 5.0) -> Isochrones:
     nothing = np.full_like(columns["MH"], np.nan)
     magnitudes = [columns.get(name, nothing)[rows] for name in ("Gmag", "G_BPmag", "G_RPmag")]
     return Isochrones(
-        round(float(10 ** (ages[np.abs(ages - wanted).argmin()] - 9)), 3),
+        round(float(10 ** (ages[np.abs(ages - log_age).argmin()] - 9)), 3),
         10 ** columns["logTe"][rows],
         columns["logg"][rows],
         columns["MH"][rows],

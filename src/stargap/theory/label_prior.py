@@ -16,10 +16,11 @@ from stargap.theory.reference_labels import LabelBox, ReferenceDistribution, fin
 __all__ = ["LabelMixture", "draw_training_labels", "fit_label_mixture"]
 
 COMPONENTS = 24
+"""Number of Gaussians of the mixture."""
 MOST_ROUNDS = 100
-"""Rounds of draws that `draw_training_labels` takes at most."""
+"""`draw_training_labels` takes at most this many rounds of draws."""
 BLOCK = 4096
-"""Rows of a density computed at a time."""
+"""Densities are computed for this many rows at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,7 @@ def draw_training_labels(
     (Teff, [M/H]) follow the reference, and log g and [a/M] the mixture given these. [a/M] is put back into 0..0.4.
 
     Args:
-        count: rows wanted.
+        count: number of rows.
         preset: a key of `stargap.theory.reference_labels.LABEL_BOXES`.
         alpha: holds [a/M] at this value.
         reference: of (Teff, [M/H]); by default `shipped_reference` of the preset.
@@ -137,9 +138,9 @@ def draw_training_labels(
         message = f"{count} labels of {draws} draws a round: both must be 1 or more"
         raise UsageError(message)
     box = find_label_box(preset)
-    wanted = shipped_reference(preset) if reference is None else reference
+    target = shipped_reference(preset) if reference is None else reference
     mixture = fit_label_mixture(isochrones or shipped_isochrones(), preset, seed)
-    ceiling = _ceiling(wanted, mixture, box)
+    ceiling = _ceiling(target, mixture, box)
     if count * ceiling > MOST_ROUNDS * draws:
         message = f"{count} labels take {count * ceiling:.2g} draws of the mixture, over {MOST_ROUNDS} times {draws}"
         raise UsageError(message)
@@ -148,7 +149,7 @@ def draw_training_labels(
     while sum(map(len, kept)) < count:
         labels = mixture.draw(draws, generator)
         labels = labels[box.contains(labels)]
-        ratio = _ratio(wanted, mixture, labels[:, [TEFF, M_H]])
+        ratio = _ratio(target, mixture, labels[:, [TEFF, M_H]])
         kept.append(labels[generator.random(len(labels)) * ceiling < ratio])
     labels = np.concatenate(kept)
     labels = labels[generator.permutation(len(labels))[:count]]
@@ -156,22 +157,23 @@ def draw_training_labels(
     return labels
 
 
-def _ratio(wanted: ReferenceDistribution, mixture: LabelMixture, points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ratio(reference: ReferenceDistribution, mixture: LabelMixture, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return reference over mixture at (Teff, [M/H]), ``(row,)``."""
-    target = wanted.density(*points.T)
-    there = target > 0
-    target[there] /= np.exp(np.maximum(mixture.log_density(points[there], (TEFF, M_H)), -600.0))
-    return target
+    ratio = reference.density(*points.T)
+    there = ratio > 0
+    ratio[there] /= np.exp(np.maximum(mixture.log_density(points[there], (TEFF, M_H)), -600.0))
+    return ratio
 
 
-def _ceiling(wanted: ReferenceDistribution, mixture: LabelMixture, box: LabelBox) -> float:
+def _ceiling(reference: ReferenceDistribution, mixture: LabelMixture, box: LabelBox) -> float:
     """Return what `_ratio` stays below: the largest value at 25 points of every bin, and a little more."""
     inner = np.linspace(1e-6, 1 - 1e-6, 5)
     axes = [
-        (edges[:-1, None] + np.diff(edges)[:, None] * inner).ravel() for edges in (wanted.teff_edges, wanted.m_h_edges)
+        (edges[:-1, None] + np.diff(edges)[:, None] * inner).ravel()
+        for edges in (reference.teff_edges, reference.m_h_edges)
     ]
     points = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
-    ratio = _ratio(wanted, mixture, points)
+    ratio = _ratio(reference, mixture, points)
     inside = box.contains(np.insert(points, LOGG, np.mean(box.logg), axis=1))
     ratio[(ratio > 0) & ~inside] = np.inf
     worst = ratio.argmax()
