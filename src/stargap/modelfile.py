@@ -110,7 +110,7 @@ def load_model(
         raise ModelError(msg) from None
 
 
-def kind_of(path: str | Path) -> Any:
+def kind_of(path: str | Path) -> str | None:
     """Return the kind that the card of a model says, None where there is no card or it does not say.
 
     Example:
@@ -121,7 +121,8 @@ def kind_of(path: str | Path) -> Any:
         raw = _read_files(Path(path))[2]
     except ModelError:
         return None
-    return raw.get("kind") if isinstance(raw, dict) else None
+    kind = raw.get("kind") if isinstance(raw, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def model_exists(path: str | Path) -> bool:

@@ -42,8 +42,8 @@ def test_a_folder_of_the_same_name_is_not_passed_over(tmp_path, monkeypatch):
     assert load_model_named("transfer-lamost") is lamost_transfer()
 
 
-def test_either_kind_of_transfer_is_read_by_what_its_card_says(tmp_path, anchored):
-    anchored.save(tmp_path / "a.safetensors", **SAVED)
+def test_either_kind_of_transfer_is_read_by_what_its_card_says(tmp_path):
+    lamost_transfer().save(tmp_path / "a.safetensors", **SAVED)
     ResidualTransfer(shipped_emulator()).save(tmp_path / "r.safetensors", **SAVED)
     for read in (load_transfer, load_model_named):
         assert isinstance(read(tmp_path / "a.safetensors"), AnchoredTransfer)
@@ -63,8 +63,8 @@ def test_a_card_that_says_nothing_is_refused(tmp_path, card):
         load_transfer(tmp_path / "a.safetensors")
 
 
-def test_a_card_of_one_kind_with_the_tensors_of_the_other(tmp_path, anchored):
-    anchored.save(tmp_path / "a.safetensors", **SAVED)
+def test_a_card_of_one_kind_with_the_tensors_of_the_other(tmp_path):
+    lamost_transfer().save(tmp_path / "a.safetensors", **SAVED)
     ResidualTransfer(shipped_emulator()).save(tmp_path / "r.safetensors", **SAVED)
     (tmp_path / "a.json").write_bytes((tmp_path / "r.json").read_bytes())
     with pytest.raises(ModelError, match="does not match its card"):

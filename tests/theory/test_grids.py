@@ -157,9 +157,9 @@ def test_many_lines_are_quick(tmp_path):
     wave = np.random.default_rng(0).permutation(np.arange(100_000) * 0.05 + 5000)
     path = write_ascii(tmp_path / ASCII, wave, black_body(wave, 3000))
     path.write_bytes(b"# one comment\n" + path.read_bytes())
-    start = time.perf_counter()
+    start = time.process_time()
     _, wavelength, flux = read_bt_settl_ascii(path)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     np.testing.assert_allclose(flux, black_body(wavelength, 3000), rtol=1e-6)
 
 

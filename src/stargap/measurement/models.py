@@ -32,7 +32,7 @@ def load_transfer(path: str | Path) -> AnyTransfer:
         ModelError: damaged or foreign files.
     """
     kinds: dict[str, type[AnyTransfer]] = {kind.kind: kind for kind in get_args(AnyTransfer)}
-    return kinds.get(kind_of(path), ResidualTransfer).load(path)
+    return kinds.get(kind_of(path) or "", ResidualTransfer).load(path)
 
 
 def load_model_named(name: str | Path) -> Emulator | AnyTransfer:
