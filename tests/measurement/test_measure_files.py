@@ -303,9 +303,7 @@ def test_the_paper_s_preset_is_measured_with_the_emulator(folder, emulator):
     table = measure_by_default([folder / "spec-2.fits"], settings=paper)
     assert table.provenance["model"] == f"payne v1 {emulator.card.sha256}"
     assert np.isfinite(table["teff"]).all()
-    with pytest.raises(
-        UsageError, match="transfer-lamost: this transfer works on spectra prepared by the stargap preset"
-    ):
+    with pytest.raises(UsageError, match="transfer-lamost: this transfer works on spectra prepared by the stargap"):
         measure_by_default([folder / "spec-2.fits"], settings=paper, model="transfer-lamost")
 
 
