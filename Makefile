@@ -11,7 +11,7 @@ help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
 	@echo "make test                style, types, tests and doctests"
 	@echo "make benchmarks          speeds, as a table with ratios against scipy and numpy"
-	@echo "make results-real-stars  docs/results/real-stars.md: ways to close the gap, cross-validated on real stars (about 40 minutes)"
+	@echo "make results-real-stars  docs/results/real-stars.md: recipes of the shipped model, cross-validated on real stars (about 15 minutes)"
 	@echo "make results-emulator-stars  docs/results/emulator-stars.md: the emulator alone on the spectra in $(DATA)/lamost"
 	@echo "make results-transfer    docs/results/transfer.md: train and score transfers on a simulated survey (about 2 hours)"
 	@echo "make results-cleaning    docs/results/cleaning.md: what the cleaning rejects, of simulated and real spectra (about 10 minutes)"
@@ -20,7 +20,7 @@ help:
 	@echo "make results-scale       docs/results/scale.md: 1,000 to 100,000 simulated spectra through stargap run (about an hour)"
 	@echo "make results-validation  docs/results/validation.md: the paper's numbers on 20,000 simulated stars (about 20 minutes)"
 	@echo "make figures             docs/figures.md: the paper's figures from simulated stars (half a minute)"
-	@echo "make transfer-lamost     make the shipped transfer for LAMOST again, from the labelled spectra in $(DATA)/lamost (seconds)"
+	@echo "make transfer-lamost     make the shipped transfer for real spectra again, from the labelled ones in $(DATA) (a minute)"
 	@echo "make emulator            train the shipped emulator again, from $(DATA)/grid/marcs_ts_base.h5"
 
 $(READY): requirements.lock pyproject.toml

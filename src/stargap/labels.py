@@ -14,7 +14,7 @@ UNITS: Final = {"teff": "K", "logg": "dex(cm s-2)", "m_h": "dex", "a_m": "dex"}
 TEFF, LOGG, M_H, A_M = range(4)
 
 
-def alpha_relation(m_h: ArrayLike, *, rounding: float = 0.0) -> NDArray[np.float64]:
+def alpha_relation(m_h: ArrayLike, *, rounding: float = 0.0, slope: float = 0.4) -> NDArray[np.float64]:
     """Return [a/M] of the label prior at [M/H] (both dex, any shape).
 
     0 for [M/H] >= 0, 0.2 at -0.5, 0.4 at -1 and below, linear between (paper section 3.3.2).
@@ -23,6 +23,7 @@ def alpha_relation(m_h: ArrayLike, *, rounding: float = 0.0) -> NDArray[np.float
         m_h: [M/H].
         rounding: width (dex) over which the two corners are rounded, so that a fit along the relation has a
             continuous slope; the relation then moves by at most 0.28 times this (0.014 dex at 0.05).
+        slope: [a/M] at [M/H] = -1 and below, instead of 0.4.
 
     Example:
         >>> alpha_relation([0.3, -0.5, -1.0, -2.0])
@@ -32,5 +33,5 @@ def alpha_relation(m_h: ArrayLike, *, rounding: float = 0.0) -> NDArray[np.float
     """
     m = np.asarray(m_h, dtype=float)
     if rounding == 0.0:
-        return np.clip(-0.4 * m, 0.0, 0.4)
-    return 0.4 * rounding * (np.logaddexp(0.0, -m / rounding) - np.logaddexp(0.0, -(m + 1.0) / rounding))
+        return np.clip(-m, 0.0, 1.0) * slope
+    return slope * rounding * (np.logaddexp(0.0, -m / rounding) - np.logaddexp(0.0, -(m + 1.0) / rounding))

@@ -6,14 +6,22 @@ import csv
 import json
 import math
 
+import h5py
 import numpy as np
 import pytest
 
 import stargap
 from stargap.errors import ModelError
+from stargap.fit.labels import fit_labels
+from stargap.fit.parameters import Parameters
 from stargap.flags import Flag
 from stargap.measurement.models import SHIPPED, load_model_named, load_transfer
+from stargap.measurement.star import batch_velocity
+from stargap.settings import MeasureSettings
 from stargap.spectra.inputs import find_spectra
+from stargap.spectra.log_lambda import native_batch
+from stargap.spectra.prepare import prepare
+from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.transfer.anchored.model import AnchoredTransfer, lamost_transfer
 from stargap.transfer.residual.model import ResidualTransfer, shipped_transfer
@@ -86,26 +94,49 @@ def test_the_model_for_lamost_is_of_real_stars_and_says_how_good_it_is():
     assert card.scores["teff_std"] < 70
     assert (transfer.own > 0).all()
     assert math.isfinite(transfer.chi2_limit)
-    assert 3000 < float(transfer.low[0]) < float(transfer.high[0]) < 4300
+    assert 2900 < float(transfer.low[0]) < float(transfer.high[0]) < 4300
     assert card.emulator.sha256 == shipped_emulator().card.sha256
     assert "/" not in card.training_data + json.dumps(card.settings), "no paths"
 
 
 @pytest.mark.slow
 def test_the_stars_it_was_made_of_are_measured_as_literature_has_them(shared_data):
-    """Not a test of accuracy: the model was made of these very stars; the card's scores are of stars left out."""
+    """Not a test of accuracy: the model was made of these very stars, and the literature's Teff is 60 K higher."""
     with (shared_data / "lamost" / "index.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["folder"] == "cool" and row["star"] and not row["note"]]
-    assert len(rows) == lamost_transfer().card.scores["left_out"]
     table = stargap.measure([shared_data / "lamost" / "cool" / row["file"] for row in rows])
     apart = table["teff"] - np.array([float(row["teff"]) for row in rows])
     assert np.isfinite(apart).all()
     kept = np.abs(apart - np.median(apart)) < 3 * 1.4826 * np.median(np.abs(apart - np.median(apart)))
     assert kept.mean() > 0.8
-    assert abs(np.median(apart)) < 40
+    assert -100 < np.median(apart) < 0
     assert apart[kept].std() < 70
     assert not (table["flags"] & int(Flag.UNLIKE_TRAINING)).any()
     assert (table["e_teff_sys"] > 30).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["M20_Gl411_kesseli2019", "M20_Gl393_kesseli2019"])
+def test_chi_square_of_a_metal_poor_benchmark_has_one_minimum(shared_data, name):
+    """Over [M/H] with Teff and log g free; with [a/M] of 0.4 at -1 Gl 411 has two, at 0.0 and -0.8."""
+    with h5py.File(shared_data / "templates" / "kastredux_standards.h5") as file:
+        wave, flux = (file[name][key][:].astype(float) for key in ("wavelength_A", "flux"))
+    keep = np.isfinite(flux) & (wave > 5850) & (wave < 9150)
+    wave, flux = wave[keep], flux[keep] / np.median(flux[keep])
+    native, _, _ = native_batch([Spectrum(wave, flux, np.full_like(flux, 1e4), Facts(path=name, layout="template"))])
+    transfer = lamost_transfer()
+    rv = batch_velocity(native, MeasureSettings(), transfer.emulator).rv
+    star = prepare(native, rv)
+    card, trials = transfer.emulator.card, np.arange(-1.4, 0.45, 0.15)
+    found = []
+    for m_h in trials.tolist():
+        box = Parameters(card.lower, card.upper, {"m_h": m_h}, alpha_slope=transfer.alpha_slope)
+        fit = fit_labels(star, transfer.model(star), transfer.emulator, box, error_floor=transfer.floor,
+                         prior=transfer.prior)  # fmt: skip
+        found.append(float(fit.chi2[0]))
+    steps = np.sign(np.diff(found))
+    assert (np.diff(steps) >= 0).all(), list(zip(trials.round(2).tolist(), np.round(found, 3).tolist(), strict=True))
+    assert -0.6 < trials[int(np.argmin(found))] < 0.2
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from stargap.errors import UsageError
 from stargap.mock.files import write_lamost
 from stargap.run.anchors import read_anchor_stars, scores_of, write_cross_validation
 from stargap.theory.emulator import shipped_emulator
-from stargap.transfer.anchored.train import AnchorStars, CrossValidated
+from stargap.transfer.anchored.anchors import ERRORS, AnchorStars
+from stargap.transfer.anchored.train import CrossValidated
 
 COUNT = 3
 
@@ -85,6 +86,23 @@ def test_absolute_paths_names_of_stars_and_what_is_scored(folder):
     assert scored.tolist() == [True, False, True]
 
 
+def test_errors_sources_and_chances_are_read_and_have_usual_values(folder):
+    text = lines(
+        "path,teff,logg,m_h,e_teff,e_m_h,source,p_single",
+        "spectra/0.fits,3400,4.8,0,44,0.08,photometry,0.7",
+        "spectra/1.fits,3400,4.8,0,,, Mann ,",
+        "spectra/2.fits,3400,4.8,0,50,0.1,,1",
+    )
+    stars, _ = read_anchor_stars(listed(folder, text), shipped_emulator())
+    assert stars.errors.tolist() == [[44, ERRORS[1], 0.08], list(ERRORS), [50, ERRORS[1], 0.1]]
+    assert stars.p_single.tolist() == [0.7, 0.95, 1.0]
+    assert list(stars.sources) == ["photometry", "Mann", ""]
+    for bad in ("0,44,0.08,a,0", "0,44,0.08,a,1.1", "0,-1,0.08,a,1", "0,44,0,a,1"):
+        text = lines("path,teff,logg,m_h,e_teff,e_m_h,source,p_single", f"spectra/0.fits,3400,4.8,{bad}")
+        with pytest.raises(UsageError, match="line 2: errors must be positive, p_single above 0 and at most 1"):
+            read_anchor_stars(listed(folder, text, "bad.csv"), shipped_emulator())
+
+
 # ---- refused
 
 
@@ -135,7 +153,8 @@ def made(ours, known, names=None):
     labels = np.full((len(ours), 4), np.nan)
     labels[:, :3] = ours
     labels[:, 3] = np.where(np.isfinite(labels[:, 0]), 0.0, np.nan)
-    found = CrossValidated(labels, 0 * labels + 0.1, np.ones(len(ours)), torch.zeros(len(ours), 1))
+    found = CrossValidated(labels, 0 * labels + 0.1, np.ones(len(ours)), torch.zeros(len(ours), 1),
+                           labels, np.zeros(len(ours), dtype=int), np.full((1, len(ours), 4), np.nan))  # fmt: skip
     return AnchorStars(None, np.array(known, dtype=float), names or [f"S{k}" for k in range(len(ours))]), found
 
 

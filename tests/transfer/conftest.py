@@ -9,9 +9,12 @@ from helpers.stars import prepared_stars
 
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.theory.emulator import shipped_emulator
-from stargap.transfer.anchored.train import AnchorStars, train_anchored
+from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars
+from stargap.transfer.anchored.train import train_anchored
 
 ANCHORS, OTHERS = 30, 50
+SIMULATED = AnchorSettings(contrast=1.0, directions=3, floor=0.01, gap_weight=1.0, logg_width=0.05)
+"""As simulated stars are made: of bands as deep as the emulator's."""
 CLEAN = 8.0
 """Errors by which no pixel of a spectrum may be off: anchors are chosen, and none has a cosmic hit."""
 
@@ -36,7 +39,7 @@ def anchors(observed):
 @pytest.fixture(scope="session")
 def anchoring(anchors):
     """A transfer made of them, and what it was judged by."""
-    return train_anchored(anchors, shipped_emulator())
+    return train_anchored(anchors, shipped_emulator(), SIMULATED)
 
 
 @pytest.fixture(scope="session")

@@ -186,35 +186,67 @@ def test_outside_is_beyond_the_anchors_in_teff_or_metallicity(transfer):
     assert not transfer.outside(odd).any(), "log g is not trained on"
 
 
-def test_published_labels_are_the_fitted_ones_with_the_error_of_cross_validation(transfer):
-    covariance = torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(1)).double()
+def test_published_labels_are_mapped_with_the_error_of_cross_validation(shaped):
+    transfer = shaped()
+    root = torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(1)).double()
+    covariance = root @ root.transpose(1, 2)
+    transfer.map_numbers.copy_(torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]))
     labels, spread, own = transfer.publish(full(PLACES), covariance)
     assert torch.equal(labels, PLACES)
-    assert torch.equal(spread, covariance)
+    torch.testing.assert_close(spread, covariance)
     torch.testing.assert_close(own, torch.tensor([[50.0, 0.07, 0.12]]).expand(5, 3).double())
+    transfer.map_numbers.copy_(torch.tensor([-0.05, 0.5, 1.0, 10.0, -100.0]))
+    labels, spread, _ = transfer.publish(full(PLACES), covariance)
+    moved, slope = transfer.label_map(full(PLACES), transfer.prior)
+    assert torch.equal(labels, moved)
+    torch.testing.assert_close(spread, slope @ covariance @ slope.transpose(1, 2))
+    torch.testing.assert_close(spread[1, M_H, M_H], 2.25 * covariance[1, M_H, M_H])
+    rich = full(PLACES[:1])
+    rich[0, M_H] = 0.25
+    assert transfer.outside(rich).all(), "what is published counts: 0.325"
 
 
 # ---- a star's own numbers
 
 
-def test_derivatives_of_the_model_are_finite_differences_at_fixed_own_numbers(stars, transfer, question):
-    """Kaufman's: of m(y) + X z along what X does not reach; checked as their sum with X dz is."""
+def chi_square(prepared, model, labels, directions, rows):
+    """What fits minimise, and its slope by the free labels as the model's derivatives have it."""
+    spectrum, tangents = (part.double() for part in model(labels, directions, rows))
+    data = torch.nn.functional.pad(prepared.flux, (0, model.penalties)).double()
+    weight = torch.nn.functional.pad(model.weight, (0, model.penalties), value=1.0).double()
+    left = data - spectrum
+    return (weight * left.square()).sum(dim=1), -2 * (tangents @ (weight * left)[..., None])[..., 0]
+
+
+@pytest.mark.parametrize("contrast", [1.0, 0.7])
+def test_the_slope_of_chi_square_is_a_finite_difference(stars, shaped, question, contrast):
+    """With the change of a star's own part with its labels, and the squares of its own numbers over their scatter."""
     labels, directions, rows = question
+    transfer = shaped(contrast=contrast)
     model = transfer.model(stars[1])
     inside = ((labels[:, [TEFF, M_H]] - transfer.held[0]) * (transfer.held[1] - labels[:, [TEFF, M_H]]) > 0).all(dim=1)
     assert inside.sum() > STARS / 2
-    _, tangents = model.corrected(labels, directions, rows)
-    _, projected = model(labels, directions, rows)
-    weighted, columns, matrix = model._own(model.corrected(labels, directions, rows)[0], rows)
-    for k, step in enumerate((10.0, 0.02, 0.02)):
-        ends = [model.corrected(labels + sign * step * directions[:, k], directions, rows)[0] for sign in (1, -1)]
+    _, slope = chi_square(stars[1], model, labels, directions, rows)
+    for k, step in enumerate((5.0, 0.01, 0.01)):
+        ends = [
+            chi_square(stars[1], model, labels + sign * step * directions[:, k], directions, rows)[0]
+            for sign in (1, -1)
+        ]
         numeric = (ends[0] - ends[1]) / (2 * step)
-        scale = numeric.square().mean(dim=1).sqrt()
-        assert ((tangents[:, k] - numeric).square().mean(dim=1).sqrt() < 0.01 * scale)[inside].all()
-        right = torch.einsum("snp,sp->sn", weighted, numeric).double()
-        taken = torch.linalg.solve(matrix, right[..., None]).float()
-        wanted = numeric - (taken * columns).sum(dim=1)
-        assert ((projected[:, k] - wanted).square().mean(dim=1).sqrt() < 0.01 * scale)[inside].all()
+        size = numeric[inside].square().mean().sqrt()
+        assert ((slope[:, k] - numeric)[inside].abs() < 0.01 * size).all()
+
+
+def test_the_model_bends_the_emulator_s_bands_by_its_contrast(stars, shaped, question):
+    labels, directions, rows = question
+    plain, shallow = (shaped(contrast=power, terms=((0, 0),)) for power in (1.0, 0.5))
+    for transfer in (plain, shallow):
+        transfer.coefficients.zero_()
+    deep, change = plain.model(stars[1]).corrected(labels, directions, rows)
+    half, less = shallow.model(stars[1]).corrected(labels, directions, rows)
+    seen = deep > 0.06
+    torch.testing.assert_close(half[seen], deep[seen].sqrt())
+    torch.testing.assert_close(less[:, 0][seen], (0.5 * change[:, 0] / deep.sqrt())[seen])
 
 
 def test_own_numbers_fit_best_within_their_scatter(stars, transfer, question):
@@ -225,7 +257,10 @@ def test_own_numbers_fit_best_within_their_scatter(stars, transfer, question):
     z = model.own(base, rows) * transfer.scatter
     _, columns, _ = model._own(base, rows)
     spectrum, _ = model(labels, directions, rows)
-    torch.testing.assert_close(spectrum, base + (z.float()[..., None] * columns).sum(dim=1), rtol=0, atol=1e-5)
+    pixels = base.shape[1]
+    expected = base + (z.float()[..., None] * columns).sum(dim=1)
+    torch.testing.assert_close(spectrum[:, :pixels], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(spectrum[:, pixels:].double(), z / transfer.scatter, rtol=0, atol=1e-4)
 
     def cost(z):
         left = stars[1].flux - base - (z.float()[..., None] * columns).sum(dim=1)
@@ -440,7 +475,11 @@ def with_tensors(written, **changes):
     return save({name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None})
 
 
-@pytest.mark.parametrize("options", [{}, {"terms": ((0, 0),), "directions": 0}, {"alpha": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"terms": ((0, 0),), "directions": 0}, {"alpha": 0.2}, {"alpha_slope": 0.15, "contrast": 0.7}],
+    ids=str,
+)
 def test_a_transfer_survives_the_disk_bit_for_bit(tmp_path, stars, question, shaped, options):
     before = shaped(**options)
     before.save(tmp_path / "new" / "t.safetensors", **SAVED, seed=7)
@@ -453,6 +492,8 @@ def test_a_transfer_survives_the_disk_bit_for_bit(tmp_path, stars, question, sha
     for one, other in zip(before.prior(*question[:2]), after.prior(*question[:2]), strict=True):
         assert torch.equal(one, other)
     assert (after.alpha, after.terms) == (before.alpha, before.terms)
+    assert (after.alpha_slope, after.contrast) == (before.alpha_slope, before.contrast)
+    assert list(after.card.label_map.values()) == after.map_numbers.tolist()
     assert (after.card.seed, after.card.simulated, after.card.scores) == (7, True, {"teff_std": 50.0})
     assert isinstance(after.card, AnchoredCard)
     assert not any(tensor.requires_grad for tensor in after.state_dict(keep_vars=True).values())
@@ -508,7 +549,7 @@ def test_a_pickle_is_refused_and_never_run(put, monkeypatch):
 def test_a_foreign_card_or_another_version(put, written):
     refused(put(written[1]["emulator"]), "'payne'", "wanted 'anchored-transfer'")
     refused(put({"kind": "residual-transfer"}), "'residual-transfer'", "wanted 'anchored-transfer'")
-    refused(put({"version": 2}), "version 2")
+    refused(put({"version": 1}), "version 1", "wanted 'anchored-transfer' version 2")
     refused(put({"emulator": {**written[1]["emulator"], "pixel_grid": "6000-8900/2901"}}), "6000-8900/2901")
     refused(put({"emulator": {**written[1]["emulator"], "hidden": 64}}), "tensors do not match")
     refused(put({"emulator": {**written[1]["emulator"], "labels": ["logg", "teff", "m_h", "a_m"]}}), "labels")
@@ -574,6 +615,22 @@ def test_impossible_terms_or_directions(put, change):
 )
 def test_an_impossible_prior(put, change):
     refused(put(change), "the label prior in the card is impossible")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"contrast": 0.0}, {"contrast": math.nan}, {"contrast": 3.0}, {"alpha_slope": 0.6}, {"alpha_slope": -0.1}],
+)
+def test_an_impossible_contrast_or_relation_of_alpha(put, change):
+    refused(put(change), "contrast or alpha_slope in the card is impossible")
+
+
+def test_a_label_map_that_falls_or_another_than_in_the_card(put, written):
+    numbers = load(written[0])["map_numbers"]
+    for place, value in ((1, -1.5), (2, 0.0), (2, -1.0)):
+        changed = numbers.clone()
+        changed[place] = value
+        refused(put(content=with_tensors(written, map_numbers=changed)), "a label map in which [M/H] does not rise")
 
 
 @pytest.mark.parametrize("alpha", [math.nan, math.inf, -0.1, 3.0])

@@ -16,21 +16,17 @@ from stargap.fit.parameters import Parameters
 from stargap.flags import Flag
 from stargap.labels import LOGG, M_H, TEFF
 from stargap.theory.emulator import shipped_emulator
+from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars
+from stargap.transfer.anchored.correction import BLIND
 from stargap.transfer.anchored.model import AnchoredTransfer
-from stargap.transfer.anchored.train import (
-    BLIND,
-    LEAST_LIMIT,
-    AnchorSettings,
-    AnchorStars,
-    cross_validate,
-    fit_anchored,
-    train_anchored,
-)
+from stargap.transfer.anchored.train import LEAST_LIMIT, cross_validate, fit_anchored, train_anchored
 
 SMALL = 8
 """Anchors of the tests that are not about how good a transfer is."""
 ROWS = torch.arange(SMALL)
-PLAIN = AnchorSettings(directions=1)
+OLD = AnchorSettings(contrast=1.0, directions=3, floor=0.01, gap_weight=1.0, logg_width=0.05, label_map=False)
+"""For simulated stars, of which bands are as deep as the emulator's."""
+PLAIN = OLD.model_copy(update={"directions": 1})
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +66,7 @@ def test_an_emulator_whose_teff_is_off_is_put_right(anchors, anchoring):
     emulator = copy.deepcopy(shipped_emulator())
     emulator.offset[0] += 0.03
     scored = only(range(0, len(anchors), 2), len(anchors))
-    found = cross_validate(anchors, emulator, scored=scored)
+    found = cross_validate(anchors, emulator, OLD, scored=scored)
     assert abs(np.median(by_emulator(anchors, emulator, anchoring[0].prior)[:, TEFF])) > 50
     assert abs(np.median((found.labels[:, :3] - anchors.labels)[scored, TEFF])) < 20
 
@@ -133,7 +129,7 @@ def test_a_way_in_which_anchors_differ_is_a_direction_and_not_in_the_floor(few):
     prepared = replace(few.prepared, flux=flux, sigma=torch.full_like(flux, 0.003))
     one, none = (
         train_anchored(replace(few, prepared=prepared), shipped_emulator(), settings, scored=only([0]))[0]
-        for settings in (PLAIN, AnchorSettings(directions=0))
+        for settings in (PLAIN, PLAIN.model_copy(update={"directions": 0}))
     )
     seen = (shape.abs() > 0.3) & few.prepared.good.all(dim=0)
     assert seen.sum() > 50
@@ -342,8 +338,12 @@ def test_labels_that_the_emulator_does_not_know(few, place, value):
 
 def test_nothing_scored_and_too_many_directions(few):
     refused(few, "none of 8 anchor spectra is scored", scored=only([]))
-    refused(few, "directions is 8; these anchors, less one star, allow 7", settings=AnchorSettings(directions=8))
-    most, _ = train_anchored(few, shipped_emulator(), AnchorSettings(directions=7), scored=only([0]))
+    refused(
+        few,
+        "directions is 8; these anchors, less one star, allow 7",
+        settings=PLAIN.model_copy(update={"directions": 8}),
+    )
+    most, _ = train_anchored(few, shipped_emulator(), PLAIN.model_copy(update={"directions": 7}), scored=only([0]))
     assert len(most.directions) == 7
 
 

@@ -67,6 +67,11 @@ class Transfer(Protocol):
         ...
 
     @property
+    def alpha_slope(self) -> float:
+        """[a/M] that tied fits reach at [M/H] = -1 (see `Parameters`)."""
+        ...
+
+    @property
     def nuisance_scale(self) -> Bounds:
         """Standard deviations of the nuisance parameters over stars, ``(nuisance,)``; empty without such parameters."""
         ...
@@ -143,6 +148,7 @@ def fit_domains(
         optimiser: optimiser in the observed domain: Levenberg-Marquardt, or the paper's L-BFGS (`fit_lbfgs`).
     """
     prepared = replace(prepared, flux=torch.where(prepared.good, prepared.flux, 0.0))
+    parameters = replace(parameters, alpha_slope=transfer.alpha_slope)
     plain = transfer.to_synthetic(prepared)
     synthetic = fit_labels(
         plain,

@@ -239,4 +239,6 @@ def _flag_bounds(
     for k, name in enumerate(parameters.free):
         flags[fitted[at_bound[:, k]]] |= int(AT_BOUND[name])
     if parameters.tied:
-        flags[fitted[(relation_of(labels) - labels[:, A_M]).abs() > 0.01]] |= int(Flag.A_M_AT_BOUND)
+        flags[fitted[(relation_of(labels, parameters.alpha_slope) - labels[:, A_M]).abs() > 0.01]] |= int(
+            Flag.A_M_AT_BOUND
+        )

@@ -26,6 +26,7 @@ class Parameters:
         fixed: values of fixed labels by name; unless `free_alpha`, a_m that is not among them follows [M/H] by the
             relation of the label prior.
         free_alpha: fit [a/M] as well.
+        alpha_slope: [a/M] (dex) that the relation reaches at [M/H] = -1.
 
     Example:
         >>> box = Parameters((2800.0, 4.0, -2.0, 0.0), (4500.0, 5.5, 0.5, 0.4), fixed={"logg": 4.8})
@@ -40,9 +41,11 @@ class Parameters:
     upper: tuple[float, ...]
     fixed: Mapping[str, float] = field(default_factory=dict)
     free_alpha: bool = False
+    alpha_slope: float = 0.4
 
     def __hash__(self) -> int:
-        return hash((self.lower, self.upper, tuple(sorted(self.fixed.items())), self.free_alpha))
+        fixed = tuple(sorted(self.fixed.items()))
+        return hash((self.lower, self.upper, fixed, self.free_alpha, self.alpha_slope))
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -84,14 +87,14 @@ class Parameters:
         if self.tied:
             low, high = self.lower[A_M], self.upper[A_M]
             m_h = labels[:, M_H]
-            relation = relation_of(labels)
-            slope = 0.4 * (torch.sigmoid(-(m_h + 1) / ROUNDING) - torch.sigmoid(-m_h / ROUNDING))
+            relation = relation_of(labels, self.alpha_slope)
+            slope = self.alpha_slope * (torch.sigmoid(-(m_h + 1) / ROUNDING) - torch.sigmoid(-m_h / ROUNDING))
             labels[:, A_M] = relation.clamp(low, high)
             inside = (relation >= low) & (relation <= high)
             directions[:, :, A_M] += directions[:, :, M_H] * torch.where(inside, slope, 0.0)[:, None]
         return labels, directions
 
 
-def relation_of(labels: Labels) -> ParameterValues:
-    """Return [a/M] (dex) that the label prior relates to [M/H] of `labels` ``(row, 4)``, with rounded corners."""
-    return torch.as_tensor(alpha_relation(labels[:, M_H].numpy(), rounding=ROUNDING)).to(labels)
+def relation_of(labels: Labels, slope: float = 0.4) -> ParameterValues:
+    """Return [a/M] (dex) that is related to [M/H] of `labels` ``(row, 4)``, `slope` at -1, with rounded corners."""
+    return torch.as_tensor(alpha_relation(labels[:, M_H].numpy(), rounding=ROUNDING, slope=slope)).to(labels)

@@ -21,12 +21,17 @@ from stargap.spectra.log_lambda import native_batch
 from stargap.spectra.prepare import prepare
 from stargap.spectra.readers.read import read_spectrum
 from stargap.theory.emulator import Emulator
-from stargap.transfer.anchored.train import AnchorStars, CrossValidated
+from stargap.transfer.anchored.anchors import ERRORS as USUAL
+from stargap.transfer.anchored.anchors import P_SINGLE, AnchorStars
+from stargap.transfer.anchored.label_map import fit_slope
+from stargap.transfer.anchored.train import CrossValidated
 
 __all__ = ["read_anchor_labels", "read_anchor_stars", "scores_of", "write_cross_validation"]
 
 LABELS = ("teff", "logg", "m_h")
 ERRORS = ("e_teff", "e_logg", "e_m_h")
+OURS = 0.5
+"""Scatter of measured labels over the errors of known ones, for slopes with errors in both."""
 
 
 def read_anchor_stars(path: str | Path, emulator: Emulator) -> tuple[AnchorStars, NDArray[np.bool_]]:
@@ -35,7 +40,9 @@ def read_anchor_stars(path: str | Path, emulator: Emulator) -> tuple[AnchorStars
     Args:
         path: CSV with the columns path, teff, logg, m_h (K, dex), one spectrum per line, paths relative to the folder
             of the CSV; optionally ``star``, a name (spectra of one star are left out together in the
-            cross-validation), and ``scored``, 0 for spectra that only train, such as saturated ones.
+            cross-validation), ``scored``, 0 for spectra that only train, such as saturated ones, errors ``e_teff,
+            e_logg, e_m_h``, ``source``, where labels are from (all sources but the most frequent get a zero point),
+            and ``p_single``, the chance that the star is no unresolved pair; empty fields take the usual value.
         emulator: templates of the velocities.
 
     Returns:
@@ -66,7 +73,20 @@ def read_anchor_stars(path: str | Path, emulator: Emulator) -> tuple[AnchorStars
         message = f"{files[int(torch.isnan(rv).int().argmax())]}: no velocity can be measured: leave this anchor out"
         raise UsageError(message)
     names = [(line.get("star") or "").strip() or file.name for line, file in zip(lines, files, strict=True)]
-    return AnchorStars(prepare(native, rv), labels, names), np.array(scored, dtype=bool)
+    errors = np.stack([_optional(path, lines, name, usual) for name, usual in zip(ERRORS, USUAL, strict=True)], axis=1)
+    p_single = _optional(path, lines, "p_single", P_SINGLE)
+    if not ((errors > 0).all() and (p_single > 0).all() and (p_single <= 1).all()):
+        sound = (errors > 0).all(axis=1) & (p_single > 0) & (p_single <= 1)
+        message = f"{path}: line {int(np.argmin(sound)) + 2}: errors must be positive, p_single above 0 and at most 1"
+        raise UsageError(message)
+    sources = [(line.get("source") or "").strip() for line in lines]
+    return AnchorStars(prepare(native, rv), labels, names, errors, p_single, sources), np.array(scored, dtype=bool)
+
+
+def _optional(path: Path, lines: Sequence[dict[str, str]], name: str, usual: float) -> NDArray[np.float64]:
+    """Return a column of numbers, ``(row,)``, with a usual value where it is empty or not there."""
+    given = [{name: (line.get(name) or "").strip() or str(usual)} for line in lines]
+    return _numbers(path, given, (name,))[:, 0]
 
 
 def read_anchor_labels(path: Path, count: int) -> tuple[IntColumn, NDArray[np.float64], NDArray[np.float64]]:
@@ -125,7 +145,11 @@ def _numbers(path: Path, lines: Sequence[dict[str, str]], names: Sequence[str]) 
 
 
 def scores_of(stars: AnchorStars, found: CrossValidated) -> dict[str, float]:
-    """Return median, standard deviation and slope of measured minus literature labels of the stars left out."""
+    """Return median, standard deviation and slopes of measured against known labels of the stars left out.
+
+    ``_slope`` is that of ours on known ones, shrunk by their errors; ``_slope_both`` is with errors in both (ours
+    scatter by half as much as theirs); ``m_h_gain`` is the change of [M/H] by spectra alone, before the label map.
+    """
     counted = np.isfinite(found.labels).all(axis=1)
     scores = {"anchors": float(len(set(stars.names))), "left_out": float(counted.sum())}
     for place, name in enumerate(LABELS):
@@ -133,6 +157,10 @@ def scores_of(stars: AnchorStars, found: CrossValidated) -> dict[str, float]:
         scores[f"{name}_median"] = float(np.median(ours - known))
         scores[f"{name}_std"] = float(np.std(ours - known))
         scores[f"{name}_slope"] = float(np.polyfit(known, ours, 1)[0]) if np.ptp(known) > 0 else float("nan")
+        error = stars.errors[counted, place]
+        scores[f"{name}_slope_both"] = fit_slope(known, ours, error, OURS * float(np.mean(error)))
+    if found.label_map is not None:
+        scores["m_h_gain"] = found.label_map.gain
     return {key: value for key, value in scores.items() if np.isfinite(value)}
 
 

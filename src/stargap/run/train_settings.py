@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from stargap.settings import Settings
 from stargap.starnet.training import TrainingSettings
-from stargap.transfer.anchored.train import AnchorSettings
+from stargap.transfer.anchored.anchors import AnchorSettings
 from stargap.transfer.residual.train import ResidualSettings
 
 __all__ = ["DataSettings", "PriorSettings", "TrainSettings"]
@@ -70,9 +70,10 @@ class TrainSettings(Settings):
     """Labels of synthetic spectra (paper section 3.3.2)."""
     anchors: Path | None = None
     """Stars with known labels. For "anchored": a CSV with path, teff, logg, m_h (K, dex), and optionally star, a name,
-    and scored, 0 for spectra that only train; paths are relative to the folder of the CSV. For "default": a CSV with
-    row, teff, e_teff, logg, e_logg, m_h, e_m_h, where row counts the spectra from 0; the label map is fitted to these
-    stars as well."""
+    scored, 0 for spectra that only train, errors e_teff, e_logg, e_m_h, source, where labels are from, and p_single,
+    the chance that the star is no unresolved pair; paths are relative to the folder of the CSV. For "default": a CSV
+    with row, teff, e_teff, logg, e_logg, m_h, e_m_h, where row counts the spectra from 0; the label map is fitted to
+    these stars as well."""
     default: ResidualSettings = ResidualSettings()
     """Used with architecture = "default"."""
     anchored: AnchorSettings = AnchorSettings()

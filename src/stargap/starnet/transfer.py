@@ -74,6 +74,7 @@ class StarnetTransfer(TrainedTransfer[StarnetCard]):
     observed_floor = INTERPOLATION
     prior = None
     chi2_limit = math.inf
+    alpha_slope = 0.4
 
     def __init__(
         self,

@@ -15,10 +15,11 @@ from stargap.fit.forward import EmulatorModel
 from stargap.fit.optimise import gram, solve_small
 from stargap.fit.polynomial import clamp_to_range, monomial_slopes, monomials
 from stargap.fit.prior import DEGREES, LabelPrior
-from stargap.labels import M_H, TEFF
+from stargap.labels import A_M, M_H, TEFF
 from stargap.pixels import STARGAP
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
+from stargap.transfer.anchored.label_map import NUMBERS, AnchorMap
 from stargap.transfer.base import TrainedTransfer, TransferCard, all_positive
 from stargap.transfer.residual.model import SPLIT_SCALE, split_columns
 
@@ -27,6 +28,8 @@ __all__ = ["AnchoredCard", "AnchoredModel", "AnchoredTransfer", "lamost_transfer
 CENTRE, SCALE = (3600.0, 0.0), (300.0, 0.3)
 """Of Teff (K) and [M/H] (dex) in the correction."""
 MOST_TERMS, MOST_DIRECTIONS = 20, 50
+LEAST_FLUX = 0.05
+"""Synthetic normalised flux below which its changes say nothing."""
 
 
 class AnchoredCard(TransferCard):
@@ -39,16 +42,24 @@ class AnchoredCard(TransferCard):
     m_h: float
     m_h_width: float
     """The label prior, in dex; widths as the fit uses them (`stargap.transfer.anchored.train`)."""
+    alpha_slope: float
+    """[a/M] at [M/H] = -1 and below, 0 at 0 and above: the relation that fits of this transfer follow."""
+    contrast: float
+    """Power of the emulator's normalised flux in the model: below 1 bands are shallower, and change less."""
+    label_map: dict[str, float]
+    """The numbers of `stargap.transfer.anchored.label_map.AnchorMap`, as the model holds them."""
 
 
 class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
     """Two domains with the emulator as the synthetic one, tied by stars of known labels (anchors).
 
-    A normalised observed spectrum is the emulator's times (1 + c), c a polynomial in Teff (and [M/H]) at every pixel
-    (`stargap.transfer.anchored.train`). z_sp, what a spectrum has of its own, are the numbers of `residual.SPLIT` and
-    amplitudes along ``directions``: the ways in which the anchors' spectra differ from the model beyond noise. They
-    are fitted with the labels, each within its own scatter over the anchors. ``floor`` is what is left after all this,
-    with a share of c itself: where the emulator is far off its derivatives are not trusted either.
+    A normalised observed spectrum is a power (``contrast``) of the emulator's times (1 + c), c a polynomial in Teff
+    (and [M/H]) at every pixel (`stargap.transfer.anchored.train`). z_sp, what a spectrum has of its own, are the
+    numbers of `residual.SPLIT` and amplitudes along ``directions``: the ways in which the anchors' spectra differ from
+    the model beyond noise. They are fitted with the labels, each within its own scatter over the anchors. ``floor`` is
+    what is left after all this, with a share of c itself if that is asked for: where the emulator is far off its
+    derivatives are not trusted either. ``map_numbers`` bring fitted labels to the anchors' scale
+    (`label_map.AnchorMap`); published labels and errors are mapped.
 
     Args:
         emulator: the synthetic domain.
@@ -56,6 +67,8 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
         directions: how many.
         prior: of the labels.
         alpha: [a/M] at which all fits are held, or None where it follows [M/H].
+        alpha_slope: how it follows.
+        contrast: power of the emulator's normalised flux.
 
     Example:
         >>> from stargap.theory.isochrones import shipped_isochrones
@@ -68,7 +81,7 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
         0.0
     """
 
-    kind, version, card_type = "anchored-transfer", 1, AnchoredCard
+    kind, version, card_type = "anchored-transfer", 2, AnchoredCard
     coefficients: Tensor
     floor: Tensor
     directions: Tensor
@@ -78,6 +91,7 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
     held: Tensor
     own: Tensor
     limit: Tensor
+    map_numbers: Tensor
     sequence: Tensor
 
     def __init__(
@@ -88,10 +102,13 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
         terms: tuple[tuple[int, int], ...] = ((0, 0), (1, 0)),
         directions: int = 0,
         alpha: float | None = None,
+        alpha_slope: float = 0.4,
+        contrast: float = 1.0,
     ) -> None:
         super().__init__()
         pixels = STARGAP.wavelength.size
         self.emulator, self.terms, self.alpha = emulator, terms, alpha
+        self.alpha_slope, self.contrast = alpha_slope, contrast
         self.exponents = torch.tensor(terms)
         self.widths = (prior.logg_width, prior.m_h, prior.m_h_width)
         self.register_buffer("sequence", prior.sequence)
@@ -104,6 +121,7 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
         self.register_buffer("held", torch.stack([self.low, self.high]))
         self.register_buffer("own", torch.zeros(3, dtype=torch.float64))
         self.register_buffer("limit", torch.tensor(torch.inf, dtype=torch.float64))
+        self.register_buffer("map_numbers", torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0], dtype=torch.float64))
         self.nuisance_scale = torch.zeros(0)
 
     @property
@@ -141,20 +159,36 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
         """Return the forward model of the observed domain for these stars."""
         return AnchoredModel(self, prepared)
 
+    def contrasted(self, flux: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the emulator's normalised spectra ``(row, pixel)`` and derivatives of another contrast."""
+        if self.contrast == 1.0:
+            return flux, tangents
+        positive = flux.clamp_min(LEAST_FLUX)
+        power = positive**self.contrast
+        return power, tangents * torch.where(flux > LEAST_FLUX, self.contrast * power / positive, 0.0)[:, None]
+
+    @property
+    def label_map(self) -> AnchorMap:
+        """From fitted labels to published ones."""
+        return AnchorMap(self.map_numbers)
+
     def publish(self, labels: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return labels ``(row, 3)`` and covariance as they are, and the error that cross-validation found."""
-        return labels[:, :3], covariance, self.own.expand(len(labels), 3)
+        """Return labels ``(row, 3)`` and covariance on the anchors' scale, and the error of cross-validation."""
+        published, slope = self.label_map(labels, self.prior)
+        return published, slope @ covariance @ slope.transpose(1, 2), self.own.expand(len(labels), 3)
 
     def outside(self, labels: Tensor) -> Tensor:
-        """Return which fitted labels are beyond the anchors', ``(row,)`` bool."""
-        given = labels[:, [TEFF, M_H]]
+        """Return which fitted labels are, once published, beyond the anchors', ``(row,)`` bool."""
+        given = self.label_map(labels, self.prior)[0][:, [TEFF, M_H]]
         return ((given < self.low) | (given > self.high)).any(dim=1)
 
     def architecture(self) -> dict[str, Any]:
-        """Return terms, number of directions and the label prior, for the card."""
+        """Return terms, number of directions, label prior, [a/M], contrast and label map, for the card."""
         logg_width, m_h, m_h_width = self.widths
         prior = {"logg_width": logg_width, "m_h": m_h, "m_h_width": m_h_width}
-        return {"terms": self.terms, "directions": len(self.directions), **prior}
+        numbers = dict(zip(NUMBERS, self.map_numbers.tolist(), strict=True))
+        own = {"alpha_slope": self.alpha_slope, "contrast": self.contrast, "label_map": numbers}
+        return {"terms": self.terms, "directions": len(self.directions), **prior, **own}
 
     @classmethod
     def from_card(cls, path: str | Path, card: AnchoredCard, emulator: Emulator) -> AnchoredTransfer:
@@ -171,9 +205,21 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
         if not (0 < card.logg_width < 9 and 0 < card.m_h_width < 9 and -9 < card.m_h < 9):
             message = f"{path}: the label prior in the card is impossible"
             raise ModelError(message)
+        low, high = card.emulator.lower[A_M], card.emulator.upper[A_M]
+        if not (0 < card.contrast <= 2 and max(low, -1.0) <= card.alpha_slope <= high):
+            message = f"{path}: contrast or alpha_slope in the card is impossible ({card.contrast}, {card.alpha_slope})"
+            raise ModelError(message)
         nothing = torch.zeros(DEGREES[0] + 1, DEGREES[1] + 1, dtype=torch.float64)
         prior = LabelPrior(nothing, card.logg_width, card.m_h, card.m_h_width)
-        return cls(emulator, prior, terms=card.terms, directions=card.directions, alpha=card.alpha)
+        return cls(
+            emulator,
+            prior,
+            terms=card.terms,
+            directions=card.directions,
+            alpha=card.alpha,
+            alpha_slope=card.alpha_slope,
+            contrast=card.contrast,
+        )
 
     def find_fault(self) -> str | None:
         """Return what is impossible about the values, if anything is."""
@@ -181,6 +227,8 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
             return "floors, scatters, errors or a limit that are not positive"
         if (self.low > self.high).any() or (self.held[0] > self.held[1]).any():
             return "a reversed range of the anchors' labels"
+        if not (self.map_numbers[2] > 0 and self.label_map.rises()):
+            return "a label map in which [M/H] does not rise"
         return None
 
 
@@ -188,29 +236,43 @@ class AnchoredModel:
     """Corrected emulator spectra with what is each spectrum's own, found by least squares at every call.
 
     A `ForwardModel`: m + X z and its derivatives, X the derivatives by the star's own numbers and z those that fit it
-    best within their scatter (variable projection, Golub & Pereyra 1973, with Kaufman's derivatives).
+    best within their scatter s (variable projection, Golub & Pereyra 1973, with Kaufman's derivatives: (1 - P)(m' + X'
+    z), P the projection on X). z / s follow the pixels as departures from 0, so that chi-square is the posterior's and
+    its gradient exact.
     """
 
     def __init__(self, transfer: AnchoredTransfer, prepared: Prepared) -> None:
-        self.transfer, self.prepared, self.penalties = transfer, prepared, 0
+        self.transfer, self.prepared = transfer, prepared
         self.synthetic = EmulatorModel(transfer.emulator, prepared)
         self.weight = torch.where(prepared.good, 1.0 / (prepared.sigma.square() + transfer.floor.square()), 0.0)
+        self.penalties = len(transfer.scatter)
 
     def __call__(self, labels: Tensor, directions: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return spectra and derivatives (see `ForwardModel`)."""
+        """Return spectra and derivatives, each followed by those of z / s (see `ForwardModel`)."""
         plain, change = self.corrected(labels, directions, rows)
         weighted, columns, matrix = self._own(plain, rows)
-        wanted = torch.cat([(self.prepared.flux[rows] - plain)[:, None], change], dim=1)
-        right = gram(weighted, wanted).double()
-        parts = torch.stack([solve_small(matrix, right[:, :, k]) for k in range(right.shape[2])], dim=2).float()
-        along = torch.zeros_like(wanted)
+        right = gram(weighted, (self.prepared.flux[rows] - plain)[:, None]).double()[:, :, 0]
+        z = solve_small(matrix, right).float()
+        spectrum, along = plain.clone(), change.clone()
         for number in range(columns.shape[1]):  # not one product: its bits depend on where a row stands
-            along += parts[:, number, :, None] * columns[:, number, None]
-        return plain + along[:, 0], change - along[:, 1:]
+            spectrum += z[:, number, None] * columns[:, number]
+        known = torch.where(torch.isfinite(z), z, 0.0)  # a spectrum of NaN is told by its chi-square
+        for k in range(change.shape[1]):
+            moved = self._columns(change[:, k], rows)
+            for number in range(columns.shape[1]):
+                along[:, k] += known[:, number, None] * moved[:, number]
+        projected = gram(weighted, along).double()
+        parts = [solve_small(matrix, projected[:, :, k]) for k in range(along.shape[1])]
+        for k, part in enumerate(parts):
+            for number in range(columns.shape[1]):
+                along[:, k] -= part[:, number, None].float() * columns[:, number]
+        scatter = self.transfer.scatter
+        slope = torch.stack([-part.float() / scatter for part in parts], dim=1)
+        return torch.cat([spectrum, z / scatter], dim=1), torch.cat([along, slope], dim=2)
 
     def corrected(self, labels: Tensor, directions: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return spectra ``(slot, pixel)`` and derivatives ``(slot, k, pixel)`` without what is the star's own."""
-        flux, tangents = self.synthetic(labels, directions, rows)
+        flux, tangents = self.transfer.contrasted(*self.synthetic(labels, directions, rows))
         c, slope = self.transfer.correction(labels, directions)
         return flux * (1 + c), tangents * (1 + c)[:, None] + flux[:, None] * slope
 
@@ -220,10 +282,13 @@ class AnchoredModel:
         right = gram(weighted, (self.prepared.flux[rows] - spectra)[:, None]).double()[:, :, 0]
         return solve_small(matrix, right) / self.transfer.scatter
 
+    def _columns(self, spectra: Tensor, rows: Tensor) -> Tensor:
+        """Return X at `spectra` ``(slot, pixel)``, in which it is linear: ``(slot, number, pixel)``."""
+        columns = torch.cat([split_columns(spectra), spectra[:, None] * self.transfer.directions], dim=1)
+        return torch.where(self.prepared.good[rows][:, None], columns, 0.0)
+
     def _own(self, spectra: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        learned = spectra[:, None] * self.transfer.directions
-        columns = torch.cat([split_columns(spectra), learned], dim=1)
-        columns = torch.where(self.prepared.good[rows][:, None], columns, 0.0)
+        columns = self._columns(spectra, rows)
         weighted = columns * self.weight[rows][:, None]
         matrix = gram(weighted, columns).double() + torch.diag(self.transfer.scatter.double() ** -2)
         return weighted, columns, matrix

@@ -147,6 +147,7 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
     observed_floor = INTERPOLATION
     prior = None
     chi2_limit = math.inf
+    alpha_slope = 0.4
     coefficients: Tensor
     floor: Tensor
     split_scale: Tensor
