@@ -150,8 +150,9 @@ about 45 K and 0.08 dex themselves.
 
 {table(["what", "found", "bar", ""], rows)}
 
-What is not met keeps the word "experimental" in the model's card. stargap {__version__}, emulator
-{card.emulator.sha256[:16]}, model {card.sha256[:16]}, pixel grid {card.pixel_grid}."""
+What is not met keeps the word "experimental" in the model's card.
+
+stargap {__version__}, emulator {card.emulator.sha256[:16]}, model {card.sha256[:16]}, pixel grid {card.pixel_grid}."""
 
 
 def recipes(bench: Bench, found: dict[str, CrossValidated], labels: Array, chosen: list[str]) -> str:

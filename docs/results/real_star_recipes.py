@@ -12,8 +12,9 @@ from real_star_anchors import Star, prepared_anchors, read_stars, trainable
 
 from stargap.labels import M_H, TEFF
 from stargap.statistics import ranks
-from stargap.theory.emulator import Emulator, Training, fit_emulator, shipped_emulator
+from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.theory.grids import read_hdf5_grid
+from stargap.theory.train_emulator import Training, fit_emulator
 from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars
 from stargap.transfer.anchored.label_map import fit_map
 from stargap.transfer.anchored.train import CrossValidated, cross_validate
