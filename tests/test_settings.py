@@ -239,7 +239,6 @@ def test_a_folder(tmp_path):
         "<html>",
         "\x00",
         b"\xff\xfe\x00",
-        b'preset = "\xe9"',
         "a = " + "[" * 20_000,
         "starts = " + "9" * 5000,
     ],
@@ -253,6 +252,7 @@ def test_not_toml(tmp_path, text):
 def test_a_bad_value_in_a_file_names_the_file(tmp_path):
     path = toml(tmp_path, "[bounds]\nteff = [4000, 3000]\n")
     refused(path, path, "4000 is not below 3000")
+    refused(toml(tmp_path, b'preset = "\xe9"'), path, "preset: Input should be 'stargap' or 'paper'")
 
 
 @few
