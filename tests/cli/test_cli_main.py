@@ -379,7 +379,7 @@ def test_a_transfer_is_made_of_anchors_and_measures(stars, monkeypatch, capsys):
     assert "simulated stars" not in capsys.readouterr().out
     with fits.open("l.fits", memmap=False) as hdul:
         table, header = hdul[1].data.copy(), str(hdul[1].header) + str(hdul[0].header)
-    assert "anchored-transfer v1" in header
+    assert "anchored-transfer v2" in header
     assert np.abs(table["teff"] - simulated.labels[:, 0]).max() < 60
     assert (table["e_teff_sys"] >= 0).all()
 

@@ -24,7 +24,8 @@ from stargap.transfer.anchored.train import LEAST_LIMIT, cross_validate, fit_anc
 SMALL = 8
 """Anchors of the tests that are not about how good a transfer is."""
 ROWS = torch.arange(SMALL)
-OLD = AnchorSettings(contrast=1.0, directions=3, floor=0.01, gap_weight=1.0, logg_width=0.05, label_map=False)
+OLD = AnchorSettings(contrast=1.0, directions=3, floor=0.01, gap_weight=1.0, logg_width=0.05, alpha_slope=0.4,
+                     label_map=False)  # fmt: skip
 """For simulated stars, of which bands are as deep as the emulator's."""
 PLAIN = OLD.model_copy(update={"directions": 1})
 
@@ -96,7 +97,9 @@ def test_the_systematic_error_and_the_limit_are_those_of_stars_left_out(anchors,
     np.testing.assert_allclose(transfer.high, high)
     reach = np.array([200.0, 0.0])
     np.testing.assert_allclose(transfer.held, [low - reach, high + reach])
-    assert not transfer.outside(torch.as_tensor(anchors.labels)).any()
+    unmapped = copy.deepcopy(transfer)
+    unmapped.map_numbers.copy_(torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]))
+    assert not unmapped.outside(torch.as_tensor(anchors.labels)).any()
 
 
 def test_a_planted_fault_of_the_emulator_is_in_the_correction(anchors):
