@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-transfer results-cleaning results-photometry results-precision results-scale results-validation figures lock clean
+.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-transfer results-cleaning results-photometry results-precision results-scale results-validation results-reliability figures lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
@@ -19,6 +19,7 @@ help:
 	@echo "make results-precision   docs/results/precision.md: errors from repeats against the truth (about 7 minutes)"
 	@echo "make results-scale       docs/results/scale.md: 1,000 to 100,000 simulated spectra through stargap run (about an hour)"
 	@echo "make results-validation  docs/results/validation.md: the paper's numbers on 20,000 simulated stars (about 20 minutes)"
+	@echo "make results-reliability docs/results/reliability.md: kills, full disks, flipped bits, damaged files, hostile texts (half an hour)"
 	@echo "make figures             docs/figures.md: the paper's figures from simulated stars (half a minute)"
 	@echo "make transfer-lamost     make the shipped transfer for real spectra again, from the labelled ones in $(DATA) (a minute)"
 	@echo "make emulator            train the shipped emulator again, from $(DATA)/grid/marcs_ts_base.h5"
@@ -74,6 +75,9 @@ results-scale: $(READY)
 
 results-validation: $(READY)
 	$(BIN)/python docs/results/make_validation.py
+
+results-reliability: $(READY)
+	$(BIN)/python docs/results/make_reliability.py
 
 figures: $(READY)
 	$(BIN)/python docs/make_figures.py
