@@ -14,8 +14,9 @@ from reliability_runs import Survey
 from reliability_trials import Tally
 
 from stargap.tables.columns import CATALOGUE
+from stargap.tables.parquet import provenance_of, read_columns
 from stargap.tables.read import read_table
-from stargap.tables.write import provenance_of, read_columns, write_table
+from stargap.tables.write import write_table
 
 __all__ = ["hostile_pages"]
 
@@ -79,7 +80,7 @@ def hostile_pages(survey: Survey, work: Path, tries: int, random: np.random.Gene
     payloads = [text.replace("CALL", CALL).format(number) for number, text in enumerate(PAYLOADS[:tries])]
     folder = work / "pages"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(survey.folder / "run", folder, copy_function=os.link)
+    shutil.copytree(survey.run, folder, copy_function=os.link)
     figures_of_a_report, figures.FIGURES = figures.FIGURES, ()
     try:
         for place in PLACES:

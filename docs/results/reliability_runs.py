@@ -20,7 +20,7 @@ from stargap.mock.write import write_survey
 from stargap.run.engine import run_survey
 from stargap.run.settings import SurveySettings
 from stargap.run.stages import STAGES
-from stargap.settings import example_toml
+from stargap.settings import example_toml, read_settings_as
 from stargap.tables.read import read_table
 
 __all__ = ["Survey", "flipped_bits", "full_disks", "kill_chains", "lost_workers"]
@@ -36,36 +36,37 @@ FINISHED, TIME_LIMIT = 0, 600.0
 
 @dataclass(frozen=True)
 class Survey:
-    """A small simulated survey, and the checksums of the products of its undisturbed run."""
+    """A finished run of a small simulated survey that nobody disturbed, and the checksums of its products."""
 
-    folder: Path
-    stars: int
+    run: Path
     products: dict[str, str]
-    seconds: float
+    seconds: float = 0.0
 
     @classmethod
     def make(cls, work: Path, *, stars: int = 16) -> Survey:
-        """Simulate a survey and run every stage on it, undisturbed; what is there is not made again."""
-        folder = work / "survey"
-        if not (folder / "truth.parquet").exists():
-            write_survey(folder, stars, seed=3, repeats=0.2, junk=0.1)
+        """Simulate a survey and run every stage on it."""
+        folder = write_survey(work / "survey", stars, seed=3, repeats=0.2, junk=0.1)
         began = time.monotonic()
-        process = start(folder, folder / "run")
+        process = start(quick_settings(folder), folder / "run")
         _, error = process.communicate()
         if process.returncode:
             raise RuntimeError(error)
-        return cls(folder, stars, products(folder / "run"), time.monotonic() - began)
+        return cls(folder / "run", products(folder / "run"), time.monotonic() - began)
 
     def settings(self, folder: Path) -> SurveySettings:
-        """Return how the survey is run into a folder."""
-        return settings_of(self.folder, folder)
+        """Return the settings of the same run into another folder."""
+        return read_settings_as(SurveySettings, self.run / "survey.toml").model_copy(update={"output": folder})
+
+    def start(self, folder: Path, *words: str, before: list[str] | None = None) -> subprocess.Popen[str]:
+        """Start the same run into another folder, in a session of its own."""
+        return start(self.settings(folder), folder, *words, before=before)
 
 
-def settings_of(survey: Path, folder: Path) -> SurveySettings:
+def quick_settings(survey: Path) -> SurveySettings:
     """Return settings of a quick run: few draws of the prior, one start of each fit, few spectra in shards."""
     return SurveySettings.model_validate(
         {
-            "output": folder,
+            "output": survey / "run",
             "input": {
                 "spectra": [str(survey / "spectra")],
                 "catalogue": survey / "lamost.csv",
@@ -81,11 +82,13 @@ def settings_of(survey: Path, folder: Path) -> SurveySettings:
     )
 
 
-def start(survey: Path, folder: Path, *words: str, before: list[str] | None = None) -> subprocess.Popen[str]:
-    """Start ``stargap run`` of a survey into a folder, in a session of its own."""
+def start(
+    settings: SurveySettings, folder: Path, *words: str, before: list[str] | None = None
+) -> subprocess.Popen[str]:
+    """Start ``stargap run`` in a session of its own, with its settings beside its folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     toml = folder.parent / f"{folder.name}.toml"
-    toml.write_bytes(example_toml(settings_of(survey, folder)).encode())
+    toml.write_bytes(example_toml(settings).encode())
     return subprocess.Popen(
         [*(before or ()), *COMMAND, str(toml), *(words or ("--workers", "1"))],
         stdout=subprocess.DEVNULL,
@@ -130,12 +133,12 @@ def kill_chains(survey: Survey, work: Path, tries: int, random: np.random.Genera
     for chain in range(tries):
         folder = work / f"chain-{chain}" / "run"
         for _ in range(int(random.integers(1, MOST_KILLS + 1))):
-            process = start(survey.folder, folder)
+            process = survey.start(folder)
             time.sleep(random.uniform(0.1, 1.05) * survey.seconds)
             kills += process.poll() is None
             os.killpg(process.pid, KILLS[int(random.integers(len(KILLS)))])
             process.communicate()
-        failed = _ended(start(survey.folder, folder), f"chain {chain}")
+        failed = _ended(survey.start(folder), f"chain {chain}")
         tally.add(failed or difference(products(folder), survey.products))
         shutil.rmtree(folder.parent)
     tally.note = f"{kills} kills"
@@ -148,7 +151,7 @@ def full_disks(survey: Survey, work: Path, tries: int, random: np.random.Generat
     The disk is a file system in memory where one can be mounted, and else a limit on the size of files.
     """
     tally = Tally("disks that are full", "one line that says so, then the bytes of the run that had room")
-    need = sum(path.stat().st_size for path in (survey.folder / "run").rglob("*") if path.is_file())
+    need = sum(path.stat().st_size for path in (survey.run).rglob("*") if path.is_file())
     mounts = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
     tally.note = "file systems in memory" if mounts else "limits on the size of files"
     for trial in range(tries):
@@ -174,7 +177,7 @@ def _on_small_disk(survey: Survey, folder: Path, size: int) -> str:
     disk.mkdir()
     before = ["env", f"DISK={disk}", "unshare", "-rm", "sh", "-c", SMALL_DISK, "sh", str(disk), str(size)]
     toml = folder / "run.toml"
-    toml.write_bytes(example_toml(settings_of(survey.folder, disk / "run")).encode())
+    toml.write_bytes(example_toml(survey.settings(disk / "run")).encode())
     process = subprocess.run(
         [*before, *COMMAND, str(toml), "--workers", "1"],
         capture_output=True,
@@ -191,9 +194,9 @@ def _on_small_disk(survey: Survey, folder: Path, size: int) -> str:
 
 def _with_small_files(survey: Survey, folder: Path, size: int) -> str:
     blocks = max(1, size // 20 // 512)
-    process = start(survey.folder, folder / "run", before=["sh", "-c", f'ulimit -f {blocks}; exec "$@"', "sh"])
+    process = survey.start(folder / "run", before=["sh", "-c", f'ulimit -f {blocks}; exec "$@"', "sh"])
     _, first = process.communicate(timeout=TIME_LIMIT)
-    failed = _ended(start(survey.folder, folder / "run"), f"{size} bytes")
+    failed = _ended(survey.start(folder / "run"), f"{size} bytes")
     return _refusal(size, process.returncode, first) or failed or difference(products(folder / "run"), survey.products)
 
 
@@ -210,7 +213,7 @@ def lost_workers(survey: Survey, work: Path, tries: int, random: np.random.Gener
     killed = 0
     for trial in range(tries):
         folder = work / f"worker-{trial}" / "run"
-        process = start(survey.folder, folder, "--workers", "2")
+        process = survey.start(folder, "--workers", "2")
         victim = _worker_at(process, time.monotonic() + random.uniform(0.3, 0.9) * survey.seconds)
         if victim:
             killed += 1
@@ -219,7 +222,7 @@ def lost_workers(survey: Survey, work: Path, tries: int, random: np.random.Gener
         if "hangs" in first or "Traceback" in first:
             tally.add(first)
         else:
-            failed = _ended(start(survey.folder, folder), f"trial {trial}, again") if first else HELD
+            failed = _ended(survey.start(folder), f"trial {trial}, again") if first else HELD
             tally.add(failed or difference(products(folder), survey.products))
         shutil.rmtree(folder.parent)
     tally.note = f"{killed} killed"
@@ -247,7 +250,7 @@ def _command(name: str) -> bytes:
 def flipped_bits(survey: Survey, work: Path, tries: int, random: np.random.Generator) -> list[Tally]:
     """Flip one bit in a product, and let the stages that read it be made again; of the last products, read them."""
     tally = Tally("flipped bits in stores and products", "noticed, or without effect")
-    whole = survey.folder / "run"
+    whole = survey.run
     files = [whole / name for name in sorted(survey.products) if (whole / name).stat().st_size]
     folder = work / "flipped"
     cases = []
@@ -269,7 +272,7 @@ def flipped_bits(survey: Survey, work: Path, tries: int, random: np.random.Gener
 def _flip(case: tuple[str, str, int, Survey, Path]) -> str:
     shown, name, at, survey, folder = case
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(survey.folder / "run", folder, copy_function=os.link)
+    shutil.copytree(survey.run, folder, copy_function=os.link)
     path = folder / name
     content = bytearray(path.read_bytes())
     content[at // 8] ^= 1 << at % 8
@@ -278,7 +281,7 @@ def _flip(case: tuple[str, str, int, Survey, Path]) -> str:
     maker = _maker(folder, name)
     readers = [one.name for one in STAGES if maker in one.after(survey.settings(folder))]
     if not readers:
-        return _read_again(survey.folder / "run" / name, path, shown)
+        return _read_again(survey.run / name, path, shown)
     if readers == ["report"]:
         return _report_again(survey, folder, shown)
     shutil.rmtree(folder / "receipts" / readers[0])
@@ -299,7 +302,7 @@ def _report_again(survey: Survey, folder: Path, shown: str) -> str:
 
     figures.FIGURES = ()
     told = []
-    for place in (survey.folder / "run", folder):
+    for place in (survey.run, folder):
         output = folder.with_name(f"{folder.name}-report")
         shutil.rmtree(output, ignore_errors=True)
         try:
