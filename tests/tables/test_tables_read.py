@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stargap.errors import UsageError
+from stargap.tables import source
 from stargap.tables.columns import INT_NULL, Column
 from stargap.tables.read import read_table
 from stargap.tables.write import write_table
@@ -300,6 +301,157 @@ def test_clear_errors(tmp_path, name, content, reason):
         read_table(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+VIZIER = """#
+#   VizieR Astronomical Server
+#Title: x
+{blank}_RAJ2000{d}Name{d}Teff{d}plx
+deg{d}{d}K{d}arcsec
+--------{d}-----{d}----{d}---
+10.684708{d}A    {d}3371{d} 0.010
+042.97543{d}B    {d}    {d}-
+#END#
+"""
+
+
+@pytest.mark.parametrize("delimiter", ["\t", "|", ";"])
+@pytest.mark.parametrize("blank", ["", "\n", "\n\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_of_vizier(tmp_path, delimiter, blank, encoding):
+    path = tmp_path / "t.tsv"
+    path.write_bytes(VIZIER.format(d=delimiter, blank=blank).encode(encoding))
+    table = read_table(path, ["_RAJ2000", "Teff", "plx", "Name"], units={"plx": "mas", "Teff": "K"})
+    np.testing.assert_array_equal(table["_RAJ2000"], [10.684708, 42.97543])
+    np.testing.assert_array_equal(table["Teff"], [3371, INT_NULL])
+    np.testing.assert_allclose(table["plx"], [10, np.nan], rtol=1e-15)
+    assert table["Name"].tolist() == ["A", "B"]
+
+
+def test_spaces_null_words_and_comments_of_other_encodings(tmp_path):
+    path = tmp_path / "hand.csv"
+    path.write_bytes(
+        b"# \xe9t\xe9\nobsid, teff , kind,late\n1, 3400.5, dM1 ,7\n\n2, None, -, <NA>\n# note\n3,   ,\\N, masked\n"
+    )
+    table = read_table(path)
+    assert list(table) == ["obsid", "teff", "kind", "late"]
+    assert table["obsid"].tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(table["teff"], [3400.5, np.nan, np.nan])
+    assert table["kind"].tolist() == ["dM1", "", ""]
+    assert table["late"].tolist() == [7, INT_NULL, INT_NULL]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_word_among_numbers_is_named_where_numbers_are_needed(tmp_path, suffix):
+    path = tmp_path / f"t{suffix}"
+    words = {"a": ["1.5", "masked", "bright"], "b": ["x", "y", "z"]}
+    write_table(words, path, schema=(Column("a", "str"), Column("b", "str")), provenance={})
+    assert read_table(path, ["b"])["b"].tolist() == ["x", "y", "z"]
+    place = "line" if suffix in (".csv", ".ecsv") else "row 3"
+    with pytest.raises(UsageError, match=rf"column 'a', {place}.*: 'bright' is not a number"):
+        read_table(path, ["a"], units={"a": ""})
+    if suffix == ".csv":
+        with pytest.raises(UsageError, match="line 4: 'bright'"):
+            read_table(path, ["a"], units={"a": ""})
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".parquet", ".vot", ".ecsv"])
+def test_units_that_a_file_states_are_converted(tmp_path, suffix):
+    path = tmp_path / f"t{suffix}"
+    schema = (Column("parallax", "float64", "arcsec"), Column("teff", "float64", "km"), Column("n", "int64", "m/s"))
+    write_table({"parallax": [0.01], "teff": [3000.0], "n": [5000]}, path, schema=schema, provenance={})
+    table = read_table(path, ["PARALLAX", "n"], units={"PARALLAX": "mas", "n": "km/s"})
+    np.testing.assert_allclose([table["PARALLAX"][0], table["n"][0]], [10, 5])
+    assert read_table(path, ["parallax"])["parallax"][0] == 0.01
+    with pytest.raises(UsageError, match="column 'teff': its unit is km, which cannot be converted to K"):
+        read_table(path, ["teff"], units={"teff": "K"})
+
+
+def _hdus(path, *tables):
+    units = [fits.BinTableHDU.from_columns([fits.Column(n, f, array=a) for n, f, a in table]) for table in tables]
+    fits.HDUList([fits.PrimaryHDU(), *units]).writeto(path, overwrite=True)
+    return path
+
+
+def test_the_table_that_has_the_columns_and_rows_is_meant(tmp_path):
+    path, none = tmp_path / "t.fits", np.empty(0, dtype=np.int64)
+    wanted = ("source_id", "K", [GAIA]), ("ra", "D", [1.5])
+    empty = ("source_id", "K", none), ("ra", "D", none)
+    about = (("KEY", "5A", ["a"]), ("VALUE", "5A", ["b"]))
+    for tables in ((empty, wanted), (about, wanted), (about, empty, wanted), (wanted, about)):
+        assert read_table(_hdus(path, *tables), ["source_id", "RA"])["source_id"].tolist() == [GAIA]
+        assert read_table(path, [], optional=["ra"])["ra"].tolist() == [1.5]
+    assert read_table(_hdus(path, empty, about), ["source_id"])["source_id"].tolist() == []
+    with pytest.raises(UsageError, match=r"HDU 1 \(1 rows\) and HDU 2 \(1 rows\) have these columns"):
+        read_table(_hdus(path, wanted, wanted), ["source_id"])
+
+
+VOT = """<?xml version="1.0"?><{p}VOTABLE version="1.4" xmlns{q}="http://www.ivoa.net/xml/VOTable/v1.3">
+<{p}RESOURCE type="results">{info}<{p}TABLE><{p}FIELD name="n" datatype="int"/><{p}DATA>{data}</{p}DATA></{p}TABLE>
+{end}</{p}RESOURCE></{p}VOTABLE>"""
+ROWS = "<{p}TABLEDATA><{p}TR><{p}TD>7</{p}TD></{p}TR></{p}TABLEDATA>"
+
+
+@pytest.mark.parametrize("p", ["", "vot:"])
+def test_votable_of_services(tmp_path, p):
+    path = tmp_path / "t.vot"
+
+    rows = ROWS.format(p=p)
+
+    def made(info="", end="", data=rows):
+        return write(path, VOT.format(p=p, q=":vot" if p else "", info=info, end=end, data=data))
+
+    def status(value, words):
+        return f'<{p}INFO name="QUERY_STATUS" value="{value}">{words}</{p}INFO>'
+
+    assert read_table(made(status("OK", "")))["n"].tolist() == [7]
+    with pytest.raises(UsageError, match=r"service's error: Column parallx is unknown"):
+        read_table(made(status("ERROR", "Column parallx\n is unknown")))
+    for words in ("", "at 2000 rows"):
+        with pytest.raises(UsageError, match=rf"cut short .*QUERY_STATUS = OVERFLOW.*{words}"):
+            read_table(made(status("OK", ""), status("OVERFLOW", words)))
+    stream = f'<{p}BINARY><{p}STREAM encoding="base64" href="http://127.0.0.1:9/x"/></{p}BINARY>'
+    with pytest.raises(UsageError, match=r"at another address \(http://127\.0\.0\.1:9/x\), which is not read"):
+        read_table(made(data=stream))
+    packed = tmp_path / "t.vot.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(UsageError, match="at another address"):
+        read_table(packed)
+
+
+def test_an_error_document_without_a_table(tmp_path):
+    text = '<VOTABLE><RESOURCE type="results"><INFO name="QUERY_STATUS" value="ERROR">no such table</INFO>'
+    with pytest.raises(UsageError, match="service's error: no such table"):
+        read_table(write(tmp_path / "e.vot", text + "</RESOURCE></VOTABLE>"))
+    text = '<!DOCTYPE x [<!ENTITY a "b">]><VOTABLE><RESOURCE></RESOURCE></VOTABLE>'
+    with pytest.raises(UsageError, match="defines XML entities"):
+        read_table(write(tmp_path / "b.vot", text))
+
+
+def test_work_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "_LEAST_BOUND", 1 << 20)
+    bomb = tmp_path / "bomb.csv.gz"
+    with gzip.open(bomb, "wb") as file:
+        file.write(b"a,b\n")
+        file.write(b"0,0\n" * (1 << 20))
+    with pytest.raises(UsageError, match="unpacks to more than 200 times its size"):
+        read_table(bomb)
+    with pytest.raises(UsageError, match="line 1 is longer"):
+        read_table(write(tmp_path / "line.csv", "a" * (1 << 20)))
+    with pytest.raises(UsageError, match="20,000 columns in line 1"):
+        read_table(write(tmp_path / "wide.csv", ",".join(f"c{n}" for n in range(20_000)) + "\n"))
+    with pytest.raises(UsageError, match=r"line 3 has 1 cells and the header 2: '3'"):
+        read_table(write(tmp_path / "ragged.csv", "a,b\n1,2\n3\n"))
+
+
+def test_parquet_columns_of_unequal_length_are_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": [1, 2, 3, 4], "b": [1.0, 2.0, 3.0, 4.0]}), path, compression="none")
+    content = path.read_bytes()
+    place = content.rindex(b"\x16\x08")  # the number of rows, 4, as the footer has it
+    path.write_bytes(content[:place] + b"\x16\x06" + content[place + 2 :])
+    with pytest.raises(UsageError, match=r"t\.parquet"):
+        read_table(path)
 
 
 def test_missing_files(tmp_path):

@@ -1,5 +1,6 @@
 """Round trips through every format and reader, with ids, units, UCDs, nulls and provenance kept."""
 
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -23,6 +24,8 @@ from stargap.tables import votable as our_votable
 from stargap.tables.columns import INT_NULL, MEASURED, Column
 from stargap.tables.conform import conform
 from stargap.tables.fits import write_fits
+from stargap.tables.parquet import read_columns, write_columns
+from stargap.tables.read import read_table
 from stargap.tables.write import write_table
 
 GAIA = 6917528997577384321
@@ -361,3 +364,39 @@ def test_no_reader_warns_of_a_unit(tmp_path):
             write_table(some(2), tmp_path / f"t{suffix}", provenance=PROVENANCE)
             width = Table.read(tmp_path / f"t{suffix}")["halpha_ew"]
             assert width.unit.to("nm") == pytest.approx(0.1)
+
+
+def test_a_flipped_bit_in_a_parquet_page_is_noticed(tmp_path):
+    path, rows = tmp_path / "t.parquet", 2000
+    schema = (Column("spectrum_id", "int64"), Column("teff", "float32", "K"))
+    teff = np.random.default_rng(1).uniform(3000, 4000, rows).astype(np.float32)
+    write_table({"spectrum_id": np.arange(rows), "teff": teff}, path, schema=schema, provenance={})
+    content = path.read_bytes()
+    pages = [(c.dictionary_page_offset or c.data_page_offset, c.total_compressed_size) for c in _chunks(path)]
+    random, silent = np.random.default_rng(2), 0
+    for trial in range(60):
+        start, size = pages[trial % len(pages)]
+        damaged = bytearray(content)
+        damaged[start + 40 + random.integers(size - 40)] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        for read in (read_columns, read_table):
+            with contextlib.suppress(UsageError):
+                silent += not np.array_equal(read(path)["teff"], teff)
+    assert silent == 0
+
+
+def _chunks(path):
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    return [group.column(number) for number in range(group.num_columns)]
+
+
+def test_a_product_whose_labels_cannot_be_is_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_columns(path, {"teff": np.array([3400.0, 1e-35]), "row": np.arange(2)})
+    assert read_columns(path, ["row"])["row"].tolist() == [0, 1]
+    with pytest.raises(UsageError, match=r"is damaged \(teff is 1e-35 in row 1, outside 2000 to 7000"):
+        read_columns(path)
+    with pytest.raises(UsageError, match="has no column 'logg'"):
+        read_columns(path, ["logg"])
+    with pytest.raises(UsageError, match="the file does not exist"):
+        read_columns(tmp_path / "none.parquet")
