@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from astropy import units
 
 from stargap.catalogue import build
 from stargap.catalogue.build import CatalogueSettings, build_catalogue
@@ -146,3 +147,26 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path):
         made(tmp_path, survey(2), added={"spectrum_id": [1], "cuts": [1], "age": [1]})
     with pytest.raises(UsageError, match="repeat"):
         made(tmp_path, survey(2), added={"spectrum_id": [1, 1], "e_rv": [1.0, 1.0]})
+
+
+def test_masks_units_and_rows_of_others_are_not_taken_for_values(tmp_path):
+    """A masked age is null, and a spectrum that `added` does not name has none: not the age of another star."""
+    measured = tmp_path / "measured.parquet"
+    survey = {column.name: [None] * 4 for column in SURVEY} | {"in_sample": [True] * 4, "gaia_source_id": [1, 2, 3, 4]}
+    survey |= {"spectrum_id": [0, 1, 2, 3], "flags": [0] * 4, "clean_flags": [0] * 4, "teff": [3500.0] * 4}
+    survey |= {name: [1.0] * 4 for name in ("rv", "logg", "m_h")} | {"logg": [4.8] * 4}
+    write_table(survey, measured, schema=SURVEY, provenance={})
+    added = {
+        "spectrum_id": np.ma.masked_array([2, 0, 1, 9], [False, False, False, True]),
+        "age_mean": np.ma.masked_array([0.5, 7.0, 0.2, 0.1], [False, False, True, False]),
+        "age_median": np.ma.masked_array([5, 7, 2, 1], [False, False, True, False]),
+        "e_teff": [40.0, 50.0, 60.0, 1.0] * units.K,
+        "e_rv": [4000.0, 5000.0, 6000.0, 1.0] * units.m / units.s,
+    }
+    built = build_catalogue(measured, tmp_path / "catalogue", added=added)
+    table = read_columns(built.spectra)
+    np.testing.assert_array_equal(table["age_mean"], np.array([7, np.nan, 0.5, np.nan], np.float32))
+    np.testing.assert_array_equal(table["age_median"], np.array([7, np.nan, 5, np.nan], np.float32))
+    np.testing.assert_array_equal(table["e_rv"], np.array([5, 6, 4, np.nan], np.float32))
+    assert (table["cuts"] & FinalCut.YOUNG != 0).tolist() == [False, False, True, False]
+    assert (table["cuts"] & FinalCut.AGE_UNKNOWN != 0).tolist() == [False, True, False, True]

@@ -371,3 +371,27 @@ def test_names_of_gaia_columns_are_those_of_the_archive(tmp_path):
     assert read["source_id"].tolist() == [GAIA]
     assert np.isnan(read["parallax"][0])
     assert "solution_id" not in read
+
+
+def test_what_cannot_be_true_in_gaias_table_is_unknown_and_counted(tmp_path):
+    index = {"spectrum_id": [0, 1, 2], "gaia_source_id": [11, 12, 13], "subclass": ["dM1"] * 3}
+    gaia = {
+        "source_id": [11, 12, 13, 14],
+        "ra": [1.0, 2.0, 3.0, 4.0],
+        "dec": [1.0] * 4,
+        "ruwe": [1.0, -999.0, 1.0, -1.0],
+    }
+    gaia |= {"phot_g_mean_mag": [15.0, 15.0, 99.99, 15.0], "parallax": np.ma.masked_array([9.0] * 4, [0, 0, 1, 0])}
+    sample = select(index, gaia)
+    np.testing.assert_array_equal(sample.columns["ruwe"], [1, np.nan, 1])
+    np.testing.assert_array_equal(sample.columns["g_mag"], [15, 15, np.nan])
+    np.testing.assert_array_equal(sample.columns["parallax"], [9, 9, np.nan])
+    assert sample.false_values == 2
+    assert any("ruwe: 2 of 4 values are outside" in note for note in sample.notes)
+    file = tmp_path / "gaia.csv"
+    file.write_text("source_id,ra,dec,ruwe\n11,1,1,1.1\n12,2,1,bad\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"gaia\.csv: column 'ruwe', line 3: 'bad' is not a number"):
+        read_gaia(file)
+    file.write_text("source_id,ra,dec,ruwe\n11.0,1,1,1.1\n12.0,2,1,None\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="source_id: holds floats"):
+        select(index, read_gaia(file))

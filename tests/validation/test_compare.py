@@ -443,3 +443,12 @@ def test_published_tables_have_the_columns_that_are_named(shared_data, tmp_path,
     assert teff.n >= stars_in_common
     assert 0 < teff.values.median < 120
     assert teff.values.scatter < 150
+
+
+def test_sentinels_of_another_table_are_not_compared_and_counted():
+    ours = {"gaia_source_id": [7, 8, 9], "snr_r": [9.0] * 3, "teff": [3400.0] * 3, "logg": [4.8] * 3}
+    table = {"id": [7, 8, 9], "Teff": [3410.0, -999.0, 99.99], "logg": np.ma.masked_array([4.9, 4.9, 50.0], [1, 0, 0])}
+    matched = match_stars(ours, table, CompareSettings(columns={"teff": "Teff", "logg": "logg"}, key="id"))
+    np.testing.assert_array_equal(matched.reference["teff"], [3410, np.nan, np.nan])
+    np.testing.assert_array_equal(matched.reference["logg"], [np.nan, 4.9, np.nan])
+    assert "reference: Teff: 2 of 3 values are outside 2000 to 7000 or stand for null" in " ".join(matched.notes)

@@ -105,6 +105,10 @@ def measure(
     print_table(table.columns, max_rows=rows, console=console())
     if _of_simulated_stars(model):
         print(f"the model {model} was trained on simulated stars: its labels of real stars mean nothing")
+    if offsets is not None:
+        there = set(zip(table.columns["plan_id"].tolist(), table.columns["spectrograph"].tolist(), strict=True))
+        used = len(there.intersection(offsets))
+        print(f"{used} of {len(offsets)} zero points are of plates and spectrographs measured here")
     for reason, count in table.failures().items():
         print(f"not read: {count} x {reason}")
     if output is not None:

@@ -25,6 +25,7 @@ from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, na
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.store.shards import SHARD_ROWS, Dtype, write_shard
 from stargap.spectra.store.store import finish
+from stargap.tables.parquet import parquet_writer
 
 __all__ = ["write_survey", "write_survey_store"]
 
@@ -177,14 +178,13 @@ def _write_all(
     progress: Callable[[int, int], Any] | None,
 ) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     done = 0
     with ExitStack() as stack:  # closed in reverse: the truth is renamed after everything else
         files = [stack.enter_context(replacing(folder / name)) for name in ("truth.parquet", "gaia.parquet")]
         add_spectra = stack.enter_context(spectra)
         others = TableFiles(folder, stack, seed=made_of["seed"])
-        writers: list[pq.ParquetWriter] = []
+        writers: list[Any] = []
         for chunk in chunks:
             add_spectra(chunk)
             tables = [
@@ -194,7 +194,7 @@ def _write_all(
             if not writers:
                 note = {"stargap": json.dumps(_note(made_of))}
                 writers = [
-                    stack.enter_context(pq.ParquetWriter(file, table.schema.with_metadata(note)))
+                    stack.enter_context(parquet_writer(file, table.schema.with_metadata(note)))
                     for file, table in zip(files, tables, strict=True)
                 ]
             for writer, table in zip(writers, tables, strict=True):

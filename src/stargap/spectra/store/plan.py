@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stargap.errors import UsageError
 from stargap.files import replacing
 from stargap.spectra.store.shards import CATALOGUE, index_schema
+from stargap.tables.parquet import open_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,7 +81,7 @@ def extend_plan(folder: str | Path, inputs: Inputs, settings: Mapping[str, Any])
     table = pa.table({name: merged(name) for name in both.column_names}, schema=_schema(settings))
     if not (folder / _NAME).exists() or not table.equals(old):
         with replacing(folder / _NAME) as file:
-            pq.write_table(table, file, row_group_size=settings["shard_rows"])
+            pq.write_table(table, file, row_group_size=settings["shard_rows"], write_page_checksum=True)
     return len(table)
 
 
@@ -100,7 +101,7 @@ def read_plan(folder: str | Path, settings: Mapping[str, Any]) -> pa.Table:
             raise UsageError(message)
         return _schema(settings).empty_table()
     try:
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
         made = json.loads(table.schema.metadata[b"settings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"{path}: not a plan of an ingest ({error})"
@@ -115,9 +116,8 @@ def read_plan(folder: str | Path, settings: Mapping[str, Any]) -> pa.Table:
 
 def plan_rows(folder: str | Path, shard: int) -> list[dict[str, Any]]:
     """Return the rows of one shard: path (bytes), key, and the columns of the catalogue."""
-    import pyarrow.parquet as pq
-
-    rows: list[dict[str, Any]] = pq.ParquetFile(Path(folder) / _NAME).read_row_group(shard).to_pylist()
+    with open_parquet(Path(folder) / _NAME) as file:
+        rows: list[dict[str, Any]] = file.read_row_group(shard).to_pylist()
     return rows
 
 

@@ -374,7 +374,7 @@ def _save(path: Path, content: Any) -> FileSum:
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(content))
             file.write(np.ascontiguousarray(content).data)
         else:
-            pq.write_table(content, file)
+            pq.write_table(content, file, write_page_checksum=True)
         file.flush()
         os.fsync(file.fileno())
     return FileSum(bytes=path.stat().st_size, sha256=file_sha256(path))

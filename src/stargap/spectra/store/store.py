@@ -78,7 +78,7 @@ def finish(
 
     folder, cards = Path(folder), []
     path = folder / "index.parquet"
-    with replacing(path) as file, pq.ParquetWriter(file, index_schema()) as writer:
+    with replacing(path) as file, pq.ParquetWriter(file, index_schema(), write_page_checksum=True) as writer:
         for number, first in enumerate(range(0, rows, shard_rows)):
             shard = Shard.open(folder, number)
             found = (len(shard), shard.card.shard_rows, shard.card.dtype)
