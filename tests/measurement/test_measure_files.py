@@ -272,7 +272,7 @@ def by_lamost(paths):
 
 def test_the_default_model_is_the_transfer_for_lamost(by_lamost, folder, differences):
     card = lamost_transfer().card
-    assert by_lamost.provenance["model"] == f"anchored-transfer v1 {card.sha256}"
+    assert by_lamost.provenance["model"] == f"anchored-transfer v{card.version} {card.sha256}"
     assert by_lamost.provenance["model_training_data"] == card.training_data
     named = measure_by_default([folder / "spec-2.fits"], model="transfer-lamost")
     assert differences(named.columns, by_lamost.columns, slice(None), slice(0, 1)) == []
