@@ -40,7 +40,8 @@ from stargap.spectra.prepare import prepare
 from stargap.spectra.smoother import normalise
 from stargap.spectra.spectrum import Spectrum
 from stargap.starnet.losses import Batch, CycleTask, distance
-from stargap.starnet.network import CycleStarNet, NetworkSettings
+from stargap.starnet.network import CycleStarNet
+from stargap.starnet.settings import NetworkSettings
 from stargap.starnet.transfer import StarnetTransfer
 from stargap.theory.emulator import shipped_emulator
 from stargap.transfer.residual.model import ResidualTransfer

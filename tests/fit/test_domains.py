@@ -22,7 +22,8 @@ from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.prepare import Prepared, prepare
 from stargap.spectra.smoother import normalise
-from stargap.starnet.network import CycleStarNet, NetworkSettings
+from stargap.starnet.network import CycleStarNet
+from stargap.starnet.settings import NetworkSettings
 from stargap.starnet.transfer import StarnetTransfer
 from stargap.transfer.residual.model import ResidualModel, ResidualTransfer
 

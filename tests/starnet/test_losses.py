@@ -21,7 +21,8 @@ from stargap.starnet.losses import (
     generator_loss,
     transfer,
 )
-from stargap.starnet.network import CycleStarNet, NetworkSettings
+from stargap.starnet.network import CycleStarNet
+from stargap.starnet.settings import NetworkSettings
 
 few = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 PIXELS = 1500

@@ -14,7 +14,8 @@ from torch.nn import functional
 from stargap.errors import UsageError
 from stargap.starnet.critics import Critics
 from stargap.starnet.layers import Down, Up
-from stargap.starnet.network import CycleStarNet, NetworkSettings
+from stargap.starnet.network import CycleStarNet
+from stargap.starnet.settings import NetworkSettings
 
 SMALL = {
     "outer_filters": (3, 4),

@@ -23,8 +23,9 @@ from stargap.errors import ModelError, UsageError
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.starnet import training
 from stargap.starnet.losses import PUBLISHED_WEIGHTS, CycleTask
-from stargap.starnet.network import CycleStarNet, NetworkSettings
+from stargap.starnet.network import CycleStarNet
 from stargap.starnet.pairs import PairedSource
+from stargap.starnet.settings import NetworkSettings
 from stargap.starnet.training import TrainingDiverged, TrainingSettings, train
 
 QUICK = TrainingSettings(

@@ -20,7 +20,8 @@ from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.prepare import prepare
 from stargap.spectra.spectrum import Spectrum
 from stargap.starnet import transfer as reference
-from stargap.starnet.network import CycleStarNet, NetworkSettings
+from stargap.starnet.network import CycleStarNet
+from stargap.starnet.settings import NetworkSettings
 from stargap.starnet.transfer import StarnetModel, StarnetTransfer, fast_bfloat16
 from stargap.theory.emulator import shipped_emulator
 

@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stargap.starnet.layers import Down, NetworkSettings, Point, chain, initialise
+from stargap.starnet.layers import Down, Point, chain, initialise
+from stargap.starnet.settings import NetworkSettings
 
 __all__ = ["Critics"]
 

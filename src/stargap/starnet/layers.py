@@ -1,23 +1,21 @@
-"""Layers of Cycle-StarNet and their sizes: convolutions as matrix products, channels last (paper section 3.1)."""
+"""Layers of Cycle-StarNet: convolutions as matrix products, channels last (paper section 3.1)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from stargap.pixels import STARGAP
+from stargap.starnet.settings import NetworkSettings, positions_left
 
 __all__ = [
     "Down",
     "Layer",
-    "NetworkSettings",
     "Point",
     "Up",
     "chain",
@@ -28,120 +26,23 @@ __all__ = [
     "layers_of",
 ]
 
-LEAST_POSITIONS = 4
 INSTANCE_EPSILON = 1e-5
+"""Added to the variance that instance normalisation divides by."""
 ELEMENTS_AT_ONCE = 2_000_000
+"""Size of the arrays of a transposed convolution that are made at once: what stays in the processor's cache."""
 REACH = 31
+"""Distance in pixels at which the kernel of `interpolate` has fallen to zero."""
 BLOCK = 64
+"""Pixels that `interpolate` computes by one matrix product."""
 FAINT = 0.02
-
-Count = Annotated[int, Field(ge=1, le=4096)]
-Stride = Annotated[int, Field(ge=1, le=16)]
-Filters = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
-Strides = Annotated[tuple[Stride, ...], Field(min_length=1, max_length=8)]
-
-
-class NetworkSettings(BaseModel):
-    """Sizes of the network and its critics; the defaults are the published configuration (METHOD section 5).
-
-    Example:
-        >>> settings = NetworkSettings()
-        >>> settings.length, settings.positions
-        (3071, 8)
-        >>> NetworkSettings(pixels=1279).length
-        2047
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pixels: Annotated[int, Field(ge=1, le=100_000)] = STARGAP.wavelength.size
-    """Pixels of a spectrum; any number, see `length`."""
-    kernel: Annotated[int, Field(ge=1, le=31)] = 7
-    """Width of every convolution but the 1x1 ones."""
-    slope: Annotated[FiniteFloat, Field(gt=0, le=1)] = 0.1
-    """Slope of LeakyReLU for negative values."""
-    bias: FiniteFloat = 0.01
-    """Initial bias of every layer; initial weights are Glorot's (uniform)."""
-    outer_filters: Filters = (32, 64)
-    """Filters of the encoder of each domain; its decoder has the same ones in reverse."""
-    outer_strides: Strides = (4, 4)
-    """Strides of the same."""
-    shared_filters: Filters = (128, 256, 512)
-    """Filters of the encoder that both domains share; its decoder has the same ones in reverse."""
-    shared_strides: Strides = (4, 2, 2)
-    """Strides of the shared and of the split encoder."""
-    shared_latent: Count = 25
-    """Channels of the latent z_sh, which both domains share."""
-    split_filters: Filters = (32, 32, 32)
-    """Filters of the encoder of what only observed spectra have; its decoder has the same ones in reverse."""
-    split_latent: Count = 4
-    """Channels of the latent z_sp of the observed domain."""
-    critic_filters: Filters = (16, 32, 64, 128, 256)
-    """Filters of the critics' branch that sees the spectrum."""
-    critic_stride: Stride = 4
-    """Stride of the same."""
-    critic_latent_filters: Filters = (32, 64, 128, 256, 512)
-    """Filters (1x1) of the critics' branch that sees the latents."""
-
-    @property
-    def positions(self) -> int:
-        """Positions along the wavelength of the latents."""
-        last = self._length(1)
-        step = math.prod(self.outer_strides + self.shared_strides)
-        return max(LEAST_POSITIONS, 1 + -(-(self.pixels - last) // step))
-
-    @property
-    def length(self) -> int:
-        """Pixels after padding: the least number, at least `pixels`, that strided convolutions use up to the last one.
-
-        The published configuration closes for 256 k + 1023 pixels with k positions in the latents; fewer than 4
-        positions would leave instance normalisation nothing to normalise.
-        """
-        return self._length(self.positions)
-
-    @property
-    def critic_positions(self) -> int:
-        """Positions that the critics' branch of the spectrum ends with."""
-        length = self.length
-        for _ in self.critic_filters:
-            length = _count(length, self.kernel, self.critic_stride)
-        return length
-
-    def _length(self, positions: int) -> int:
-        length = positions
-        for stride in reversed(self.outer_strides + self.shared_strides):
-            length = (length - 1) * stride + self.kernel
-        return length
-
-    @model_validator(mode="after")
-    def _check(self) -> NetworkSettings:
-        for name, filters, steps in (
-            ("outer", self.outer_filters, self.outer_strides),
-            ("shared", self.shared_filters, self.shared_strides),
-            ("split", self.split_filters, self.shared_strides),
-        ):
-            if len(filters) != len(steps):
-                message = f"{name}: {len(filters)} layers of filters and {len(steps)} strides"
-                raise ValueError(message)
-        strides = (*self.outer_strides, *self.shared_strides, self.critic_stride)
-        if self.kernel < max(strides):
-            message = f"a kernel of {self.kernel} skips pixels at strides {strides}"
-            raise ValueError(message)
-        if self.critic_positions < 1:
-            message = f"{len(self.critic_filters)} critic layers are too many for {self.length} pixels"
-            raise ValueError(message)
-        return self
-
-
-def _count(length: int, kernel: int, stride: int) -> int:
-    return (length - kernel) // stride + 1
+"""Fraction of the kernel of `interpolate`, added to what good pixels hold, that lets it fade where there are none."""
 
 
 def _windows(x: Tensor, kernel: int, stride: int) -> Tensor:
     rows, length, channels = x.shape
     if x.stride()[1:] != (channels, 1):
         x = x.contiguous()
-    count = _count(length, kernel, stride)
+    count = positions_left(length, kernel, stride)
     view = x.as_strided((rows, count, kernel * channels), (x.stride(0), stride * channels, 1))
     return view.reshape(rows * count, kernel * channels)
 
@@ -193,7 +94,7 @@ class _DownFunction(torch.autograd.Function):
         nn.functional.leaky_relu_(result, slope)
         ctx.save_for_backward(windows, weight, result)
         ctx.sizes = x.shape[1], stride, slope
-        return result.view(x.shape[0], _count(x.shape[1], kernel, stride), filters)
+        return result.view(x.shape[0], positions_left(x.shape[1], kernel, stride), filters)
 
     @staticmethod
     @once_differentiable
@@ -298,7 +199,7 @@ class Down(Layer):
         weight = self.weight.to(x.dtype)
         kernel, _, filters = weight.shape
         out = _windows(x, kernel, self.stride) @ weight.flatten(0, 1)
-        return out.view(x.shape[0], _count(x.shape[1], kernel, self.stride), filters)
+        return out.view(x.shape[0], positions_left(x.shape[1], kernel, self.stride), filters)
 
 
 class Up(Layer):

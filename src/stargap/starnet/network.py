@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from stargap.errors import UsageError
 from stargap.starnet.layers import (
     Down,
-    NetworkSettings,
     Point,
     Up,
     chain,
@@ -21,8 +20,9 @@ from stargap.starnet.layers import (
     interpolate,
     layers_of,
 )
+from stargap.starnet.settings import NetworkSettings
 
-__all__ = ["CycleStarNet", "Cycles", "NetworkSettings"]
+__all__ = ["CycleStarNet", "Cycles"]
 
 STARS_AT_ONCE = 8
 """Rows of one forward-mode pass: their arrays stay in the processor's cache."""

@@ -18,7 +18,8 @@ from stargap.labels import A_M
 from stargap.pixels import PAPER, STARGAP, PixelGrid
 from stargap.spectra.prepare import Prepared
 from stargap.starnet.layers import interpolate
-from stargap.starnet.network import CycleStarNet, NetworkSettings
+from stargap.starnet.network import CycleStarNet
+from stargap.starnet.settings import NetworkSettings
 from stargap.theory.emulator import Emulator
 from stargap.transfer.base import TrainedTransfer, TransferCard
 from stargap.transfer.residual.model import INTERPOLATION
