@@ -303,12 +303,12 @@ def test_no_pickle_is_read_on_the_good_way_either(tmp_path, no_pickle):
 
 @pytest.mark.parametrize("kind", ["nature", "", None, 1, ["payne"], {"payne": 1}, "\ud800"])
 def test_another_kind(tmp_path, kind):
-    refused(put(tmp_path, {"kind": kind}), repr(kind), "version 1", "wanted 'payne' version 1")
+    refused(put(tmp_path, {"kind": kind}), repr(kind), "version 1", "expected 'payne' version 1")
 
 
 @pytest.mark.parametrize("version", [0, 2, -1, "1", None, 1.5, 10**30, math.nan, math.inf, [1]])
 def test_another_version(tmp_path, version):
-    refused(put(tmp_path, {"version": version}), "'payne' version", repr(version), "wanted 'payne' version 1")
+    refused(put(tmp_path, {"version": version}), "'payne' version", repr(version), "expected 'payne' version 1")
 
 
 @pytest.mark.parametrize("version", [True, 1.0])

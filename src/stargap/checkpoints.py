@@ -28,8 +28,8 @@ from stargap.modelfile import Card, load_model, save_model
 __all__ = ["RunState", "isolated", "load_best", "metrics_log", "random_state", "set_random_state", "stop_signals"]
 
 CHECKPOINT, BEST, VERSION = "transfer-checkpoint", "transfer-best", 1
-FREE = tuple(f"settings {name}" for name in ("iterations", "device", "checkpoint_every", "log_every"))
-"""What may change when a run resumes."""
+CHANGEABLE = tuple(f"settings {name}" for name in ("iterations", "device", "checkpoint_every", "log_every"))
+"""Settings that may change when a run resumes."""
 LOG = logging.getLogger(__name__)
 
 
@@ -149,7 +149,7 @@ class RunState:
             best_scores=self.best_scores,
             identity=self.identity,
         )
-        tensors = {f"{group}/{key}": value for group, some in groups.items() for key, value in _on_cpu(some).items()}
+        tensors = {f"{group}/{key}": value for group, state in groups.items() for key, value in _on_cpu(state).items()}
         save_model(self.folder / f"checkpoint-{self.step:09d}.safetensors", card, tensors)
         kept = {f"checkpoint-{step:09d}" for step in (self.saved, self.step)}
         for path in sorted(self.folder.glob("checkpoint-*"), key=lambda path: path.suffix, reverse=True):
@@ -161,7 +161,7 @@ class RunState:
         """Take up the newest whole checkpoint, if there is one and nothing changed since; tidy the folder.
 
         Raises:
-            UsageError: something changed, named with both values, or more steps are done than are wanted.
+            UsageError: something changed, named with both values, or more steps are done than the settings allow.
             ModelError: every checkpoint is damaged.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,7 @@ class RunState:
         if self.average is not None:
             self.average.load_state_dict(groups["average"])
         for name, optimiser in self.optimisers.items():
-            moments = {int(key.split(".")[1]): some for key, some in groups.items() if key.startswith(f"{name}.")}
+            moments = {int(key.split(".")[1]): values for key, values in groups.items() if key.startswith(f"{name}.")}
             optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
         set_random_state(groups["random"])
         self.best, self.best_step, self.best_scores = groups["best"], card.best_step, card.best_scores
@@ -293,7 +293,7 @@ def _architecture(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     before, after = _leaves(old), _leaves(new)
     pairs = {place: (before.get(place, "absent"), after.get(place, "absent")) for place in {**before, **after}}
-    listed = [f"{place} {a} -> {b}" for place, (a, b) in pairs.items() if a != b and place not in FREE]
+    listed = [f"{place} {a} -> {b}" for place, (a, b) in pairs.items() if a != b and place not in CHANGEABLE]
     return ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
 
 

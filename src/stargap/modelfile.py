@@ -86,7 +86,7 @@ def load_model(
     content, digest, raw = _read_files(path)
     found = (raw.get("kind"), raw.get("version")) if isinstance(raw, dict) else (None, None)
     if found != (kind, version):
-        msg = f"{path}: this is {found[0]!r} version {found[1]!r}, wanted {kind!r} version {version}"
+        msg = f"{path}: this is {found[0]!r} version {found[1]!r}, expected {kind!r} version {version}"
         raise ModelError(msg)
     try:
         card = card_type.model_validate_json(json.dumps(raw))

@@ -547,9 +547,9 @@ def test_a_pickle_is_refused_and_never_run(put, monkeypatch):
 
 
 def test_a_foreign_card_or_another_version(put, written):
-    refused(put(written[1]["emulator"]), "'payne'", "wanted 'anchored-transfer'")
-    refused(put({"kind": "residual-transfer"}), "'residual-transfer'", "wanted 'anchored-transfer'")
-    refused(put({"version": 1}), "version 1", "wanted 'anchored-transfer' version 2")
+    refused(put(written[1]["emulator"]), "'payne'", "expected 'anchored-transfer'")
+    refused(put({"kind": "residual-transfer"}), "'residual-transfer'", "expected 'anchored-transfer'")
+    refused(put({"version": 1}), "version 1", "expected 'anchored-transfer' version 2")
     refused(put({"emulator": {**written[1]["emulator"], "pixel_grid": "6000-8900/2901"}}), "6000-8900/2901")
     refused(put({"emulator": {**written[1]["emulator"], "hidden": 64}}), "tensors do not match")
     refused(put({"emulator": {**written[1]["emulator"], "labels": ["logg", "teff", "m_h", "a_m"]}}), "labels")

@@ -401,7 +401,7 @@ def test_a_pickle_is_refused_and_never_run(put, monkeypatch):
 
 
 def test_the_card_of_an_emulator_or_of_another_version(put, written):
-    refused(put(written[1]["emulator"]), "'payne'", "wanted 'residual-transfer'")
+    refused(put(written[1]["emulator"]), "'payne'", "expected 'residual-transfer'")
     refused(put({"version": 2}), "version 2")
     refused(put({"emulator": {**written[1]["emulator"], "pixel_grid": "6000-8900/2901"}}), "6000-8900/2901")
     refused(put({"emulator": {**written[1]["emulator"], "hidden": 64}}), "tensors do not match")

@@ -59,10 +59,10 @@ def _spread(
     first = weight[:, :block]
     step = _rows_at_once(slots * (block + channels))
     for start in range(0, rows, step):
-        some = x[start : start + step]
-        padded = x.new_zeros(len(some), slots, channels)
-        padded[:, :count] = some
-        flat, part = padded.view(-1, channels), out[start * slots : (start + len(some)) * slots]
+        batch = x[start : start + step]
+        padded = x.new_zeros(len(batch), slots, channels)
+        padded[:, :count] = batch
+        flat, part = padded.view(-1, channels), out[start * slots : (start + len(batch)) * slots]
         if tiled is None:
             torch.mm(flat, first, out=part)
         else:
@@ -137,13 +137,13 @@ class _UpFunction(torch.autograd.Function):
         grad_weight, grad_bias = torch.zeros_like(wide), weight.new_zeros(weight.shape[2])
         step = _rows_at_once(count * wide.shape[1])
         for start in range(0, rows, step):
-            some = slice(start, start + step)
-            grad = _leaky_slopes(grads[0][some], result[some], slope)
+            batch = slice(start, start + step)
+            grad = _leaky_slopes(grads[0][batch], result[batch], slope)
             windows = _windows(grad, kernel, stride)
             if grad_x is not None:
                 torch.mm(windows, wide.T, out=grad_x[start * count : start * count + len(windows)])
             if to_weight:
-                grad_weight.addmm_(x[some].reshape(-1, channels).T, windows)
+                grad_weight.addmm_(x[batch].reshape(-1, channels).T, windows)
                 grad_bias += grad.sum(dim=(0, 1))
         return (
             None if grad_x is None else grad_x.view(x.shape),
@@ -296,8 +296,8 @@ def interpolate(values: Tensor, good: Tensor) -> Tensor:
     stack = torch.cat([kept, good[:, None].to(kept.dtype)], dim=1)
     pixels, side = stack.shape[2], REACH - 1
     window = torch.arange(BLOCK + 2 * side, device=stack.device)[:, None]
-    apart = window - torch.arange(side, BLOCK + side, device=stack.device)
-    kernel = ((REACH - apart.abs()).clamp_min(0) / REACH**2).to(stack.dtype)
+    offset = window - torch.arange(side, BLOCK + side, device=stack.device)
+    kernel = ((REACH - offset.abs()).clamp_min(0) / REACH**2).to(stack.dtype)
     padded = nn.functional.pad(stack, (side, side + -pixels % BLOCK))
     smooth = (padded.unfold(2, len(window), BLOCK) @ kernel).flatten(2)[:, :, :pixels]
     return smooth[:, :-1] / (smooth[:, -1:] + FAINT)

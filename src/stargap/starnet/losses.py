@@ -85,7 +85,7 @@ def distance(one: Tensor, other: Tensor, sigma: Tensor | float, good: Tensor | N
 
 
 def energy_distance(one: Tensor, other: Tensor) -> Tensor:
-    """Return how far two samples of points ``(row, dimension)`` are apart as distributions, 0 to about 1.
+    """Return the distance of the distributions of two samples ``(row, dimension)``, from 0 to about 1.
 
     (2 E|x - y| - E|x - x'| - E|y - y'|) / 2 E|x - y| (Szekely & Rizzo 2013), without bias, so that equal distributions
     give 0 on average and may give less; 0 for samples of fewer than two rows.
@@ -100,10 +100,10 @@ def energy_distance(one: Tensor, other: Tensor) -> Tensor:
     count, others = len(one), len(other)
     if min(count, others) < 2:
         return one.new_zeros(())
-    apart = 2 * torch.cdist(one, other).mean()
+    between = 2 * torch.cdist(one, other).mean()
     within = torch.cdist(one, one).sum() / (count * (count - 1))
     within_other = torch.cdist(other, other).sum() / (others * (others - 1))
-    return (apart - within - within_other) / apart.clamp_min(1e-12)
+    return (between - within - within_other) / between.clamp_min(1e-12)
 
 
 def transfer(network: CycleStarNet, batch: Batch) -> Cycles:
@@ -227,7 +227,7 @@ class CycleTask(nn.Module):
     """A network, its critics and their losses: what a training loop needs.
 
     `critic_loss` of the batch that `generator_loss` had last takes that call's transfers, made before the generators
-    moved; of any other batch it makes its own.
+    moved; for any other batch it computes them.
 
     Args:
         network: the network.

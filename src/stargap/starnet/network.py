@@ -47,7 +47,7 @@ class Cycles(NamedTuple):
 
 
 class CycleStarNet(nn.Module):
-    """Two autoencoders, of synthetic and of observed spectra, that share the middle of the way (paper section 3.1).
+    """Two autoencoders, of synthetic and of observed spectra, around shared middle layers (paper section 3.1).
 
     Spectra are ``(row, pixel)`` in normalised flux; latents ``(row, position, channel)``: z_sh is shared by both
     domains, z_sp belongs to observed spectra. Inside, spectra are standardised by one mean and one standard deviation

@@ -52,16 +52,16 @@ class SyntheticSpectra:
 
     @torch.no_grad()
     def __call__(self, rows: NDArray[np.int64], weight: Tensor) -> Tensor:
-        """Return ``(row, pixel)`` of some rows and the weights ``(row, support)`` of their partners."""
+        """Return ``(row, pixel)`` of given rows, normalised with the weights ``(row, support)`` of their partners."""
         flux = self.emulator.flux(self.labels[rows])[:, self.support]
-        normal, _, held = normalise(flux / flux.mean(dim=1, keepdim=True), weight, self.grid)
-        sound = held >= self.grid.least_kernel_weight
+        normal, _, kernel_weight = normalise(flux / flux.mean(dim=1, keepdim=True), weight, self.grid)
+        sound = kernel_weight >= self.grid.least_kernel_weight
         filled = interpolate((normal - 1.0)[:, None], sound)[:, 0] + 1.0
         return torch.where(sound, normal, filled)
 
 
 class PairedSource:
-    """Observed and synthetic spectra, unpaired: each domain is split 8:2:1 and walks through permutations of its own.
+    """Observed and synthetic spectra, unpaired: each domain is split 8:2:1 and permuted anew every epoch.
 
     The rows of a step follow from the seed, the domain and the epoch alone; domains may differ in size.
 

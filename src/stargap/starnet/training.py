@@ -64,7 +64,7 @@ class TrainingSettings(Settings):
     log_every: PositiveInt = 100
     """Steps between lines of metrics."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the noise in losses; data and first weights have their own."""
+    """Seed of the noise in losses; the data and the first weights have other seeds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
 
@@ -251,7 +251,7 @@ def _update(run: RunState, name: str, batch: Any, rate: float, settings: Trainin
 
 
 def _gradients(run: RunState, name: str, batch: Any, bf16: bool) -> dict[str, float]:
-    """Compute gradients as `_backward` does, in as many pieces as memory asks for."""
+    """Compute gradients as `_backward` does, in as many pieces as the memory requires."""
     random = random_state(run.device)
     while True:
         try:
@@ -312,8 +312,8 @@ def _diverged(run: RunState, step: int, loss: str, values: dict[str, float]) -> 
     return TrainingDiverged(step, loss, f"{odd}; {kept} in {run.folder}; {advice}")
 
 
-def _device(wanted: str) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
         message = "device is cuda, and torch finds no GPU here; set device to cpu or auto"
         raise UsageError(message)
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

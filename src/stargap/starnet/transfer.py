@@ -141,11 +141,11 @@ class StarnetTransfer(TrainedTransfer[StarnetCard]):
 
 
 class StarnetModel:
-    """X_s->o of the emulator's spectra with each star's own z_sp (a `DataDependentModel`).
+    """X_s->o of the emulator's spectra with the z_sp of each star (a `DataDependentModel`).
 
     Where good pixels hold too little of the smoothing kernel, inside wide windows and gaps, a star's normalisation
     says nothing; these pixels of the emulator's spectrum are in-painted as the network's other bad pixels are. The
-    last spectrum of each star is kept: fits ask for their best one again, and for equal ones in spare slots.
+    last spectrum of each star is kept: fits evaluate their best one again, and spare slots repeat another.
     """
 
     penalties = 0
@@ -170,10 +170,10 @@ class StarnetModel:
         same = same_star & (question[:, None] == question).all(dim=2)
         first = (same | (place[:, None] == place)).int().argmax(dim=1)
         answers = self.last_spectra[rows]
-        wanted = place[(first == place) & (self.last_labels[rows] != question).any(dim=1)]
-        for start in range(0, len(wanted), ROWS):
-            some = wanted[torch.arange(start, start + ROWS).clamp_max(len(wanted) - 1)]
-            answers[some] = self._compute(labels[some], directions[some], rows[some])
+        new = place[(first == place) & (self.last_labels[rows] != question).any(dim=1)]
+        for start in range(0, len(new), ROWS):
+            batch = new[torch.arange(start, start + ROWS).clamp_max(len(new) - 1)]
+            answers[batch] = self._compute(labels[batch], directions[batch], rows[batch])
         answers = answers[first]
         kept = place[same_star.int().argmax(dim=1) == place]
         self.last_labels[rows[kept]], self.last_spectra[rows[kept]] = question[kept], answers[kept]
@@ -184,18 +184,18 @@ class StarnetModel:
         result = torch.zeros_like(vectors)
         places = torch.arange(len(rows))
         for start in range(0, len(rows), ROWS):
-            some = places[torch.arange(start, start + ROWS).clamp_max(len(rows) - 1)]
-            star = rows[some]
+            batch = places[torch.arange(start, start + ROWS).clamp_max(len(rows) - 1)]
+            star = rows[batch]
             still = labels.new_zeros(ROWS, 1, labels.shape[1])
             with torch.no_grad():
-                synthetic = self._synthetic(labels[some], still, star)[:, 0]
+                synthetic = self._synthetic(labels[batch], still, star)[:, 0]
                 shared = self.network.shared_decoder(self.network.encode_synthetic(synthetic))
             flux = self.prepared.flux[star].requires_grad_()
             with torch.enable_grad():
                 split = self.network.split_features(flux, self.prepared.good[star])
                 spectra = self.network.features_decoded(shared, split)
             for k in range(vectors.shape[1]):
-                result[some, k] = torch.autograd.grad(spectra, flux, vectors[some, k], retain_graph=True)[0]
+                result[batch, k] = torch.autograd.grad(spectra, flux, vectors[batch, k], retain_graph=True)[0]
         return result
 
     @torch.no_grad()
@@ -219,5 +219,5 @@ class StarnetModel:
 def _in_parts(encode: Callable[[Tensor, Tensor], Tensor], prepared: Prepared) -> Tensor:
     stars = len(prepared.flux)
     rows = torch.arange(-(-stars // ROWS) * ROWS).clamp_max(stars - 1)
-    parts = [encode(prepared.flux[some], prepared.good[some]) for some in torch.split(rows, ROWS)]
+    parts = [encode(prepared.flux[batch], prepared.good[batch]) for batch in torch.split(rows, ROWS)]
     return torch.cat(parts)[:stars]

@@ -31,7 +31,7 @@ class TransferCard(Card):
     settings: dict[str, Any]
     scores: dict[str, float]
     simulated: bool
-    """Trained on simulated stars: never used on real ones unless asked for."""
+    """Trained on simulated stars, and therefore not for real ones."""
     alpha: float | None
     """[a/M] at which the labels of all training stars were fixed, or None where it followed [M/H]."""
     seed: int

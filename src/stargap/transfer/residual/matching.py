@@ -48,8 +48,8 @@ class LabelDensity:
         """Return ln density ``(row,)`` at ``(row, 3)``, convolved with the noise of each row ``(row, 3, 3)``."""
         total = self.covariances[None] + noise[:, None]
         root = torch.linalg.cholesky(total)
-        apart = (place[:, None] - self.means)[..., None]
-        white = torch.linalg.solve_triangular(root, apart, upper=False)[..., 0]
+        offset = (place[:, None] - self.means)[..., None]
+        white = torch.linalg.solve_triangular(root, offset, upper=False)[..., 0]
         volume = root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
         return torch.logsumexp(self.weights.log() - 0.5 * white.square().sum(dim=-1) - volume, dim=1)
 

@@ -38,12 +38,12 @@ __all__ = [
 MAPPED = 3
 """Number of labels that the transfer depends on and maps, the first ones: teff, logg, m_h."""
 SPLIT = ("line_spread", "line_spread_slope", "velocity")
-"""The numbers of a star that are its observation's, not its own (z_sp): ln of the line width over the emulator's, its
-change over 1500 A, and the velocity left after the shift to the rest frame (km/s)."""
+"""Numbers of a spectrum that belong to its observation, not to its star (z_sp): ln of the line width over the
+emulator's, its change over 1500 A, and the velocity left after the shift to the rest frame (km/s)."""
 SPLIT_SCALE = (0.06, 0.06, 5.0)
 """Their standard deviations over stars: fibres differ by about 6 % in line width, velocities of M dwarfs by 5 km/s."""
 INTERPOLATION = 0.004
-"""Error floor of fits through the correction: its own error of interpolation."""
+"""Error floor of fits through the correction, which is its error of interpolation."""
 FWHM_TO_SIGMA = 0.42466090014400953
 
 
@@ -125,7 +125,7 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
     """Cycle-StarNet's two domains with the emulator as synthetic encoder and decoder and labels as shared latent.
 
     A normalised observed spectrum is the emulator's times (1 + c), where c is a parabola in the labels at every pixel
-    (zero before training: the transfer starts as the identity), plus the star's own `SPLIT` numbers times derivatives
+    (zero before training: the transfer starts as the identity), plus the `SPLIT` numbers of the star times derivatives
     of the spectrum. ``floor`` is the part of the emulator's error that c has to carry, pixel by pixel: fits in the
     synthetic domain weigh pixels with it, so that badly modelled ones do not decide.
 
@@ -133,8 +133,8 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
         emulator: the synthetic domain.
         degree: of c in the labels.
         map_degree: of the label map.
-        split: give each star its own line spread and velocity.
-        alpha: [a/M] at which all fits are held, or None where it follows [M/H].
+        split: fit a line spread and a velocity to each star.
+        alpha: [a/M] at which all fits fix it, or None where it follows [M/H].
 
     Example:
         >>> from stargap.theory.emulator import shipped_emulator
@@ -213,7 +213,7 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
         return ((place < self.label_map.low) | (place > self.label_map.high)).any(dim=1)
 
     def publish(self, labels: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a star's labels from those at which the model fits, their covariance, and the map's own error.
+        """Return a star's labels from those at which the model fits, their covariance, and the error of the map.
 
         The label map, then the main sequence of the bright training stars as a prior on log g, with the width that
         they have: where a spectrum says little about log g, its place on the main sequence does.
@@ -221,7 +221,7 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
         mapped = self.label_map(labels)
         jacobian = self.label_map.jacobian(labels)
         spread = jacobian @ covariance @ jacobian.transpose(1, 2)
-        own = self.label_map.uncertainty(labels)
+        systematic = self.label_map.uncertainty(labels)
         width = self.sequence[4]
         if width > 0:
             expected, slope = self.main_sequence(mapped)
@@ -230,7 +230,7 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
             gain = across / ((slope * across).sum(dim=1) + width**2)[:, None]
             mapped = mapped - gain * (expected - mapped[:, 1])[:, None]
             spread = spread - gain[:, :, None] * across[:, None, :]
-        return mapped, spread, own
+        return mapped, spread, systematic
 
     def architecture(self) -> dict[str, Any]:
         """Return degrees and whether there are split numbers, for the card."""

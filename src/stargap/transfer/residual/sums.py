@@ -17,7 +17,7 @@ FLOOR_SMOOTHING = 9
 CLEAR = 0.05
 """Normalised error above which a pixel says nothing of the emulator, and flux below which it says too little."""
 LEAST_SEEN = 0.1
-"""Fraction of the stars that must show a pixel for a correction there: windows and velocities leave some to few."""
+"""Fraction of the stars that must show a pixel for a correction there; windows and velocities hide some pixels."""
 
 
 class FloorSum:
