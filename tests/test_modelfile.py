@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 
 from stargap.errors import ModelError
 from stargap.labels import LABELS
-from stargap.modelfile import LARGEST_CARD, Card, kind_of, load_model, model_exists, save_model
+from stargap.modelfile import LARGEST_CARD, Card, kind_of, load_model, save_model, settle_models
 from stargap.theory.emulator import Emulator, shipped_emulator
 
 few = settings(max_examples=40, derandomize=True, deadline=None, database=None)
@@ -680,9 +680,11 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_model_or_the_new_one(toy):
         loaded = load_toy(toy)[1]
         is_new = torch.equal(loaded["bias"], new["bias"])
         assert all(torch.equal(loaded[name], (new if is_new else TENSORS)[name]) for name in TENSORS)
-        assert model_exists(toy)
         assert kind_of(toy) == TOY.kind
         found.append(is_new)
+        settle_models(toy.parent)
+        assert {path.name for path in toy.parent.glob("toy*")} == {"toy.json", "toy.safetensors"}
+        assert torch.equal(load_toy(toy)[1]["bias"], loaded["bias"])
         save_model(toy, TOY, TENSORS)
         assert {path.name for path in toy.parent.glob("toy*")} == {"toy.json", "toy.safetensors"}
         call += 1
@@ -694,11 +696,15 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_model_or_the_new_one(toy):
 def test_a_first_save_killed_at_any_moment_leaves_nothing_or_the_model(tmp_path):
     path, found = tmp_path / "toy.safetensors", []
     while killed_at(len(found), path, TENSORS):
-        found.append(model_exists(path))
+        found.append(path.exists())
         if found[-1]:
             assert torch.equal(load_toy(path)[1]["bias"], TENSORS["bias"])
         else:
             refused(path, "cannot be read", loader=load_toy)
+        settle_models(tmp_path)
+        assert {file.name for file in tmp_path.glob("toy*")} == (
+            {"toy.json", "toy.safetensors"} if found[-1] else set()
+        )
         for part in tmp_path.iterdir():
             part.unlink()
     assert found == [False] * 4 + [True]

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from stargap import __version__
 from stargap.errors import ModelError, UsageError
 from stargap.files import replacing
-from stargap.modelfile import Card, load_model, save_model
+from stargap.modelfile import Card, load_model, save_model, settle_models
 
 __all__ = ["RunState", "isolated", "load_best", "metrics_log", "random_state", "set_random_state", "stop_signals"]
 
@@ -165,6 +165,7 @@ class RunState:
             ModelError: every checkpoint is damaged.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        settle_models(self.folder)
         found = _newest(self.folder)
         if found is not None:
             self._restore(*found)

@@ -18,7 +18,7 @@ from torch import Tensor
 from stargap.errors import ModelError
 from stargap.files import replacing
 
-__all__ = ["Card", "check_tensors", "kind_of", "load_model", "model_exists", "save_model"]
+__all__ = ["Card", "check_tensors", "kind_of", "load_model", "save_model", "settle_models"]
 
 LARGEST_CARD = 1_000_000
 
@@ -125,10 +125,19 @@ def kind_of(path: str | Path) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def model_exists(path: str | Path) -> bool:
-    """Return whether both files of a model are there."""
-    path = Path(path)
-    return path.exists() and (path.with_suffix(".json").exists() or _new_card(path).exists())
+def settle_models(folder: str | Path) -> None:
+    """Give every card of a writer that was killed its name, or delete it where the tensors are still the old ones.
+
+    For the one process that writes to the folder; readers find these cards where they are.
+    """
+    for new in sorted(Path(folder).glob("*.json.new")):
+        path = new.with_suffix("").with_suffix(".safetensors")
+        with suppress(OSError, ModelError):
+            card = _read_card(new)
+            if isinstance(card, dict) and card.get("sha256") == hashlib.sha256(path.read_bytes()).hexdigest():
+                new.replace(path.with_suffix(".json"))
+                continue
+        new.unlink(missing_ok=True)
 
 
 def _new_card(path: Path) -> Path:

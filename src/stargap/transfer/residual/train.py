@@ -20,7 +20,7 @@ from stargap.checkpoints import metrics_log, stop_signals
 from stargap.console import progress_bars
 from stargap.errors import UsageError
 from stargap.fit.parameters import Parameters
-from stargap.modelfile import Card, load_model, model_exists, save_model
+from stargap.modelfile import Card, load_model, save_model, settle_models
 from stargap.settings import Settings
 from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.transfer.residual.fits import BATCH, Fits, brightest, fit_spectra
@@ -351,7 +351,8 @@ def _resume(
 ) -> tuple[int, float, dict[str, dict[str, float]]]:
     for part in folder.glob(".stargap-*.part"):
         part.unlink()
-    pairs = [path for path in sorted(folder.glob("stage-*.safetensors")) if model_exists(path)]
+    settle_models(folder)
+    pairs = [path for path in sorted(folder.glob("stage-*.safetensors")) if path.with_suffix(".json").exists()]
     if not pairs:
         return 0, 0.0, {}
     card, tensors = load_model(pairs[-1], _Card, "residual-training", 1)
