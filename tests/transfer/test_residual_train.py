@@ -209,7 +209,7 @@ def test_a_finished_run_is_only_read(survey, prior, quick, tmp_path, monkeypatch
 SCRIPT = """
 import sys, numpy as np, torch
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 import test_residual_train
 torch.set_num_threads(1)
 folder = Path(sys.argv[2])
