@@ -236,11 +236,14 @@ def _toml_key(name: str) -> str:
 
 
 def _explanations(kind: type[BaseModel]) -> dict[str, str]:
-    """Return the docstrings of the fields of a class, by name."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
-    return {
-        field.target.id: " ".join(str(text.value.value).split())
-        for field, text in pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-    }
+    """Return the docstrings of the fields of a class and of its bases, by name."""
+    found = {}
+    for one in reversed(kind.__mro__[: kind.__mro__.index(BaseModel)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body  # type: ignore[attr-defined]
+        found |= {
+            field.target.id: " ".join(str(text.value.value).split())
+            for field, text in pairwise(body)
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        }
+    return found

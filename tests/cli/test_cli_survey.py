@@ -11,6 +11,7 @@ from stargap.cli.main import main
 from stargap.mock.write import write_survey
 from stargap.run.engine import StageState
 from stargap.run.settings import SurveySettings
+from stargap.run.stages import STAGES
 from stargap.settings import read_settings_as
 
 
@@ -91,7 +92,7 @@ def test_a_mock_survey_is_run_to_its_table_and_told_of(here, capsys):
     assert "report    sim/run/report/index.html" in out
     assert "Against the truth" in (here / "sim/run/report/index.html").read_text()
     out, _, code = said(capsys, "run", "sim/survey.toml", "--status")
-    assert out.count("done") == 12
+    assert out.count("done") == len(STAGES)
     out, _, code = said(capsys, "stage", "clean", "sim/survey.toml", "--workers", 1)
     assert "rejected" in out
     out, _, code = said(capsys, "stage", "report", "sim/survey.toml", "--workers", 1)
@@ -100,7 +101,7 @@ def test_a_mock_survey_is_run_to_its_table_and_told_of(here, capsys):
     assert (code, out) == (0, "report page/index.html\n")
     assert "Against the truth" in (here / "page/index.html").read_text(), "the settings name the truth"
     out, _, code = said(capsys, "run", "sim/survey.toml", "--status")
-    assert out.count("done") == 12, "a report elsewhere is not the run's"
+    assert out.count("done") == len(STAGES), "a report elsewhere is not the run's"
     out, _, code = said(capsys, "catalogue", "sim/survey.toml", "--formats", "vot", "csv", "--paper")
     assert code == 0
     assert "538,107" in out

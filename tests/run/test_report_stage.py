@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 import stargap.run.report as stage
 from stargap.errors import UsageError
-from stargap.run import engine
+from stargap.run import engine, freshness, stages
 from stargap.run.engine import run_survey, stage_states
 from stargap.run.folder import Run
 from stargap.run.settings import SurveySettings
@@ -111,11 +111,11 @@ def test_another_catalogue_has_another_report(asked, folder, told):
 
 def test_another_version_makes_another_report_without_a_word(asked, folder, told, monkeypatch):
     run_survey(asked(folder, report={}))
-    monkeypatch.setattr(engine, "__version__", "99.0")
+    monkeypatch.setattr(freshness, "__version__", "99.0")
     assert report_of(stage_states(Run(folder, asked(folder, report={}).absolute()))).state == "waiting"
-    apart = next(stage for stage in engine.STAGES if stage.apart)
-    monkeypatch.setattr(engine, "STAGES", (apart,))
-    engine._refuse_other_settings(Run(folder, asked(folder, report={"seed": 5}).absolute()), again=())
+    remade = next(stage for stage in stages.STAGES if stage.remade)
+    monkeypatch.setattr(stages, "STAGES", (remade,))
+    freshness.refuse_other_settings(Run(folder, asked(folder, report={"seed": 5}).absolute()), again=())
 
 
 def test_no_report_is_made_where_none_is_wanted_and_parts_leave_it_to_the_gather(asked, folder, told):
@@ -165,7 +165,7 @@ def test_a_report_that_fails_leaves_the_catalogue_and_says_why(asked, folder, mo
     monkeypatch.setattr(engine, "each_alone", lambda make, jobs: [make(*job) for job in jobs])
     states = {state.stage: state for state in run_survey(asked(folder, report={}))}
     assert states["catalogue"].state == "done"
-    assert states["report"].failures == {None: "RuntimeError: no room to draw in"}
+    assert states["report"].failures == {None: "RuntimeError: no room to draw in, twice"}
 
 
 def test_its_settings_reach_it(asked, folder, tmp_path, told):
