@@ -237,7 +237,7 @@ def _toml_key(name: str) -> str:
 
 def _explanations(kind: type[BaseModel]) -> dict[str, str]:
     """Return the docstrings of the fields of a class and of its bases, by name."""
-    found = {}
+    found: dict[str, str] = {}
     for one in reversed(kind.__mro__[: kind.__mro__.index(BaseModel)]):
         body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body  # type: ignore[attr-defined]
         found |= {
