@@ -398,13 +398,13 @@ def test_models_inside_the_package_by_their_names(stars, monkeypatch, capsys):
         assert f"{kind} v1" in str(fits.getheader("n.fits", 1)) + str(fits.getheader("n.fits"))
 
 
-def test_training_the_reference(here, capsys):
+def test_training_the_reference(here, folder, capsys):
     text = 'architecture = "reference"\n' + TINY + "[reference]\niterations = 1\nbatch = 1\n"
     (here / "reference.toml").write_text(text)
     succeeds(["train", "reference.toml"])
     assert "use: stargap measure SPECTRA --model out/transfer.safetensors" in capsys.readouterr().out
     assert json.loads((here / "out/transfer.json").read_text())["iterations"] == 1
-    succeeds(["measure", "spectra/1.fits", "--model", "out/transfer.safetensors", "--workers", "1"])
+    succeeds(["measure", str(folder / "spec-0.fits"), "--model", "out/transfer.safetensors", "--workers", "1"])
     assert "out/transfer.safetensors was trained on simulated stars" in capsys.readouterr().out
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
-from stargap.mock.survey_files import write_survey
 
 import stargap
 from stargap.catalogue.precision import Precision
 from stargap.cli.main import main
 from stargap.errors import UsageError
 from stargap.measurement.models import load_transfer
+from stargap.mock.write import write_survey
 from stargap.pixels import PAPER, STARGAP
 from stargap.run.engine import run_survey
 from stargap.run.settings import SurveySettings
