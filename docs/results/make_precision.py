@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from stargap import __version__, measure
-from stargap.catalogue.precision import QUANTITIES, Precision, fit_precision, published_errors, systematic_error
+from stargap.catalogue.precision import QUANTITIES, Precision, fit_precision, published_errors
 from stargap.mock.instrument import CHUNK
 from stargap.mock.population import PLAIN
 from stargap.mock.survey import simulate_survey
@@ -43,6 +44,47 @@ quoted noise (`lamost_noise_factor`, `lamost_rv_floor`), which simulated spectra
 * *eq. 8*: over the paper's error, sqrt(repeat^2 + fit^2), against the truth and in its random part. Below 1: too large.
   Where the fit's error is right, the random part is 0.71, as the noise of the spectrum counts twice.
 """
+
+
+class Systematic(NamedTuple):
+    """What `systematic_error` returns: ``bias``, the median of ours - truth, and ``scatter`` beyond random errors."""
+
+    bias: float
+    scatter: float
+
+
+def systematic_error(delta: NDArray[np.float64], errors: NDArray[np.float64]) -> Systematic:
+    """Return what repeats cannot see: the bias of ours - truth and its robust scatter beyond the random errors.
+
+    The scatter is the one that makes (delta - bias) / sqrt(errors^2 + scatter^2) have a robust scatter of 1; 0 where
+    the random errors are enough. It is a number for a catalogue's description, and part of no ``e_`` column.
+
+    Args:
+        delta: ours - truth ``(star,)``, the truth being that of a simulation or of better data; NaN where unknown.
+        errors: random errors of delta, ours and those of the truth in quadrature.
+
+    Raises:
+        ValueError: fewer than 10 finite pairs.
+
+    """
+    from scipy.optimize import brentq
+
+    difference, error = np.broadcast_arrays(np.asarray(delta, dtype=float), np.asarray(errors, dtype=float))
+    known = np.isfinite(difference) & (error >= 0) & np.isfinite(error)
+    if known.sum() < 10:
+        message = f"{known.sum()} stars have a difference and an error; give at least 10"
+        raise ValueError(message)
+    difference, error = difference[known], error[known]
+    bias = float(np.median(difference))
+    centred = np.abs(difference - bias)
+
+    def excess(scatter: float) -> float:
+        total = np.maximum(np.hypot(error, scatter), 1e-300)
+        return 1.4826 * float(np.median(centred / total)) - 1.0
+
+    if excess(0.0) <= 0:
+        return Systematic(bias, 0.0)
+    return Systematic(bias, float(brentq(excess, 0.0, 2.0 * 1.4826 * float(np.median(centred)))))
 
 
 def main() -> None:

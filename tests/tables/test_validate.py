@@ -34,8 +34,9 @@ def good(schema, rows=5):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=list(SCHEMAS))
-@pytest.mark.parametrize("rows", [0, 1, 5])
+@pytest.mark.parametrize(
+    ("schema", "rows"), [(CATALOGUE, 0), (STARS, 1), *((schema, 5) for schema in SCHEMAS.values())]
+)
 def test_what_is_written_is_valid(tmp_path, suffix, schema, rows):
     path = tmp_path / f"t{suffix}"
     write_table(good(schema, rows), path, schema=schema, provenance={"creator": "stargap"})

@@ -133,7 +133,7 @@ class _Galaxy:
 
 @cache
 def _galaxy() -> _Galaxy:
-    """Import galpy under a configuration of its own: else it asks PyPI for news and writes into the user's home."""
+    """Import galpy with a temporary configuration: otherwise it asks PyPI for news and writes into the user's home."""
     with (
         TemporaryDirectory() as home,
         warnings.catch_warnings(),

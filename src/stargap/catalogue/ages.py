@@ -82,7 +82,7 @@ class AgeSummary(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Ages:
-    """What `kinematic_ages` returns; one row a spectrum.
+    """What `kinematic_ages` returns; one row per spectrum.
 
     ``columns``: ln_jz and its error e_ln_jz (Jz in kpc km/s), age_flags (int64), and for each calibration the four of
     `AgeSummary`, such as age_rgb_mean (Gyr); NaN where a flag says why. ``aged``, the rows with an age; ``young``, how
@@ -137,6 +137,8 @@ def age_summary(calibration: Calibration, ln_jz: ArrayLike) -> AgeSummary:
 
 
 def _summarise(calibration: Calibration, ln_jz: _Floats) -> _Floats:
+    from scipy.integrate import trapezoid  # np.trapezoid is of numpy 2
+
     middle = calibration.ln_jz(AGES)
     nearest = np.clip(ln_jz, middle[0], middle[-1])
     largest = (-((ln_jz - nearest) ** 2) / (2 * calibration.variance) - ln_jz).max(axis=1)[:, None]
@@ -147,8 +149,6 @@ def _summarise(calibration: Calibration, ln_jz: _Floats) -> _Floats:
     below = np.zeros_like(density)
     np.cumsum((density[:, 1:] + density[:, :-1]) * step / 2, axis=1, out=below[:, 1:])
     total = below[:, -1]
-    from scipy.integrate import trapezoid  # np.trapezoid is of numpy 2
-
     mean = trapezoid(density * AGES, dx=step, axis=1) / total
     return np.stack([mean, *(_quantile(below / total[:, None], share) for share in (0.5, 0.16, 0.84))])
 
@@ -215,7 +215,7 @@ def is_young(columns: Mapping[str, ArrayLike], calibration: str) -> NDArray[np.b
         array([ True, False, False])
     """
     mean, median = (np.asarray(columns[f"age_{calibration}_{what}"], dtype=float) for what in ("mean", "median"))
-    return np.fmin(mean, median) < YOUNG
+    return np.asarray(np.fmin(mean, median) < YOUNG)
 
 
 def _flags(star: Mapping[str, _Floats], error: Mapping[str, _Floats]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""From the table of a survey run to the catalogue: one row a spectrum, and one row a star."""
+"""From the table of a survey run to the catalogue: one row per spectrum, and one row per star."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class CatalogueSettings(Settings):
     cuts: CutSettings = CutSettings()
     """The cuts of the final catalogue (section 4)."""
     companions: dict[str, CompanionTable] = {}
-    """Catalogues of variable and binary candidates (section 4.5), each a table of its own name."""
+    """Catalogues of variable and binary candidates (section 4.5), each under its name."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def build_catalogue(
     (`stargap.survey.sample.read_counts`).
 
     A survey of any size is read and written part by part. What all spectra have to be compared in, identifiers, labels,
-    errors and flags, is held in memory: about 0.4 kB a spectrum.
+    errors and flags, is kept in memory: about 0.4 kB per spectrum.
 
     Without errors in `added`, ``e_rv``, ``e_teff``, ``e_logg`` and ``e_m_h`` are those of the fit.
 
@@ -116,8 +116,8 @@ def build_catalogue(
     names = _column_names(measured)
     extra = _added(added)
     known = ("spectrum_id", "gaia_source_id", "ra", "dec", "pmra", "pmdec")
-    wanted = dict.fromkeys([*known, *(name for name in CUT_COLUMNS if name in names)])
-    whole = read_columns(measured, list(wanted))
+    names_read = dict.fromkeys([*known, *(name for name in CUT_COLUMNS if name in names)])
+    whole = read_columns(measured, list(names_read))
     place = match_ids(whole["spectrum_id"], extra["spectrum_id"])
     for name in set(CUT_COLUMNS) & set(extra) - {"spectrum_id"}:
         whole[name] = _joined(extra[name], place)

@@ -147,8 +147,8 @@ def find_companions(
         flags[by_id | by_sky] |= bit
         flags[ambiguous] |= Companion.AMBIGUOUS
         one, two, unsure = (np.count_nonzero(part) for part in (by_id, by_sky, ambiguous))
-        told = f"{one:,} by identifier, {two:,} by position ({unsure:,} ambiguous)"
-        notes.append(f"{name}: {one + two:,} of {rows:,} spectra, {told}")
+        counts = f"{one:,} by identifier, {two:,} by position ({unsure:,} ambiguous)"
+        notes.append(f"{name}: {one + two:,} of {rows:,} spectra, {counts}")
     return Companions(flags, tuple(notes))
 
 
@@ -176,7 +176,7 @@ def _look_up(
 
 
 def _moved(place: Mapping[str, _Floats], years: float) -> tuple[_Floats, _Floats]:
-    """Return positions (deg) after some years along great circles; unmoved where the proper motion is null."""
+    """Return positions (deg) after some years along great circles; as given where the proper motion is null."""
     with np.errstate(invalid="ignore"):
         ra, dec = np.radians(place["ra"]), np.radians(place["dec"])
         east, north = (np.radians(np.nan_to_num(place[name]) * years / 3.6e6) for name in ("pmra", "pmdec"))

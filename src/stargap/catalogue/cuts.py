@@ -156,8 +156,8 @@ def _outliers(errors: _Floats, snr: _Floats, population: _Bools, settings: CutSe
     """Return which errors are too large, and which cannot be judged."""
     unknown = np.isnan(errors)
     if settings.errors == "paper":
-        some = np.sort(errors[population & ~unknown])  # the order of rows must not matter, to the last digit
-        limit = some.mean() + settings.error_sigmas * some.std() if len(some) else np.inf
+        known_errors = np.sort(errors[population & ~unknown])  # the order of rows must not matter, to the last digit
+        limit = known_errors.mean() + settings.error_sigmas * known_errors.std() if len(known_errors) else np.inf
         return errors > limit, unknown
     unknown = unknown | np.isnan(snr)
     with np.errstate(divide="ignore", invalid="ignore"):

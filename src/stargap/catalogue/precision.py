@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,8 +16,8 @@ from stargap.flags import PrecisionFlag
 from stargap.tables.columns import INT_NULL
 from stargap.tables.nulls import equal_columns, numbers, whole_ids
 
-__all__ = ["BinScatter", "ErrorModel", "Precision", "Systematic",
-           "fit_precision", "published_errors", "systematic_error"]  # fmt: skip
+__all__ = ["BinScatter", "ErrorModel", "Precision", "fit_precision",
+           "published_errors"]  # fmt: skip
 
 _Floats = NDArray[np.float64]
 _Bools = NDArray[np.bool_]
@@ -113,13 +113,6 @@ class Precision(_Frozen):
     errors: dict[str, ErrorModel]
 
 
-class Systematic(NamedTuple):
-    """What `systematic_error` returns: ``bias``, the median of ours - truth, and ``scatter`` beyond random errors."""
-
-    bias: float
-    scatter: float
-
-
 def fit_precision(
     columns: Mapping[str, ArrayLike],
     *,
@@ -136,7 +129,7 @@ def fit_precision(
     s_i = a / x + b, once for the calibrated errors of `ErrorModel`. Both are fitted by least squares to the scatter in
     3 to 12 bins of equal numbers of spectra. The core of the errors is what is fitted: tails are as heavy as they are.
 
-    What spectra of one star share, such as a model that is wrong for its type, does not show: see `systematic_error`.
+    What spectra of one star share, such as a model that is wrong for its type, does not show in repeats.
     Fewer than 100 repeats give a model that says so and leaves errors as they are.
 
     Args:
@@ -179,7 +172,7 @@ def fit_precision(
 
 
 def published_errors(model: Precision, columns: Mapping[str, ArrayLike], *, snr: str = "snr_r") -> dict[str, Any]:
-    """Return the errors of a catalogue, its terms apart, and flags; no other column is read or changed.
+    """Return the errors of a catalogue, their terms, and flags; no other column is read or changed.
 
     For each quantity of the model, such as teff: ``e_teff``, calibrated; ``e_teff_fit``, as given; ``e_teff_repeat``,
     a / x + b; ``e_teff_paper`` = sqrt(e_teff_repeat^2 + e_teff_fit^2), the paper's eq. 8, which counts the noise of
@@ -217,45 +210,6 @@ def published_errors(model: Precision, columns: Mapping[str, ArrayLike], *, snr:
             outside = (signal < one.snr_range[0]) | (signal > one.snr_range[1])
             flags |= np.where(outside, int(PrecisionFlag.OUTSIDE_SNR), 0)
     return table | {"precision_flags": flags}
-
-
-def systematic_error(delta: ArrayLike, errors: ArrayLike) -> Systematic:
-    """Return what repeats cannot see: the bias of ours - truth and its robust scatter beyond the random errors.
-
-    The scatter is the one that makes (delta - bias) / sqrt(errors^2 + scatter^2) have a robust scatter of 1; 0 where
-    the random errors are enough. It is a number for a catalogue's description, and part of no ``e_`` column.
-
-    Args:
-        delta: ours - truth ``(star,)``, the truth being that of a simulation or of better data; NaN where unknown.
-        errors: random errors of delta, ours and those of the truth in quadrature.
-
-    Raises:
-        UsageError: fewer than 10 finite pairs.
-
-    Example:
-        >>> delta = np.random.default_rng(0).normal(7.0, 5.0, 4000)
-        >>> found = systematic_error(delta, np.full(4000, 4.0))
-        >>> round(found.bias), round(found.scatter)
-        (7, 3)
-    """
-    from scipy.optimize import brentq
-
-    difference, error = np.broadcast_arrays(np.asarray(delta, dtype=float), np.asarray(errors, dtype=float))
-    known = np.isfinite(difference) & (error >= 0) & np.isfinite(error)
-    if known.sum() < 10:
-        message = f"{known.sum()} stars have a difference and an error; give at least 10"
-        raise UsageError(message)
-    difference, error = difference[known], error[known]
-    bias = float(np.median(difference))
-    centred = np.abs(difference - bias)
-
-    def excess(scatter: float) -> float:
-        total = np.maximum(np.hypot(error, scatter), 1e-300)
-        return 1.4826 * float(np.median(centred / total)) - 1.0
-
-    if excess(0.0) <= 0:
-        return Systematic(bias, 0.0)
-    return Systematic(bias, float(brentq(excess, 0.0, 2.0 * 1.4826 * float(np.median(centred)))))
 
 
 def _ordinary(values: _Floats) -> _Bools:

@@ -26,8 +26,8 @@ __all__ = ["Format", "paper_table", "write_catalogue"]
 Format = Literal["fits", "fits.gz", "csv", "vot", "ecsv", "cds"]
 
 _TABLES = {
-    "spectra": (CATALOGUE, "One row a spectrum, nothing left out"),
-    "stars": (STARS, "One row a star, its spectra combined"),
+    "spectra": (CATALOGUE, "One row per spectrum, nothing left out"),
+    "stars": (STARS, "One row per star, its spectra combined"),
 }
 _DESCRIPTION = """Radial velocities, effective temperatures, surface gravities, metallicities, spectral subtypes and
 H-alpha emission of M dwarfs, measured on low-resolution spectra with synthetic spectra brought to the observed domain.
@@ -126,8 +126,8 @@ def write_catalogue(folder: str | Path, *, formats: Sequence[Format] = ("fits",)
 
 def _write_cds(folder: Path, about: CatalogueSettings, provenance: Mapping[str, str]) -> list[Path]:
     tables = [
-        write_fixed_width(folder / f"{name}.parquet", folder / f"{name}.dat", schema=schema, about=told)
-        for name, (schema, told) in _TABLES.items()
+        write_fixed_width(folder / f"{name}.parquet", folder / f"{name}.dat", schema=schema, about=about_table)
+        for name, (schema, about_table) in _TABLES.items()
     ]
     shown = {name: provenance[name] for name in _SHOWN if name in provenance}
     shown |= {"licence": about.licence, "please cite": about.citation or "the survey, Gaia and this catalogue"}
@@ -140,10 +140,10 @@ def _write_cds(folder: Path, about: CatalogueSettings, provenance: Mapping[str, 
 def _readme(folder: Path, about: CatalogueSettings, provenance: Mapping[str, str]) -> str:
     lines = [f"# {about.title}", "", *([about.authors, ""] if about.authors else []), _DESCRIPTION.replace("\n", " ")]
     lines += ["", "## Files", "", "| file | rows | content |", "|---|---:|---|"]
-    for name, (_, told) in _TABLES.items():
+    for name, (_, about_table) in _TABLES.items():
         with open_parquet(folder / f"{name}.parquet") as file:
             rows = file.metadata.num_rows
-        lines.append(f"| `{name}.*` | {rows:,} | {told} |")
+        lines.append(f"| `{name}.*` | {rows:,} | {about_table} |")
     lines += [
         "",
         "Each table is there as Parquet, and in the formats that were asked for, with the same columns; units, UCDs",

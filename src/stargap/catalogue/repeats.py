@@ -13,7 +13,7 @@ __all__ = ["LEAST_PULL", "MAD_ERROR", "PIVOT", "Bins", "Curve", "Repeats", "Scal
 _Floats = NDArray[np.float64]
 
 LEAST_SHARE = 0.05
-"""Part of its own variance that must be left in a spectrum's distance from its star's mean, for it to tell anything."""
+"""Least fraction of a spectrum's variance that its distance from the star's mean retains; the others do not count."""
 LEAST_PULL = 1e-9
 """Scatter of pulls below which values of a star do not differ at all, such as at a bound of the fit."""
 LEAST_IN_BIN = 10
@@ -64,7 +64,7 @@ class Repeats:
     star: NDArray[np.int64]
 
     def pulls(self, sigma: _Floats) -> tuple[_Floats, _Floats]:
-        """Return distances from the star's mean over their errors, and the part of its own variance left in each.
+        """Return distances from the star's mean over their errors, and the fraction of the variance that each retains.
 
         Both ``(row,)`` and right if sigma is; the pull is NaN where that part is too little.
         """
@@ -91,15 +91,15 @@ class Bins:
     def scatter(self, sigma: _Floats) -> tuple[_Floats, _Floats]:
         """Return robust scatter of pulls in each bin, and its relative error.
 
-        A bin whose spectra tell nothing, because other spectra of their stars are far worse, has 1 and a huge error.
+        A bin without informative spectra, because other spectra of their stars are far worse, has 1 and a huge error.
         """
         pull, left = self.data.pulls(sigma)
         spread, informed = np.ones(len(self.rows)), np.full(len(self.rows), 1e-6)
         for number, rows in enumerate(self.rows):
-            told = rows[np.isfinite(pull[rows])]
-            if len(told) >= LEAST_IN_BIN:
-                spread[number] = 1.4826 * np.median(np.abs(pull[told]))
-                informed[number] = left[told].sum()
+            informative = rows[np.isfinite(pull[rows])]
+            if len(informative) >= LEAST_IN_BIN:
+                spread[number] = 1.4826 * np.median(np.abs(pull[informative]))
+                informed[number] = left[informative].sum()
         return np.maximum(spread, LEAST_PULL), MAD_ERROR / np.sqrt(informed)
 
 
@@ -131,7 +131,7 @@ def fit_scale(data: Repeats, bins: Bins) -> Scale:
     def calibrated(parameters: _Floats) -> _Floats:
         floor, *powers = parameters - 1.0  # so that steps of 2 % are coarser than the steps of a median
         scale = start * np.exp(np.polynomial.polynomial.polyval(signal, powers))
-        return np.sqrt((scale * data.error) ** 2 + floor * usual**2)
+        return np.asarray(np.sqrt((scale * data.error) ** 2 + floor * usual**2))
 
     def residuals(parameters: _Floats) -> _Floats:
         pull, relative = bins.scatter(calibrated(parameters))

@@ -31,15 +31,15 @@ _NEEDED = [column.name for column in CATALOGUE if column.name in {star.name for 
 def star_numbers(gaia_source_id: ArrayLike) -> tuple[NDArray[np.int64], int]:
     """Return for each spectrum ``(row,)`` the number of its star, in order of appearance, and how many stars there are.
 
-    Spectra with the same Gaia identifier are of one star; each without one (-9999) is a star of its own.
+    Spectra with the same Gaia identifier are of one star; each without one (-9999) is a star by itself.
 
     Example:
         >>> star_numbers([7, -9999, 7, 5, -9999])
         (array([0, 1, 0, 2, 3]), 4)
     """
     ids = np.asarray(gaia_source_id, dtype=np.int64)
-    own = np.where(ids == INT_NULL, INT_NULL - 1 - np.arange(len(ids)), ids)
-    _, first, star = np.unique(own, return_index=True, return_inverse=True)
+    identity = np.where(ids == INT_NULL, INT_NULL - 1 - np.arange(len(ids)), ids)
+    _, first, star = np.unique(identity, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[star], len(first)
@@ -96,9 +96,9 @@ def combine_spectra(columns: Mapping[str, NDArray[Any]], star: NDArray[np.int64]
     table["activity"] = np.where(np.isnan(width), INT_NULL, width > _ACTIVE_EW)
     sure = width - 3 * error
     table["activity_3sigma"] = np.where(np.isnan(sure), INT_NULL, sure > _ACTIVE_EW)
-    told = chosen | ~groups.any(chosen)
+    counted = chosen | ~groups.any(chosen)
     for name in _BITS:
-        bits = np.where(told, given[name].astype(np.int64), 0)
+        bits = np.where(counted, given[name].astype(np.int64), 0)
         table[name] = np.bitwise_or.reduceat(bits, groups.first) if len(bits) else bits
     table["in_final_catalogue"] = groups.total(final) > 0
     return {column.name: table[column.name] for column in STARS}
@@ -143,8 +143,8 @@ def _combined(
             result[f"e_{name}_sys"] = mean(given[f"e_{name}_sys"], share)
             every = (used & np.isfinite(value)).astype(float)
             size = groups.total(every)
-            apart = value - mean(value, every)[groups.star]
-            square = groups.total(np.where(every > 0, apart**2, 0.0))
+            deviation = value - mean(value, every)[groups.star]
+            square = groups.total(np.where(every > 0, deviation**2, 0.0))
             result[f"scatter_{name}"] = np.where(size > 1, np.sqrt(square / (size - 1)), np.nan)
     return result
 

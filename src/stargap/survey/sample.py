@@ -106,7 +106,7 @@ class CutCount(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """What `select` returns; one row a spectrum, in the order of the index.
+    """What `select` returns; one row per spectrum, in the order of the index.
 
     ``columns``, each ``(row,)``: spectrum_id and sample_flags (int64), in_sample (bool), gaia_source_id (int64, -9999
     without a source), gaia_separation (arcsec), m_g (mag) and those of `gaia.GAIA_COLUMNS`, NaN where unknown.
@@ -159,7 +159,7 @@ def select(
 ) -> Sample:
     """Apply the cuts 1 to 3 of the paper's section 2.1 to spectra, each with three states: pass, fail and unknown.
 
-    Spectra are joined with Gaia by `gaia.join_gaia`; repeated spectra of a star are rows of their own.
+    Spectra are joined with Gaia by `gaia.join_gaia`; each of the repeated spectra of a star has its row.
 
     Args:
         index: columns ``(row,)``: spectrum_id, and where there are any object_class, subclass, snr_r, snr_i,
@@ -229,8 +229,8 @@ def _classes(columns: Mapping[str, NDArray[Any]], rows: int, accepted: tuple[str
     blank = [""] * rows
     words = [columns[name].tolist() if name in columns else blank for name in ("object_class", "subclass")]
     pairs = list(zip(*words, strict=True))
-    told = {pair: is_m_dwarf(pair[0], pair[1], accepted) for pair in set(pairs)}
-    states = {pair: -1 if state is None else int(state) for pair, state in told.items()}
+    verdicts = {pair: is_m_dwarf(pair[0], pair[1], accepted) for pair in set(pairs)}
+    states = {pair: -1 if state is None else int(state) for pair, state in verdicts.items()}
     return np.fromiter((states[pair] for pair in pairs), dtype=np.int8, count=rows)
 
 

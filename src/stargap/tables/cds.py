@@ -48,7 +48,7 @@ def write_fixed_width(source: str | Path, path: str | Path, *, schema: Sequence[
 
     Floats have the decimals of their column and lose what is beyond; booleans are 0 or 1; nulls are blank; text is
     ASCII, escaped as in FITS. The package cdspyreadme does the same in half an hour for a million rows of the
-    catalogue, with units and descriptions of its own.
+    catalogue, with other units and descriptions.
 
     Args:
         source: Parquet table as `write_parts` makes it.
@@ -164,8 +164,8 @@ def _byte_by_byte(table: FixedTable) -> list[str]:
         limits = f"[{_end(column, 0)}/{_end(column, 1)}]" if _end(column, 0) + _end(column, 1) else ""
         note = f" ({notes.index(column.name) + 1})" if column.name in notes else ""
         start = f"{place}  {form:<6} {_UNITS.get(column.unit, column.unit):<{wide}} {column.name:<{size}}  "
-        told = f"{limits}{'?' if nulls else ''} {column.description}{note}".strip()
-        wrapped = textwrap.wrap(told, 80 - len(start), break_long_words=False)
+        explanation = f"{limits}{'?' if nulls else ''} {column.description}{note}".strip()
+        wrapped = textwrap.wrap(explanation, 80 - len(start), break_long_words=False)
         lines.append(start + wrapped[0])
         lines += [" " * len(start) + more for more in wrapped[1:]]
     lines.append(_LINE)

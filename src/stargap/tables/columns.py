@@ -145,7 +145,7 @@ PHOTOMETRY: tuple[Column, ...] = (
     Column("gaia_source_id", "int64", "", "meta.id;src", "Gaia DR3 source identifier"),
     *PHOTOMETRIC,
 )
-"""The columns of the table that ``stargap photometry`` writes, one row a source."""
+"""The columns of the table that ``stargap photometry`` writes, one row per source."""
 
 SURVEY: tuple[Column, ...] = (
     *MEASURED,
@@ -191,7 +191,7 @@ SURVEY: tuple[Column, ...] = (
     Column("cluster", "int64", "", "meta.id", "Cluster of the cleaning that the spectrum belongs to"),
     Column("clean_flags", "int64", "", "meta.code.qual", "Bit mask of the cleaning: why it rejects the spectrum"),
 )
-"""The columns of a survey run's table, one row a spectrum, in order."""
+"""The columns of a survey run's table, one row per spectrum, in order."""
 
 
 _BY_NAME = {column.name: column for column in SURVEY}
@@ -271,7 +271,7 @@ CATALOGUE: tuple[Column, ...] = (
     *_some("release"),
     Column("version", "str", "", "meta.version", "Versions of stargap and of the model that gave the labels"),
 )
-"""The columns of the catalogue, one row a spectrum, in order."""
+"""The columns of the catalogue, one row per spectrum, in order."""
 
 
 def _of_star(name: str) -> tuple[Column, ...]:
@@ -311,7 +311,7 @@ STARS: tuple[Column, ...] = (
     _IN_FINAL,
     CATALOGUE[-1],
 )
-"""The columns of the catalogue of stars, one row a star, in order."""
+"""The columns of the catalogue of stars, one row per star, in order."""
 
 
 _TABLE_1 = """ID obsid RA Dec SNRr SNRi Subclass SpT Gmag BPmag RPmag Plx e_Plx RUWE
@@ -329,7 +329,7 @@ PAPER: tuple[Column, ...] = _paper()
 
 
 def columns_table(schema: Sequence[Column] = MEASURED) -> str:
-    """Return the schema as a Markdown table, one line a column; the documentation is made from it.
+    """Return the schema as a Markdown table, one line per column; the documentation is made from it.
 
     Example:
         >>> print(columns_table([Column("snr_r", "float32", "", "stat.snr;em.opt.R", "S/N in r", (0, 1e6), "SNRr")]))

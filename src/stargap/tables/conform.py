@@ -1,4 +1,4 @@
-"""Tables held to their schema: columns made to fit it, or every violation listed."""
+"""Tables and their schema: columns are made to fit it, or every violation is listed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def conform(columns: Mapping[str, ArrayLike], *, schema: Sequence[Column] = MEAS
     characters and undecodable bytes of file names become backslash escapes: no table format carries them.
 
     Args:
-        columns: one array ``(row,)`` a column; bool, int, float or text, None allowed in lists.
+        columns: one array ``(row,)`` per column; bool, int, float or text, None allowed in lists.
 
     Raises:
         UsageError: columns are missing, unknown, of unequal lengths, or do not fit their dtype without loss.
@@ -144,7 +144,7 @@ def _conform_one(column: Column, values: ArrayLike) -> NDArray[Any]:
     else:
         array = np.asarray(values, dtype=object if column.dtype == "str" else None)
     if array.ndim != 1:
-        message = f"column {column.name!r}: one value a row expected, got an array of shape {array.shape}"
+        message = f"column {column.name!r}: one value per row expected, got an array of shape {array.shape}"
         raise UsageError(message)
     if array.size == 0:
         return np.empty(0, dtype=object if column.dtype == "str" else column.dtype)

@@ -56,7 +56,7 @@ def match_ids(ids: ArrayLike, table_ids: ArrayLike) -> _Rows:
         Traceback (most recent call last):
         stargap.errors.UsageError: 1 of 3 ids of the table repeat, such as 7; keep one row of each
     """
-    wanted, there = whole_ids(ids), whole_ids(table_ids, "ids of the table")
+    requested, there = whole_ids(ids), whole_ids(table_ids, "ids of the table")
     order = np.argsort(there, kind="stable")
     ordered = there[order]
     same = (ordered[1:] == ordered[:-1]) & (ordered[1:] != INT_NULL)
@@ -65,9 +65,9 @@ def match_ids(ids: ArrayLike, table_ids: ArrayLike) -> _Rows:
         message += "keep one row of each"
         raise UsageError(message)
     if not len(there):
-        return np.full(len(wanted), -1, dtype=np.int64)
-    place = np.minimum(np.searchsorted(ordered, wanted), len(there) - 1)
-    found = (ordered[place] == wanted) & (wanted != INT_NULL)
+        return np.full(len(requested), -1, dtype=np.int64)
+    place = np.minimum(np.searchsorted(ordered, requested), len(there) - 1)
+    found = (ordered[place] == requested) & (requested != INT_NULL)
     return np.where(found, order[place], -1)
 
 
@@ -128,14 +128,14 @@ def match_sky(
     rows = np.full(len(points.units), -1, dtype=np.int64)
     separation, ambiguous = np.full(len(rows), np.nan), np.zeros(len(rows), dtype=bool)
     for ours, theirs in _candidates(points, stars, radius_arcsec, earliest):
-        apart = _separate(points, stars, ours, theirs, earliest)
-        near = apart <= radius_arcsec
-        ours, theirs, apart = ours[near], theirs[near], apart[near]
-        order = np.lexsort((theirs, apart, ours))
-        ours, theirs, apart = ours[order], theirs[order], apart[order]
+        angle = _separate(points, stars, ours, theirs, earliest)
+        near = angle <= radius_arcsec
+        ours, theirs, angle = ours[near], theirs[near], angle[near]
+        order = np.lexsort((theirs, angle, ours))
+        ours, theirs, angle = ours[order], theirs[order], angle[order]
         first = np.ones(len(ours), dtype=bool)
         first[1:] = ours[1:] != ours[:-1]
-        rows[ours[first]], separation[ours[first]] = theirs[first], apart[first]
+        rows[ours[first]], separation[ours[first]] = theirs[first], angle[first]
         ambiguous[ours[~first]] = True
     return SkyMatch(rows, separation, ambiguous)
 

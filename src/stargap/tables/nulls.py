@@ -94,8 +94,8 @@ def equal_columns(
 _UNITS: Final = {column.name: column.unit for column in CATALOGUE if column.unit}
 
 
-def converted(values: NDArray[Any], stated: str, wanted: str, what: str) -> NDArray[Any]:
-    """Return a column in the unit that is wanted, from the one that a file or an array states.
+def converted(values: NDArray[Any], stated: str, target: str, what: str) -> NDArray[Any]:
+    """Return a column in the target unit, from the one that a file or an array states.
 
     Where no unit is stated, or one that astropy does not know, the values are taken as they are.
 
@@ -108,22 +108,22 @@ def converted(values: NDArray[Any], stated: str, wanted: str, what: str) -> NDAr
     """
     from astropy import units
 
-    if values.dtype.kind not in "fiu" or not wanted or stated.strip() in ("", wanted):
+    if values.dtype.kind not in "fiu" or not target or stated.strip() in ("", target):
         return values
     try:
         unit = units.Unit(stated.strip())
     except ValueError:
         return values
-    if unit == units.Unit(wanted) or unit == units.dimensionless_unscaled:
+    if unit == units.Unit(target) or unit == units.dimensionless_unscaled:
         return values
     try:
         if not isinstance(unit, units.UnitBase):  # such as dex(K): not a factor
             raise units.UnitConversionError
-        factor = unit.to(units.Unit(wanted))
+        factor = unit.to(units.Unit(target))
     except units.UnitConversionError:
-        message = f"{what}: its unit is {stated}, which cannot be converted to {wanted}"
+        message = f"{what}: its unit is {stated}, which cannot be converted to {target}"
         raise UsageError(message) from None
-    return numbers({what: values}, what, len(values)) * factor
+    return np.asarray(numbers({what: values}, what, len(values)) * factor)
 
 
 def numbers(columns: Mapping[str, NDArray[Any]], name: str, rows: int) -> FloatColumn:

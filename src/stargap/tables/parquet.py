@@ -1,4 +1,4 @@
-"""Parquet: tables with all that the schema says, part by part; every page carries its checksum and is held to it."""
+"""Parquet: tables with all that the schema says, part by part; every page carries a checksum, which is verified."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parquet_writer(file: BinaryIO | Path, schema: Any) -> Any:
 
 @contextmanager
 def open_parquet(path: str | Path) -> Iterator[Any]:
-    """Open a Parquet file (pyarrow's ParquetFile) whose pages are held to their checksums when they are read.
+    """Open a Parquet file (pyarrow's ParquetFile) whose pages are compared with their checksums when they are read.
 
     Raises:
         UsageError: the file does not exist or is damaged, also where that is only found while it is read.

@@ -1,4 +1,4 @@
-"""Tables on the terminal: one line a spectrum, or all that is known of one, and what its flags mean."""
+"""Tables on the terminal: one line per spectrum, or all that is known of one, and what its flags mean."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _total(
     if f"{error}_sys" not in columns:
         return shown[error]
     given = np.asarray(columns[f"{error}_sys"], dtype=object)[:rows]
-    return np.hypot(shown[error], np.nan_to_num(np.array(given, dtype=float)))
+    return np.asarray(np.hypot(shown[error], np.nan_to_num(np.array(given, dtype=float))))
 
 
 def _numbers(values: NDArray[Any], errors: NDArray[Any] | None, digits: int) -> list[str]:
@@ -164,17 +164,17 @@ def _summary(flags: Mapping[str, NDArray[Any]], shown: int) -> list[str]:
     lines.append("1 spectrum" if rows == 1 else f"{rows} spectra")
     for column, masks in flags.items():
         known = masks[masks != INT_NULL]
-        told = "" if column == "flags" else f"{column} "
+        prefix = "" if column == "flags" else f"{column} "
         for bit in range(_MOST_BITS):
             count = np.count_nonzero(known >> bit & 1)
             if count:
                 name, sentence = bit_text(column, bit)
-                lines.append(f"  {count} × {told}{name}: {sentence}")
+                lines.append(f"  {count} × {prefix}{name}: {sentence}")
     return lines
 
 
 def print_rows(path: str | Path, ids: Sequence[str], *, console: Console | None = None) -> None:
-    """Print all that a table says of some spectra or stars, a line a column, with units and flags in words.
+    """Print all that a table says of some spectra or stars, one line per column, with units and flags in words.
 
     Args:
         path: a table of stargap, in any of its formats.
@@ -206,12 +206,12 @@ def print_rows(path: str | Path, ids: Sequence[str], *, console: Console | None 
 
     console = Console() if console is None else console
     identifiers = read_table(path, [], optional=_IDENTIFIERS)
-    wanted = [str(one).strip() for one in ids]
-    found = {one: [row for values in identifiers.values() for row in _rows_with(values, one)] for one in wanted}
-    rows = list(dict.fromkeys(row for one in wanted for row in sorted(found[one])))
+    requested = [str(one).strip() for one in ids]
+    found = {one: [row for values in identifiers.values() for row in _rows_with(values, one)] for one in requested}
+    rows = list(dict.fromkeys(row for one in requested for row in sorted(found[one])))
     read = read_table(path, rows=rows)
     schema = [column for column in schema_of(read, path) if column.name in read]
-    lacking = next((one for one in wanted if not found[one]), None)
+    lacking = next((one for one in requested if not found[one]), None)
     if lacking is not None:
         keys = ", ".join(column.name for column in schema if column.name in identifiers)
         message = f"{path}: no row has {lacking!r} as its {keys}"
@@ -230,8 +230,8 @@ def print_rows(path: str | Path, ids: Sequence[str], *, console: Console | None 
             lines.append(f"{column.name:<{longest}} {aligned} {column.unit:<{units}} {column.description}")
             if column.name in FLAG_COLUMNS:
                 start = " " * (longest + width + units + 5)
-                told = (bit_text(column.name, bit) for bit in set_bits(int(table[column.name][place])))
-                lines += [f"{start}{name}: {sentence}" for name, sentence in told]
+                bits = (bit_text(column.name, bit) for bit in set_bits(int(table[column.name][place])))
+                lines += [f"{start}{name}: {sentence}" for name, sentence in bits]
         nulls = [column.name for column, value in zip(schema, values, strict=True) if value == "–"]
         lines += [f"null: {', '.join(nulls)}"] if nulls else []
         for line in lines:
@@ -239,13 +239,13 @@ def print_rows(path: str | Path, ids: Sequence[str], *, console: Console | None 
             console.print(Text(text), soft_wrap=True)
 
 
-def _rows_with(values: NDArray[Any], wanted: str) -> list[int]:
+def _rows_with(values: NDArray[Any], requested: str) -> list[int]:
     """Return the rows of a column of identifiers whose value is spelled so; null is no identifier."""
     if values.dtype.kind == "O":
-        return np.flatnonzero(values == wanted).tolist() if wanted else []
-    whole = re.fullmatch(r"-?\d{1,19}", wanted)
-    number = int(wanted) if whole else INT_NULL
-    return [] if number == INT_NULL or str(number) != wanted else np.flatnonzero(values == number).tolist()
+        return np.flatnonzero(values == requested).tolist() if requested else []
+    whole = re.fullmatch(r"-?\d{1,19}", requested)
+    number = int(requested) if whole else INT_NULL
+    return [] if number == INT_NULL or str(number) != requested else np.flatnonzero(values == number).tolist()
 
 
 def _value(column: Column, value: Any) -> str:

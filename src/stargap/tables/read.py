@@ -164,17 +164,17 @@ def _head(path: Path) -> bytes:
 def _choose_source(
     path: Path, sources: Sequence[Source], columns: Sequence[str] | None, optional: Sequence[str]
 ) -> Source:
-    """Return the table that is meant: of those with the most columns asked for, the one that has rows."""
+    """Return the table that is meant: of those with the most requested columns, the one that has rows."""
     if not sources:
         message = f"{path}: holds no table"
         raise UsageError(message)
     if len(sources) == 1:
         return sources[0]
-    asked = {name.lower() for name in (*(columns or ()), *optional)}
-    shared = [len(asked & {name.lower() for name in source.fields}) for source in sources]
+    requested = {name.lower() for name in (*(columns or ()), *optional)}
+    shared = [len(requested & {name.lower() for name in source.fields}) for source in sources]
     best = [source for source, count in zip(sources, shared, strict=True) if count == max(shared)]
     filled = [source for source in best if source.rows]
-    if len(filled) > 1 and asked and max(shared):
+    if len(filled) > 1 and requested and max(shared):
         titles = " and ".join(f"{source.title} ({source.rows:,} rows)" for source in filled[:3])
         message = f"{path}: {titles} have these columns; write the one that is meant to a file of its own"
         raise UsageError(message)
@@ -182,7 +182,7 @@ def _choose_source(
 
 
 def _choose(path: Path, source: Source, columns: Sequence[str] | None, optional: Sequence[str]) -> dict[str, str]:
-    """Return ``{name asked for: name in the file}``."""
+    """Return ``{requested name: name in the file}``."""
     if columns is None:
         return {name: name for name, field in source.fields.items() if field.single}
     folded: dict[str, str] = {}
@@ -198,6 +198,6 @@ def _choose(path: Path, source: Source, columns: Sequence[str] | None, optional:
         raise UsageError(message)
     for name in columns:
         if not source.fields[found[name]].single:
-            message = f"{path}: column {found[name]!r} holds arrays, not one value a row"
+            message = f"{path}: column {found[name]!r} holds arrays, not one value per row"
             raise UsageError(message)
     return {name: there for name, there in found.items() if there and source.fields[there].single}

@@ -19,7 +19,7 @@ __all__ = ["Field", "Source", "is_packed", "plain", "refuse_bomb", "unpacked"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _LEAST_BOUND, _MOST_RATIO = 1 << 28, 200
-"""Bytes that any gzip file may unpack to, and times its own size that a larger one may: tables pack 3 to 20 times."""
+"""A gzip file may unpack to this many bytes, a larger one to this many times its size; tables pack 3 to 20 times."""
 
 
 class Field(NamedTuple):

@@ -1,4 +1,4 @@
-"""Any table file of stargap held against its schema: names, types, units, UCDs, nulls, ranges, identifiers and bits."""
+"""Table files of stargap compared with their schema: names, types, units, UCDs, nulls, ranges, identifiers and bits."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ def _stated_otherwise(schema: Sequence[Column], fields: Mapping[str, Field]) -> 
 
 
 def _order(schema: Sequence[Column], names: Sequence[str]) -> list[str]:
-    wanted = [column.name for column in schema if column.name in names]
-    given = [name for name in names if name in wanted]
-    place = next((at for at, (one, other) in enumerate(zip(wanted, given, strict=True)) if one != other), None)
-    return [] if place is None else [f"columns out of order: {given[place]!r} stands where {wanted[place]!r} should"]
+    expected = [column.name for column in schema if column.name in names]
+    given = [name for name in names if name in expected]
+    place = next((at for at, (one, other) in enumerate(zip(expected, given, strict=True)) if one != other), None)
+    return [] if place is None else [f"columns out of order: {given[place]!r} stands where {expected[place]!r} should"]
 
 
 def _bits(table: Mapping[str, NDArray[Any]], schema: Sequence[Column]) -> list[str]:

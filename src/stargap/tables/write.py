@@ -86,7 +86,7 @@ def write_table(
     ``0.1nm``, as its standard asks.
 
     Args:
-        columns: one array ``(row,)`` a column, as :func:`stargap.tables.conform.conform` takes them.
+        columns: one array ``(row,)`` per column, as :func:`stargap.tables.conform.conform` takes them.
         path: file to write, in a folder that exists.
         provenance: names and values kept with the table, such as version, settings and model hash.
 

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from stargap.pixels import STARGAP, WINDOWS
 from stargap.survey.cleaning.rules import QUIET, CleaningSettings
 
-__all__ = ["BIN", "BIN_CENTRES", "NATIVE", "QUIET_BINS", "ROWS", "Features", "Shard", "bin_spectra", "read_blocks"]
+__all__ = [
+    "BIN",
+    "BIN_CENTRES",
+    "NATIVE",
+    "QUIET_BINS",
+    "ROWS",
+    "Features",
+    "SpectraPart",
+    "bin_spectra",
+    "read_blocks",
+]
 
 LARGEST = 1e4
 """Normalised flux beyond which a pixel is bad, whatever its mask says."""
@@ -50,7 +60,7 @@ BIN_CENTRES, STARTS, QUIET_BINS = _bins()
 """Centres of the bins (A)."""
 
 
-class Shard(Protocol):
+class SpectraPart(Protocol):
     """Prepared spectra, ``(star, pixel)`` on ``STARGAP.wavelength``, in memory or mapped: `PreparedSpectra` is one."""
 
     @property
@@ -88,7 +98,7 @@ class Features:
     def rough(self, rows: NDArray[np.int64], settings: CleaningSettings) -> NDArray[np.float32]:
         """Return the scatter of pixels within quiet bins that noise does not explain ``(row,)``."""
         excess = self.inside[rows] - (settings.noise_factor or 1.0) ** 2 * self.expected[rows]
-        return np.sqrt(excess.clip(0))
+        return np.asarray(np.sqrt(excess.clip(0)))
 
     def noise_factor(self) -> float:
         """Return the noise of neighbouring quiet bins over what their errors say, at least 1."""
@@ -105,39 +115,39 @@ class Features:
         return float(np.clip(np.median(every) / MEDIAN_OF_NORMAL, 1.0, 10.0)) if every.size else 1.0
 
 
-def read_blocks(shards: Sequence[Shard]) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]]:
+def read_blocks(parts: Sequence[SpectraPart]) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]]:
     """Yield flux, sigma and good of a few hundred spectra at a time, in order."""
-    for shard in shards:
-        for first in range(0, len(shard.flux), READ):
+    for part in parts:
+        for first in range(0, len(part.flux), READ):
             rows = slice(first, first + READ)
-            yield np.asarray(shard.flux[rows]), np.asarray(shard.sigma[rows]), np.asarray(shard.good[rows])
+            yield np.asarray(part.flux[rows]), np.asarray(part.sigma[rows]), np.asarray(part.good[rows])
 
 
-def bin_spectra(shards: Sequence[Shard]) -> Features:
+def bin_spectra(parts: Sequence[SpectraPart]) -> Features:
     """Average spectra in bins; a bin needs half of its pixels, and pixels that are not finite are bad.
 
     Each row is summed by itself, so that the result does not depend on how many are read at a time.
 
     Args:
-        shards: prepared spectra, in order; read once.
+        parts: prepared spectra, in order; read once.
     """
     pixels = (STARTS[:, None] + np.arange(BIN)).ravel()
     place = np.arange(BIN) - (BIN - 1) / 2
-    count, bins = sum(len(shard.flux) for shard in shards), STARTS.size
+    count, bins = sum(len(part.flux) for part in parts), STARTS.size
     depth, error = np.empty((2, count, bins), dtype=np.float16)
     within, expected = np.empty((2, count), dtype=np.float32)
     first = 0
-    for flux, sigma, good in read_blocks(shards):
+    for flux, sigma, good in read_blocks(parts):
         rows = slice(first, first + len(flux))
         first += len(flux)
         shape = (len(flux), bins, BIN)
-        value, own, use = (array[:, pixels].reshape(shape) for array in (flux, sigma, good))
-        use = use & np.isfinite(value) & np.isfinite(own) & (own > 0) & (np.abs(value) < LARGEST)
+        value, pixel_error, use = (array[:, pixels].reshape(shape) for array in (flux, sigma, good))
+        use = use & np.isfinite(value) & np.isfinite(pixel_error) & (pixel_error > 0) & (np.abs(value) < LARGEST)
         number = use.sum(axis=2)
         enough = number >= BIN // 2
         number = np.maximum(number, 1)
         mean = np.where(use, value, 0).sum(axis=2, dtype=np.float64) / number
-        noise = (np.where(use, own, 0).astype(np.float64) ** 2).sum(axis=2) / number
+        noise = (np.where(use, pixel_error, 0).astype(np.float64) ** 2).sum(axis=2) / number
         rest = np.where(use, value - mean[:, :, None], 0)
         slope = (rest * place).sum(axis=2) / np.maximum((use * place**2).sum(axis=2), 1)
         inside = (np.where(use, rest - slope[:, :, None] * place, 0) ** 2).sum(axis=2) / number

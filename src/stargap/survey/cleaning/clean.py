@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stargap.flags import Clean
 from stargap.pixels import STARGAP
-from stargap.survey.cleaning.bins import BIN, BIN_CENTRES, NATIVE, QUIET_BINS, ROWS, Features, Shard, bin_spectra
+from stargap.survey.cleaning.bins import BIN, BIN_CENTRES, NATIVE, QUIET_BINS, ROWS, Features, SpectraPart, bin_spectra
 from stargap.survey.cleaning.rules import CleaningSettings, is_rejected
 
 __all__ = ["Cleaning", "Cluster", "clean"]
@@ -76,7 +76,7 @@ class Cleaning:
         return is_rejected(self.flags)
 
 
-def _alone(features: Features, settings: CleaningSettings) -> NDArray[np.int64]:
+def _flags_of_spectra(features: Features, settings: CleaningSettings) -> NDArray[np.int64]:
     """Flags of spectra that need no cluster to be rejected."""
     flags = np.zeros(len(features.depth), dtype=np.int64)
     for first in range(0, len(flags), ROWS):
@@ -84,21 +84,21 @@ def _alone(features: Features, settings: CleaningSettings) -> NDArray[np.int64]:
         seen = ~np.isnan(features.depth[rows])
         signal = (1 + features.depth[rows].astype(np.float32)) / features.sigma[rows].astype(np.float32)
         snr = np.zeros(len(seen))
-        some = seen.any(axis=1)
-        snr[some] = np.nanmedian(signal[some], axis=1) / np.sqrt(BIN / NATIVE)
+        covered = seen.any(axis=1)
+        snr[covered] = np.nanmedian(signal[covered], axis=1) / np.sqrt(BIN / NATIVE)
         left = BIN_CENTRES[seen.argmax(axis=1)] - STARGAP.start
         right = STARGAP.stop - BIN_CENTRES[::-1][seen[:, ::-1].argmax(axis=1)]
         for flag, where in (
             (Clean.FEW_PIXELS, seen.mean(axis=1) < max(settings.least_coverage, 1e-9)),
-            (Clean.MISSING_ARM, some & (np.maximum(left, right) > settings.longest_end)),
-            (Clean.NO_SIGNAL, some & (snr < settings.least_snr)),
+            (Clean.MISSING_ARM, covered & (np.maximum(left, right) > settings.longest_end)),
+            (Clean.NO_SIGNAL, covered & (snr < settings.least_snr)),
             (Clean.ROUGH, features.rough(np.arange(len(flags))[rows], settings) > settings.most_roughness),
         ):
             flags[rows][where] |= int(flag)
     return flags
 
 
-def clean(shards: Sequence[Shard], settings: CleaningSettings | None = None) -> Cleaning:
+def clean(parts: Sequence[SpectraPart], settings: CleaningSettings | None = None) -> Cleaning:
     """Find the spectra that are no usable M dwarfs, by rules against what M dwarfs are observed to be.
 
     Spectra are averaged in 146 bins of 15 A clear of excluded windows. Rejected one by one are those with too few good
@@ -111,11 +111,11 @@ def clean(shards: Sequence[Shard], settings: CleaningSettings | None = None) -> 
     clustered anew until no cluster is rejected, at most ``settings.rounds`` times. No rule looks at models or at
     labels, and H-alpha is in no bin: activity plays no part. Borderline clusters are kept.
 
-    Memory: about 700 bytes a spectrum and 0.15 GB, 0.9 GB for a million. The result depends neither on how the spectra
-    are cut into shards nor on how they are read.
+    Memory: about 700 bytes per spectrum and 0.15 GB, 0.9 GB for a million. The result depends neither on how the
+    spectra are cut into parts nor on how they are read.
 
     Args:
-        shards: prepared spectra, in order; read once.
+        parts: prepared spectra, in order; read once.
         settings: by default `CleaningSettings()`.
 
     Example:
@@ -126,11 +126,11 @@ def clean(shards: Sequence[Shard], settings: CleaningSettings | None = None) -> 
         ([True, True], 'too few good pixels to be judged')
     """
     settings = settings or CleaningSettings()
-    features = bin_spectra(shards)
+    features = bin_spectra(parts)
     if settings.noise_factor is None:
         settings = settings.model_copy(update={"noise_factor": features.noise_factor()})
     count = len(features.depth)
-    flags = _alone(features, settings)
+    flags = _flags_of_spectra(features, settings)
     cluster = np.full(count, -1, dtype=np.int64)
     distance = np.full(count, np.nan)
     kept: list[Cluster] = []
@@ -139,20 +139,20 @@ def clean(shards: Sequence[Shard], settings: CleaningSettings | None = None) -> 
         if active.size == 0:
             break
         centres = _centres(features, active, settings, number)
-        own, away = _assign(features, active, centres, settings)
-        found = _judge(features, active, own, away, centres, settings, number)
-        cluster[active] = np.array([one.number for one in found], dtype=np.int64)[own]
-        distance[active] = away
-        flags[active] = np.array([one.flags for one in found], dtype=np.int64)[own]
-        flags[active[away > settings.most_distance]] |= int(Clean.OUTLIER)
+        assigned, separation = _assign(features, active, centres, settings)
+        found = _judge(features, active, assigned, separation, centres, settings, number)
+        cluster[active] = np.array([one.number for one in found], dtype=np.int64)[assigned]
+        distance[active] = separation
+        flags[active] = np.array([one.flags for one in found], dtype=np.int64)[assigned]
+        flags[active[separation > settings.most_distance]] |= int(Clean.OUTLIER)
         gone = np.array([one.verdict == "rejected" for one in found])
         last = number == settings.rounds or not gone.any()
         kept += [one for one, out in zip(found, gone, strict=True) if out or last]
         if last:
             break
-        outlier = away > settings.most_distance
-        cluster[active[~gone[own] & outlier]] = -1  # of clusters that are made anew
-        active = active[~gone[own] & ~outlier]
+        outlier = separation > settings.most_distance
+        cluster[active[~gone[assigned] & outlier]] = -1  # of clusters that are made anew
+        active = active[~gone[assigned] & ~outlier]
     return Cleaning(cluster, flags, distance, tuple(kept), settings, _digest(settings, features, cluster, flags))
 
 
@@ -168,9 +168,9 @@ def _centres(
     depth, weight = features.rows(drawn, settings)
     depth = depth.clip(-REACH, REACH)
     distinct = np.unique(depth @ rng.standard_normal(depth.shape[1], dtype=np.float32)).size
-    wanted = min(settings.clusters, max(active.size // 4, 1), distinct)
+    count_of_clusters = min(settings.clusters, max(active.size // 4, 1), distinct)
     means = MiniBatchKMeans(
-        wanted,
+        count_of_clusters,
         random_state=settings.seed,
         batch_size=2048,
         n_init=3,
@@ -180,26 +180,26 @@ def _centres(
     with threadpool_limits(1):
         centres = means.fit(depth, sample_weight=weight.mean(axis=1) * settings.scatter**2).cluster_centers_
     for turn in range(TURNS):
-        own, _ = _assign(features, active, centres, settings)
-        size = np.bincount(own, minlength=len(centres))
+        assigned, _ = _assign(features, active, centres, settings)
+        size = np.bincount(assigned, minlength=len(centres))
         least = settings.least_share * active.size / len(centres) if turn in (0, TURNS - 2) else 1.0
         large = size >= min(least, size.max())
         if not large.all():
             centres = centres[large]
-            own, _ = _assign(features, active, centres, settings)
-        centres = _means(features, active, own, len(centres), settings)
-    own, _ = _assign(features, active, centres, settings)
-    return np.asarray(centres[np.argsort(-np.bincount(own, minlength=len(centres)), kind="stable")])
+            assigned, _ = _assign(features, active, centres, settings)
+        centres = _means(features, active, assigned, len(centres), settings)
+    assigned, _ = _assign(features, active, centres, settings)
+    return np.asarray(centres[np.argsort(-np.bincount(assigned, minlength=len(centres)), kind="stable")])
 
 
 def _means(
-    features: Features, active: NDArray[np.int64], own: NDArray[np.int64], count: int, settings: CleaningSettings
+    features: Features, active: NDArray[np.int64], assigned: NDArray[np.int64], count: int, settings: CleaningSettings
 ) -> NDArray[np.float32]:
     total, weights = np.zeros((2, count, BIN_CENTRES.size))
     for first in range(0, active.size, ROWS):
         depth, weight = features.rows(active[first : first + ROWS], settings)
         member = np.zeros((count, len(depth)), dtype=np.float32)
-        member[own[first : first + ROWS], np.arange(len(depth))] = 1
+        member[assigned[first : first + ROWS], np.arange(len(depth))] = 1
         total += member @ (weight * depth)
         weights += member @ weight
     return (total / np.maximum(weights, 1e-30)).astype(np.float32)
@@ -209,25 +209,25 @@ def _assign(
     features: Features, active: NDArray[np.int64], centres: NDArray[np.float32], settings: CleaningSettings
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the nearest centre of each spectrum and its distance from it."""
-    own, away = np.empty(active.size, dtype=np.int64), np.empty(active.size)
+    assigned, separation = np.empty(active.size, dtype=np.int64), np.empty(active.size)
     for first in range(0, active.size, ROWS):
         rows = slice(first, first + ROWS)
         depth, weight = features.rows(active[rows], settings)
         weighted = weight * depth
         far = weight @ (centres * centres).T - 2 * (weighted @ centres.T)
-        own[rows] = far.argmin(axis=1)
-        centre = centres[own[rows]]
+        assigned[rows] = far.argmin(axis=1)
+        centre = centres[assigned[rows]]
         allowed = weight / (1 + weight * (settings.relative_scatter * centre) ** 2)
         square = np.partition(allowed * (depth - centre) ** 2, -HITS, axis=1)[:, :-HITS]
-        away[rows] = square.sum(axis=1, dtype=np.float64) / np.maximum((weight > 0).sum(axis=1) - HITS, 1)
-    return own, away
+        separation[rows] = square.sum(axis=1, dtype=np.float64) / np.maximum((weight > 0).sum(axis=1) - HITS, 1)
+    return assigned, separation
 
 
 def _judge(
     features: Features,
     active: NDArray[np.int64],
-    own: NDArray[np.int64],
-    away: NDArray[np.float64],
+    assigned: NDArray[np.int64],
+    separation: NDArray[np.float64],
     centres: NDArray[np.float32],
     settings: CleaningSettings,
     number: int,
@@ -239,8 +239,8 @@ def _judge(
         rows = slice(first, first + ROWS)
         depth, weight = features.rows(active[rows], settings)
         member = np.zeros((len(centres), len(depth)), dtype=np.float32)
-        member[own[rows], np.arange(len(depth))] = 1
-        square += member @ (weight * (depth - centres[own[rows]]) ** 2)
+        member[assigned[rows], np.arange(len(depth))] = 1
+        square += member @ (weight * (depth - centres[assigned[rows]]) ** 2)
         noise = np.nan_to_num(features.sigma[active[rows]]) * np.float32(settings.noise_factor or 1.0)
         variance += member @ (weight * noise) ** 2
         weights += member @ weight
@@ -249,7 +249,7 @@ def _judge(
     scatter, sigma = np.sqrt(square / weights), np.sqrt(variance) / weights
     found = []
     for place, centre in enumerate(centres.astype(np.float64)):
-        here = own == place
+        here = assigned == place
         tio5 = 1 - (1 + centre[TIO5]) / max(1 + centre[REFERENCE], 1e-3)
         cah1 = -centre[CAH1]
         e_bands = float(np.sqrt((sigma[place, [TIO5, REFERENCE, CAH1]] ** 2).sum()))
@@ -260,7 +260,7 @@ def _judge(
             Cluster(
                 number=1000 * number + place,
                 size=int(here.sum()),
-                outliers=int((away[here] > settings.most_distance).sum()),
+                outliers=int((separation[here] > settings.most_distance).sum()),
                 verdict="rejected" if flags else "borderline" if border else "good",
                 flags=int(flags or (Clean.BORDERLINE if border else 0)),
                 tio5=float(tio5),
@@ -269,7 +269,7 @@ def _judge(
                 quiet=quiet,
                 roughness=rough,
                 missing=float(np.median(missing[here])) if here.any() else 1.0,
-                distance=float(np.median(away[here])) if here.any() else 0.0,
+                distance=float(np.median(separation[here])) if here.any() else 0.0,
                 mean=1 + centre,
                 scatter=scatter[place],
             )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stargap.errors import UsageError
 from stargap.files import read_text, replacing
 from stargap.flags import Clean
-from stargap.survey.cleaning.bins import BIN_CENTRES, Shard, read_blocks
+from stargap.survey.cleaning.bins import BIN_CENTRES, SpectraPart, read_blocks
 from stargap.survey.cleaning.clean import Cleaning, Cluster
 
 __all__ = ["overrule", "write_cleaning_page"]
@@ -89,7 +89,7 @@ def _read_overrule(path: Path, cleaning: Cleaning) -> dict[int, str]:
     return {int(name): wish for name, wish in wishes.items()}
 
 
-def write_cleaning_page(path: str | Path, cleaning: Cleaning, shards: Sequence[Shard]) -> tuple[Path, Path]:
+def write_cleaning_page(path: str | Path, cleaning: Cleaning, parts: Sequence[SpectraPart]) -> tuple[Path, Path]:
     """Write one self-contained HTML page: what was rejected and why, with pictures of rejected and borderline clusters.
 
     Beside it the same is written as data, with the suffix ``.json``::
@@ -104,8 +104,8 @@ def write_cleaning_page(path: str | Path, cleaning: Cleaning, shards: Sequence[S
 
     Args:
         path: usually ``cleaning.html``.
-        cleaning: what `clean` said of `shards`.
-        shards: the same spectra in the same order; read once.
+        cleaning: what `clean` said of `parts`.
+        parts: the same spectra in the same order; read once.
 
     Returns:
         the paths of the page and of the data.
@@ -113,32 +113,32 @@ def write_cleaning_page(path: str | Path, cleaning: Cleaning, shards: Sequence[S
     Raises:
         UsageError: another number of spectra than were cleaned.
     """
-    count = sum(len(shard.flux) for shard in shards)
+    count = sum(len(part.flux) for part in parts)
     if count != len(cleaning.flags):
         message = f"{count} spectra given for a cleaning of {len(cleaning.flags)}: give the same ones"
         raise UsageError(message)
     shown = [cluster for cluster in cleaning.clusters if cluster.verdict != "good"]
     groups = {str(one.number): np.flatnonzero(cleaning.cluster == one.number) for one in shown}
     groups |= {flag.name or "": np.flatnonzero(cleaning.flags & int(flag)) for flag in ALONE}
-    means = _means(shards, {name: rows for name, rows in groups.items() if name.isdigit()})
-    members = _members(shards, {name: _some(rows) for name, rows in groups.items()})
-    parts, pictures = [_opening(cleaning)], []
+    means = _means(parts, {name: rows for name, rows in groups.items() if name.isdigit()})
+    members = _members(parts, {name: _spread(rows) for name, rows in groups.items()})
+    sections, pictures = [_opening(cleaning)], []
     for one in sorted(shown, key=lambda one: (one.verdict != "rejected", one.number)):
         title, reason = f"cluster {one.number}: {_spectra(one.size)}, {one.verdict}", _reason(one)
         png = _picture(members[str(one.number)], title, *means[str(one.number)])
         pictures.append({"title": title, "reason": reason, "png": png})
-        parts.append(f"<h3 id=c{one.number}>{title}</h3><p>{html.escape(reason)}</p>{_image(title, png)}")
-    parts.append("<h2>Spectra rejected one by one</h2>")
+        sections.append(f"<h3 id=c{one.number}>{title}</h3><p>{html.escape(reason)}</p>{_image(title, png)}")
+    sections.append("<h2>Spectra rejected one by one</h2>")
     for flag in ALONE:
         rows = groups[flag.name or ""]
         if rows.size:
             title = _spectra(rows.size)
             png = _picture(members[flag.name or ""], title)
             pictures.append({"title": f"{flag.sentence}: {rows.size}", "reason": "", "png": png})
-            parts.append(f"<h3>{html.escape(flag.sentence)}: {rows.size}</h3>{_image(title, png)}")
+            sections.append(f"<h3>{html.escape(flag.sentence)}: {rows.size}</h3>{_image(title, png)}")
     page, data = Path(path), Path(path).with_suffix(".json")
     with replacing(page) as file:
-        file.write(PAGE.replace("%BODY%", "\n".join(parts)).encode())
+        file.write(PAGE.replace("%BODY%", "\n".join(sections)).encode())
     with replacing(data) as file:
         file.write(json.dumps(_as_data(cleaning) | {"pictures": pictures}, allow_nan=False).encode())
     return page, data
@@ -173,39 +173,39 @@ def _spectra(count: int) -> str:
     return "1 spectrum" if count == 1 else f"{count} spectra"
 
 
-def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return rows[np.unique(np.linspace(0, rows.size - 1, MEMBERS).round().astype(int))] if rows.size else rows
 
 
-def _members(shards: Sequence[Shard], wanted: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
+def _members(parts: Sequence[SpectraPart], groups: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
     """Return the flux of some rows of each group, NaN where bad."""
-    found: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
+    found: dict[str, list[NDArray[Any]]] = {name: [] for name in groups}
     first = 0
-    for shard in shards:
-        for name, rows in wanted.items():
-            for row in rows[(rows >= first) & (rows < first + len(shard.flux))] - first:
-                good = np.asarray(shard.good[row])
-                found[name].append(np.where(good, np.asarray(shard.flux[row], dtype=np.float64), np.nan))
-        first += len(shard.flux)
+    for part in parts:
+        for name, rows in groups.items():
+            for row in rows[(rows >= first) & (rows < first + len(part.flux))] - first:
+                good = np.asarray(part.good[row])
+                found[name].append(np.where(good, np.asarray(part.flux[row], dtype=np.float64), np.nan))
+        first += len(part.flux)
     return {name: np.array(lines) for name, lines in found.items()}
 
 
 def _means(
-    shards: Sequence[Shard], groups: dict[str, NDArray[np.int64]]
+    parts: Sequence[SpectraPart], groups: dict[str, NDArray[np.int64]]
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Return mean and scatter over the good pixels of each group, weighted by errors with a floor."""
-    count = sum(len(shard.flux) for shard in shards)
+    count = sum(len(part.flux) for part in parts)
     which = np.full(count, -1)
     for place, rows in enumerate(groups.values()):
         which[rows] = place
     sums: list[NDArray[np.float64]] = []
     first = 0
-    for flux, sigma, good in read_blocks(shards):
+    for flux, sigma, good in read_blocks(parts):
         if not sums:
             sums = list(np.zeros((3, len(groups), flux.shape[1])))
-        own = which[first : first + len(flux)]
-        for place in np.unique(own[own >= 0]):
-            here = own == place
+        group = which[first : first + len(flux)]
+        for place in np.unique(group[group >= 0]):
+            here = group == place
             use = good[here] & np.isfinite(flux[here]) & np.isfinite(sigma[here])
             weight = np.where(use, 1 / (np.where(use, sigma[here], 1).astype(np.float64) ** 2 + 0.03**2), 0)
             value = np.where(use, flux[here], 0).astype(np.float64).clip(-100, 100)

@@ -1,4 +1,4 @@
-"""Gaia DR3 of a survey's stars from a TAP service: asked in chunks, resumed where it stopped, one table at the end."""
+"""Gaia DR3 of a survey's stars from a TAP service: queried in chunks, resumed, one table at the end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _TARGETS = ("gaia_source_id", "ra", "dec", "lmjd")
 _FASTEST = 10.5
 """Arcsec/yr, just above the fastest star of all, Barnard's."""
 _PAUSES = (5.0, 20.0, 60.0)
-"""Seconds before a question is asked again."""
+"""Pauses before a query is repeated (s)."""
 
 _TMASS = ("ks_m", "ks_msigcom", QUALITY)
 _CHOSEN = ", ".join(f"{'t' if column.name in _TMASS else 'g'}.{column.name}" for column in GAIA_SCHEMA)
@@ -55,14 +55,14 @@ _APART = "DISTANCE(POINT('ICRS', o.ra, o.dec), POINT('ICRS', g.ra, g.dec))"
 
 
 class TapService(Protocol):
-    """What is asked: `pyvo.dal.TAPService`, or anything that answers as it does."""
+    """A service as `fetch_gaia` queries it: `pyvo.dal.TAPService`, or anything that answers as it does."""
 
     def run_async(self, query: str, *, uploads: Mapping[str, Any]) -> Any:
         """Return the answer to a query on uploaded astropy tables; ``to_table()`` gives it as one."""
 
 
 class GaiaFetch(NamedTuple):
-    """What `fetch_gaia` did: ``ids`` and ``positions`` asked for, ``found`` of these ids, ``sources`` written."""
+    """What `fetch_gaia` did: ``ids`` and ``positions`` queried, ids that were ``found``, ``sources`` written."""
 
     ids: int
     found: int
@@ -85,7 +85,7 @@ def read_targets(path: str | Path) -> _Arrays:
     path = Path(path)
     targets = read_table(path / "index.parquet" if path.is_dir() else path, [], optional=_TARGETS)
     if "gaia_source_id" not in targets and not {"ra", "dec"} <= set(targets):
-        message = f"{path}: has neither gaia_source_id nor ra and dec, by which Gaia can be asked"
+        message = f"{path}: has neither gaia_source_id nor ra and dec, by which Gaia can be queried"
         raise UsageError(message)
     return targets
 
@@ -102,14 +102,14 @@ def fetch_gaia(
 ) -> GaiaFetch:
     """Write a Parquet table of the Gaia DR3 sources of spectra, with 2MASS's Ks: all that `gaia.join_gaia` uses.
 
-    Sources are asked for by identifier. Spectra without one, or with one that Gaia DR3 does not have, are asked for
+    Sources are queried by identifier. Spectra without one, or with one that Gaia DR3 does not have, are queried
     by position: every source that can have been within the radius at any time between `earliest` and the last
-    observation, given its proper motion; `join_gaia` then chooses. Equal positions are asked once.
+    observation, given its proper motion; `join_gaia` then chooses. Equal positions are queried once.
 
     A question is a chunk of identifiers or positions, uploaded as a table, and is tried four times, with longer and
     longer pauses. Its answer is kept in the folder ``{path}.parts`` under the digest of the question, so that the
     same call goes on after any failure, and another one does not take its answers. The parts are removed once the
-    table is there, one row a source, in order of source_id.
+    table is there, one row per source, in order of source_id.
 
     Args:
         spectra: columns ``(row,)`` as `read_targets` gives them: gaia_source_id, or ra and dec (deg) and, where
@@ -142,16 +142,16 @@ def fetch_gaia(
         raise UsageError(message)
     columns = {name: np.asarray(spectra[name]) for name in _TARGETS if name in spectra}
     if "gaia_source_id" not in columns and not {"ra", "dec"} <= set(columns):
-        message = "neither gaia_source_id nor ra and dec are given, by which Gaia can be asked"
+        message = "neither gaia_source_id nor ra and dec are given, by which Gaia can be queried"
         raise UsageError(message)
     columns = equal_columns(columns, next(iter(columns)))
     rows = len(next(iter(columns.values())))
     ids = whole_ids(columns.get("gaia_source_id", np.full(rows, INT_NULL)), "gaia_source_id")
     archive = _Archive(service, path, chunk, progress)
 
-    wanted = np.unique(ids[ids > 0])
+    requested = np.unique(ids[ids > 0])
     by_id = f"{_SELECT} JOIN gaiadr3.gaia_source AS g ON g.source_id = o.source_id {_TMASS_JOIN}"
-    parts = list(archive.answers("identifiers", by_id, {"source_id": wanted}))
+    parts = list(archive.answers("identifiers", by_id, {"source_id": requested}))
     known = np.concatenate([np.empty(0, np.int64), *(part["source_id"] for part in parts)])
 
     ra, dec = numbers(columns, "ra", rows) % 360, numbers(columns, "dec", rows)
@@ -168,7 +168,7 @@ def fetch_gaia(
     table = {name: values[first] for name, values in found.items()}
     write_table(table, path, schema=GAIA_SCHEMA, provenance=archive.provenance())
     archive.clear()
-    return GaiaFetch(len(wanted), len(known), len(places), len(sources))
+    return GaiaFetch(len(requested), len(known), len(places), len(sources))
 
 
 def _by_place(radius: float, years: float) -> str:
@@ -215,10 +215,10 @@ class _Archive:
         total = len(next(iter(ours.values())))
         for start in range(0, total, self.chunk):
             part = {name: values[start : start + self.chunk] for name, values in ours.items()}
-            asked = hashlib.sha256(f"{self.address}\n{query}\n".encode())
+            question = hashlib.sha256(f"{self.address}\n{query}\n".encode())
             for values in part.values():
-                asked.update(np.ascontiguousarray(values).tobytes())
-            file = self.folder / f"{asked.hexdigest()[:24]}.parquet"
+                question.update(np.ascontiguousarray(values).tobytes())
+            file = self.folder / f"{question.hexdigest()[:24]}.parquet"
             if not file.exists():
                 answer = self._ask(what, query, part, ours)
                 claim_folder(self.folder, _KIND)
@@ -245,10 +245,10 @@ class _Archive:
         table = self.folder / f"{what}.vot"
         schema = [column for column in GAIA_SCHEMA if column.name in ours]
         write_table(ours, table, schema=schema, provenance={})
-        told = f"{self.address}: {reason}; the same command goes on from what is in {self.folder}. "
-        told += f"Or by hand: at {_PAGE}, signed in, upload {table} as table 'ours', run the query below with "
-        told += "user_NAME.ours in place of TAP_UPLOAD.ours, and name the result as the Gaia table of the survey: "
-        return UsageError(told + query)
+        message = f"{self.address}: {reason}; the same command goes on from what is in {self.folder}. "
+        message += f"Or by hand: at {_PAGE}, signed in, upload {table} as table 'ours', run the query below with "
+        message += "user_NAME.ours in place of TAP_UPLOAD.ours, and name the result as the Gaia table of the survey: "
+        return UsageError(message + query)
 
 
 def _answer(service: str | TapService, query: str, ours: _Arrays) -> _Arrays:
@@ -283,6 +283,7 @@ def _connected(service: str | TapService) -> TapService:
     try:
         from pyvo.dal import TAPService
     except ImportError:
-        message = "asking takes pyvo: pip install 'stargap[tap]'"
+        message = "queries need pyvo: pip install 'stargap[tap]'"
         raise UsageError(message) from None
-    return TAPService(service)
+    connected: TapService = TAPService(service)
+    return connected

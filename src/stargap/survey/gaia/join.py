@@ -61,7 +61,7 @@ _DISPENSABLE = ("bp_rp", "ks_m", "ks_msigcom", "pmra_error", "pmdec_error", "rad
 
 @dataclass(frozen=True, eq=False)
 class GaiaJoin:
-    """What `join_gaia` returns; one row a spectrum.
+    """What `join_gaia` returns; one row per spectrum.
 
     ``columns``: gaia_source_id (int64, -9999 without a source), gaia_separation (arcsec) and those of `GAIA_COLUMNS`,
     float64, NaN where unknown, with `EXTINCTION_COLUMNS` where the table has them. ``by_position``, whether it was
@@ -162,7 +162,7 @@ def join_gaia(
 def _poor_ks(quality: NDArray[Any]) -> NDArray[np.bool_]:
     """Return where 2MASS gives Ks a quality other than A, B or C."""
     last = np.array([str(value).strip()[-1:] for value in quality], dtype=str)
-    return (last != "") & ~np.isin(last, ["A", "B", "C"])
+    return np.asarray((last != "") & ~np.isin(last, ["A", "B", "C"]))
 
 
 def _sources(gaia: Mapping[str, ArrayLike]) -> tuple[_Arrays, NDArray[np.int64], list[str]]:
