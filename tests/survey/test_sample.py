@@ -365,7 +365,9 @@ def test_names_of_gaia_columns_are_those_of_the_archive(tmp_path):
     header = "solution_id,SOURCE_ID,ra,dec,ref_epoch," + ",".join(GAIA_COLUMNS.values())
     path = tmp_path / "gaia.csv.gz"
     path.write_bytes(
-        gzip.compress(f"{header}\n1,{GAIA},1.5,2.5,2016.0,null,,1.1,12,13,11,2,9.5,0.02,1,0.1,1,0.1,,\n".encode())
+        gzip.compress(
+            f"{header}\n1,{GAIA},1.5,2.5,2016.0,null,,1.1,12,13,11,2,9.5,0.02,1,0.1,1,0.1,,\n".encode(), mtime=0
+        )
     )
     read = read_gaia(path)
     assert read["source_id"].tolist() == [GAIA]

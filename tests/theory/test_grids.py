@@ -175,7 +175,7 @@ def test_many_lines_are_quick(tmp_path):
         (b"<!DOCTYPE html>\n", "line 1 .*DOCTYPE"),
         (b"6000.0 1.2e6\n6001.0 1.3e6\n", "column 2 reaches 1.3e.06"),
         (b"0.0 13.0\n6001.0 13.0\n", "positive"),
-        (gzip.compress(b"6000.0 13.0\n" * 99)[:-12], "cannot be read"),
+        (gzip.compress(b"6000.0 13.0\n" * 99, mtime=0)[:-12], "cannot be read"),
         (bz2.compress(b"6000.0 13.0\n" * 99)[:-12], "cannot be read"),
         (lzma.compress(b"6000.0 13.0\n" * 99)[:-12], "cannot be read"),
         (b"\x1f\x8b not gzip", "cannot be read"),
