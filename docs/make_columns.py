@@ -10,7 +10,7 @@ ABOUT = {
     "flags": "of a measurement; in tables of measurements, `flag_text` holds the sentences",
     "sample_flags": "of the cuts of the sample",
     "clean_flags": "of the cleaning",
-    "cuts": "of the cuts of the final catalogue; the last three remove nothing",
+    "cuts": "of the cuts of the final catalogue; `ERROR_UNKNOWN`, `AGE_UNKNOWN` and `ACTIVE` remove nothing",
     "vb_flag": "of catalogues of variable and binary candidates",
     "precision_flags": "errors to be used with care",
     "age_flags": "of kinematic ages",
@@ -49,7 +49,8 @@ Made by `python docs/make_columns.py` from `stargap.tables.conform` and `stargap
 
 ## Flags
 
-Each is the sum of 2^bit; bits 24 to 31 are left to users.
+Each is the sum of 2^bit; bits 24 to 31 are left to users. Those of `flags` are in the order of severity, the worst
+first; `use_*` and `care_*` follow from them (`stargap.marks`).
 
 {flags}
 """

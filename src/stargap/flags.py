@@ -7,7 +7,7 @@ from enum import IntFlag
 from typing import Final
 
 __all__ = ["FLAG_COLUMNS", "NOTES", "NULL_LABELS", "USER_BITS", "AgeFlag", "BitFlag", "Clean", "Companion", "Cut",
-           "FinalCut", "Flag", "PhotFlag", "PrecisionFlag", "bit_text", "set_bits"]  # fmt: skip
+           "FinalCut", "Flag", "PhotFlag", "PrecisionFlag", "bit_text", "set_bits", "worst_first"]  # fmt: skip
 
 USER_BITS: Final = 24
 """Bits from this one to 31 are left to users."""
@@ -36,7 +36,8 @@ class BitFlag(IntFlag):
 
     @classmethod
     def describe(cls, bits: int) -> str:
-        """Return the sentences of the bits that are set, joined by ``"; "``; unknown bits are named by number."""
+        """Return the sentences of the bits that are set, in the order of their definition,
+        joined by ``"; "``; unknown bits are named by number."""
         bits = int(bits)
         known = [member for member in cls if bits & member]
         others = set_bits(bits & ~sum(known))
@@ -58,36 +59,42 @@ def _unknown(bit: int) -> str:
 
 
 class Flag(BitFlag):
-    """Why a number is missing or should be used with care. Bits 24 to 31 are left to users; more of ours go beyond."""
+    """Why a number is missing or should be used with care, the worst first.
+
+    Bits 24 to 31 are left to users, so that more of ours go beyond. Which of them make a number unusable is defined in
+    `stargap.marks`.
+    """
 
     UNREADABLE = 1 << 0, "the file could not be read"
+    NOT_SELECTED = 1 << 23, "outside the sample and not measured: sample_flags say why"
     TOO_FEW_PIXELS = 1 << 1, "too few good pixels for labels, or for velocity too where that is null"
-    MANY_BAD_PIXELS = 1 << 2, "more than 20 % of the fitted pixels are bad"
-    BAD_CONTINUUM = 1 << 3, "the pseudo-continuum is not positive in places"
-    LOW_SN = 1 << 4, "S/N below 5 in r or i"
-    SN_FROM_IVAR = 1 << 5, "S/N computed from the inverse variance"
-    RV_EDGE = 1 << 6, "the velocity is at the edge of the search"
-    RV_AMBIGUOUS = 1 << 7, "another velocity fits nearly as well"
+    UNLIKE_TRAINING = 1 << 32, "the spectrum is unlike all that the model was made of: labels mean nothing"
+    GIANT = 1 << 33, "CaH is too weak for a dwarf with this much TiO: a giant"
+    BAD_FIT = 1 << 15, "reduced chi-square above 50"
     RV_WEAK = 1 << 8, "no significant velocity signal"
+    RV_EDGE = 1 << 6, "the velocity is at the edge of the search"
     NOT_CONVERGED = 1 << 9, "the fit of velocity or labels did not converge"
+    FAR_OUTSIDE = 1 << 34, "labels beyond those of the training stars by more than twice their errors"
+    OUTSIDE_TRAINING = 1 << 22, "labels beyond those of the stars that the transfer was trained on"
     TEFF_AT_BOUND = 1 << 10, "Teff is at the edge of the model"
     LOGG_AT_BOUND = 1 << 11, "log g is at the edge of the model"
     M_H_AT_BOUND = 1 << 12, "[M/H] is at the edge of the model"
-    A_M_AT_BOUND = 1 << 13, "[a/M] is at the edge of the model"
-    STARTS_DISAGREE = 1 << 14, "fits from different starts disagree and fit about equally well"
-    BAD_FIT = 1 << 15, "reduced chi-square above 50"
     POOR_FIT = 1 << 20, "reduced chi-square above 8: not an M dwarf that the model knows, or bad data"
-    NO_SUBTYPE = 1 << 16, "pixels of TiO5 are missing, or its reference is below 3 sigma: no subtype"
-    NO_HALPHA = 1 << 17, "pixels at H-alpha are missing, or its continuum is below 3 sigma: no equivalent width"
-    SPIKES_REMOVED = 1 << 19, "isolated pixels far from their surroundings were given weight zero"
-    ACTIVE = 1 << 18, "H-alpha in emission: labels are suspect"
+    RV_AMBIGUOUS = 1 << 7, "another velocity fits nearly as well"
+    STARTS_DISAGREE = 1 << 14, "fits from different starts disagree and fit about equally well"
     DOMAINS_DISAGREE = (
         1 << 21,
         ("labels of the synthetic and the observed domain differ by more than a transfer explains"),
     )
-    OUTSIDE_TRAINING = 1 << 22, "labels beyond those of the stars that the transfer was trained on"
-    UNLIKE_TRAINING = 1 << 32, "the spectrum is unlike all that the model was made of: labels mean nothing"
-    NOT_SELECTED = 1 << 23, "outside the sample and not measured: sample_flags say why"
+    LOW_SN = 1 << 4, "S/N below 5 in r or i"
+    MANY_BAD_PIXELS = 1 << 2, "more than 20 % of the fitted pixels are bad"
+    BAD_CONTINUUM = 1 << 3, "the pseudo-continuum is not positive in places"
+    ACTIVE = 1 << 18, "H-alpha in emission: labels are suspect"
+    A_M_AT_BOUND = 1 << 13, "[a/M] is at the edge of the model"
+    NO_SUBTYPE = 1 << 16, "pixels of TiO5 are missing, or its reference is below 3 sigma: no subtype"
+    NO_HALPHA = 1 << 17, "pixels at H-alpha are missing, or its continuum is below 3 sigma: no equivalent width"
+    SPIKES_REMOVED = 1 << 19, "isolated pixels far from their surroundings were given weight zero"
+    SN_FROM_IVAR = 1 << 5, "S/N computed from the inverse variance"
 
 
 class Cut(BitFlag):
@@ -144,6 +151,10 @@ class FinalCut(BitFlag):
     ERROR_UNKNOWN = 1 << 11, "an error of RV, Teff, log g or [M/H] is unknown, or the S/N is"
     AGE_UNKNOWN = 1 << 12, "kinematic age unknown"
     ACTIVE = 1 << 13, "H-alpha in emission: labels are suspect"
+    UNLIKE_TRAINING = 1 << 14, "a giant, or unlike all that the model was made of"
+    OUTSIDE_TRAINING = 1 << 15, "labels beyond those of the stars that the transfer was trained on"
+    NOT_CONVERGED = 1 << 16, "the fit of velocity or labels did not converge"
+    AT_BOUND = 1 << 17, "Teff or [M/H] is at the edge of the model"
 
 
 class Companion(BitFlag):
@@ -220,3 +231,14 @@ def bit_text(column: str, bit: int) -> tuple[str, str]:
         if member == 1 << bit:
             return str(member.name).lower(), member.sentence
     return f"bit_{bit}", _unknown(bit)
+
+
+def worst_first(column: str, mask: int) -> list[int]:
+    """Return the numbers of the bits of a column that are set, the worst first and unknown ones last.
+
+    Example:
+        >>> worst_first("flags", Flag.LOW_SN | Flag.BAD_FIT | 1 << 24), worst_first("flags", -9999)
+        ([15, 4, 24], [])
+    """
+    order = [int(member).bit_length() - 1 for member in FLAG_COLUMNS[column]]
+    return sorted(set_bits(mask), key=lambda bit: order.index(bit) if bit in order else len(order) + bit)

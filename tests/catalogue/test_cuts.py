@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from stargap.catalogue.cuts import CUT_COLUMNS, CutSettings, final_cuts
 from stargap.errors import UsageError
 from stargap.flags import NOTES, Clean, FinalCut, Flag
+from stargap.run.preset import PAPER_PRESET
 
 
 def survey(rows, *, seed=3):
@@ -53,6 +54,10 @@ def test_each_cut_takes_what_it_should_and_nothing_else():
         FinalCut.AGE_UNKNOWN: ("age_mean", np.nan),
         FinalCut.ERROR_UNKNOWN: ("e_rv", np.nan),
         FinalCut.ACTIVE: ("activity_3sigma", 1),
+        FinalCut.UNLIKE_TRAINING: ("flags", int(Flag.UNLIKE_TRAINING)),
+        FinalCut.OUTSIDE_TRAINING: ("flags", int(Flag.OUTSIDE_TRAINING)),
+        FinalCut.NOT_CONVERGED: ("flags", int(Flag.NOT_CONVERGED | Flag.SPIKES_REMOVED)),
+        FinalCut.AT_BOUND: ("flags", int(Flag.M_H_AT_BOUND)),
     }
     assert set(spoilt) == set(FinalCut)
     plain_rows = np.flatnonzero(plain == 0)
@@ -67,6 +72,15 @@ def test_each_cut_takes_what_it_should_and_nothing_else():
     rest = plain_rows[len(spoilt) :]
     assert not flags[rest].any()
     assert final[rest].all()
+
+
+def test_what_fits_say_of_themselves_removes_nothing_in_the_papers_preset():
+    table = survey(400)
+    table["flags"][:4] = [Flag.GIANT, Flag.OUTSIDE_TRAINING, Flag.NOT_CONVERGED, Flag.TEFF_AT_BOUND]
+    ours, theirs = cut(table)[0], cut(table, **PAPER_PRESET["catalogue"]["cuts"])[0]
+    unmodelled = FinalCut.UNLIKE_TRAINING | FinalCut.OUTSIDE_TRAINING | FinalCut.NOT_CONVERGED | FinalCut.AT_BOUND
+    assert np.count_nonzero(ours & int(unmodelled)) == 4
+    assert not (theirs & int(unmodelled)).any()
 
 
 def test_limits_themselves_stay():

@@ -5,6 +5,7 @@ import pytest
 
 from stargap.catalogue import stars
 from stargap.catalogue.stars import combine_spectra, combine_stars, star_numbers
+from stargap.marks import with_marks
 from stargap.tables.columns import CATALOGUE, INT_NULL, STARS
 from stargap.tables.conform import conform, validate
 from stargap.tables.write import write_table
@@ -48,9 +49,10 @@ def test_a_single_spectrum_is_its_star():
     for name in ("teff", "e_teff", "e_teff_sys"):
         table[name][3] = np.nan
     table["e_rv"][4], table["snr_i"][5], table["snr_r"][6] = np.nan, np.nan, -3.0
+    table = with_marks(table)
     result = conform(combine_spectra(table, np.arange(200), "weighted"), schema=STARS)
     for column in STARS:
-        if column.name in table and column.name not in ("activity", "activity_3sigma"):
+        if column.name in table and column.name not in ("activity", "activity_3sigma", "use_activity"):
             np.testing.assert_array_equal(result[column.name], table[column.name], column.name)
     assert (result["n_spectra"] == 1).all()
     assert all(np.isnan(result[f"scatter_{name}"]).all() for name in LABELS)

@@ -46,10 +46,23 @@ def test_flags_beyond_the_bits_of_users_are_spelled_out():
     assert printed(table)[-1].startswith("  1 × unlike_training: the spectrum is unlike all")
 
 
+def test_numbers_that_cannot_be_used_are_not_shown():
+    table = survey(3)
+    table["flags"] = np.array([0, Flag.UNLIKE_TRAINING | Flag.LOW_SN, Flag.TEFF_AT_BOUND], dtype=np.int64)
+    lines = printed(table, width=140)
+    assert lines[2].split()[1:8].count("–") == 0
+    assert lines[3].split()[2:8] == ["–"] * 6
+    assert lines[4].split()[3:6] == ["–"] * 3
+    assert f"{table['rv'][2]:.1f}±2.5" in lines[4]
+    assert lines[3].endswith("unlike_training, low_sn"), "the worst first"
+    assert lines[6].startswith("  – stands for numbers that cannot be used, in 2 of these rows")
+    assert [line.split()[2] for line in lines[7:]] == ["unlike_training:", "teff_at_bound:", "low_sn:"]
+
+
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
 def test_it_fits(width):
     table = survey(5)
-    table["flags"][:] = 0b111 << 4
+    table["flags"][:] = Flag.LOW_SN | Flag.SN_FROM_IVAR | Flag.MANY_BAD_PIXELS
     lines = printed(table, width=width)
     assert max(map(len, lines)) <= width
     row = lines[2]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from stargap.errors import UsageError
-from stargap.flags import FinalCut, Flag
+from stargap.flags import NOTES, FinalCut, Flag
 from stargap.paper import LEFT_AFTER_CUT
 from stargap.settings import Settings
 from stargap.survey.cleaning.rules import is_rejected
@@ -49,10 +49,10 @@ class CutSettings(Settings):
     """Spectra with a larger reduced chi-square are left out (criterion 2)."""
     least_age: Annotated[float, Field(ge=0)] = 1.0
     """Spectra of stars whose mean or median kinematic age is lower are left out (Gyr; criterion 3)."""
+    keep_unmodelled: bool = False
+    """Keep spectra that are unlike the training or of giants, whose labels are outside the range of the training or at
+    a bound, or whose fit did not converge. The paper has no such cut and its preset keeps them."""
 
-
-NOTES: Final = FinalCut.ERROR_UNKNOWN | FinalCut.AGE_UNKNOWN | FinalCut.ACTIVE
-"""Bits that say something of a spectrum and do not remove it."""
 
 _UNCERTAIN: Final = {
     "rv": FinalCut.RV_UNCERTAIN,
@@ -61,6 +61,14 @@ _UNCERTAIN: Final = {
     "m_h": FinalCut.M_H_UNCERTAIN,
 }
 """The bit that is set where the error of a label is an outlier."""
+
+_UNMODELLED: Final = (
+    ("unlike the training", FinalCut.UNLIKE_TRAINING, Flag.UNLIKE_TRAINING | Flag.GIANT),
+    ("outside the training", FinalCut.OUTSIDE_TRAINING, Flag.OUTSIDE_TRAINING),
+    ("convergence", FinalCut.NOT_CONVERGED, Flag.NOT_CONVERGED),
+    ("bounds", FinalCut.AT_BOUND, Flag.TEFF_AT_BOUND | Flag.M_H_AT_BOUND),
+)
+"""Names, bits and flags of the cuts that `CutSettings.keep_unmodelled` leaves out."""
 
 CUT_COLUMNS: Final = (
     *("spectrum_id", "in_sample", "clean_flags", "flags", "snr_r", "snr_i", "activity_3sigma"),
@@ -73,6 +81,8 @@ CUT_COLUMNS: Final = (
 
 def final_cuts(columns: Mapping[str, ArrayLike], settings: CutSettings | None = None) -> Sample:
     """Apply the cuts of the paper's section 4, in its order, after those of the sample and the cleaning.
+
+    Cuts of our own follow: spectra that the model does not describe (see `CutSettings.keep_unmodelled`).
 
     Errors are judged one-sided against the population of spectra that pass all cuts before. With errors = "stargap"
     that is, in each bin of S/N (the lower of r and i), the median of log10 of the error and 1.4826 times its median
@@ -116,7 +126,7 @@ def final_cuts(columns: Mapping[str, ArrayLike], settings: CutSettings | None = 
         ("cleaning", FinalCut.NOT_CLEAN, is_rejected(clean_flags), nothing),
         ("labels", FinalCut.NO_LABELS, np.asarray(np.isnan(labels).any(axis=0)), nothing),
         ("Teff", FinalCut.TOO_HOT, values["teff"] > settings.hottest_teff, nothing),
-        ("log g", FinalCut.LOGG_AT_BOUND, given["flags"].astype(np.int64) & Flag.LOGG_AT_BOUND != 0, nothing),
+        ("log g", FinalCut.LOGG_AT_BOUND, _any_flag(given["flags"], Flag.LOGG_AT_BOUND), nothing),
     ]
     population = ~np.any([failed for _, _, failed, _ in steps], axis=0) if rows else nothing
     snr = np.minimum(values["snr_r"], values["snr_i"])
@@ -127,6 +137,8 @@ def final_cuts(columns: Mapping[str, ArrayLike], settings: CutSettings | None = 
     no_age = np.isnan(values["age_mean"]) & np.isnan(values["age_median"])
     steps.append(("chi2", FinalCut.POOR_FIT, values["chi2"] > settings.largest_chi2, np.isnan(values["chi2"])))
     steps.append(("age", FinalCut.YOUNG, young, no_age))
+    if not settings.keep_unmodelled:
+        steps += [(name, bit, _any_flag(given["flags"], any_of), nothing) for name, bit, any_of in _UNMODELLED]
 
     flags, kept, counts = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool), []
     for step, bit, failed, unknown in steps:
@@ -150,6 +162,11 @@ def final_cuts(columns: Mapping[str, ArrayLike], settings: CutSettings | None = 
     )
     ids = given["spectrum_id"].astype(np.int64)
     return Sample({"spectrum_id": ids, "cuts": flags, "in_final_catalogue": kept}, tuple(counts), notes)
+
+
+def _any_flag(flags: NDArray[Any], any_of: Flag) -> _Bools:
+    known = flags.astype(np.int64)
+    return np.asarray((known >= 0) & (known & int(any_of) != 0))
 
 
 def _outliers(errors: _Floats, snr: _Floats, population: _Bools, settings: CutSettings) -> tuple[_Bools, _Bools]:

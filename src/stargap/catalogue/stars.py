@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stargap.marks import with_marks
 from stargap.tables.columns import CATALOGUE, INT_NULL, STARS
 from stargap.tables.parquet import open_parquet, parquet_writer, read_columns
 
@@ -101,6 +102,7 @@ def combine_spectra(columns: Mapping[str, NDArray[Any]], star: NDArray[np.int64]
         bits = np.where(counted, given[name].astype(np.int64), 0)
         table[name] = np.bitwise_or.reduceat(bits, groups.first) if len(bits) else bits
     table["in_final_catalogue"] = groups.total(final) > 0
+    table = with_marks(table)
     return {column.name: table[column.name] for column in STARS}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stargap.figures.style import new_figure, plain_style
 from stargap.flags import Flag
+from stargap.marks import MARKED, usable
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.prepare import Prepared
@@ -97,9 +98,12 @@ def fit_figure(
 
 
 def _title(columns: Mapping[str, NDArray[Any]], row: int) -> str:
+    bits = int(columns["flags"][row])
+
     def value(name: str, digits: int, unit: str = "") -> str:
         number, error = float(columns[name][row]), float(columns[f"e_{name}"][row])
-        if not np.isfinite(number):
+        mark = name if name in MARKED else "activity"
+        if not np.isfinite(number) or not usable(mark, np.array([bits]))[0]:
             return "–"
         spread = f" ± {error:.{digits}f}" if np.isfinite(error) else ""
         return f"{number:.{digits}f}{spread}{unit}"
@@ -112,6 +116,6 @@ def _title(columns: Mapping[str, NDArray[Any]], row: int) -> str:
         f"[M/H] {value('m_h', 2)}   χ² {columns['chi2'][row]:.2f}",
         f"SpT {value('spt', 1)}   EW Hα {value('halpha_ew', 2, ' Å')}",
     ]
-    flags = Flag.describe(int(columns["flags"][row]))
+    flags = Flag.describe(bits)
     text = "\n".join(lines + ([f"flags: {flags}"] if flags else []))
     return text.encode("utf-8", "backslashreplace").decode()

@@ -39,6 +39,9 @@ TOLERANCE = 0.05
 DISAGREE = (300.0, 0.6, 0.5)
 """Differences between the domains (K, dex, dex) that are flagged where they also exceed five errors."""
 
+FAR = 2.0
+"""Errors, random and systematic together, beyond which labels outside the training range are far outside."""
+
 
 @runtime_checkable
 class Transfer(Protocol):
@@ -283,11 +286,20 @@ def _refine(
         nuisance[rows] = joint.step[:, free:]
         nuisance_errors[rows] = joint.covariance.diagonal(dim1=1, dim2=2)[:, free:].clamp_min(0).sqrt()
         fit.labels[rows], fit.errors[rows], systematic[rows] = _published(transfer, parameters, joint)
+        errors = torch.hypot(fit.errors[rows], systematic[rows]).nan_to_num(0.0)
+        fit.flags[rows[_far_outside(transfer, joint.labels, errors)]] |= int(Flag.FAR_OUTSIDE)
     squares = torch.where(prepared.good, weight * (prepared.flux - fit.model).square(), 0.0).sum(dim=1)
     chi2 = (squares / (prepared.good.sum(dim=1) - free)).double()
     fit = replace(fit, chi2=torch.where(torch.isfinite(observed.chi2), chi2, observed.chi2))
     _flag_domains(fit, synthetic, transfer.chi2_limit)
     return DomainFit(synthetic, fit, nuisance, nuisance_errors, systematic)
+
+
+def _far_outside(transfer: Transfer, labels: Labels, errors: Labels) -> Tensor:
+    """Return which labels stay outside the range of the training stars when moved by `FAR` errors, ``(row,)``."""
+    steps = torch.cartesian_prod(*[torch.tensor([0.0, -FAR, FAR], dtype=labels.dtype)] * A_M)
+    outside = [transfer.outside(labels + torch.nn.functional.pad(step, (0, 1)) * errors) for step in steps]
+    return torch.stack(outside).all(dim=0)
 
 
 def _published(transfer: Transfer, parameters: Parameters, joint: JointStep) -> tuple[Labels, Labels, Labels]:

@@ -17,8 +17,9 @@ from stargap.fit.labels import LabelFit, fit_labels
 from stargap.fit.parameters import Parameters
 from stargap.flags import Flag
 from stargap.labels import LABELS, TEFF
+from stargap.marks import with_marks
 from stargap.measurement.halpha import measure_halpha
-from stargap.measurement.subtype import measure_indices
+from stargap.measurement.subtype import is_giant, measure_indices
 from stargap.measurement.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
 from stargap.pixels import grid_for
 from stargap.settings import MeasureSettings
@@ -248,6 +249,7 @@ def measure_native(
         flags[where] |= flag
     columns["flags"] = np.where(read, flags, int(Flag.UNREADABLE))
     columns["flag_text"] = np.array([Flag.describe(bits) for bits in columns["flags"].tolist()], dtype=object)
+    columns = with_marks(columns)
     return {column.name: columns[column.name] for column in MEASURED}, fitted
 
 
@@ -302,6 +304,7 @@ def _marks(columns: Columns, fitted: Fitted, facts: Sequence[Facts], least_snr: 
         Flag.NO_SUBTYPE: np.isnan(columns["spt"].astype(float)),
         Flag.NO_HALPHA: np.isnan(columns["halpha_ew"].astype(float)),
         Flag.ACTIVE: columns["activity_3sigma"] == 1,
+        Flag.GIANT: is_giant(columns),
         Flag.SPIKES_REMOVED: fitted.native.spikes.numpy()[:count] > 0,
     }
 
@@ -330,7 +333,7 @@ def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDAr
     columns["spectrum_id"], columns["flags"] = spectrum_id, np.array(flags, dtype=np.int64)
     columns["flag_text"] = np.array([Flag.describe(bits) for bits in flags], dtype=object)
     columns["failure"] = np.array(failure, dtype=object)
-    return columns
+    return with_marks(columns)
 
 
 def _fit(star: Prepared, settings: MeasureSettings, emulator: Emulator, start: Labels | None = None) -> LabelFit:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from stargap.arrays import PerStar
 from stargap.measurement.bands import band_mean, band_ratio
 from stargap.pixels import air_to_vacuum
 from stargap.spectra.log_lambda import NativeBatch
 
-__all__ = ["BANDS", "Indices", "measure_indices"]
+__all__ = ["BANDS", "Indices", "is_giant", "measure_indices"]
 
 BANDS = {
     "tio5": (7126.0, 7135.0),
@@ -29,6 +32,12 @@ SUBTYPE = (8.2, -10.775)
 
 SOLAR_TIO5 = (-0.050, -0.118, 0.670, -0.164)
 """TiO5 of solar-metallicity dwarfs as a polynomial in CaH2 + CaH3 (Lepine et al. 2007)."""
+
+GIANT_CAH = (0.757, 1.276)
+"""CaH2 + CaH3 above which a star is a giant, as a line in TiO5. Dwarfs of LAMOST and of the templates of Kesseli et al.
+(2017) lie below it, giants of the Indo-US library (Valdes et al. 2004) above it (docs/results/marks.md)."""
+GIANT_TIO5 = 0.8
+"""TiO5 from which on dwarfs and giants have the same CaH."""
 
 
 class Indices(NamedTuple):
@@ -89,3 +98,22 @@ def measure_indices(native: NativeBatch, rv: PerStar, *, noise_factor: PerStar |
     )
     subtype = SUBTYPE[0] + SUBTYPE[1] * tio5
     return Indices(tio5, e_tio5, cah2, e_cah2, cah3, e_cah3, zeta, e_zeta, subtype, abs(SUBTYPE[1]) * e_tio5)
+
+
+def is_giant(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Return where CaH2 + CaH3 is beyond that of any dwarf with the same TiO5, by more than two errors, ``(row,)``.
+
+    Args:
+        columns: ``tio5``, ``cah2``, ``cah3`` and their errors, ``(row,)`` each.
+
+    Example:
+        >>> columns = {name: np.array([0.0, 0.0]) for name in ("e_tio5", "e_cah2", "e_cah3")}
+        >>> columns |= {"tio5": np.array([0.5, 0.5]), "cah2": np.array([0.55, 0.75]), "cah3": np.array([0.75, 0.85])}
+        >>> is_giant(columns)
+        array([False,  True])
+    """
+    given = {name: np.asarray(columns[name], dtype=float) for name in ("tio5", "cah2", "cah3")}
+    errors = {name: np.asarray(columns[f"e_{name}"], dtype=float) for name in given}
+    excess = given["cah2"] + given["cah3"] - GIANT_CAH[0] - GIANT_CAH[1] * given["tio5"]
+    error = np.sqrt(errors["cah2"] ** 2 + errors["cah3"] ** 2 + (GIANT_CAH[1] * errors["tio5"]) ** 2)
+    return np.asarray((given["tio5"] < GIANT_TIO5) & (excess > 2 * error))

@@ -43,7 +43,25 @@ def _label(*given: Any) -> tuple[Column, ...]:
     return value, error, _systematic(error)
 
 
+def _marks(name: str, what: str) -> tuple[Column, Column]:
+    use = f"1 if {what} is usable: known and no flag calls it wrong; else 0"
+    care = f"1 if {what} is usable but with care: flags say why; else 0"
+    return (
+        Column(f"use_{name}", "int32", "", "meta.code.qual", use, (0, 1)),
+        Column(f"care_{name}", "int32", "", "meta.code.qual", care, (0, 1)),
+    )
+
+
 _RATIO = "phot.flux.density;arith.ratio"
+
+MARKS: tuple[Column, ...] = (
+    *_marks("rv", "RV"),
+    *_marks("teff", "Teff"),
+    *_marks("logg", "log g"),
+    *_marks("m_h", "[M/H]"),
+    *_marks("activity", "H-alpha"),
+)
+"""The marks of `stargap.marks`, which follow from the flags."""
 
 MEASURED: tuple[Column, ...] = (
     Column("spectrum_id", "int64", "", "meta.id;meta.main", "Row number given at ingest; joins all tables"),
@@ -102,8 +120,9 @@ MEASURED: tuple[Column, ...] = (
     Column("date_obs", "str", "", "time.start;obs.exposure", "Start of the observation, as in the header"),
     Column("exposure", "float32", "s", "time.duration;obs.exposure", "Total exposure time", (0, 1e6)),
     Column("bad_fraction", "float32", "", "stat.value;instr.pixel", "Fraction of bad fitted pixels", (0, 1)),
+    *MARKS,
     Column("flags", "int64", "", "meta.code.qual", "Bit mask of quality flags; flag_text spells them out"),
-    Column("flag_text", "str", "", "meta.note", "The flags that are set, in words"),
+    Column("flag_text", "str", "", "meta.note", "The flags that are set, in words, the worst first"),
     Column("failure", "str", "", "meta.note", "Why the file could not be read; empty if it could"),
 )
 """The columns that ``stargap measure`` writes, in order."""
@@ -265,7 +284,9 @@ CATALOGUE: tuple[Column, ...] = (
     *_some("halpha_ew", "e_halpha_ew", "activity", "activity_3sigma"),
     *_AGES,
     _VB_FLAG,
-    *_some("bad_fraction", "flags", "sample_flags", "cluster", "clean_flags"),
+    *_some("bad_fraction"),
+    *MARKS,
+    *_some("flags", "sample_flags", "cluster", "clean_flags"),
     _CUTS,
     _IN_FINAL,
     *_some("release"),
@@ -306,6 +327,7 @@ STARS: tuple[Column, ...] = (
     *_some("halpha_ew", "e_halpha_ew", "activity", "activity_3sigma"),
     *_AGES,
     _VB_FLAG,
+    *MARKS,
     replace(_BY_NAME["flags"], description="Bit mask of quality flags of any of the combined spectra"),
     replace(_CUTS, description="Bit mask of cuts, of any of the combined spectra"),
     _IN_FINAL,

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
-from stargap.flags import FLAG_COLUMNS, bit_text, set_bits
+from stargap.flags import FLAG_COLUMNS, bit_text, worst_first
+from stargap.marks import MARKED, usable
 from stargap.tables.columns import INT_NULL, MEASURED, Column
 from stargap.tables.conform import conform
 from stargap.tables.read import read_table
@@ -34,11 +35,11 @@ _NUMBERS = (
 _SHOWN = {"path", "flags"} | {name for *_, value, error, _ in _NUMBERS for name in (value, error) if name}
 _SCHEMA = tuple(column for column in MEASURED if column.name in _SHOWN)
 _ASCII = str.maketrans({"±": "+-", "–": "-", "α": "a", "…": "~", "Å": "A", "×": "x"})
+_MARK_OF = {name: name for name in MARKED} | {"spt": "activity", "halpha_ew": "activity"}
 _NARROW = 100
 _FLAG_WIDTH = 9
 _NAME_WIDTH = 12
 _IDENTIFIERS = ("spectrum_id", "obsid", "gaia_source_id", "designation", "ID")
-_MOST_BITS = 63
 
 
 def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = None, max_rows: int = 40) -> None:
@@ -46,7 +47,8 @@ def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = N
 
     Errors are the random and the systematic one together. Long file names lose their middle and long lists of flags
     their end, so that 80 columns are enough; the flags that occur are counted and spelled out below the table, over
-    all rows. Nulls are shown as –.
+    all rows, the worst first. Nulls are shown as –, and so are numbers whose flags say that they cannot be used
+    (`stargap.marks`).
 
     Args:
         columns: arrays ``(row,)`` as in :data:`stargap.tables.conform.MEASURED` or ``CATALOGUE``; only those
@@ -88,12 +90,19 @@ def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = N
         return text.translate(_ASCII).encode("ascii", "backslashreplace").decode() if ascii_only else text
 
     numbers = []
+    dropped = np.zeros(len(shown["flags"]), dtype=bool)
     for title, unit, value, error, digits in _NUMBERS:
-        texts = [title, unit, *_numbers(shown[value], _total(shown, columns, error, max_rows), digits)]
+        values = shown[value]
+        if value in _MARK_OF:
+            wrong = ~usable(_MARK_OF[value], shown["flags"]) & np.isfinite(values)
+            values, dropped = np.where(wrong, np.nan, values), dropped | wrong
+        texts = [title, unit, *_numbers(values, _total(shown, columns, error, max_rows), digits)]
         cells = [plain(text) for text in texts]
         numbers.append([cell.rjust(_widest(cells)) for cell in cells])
     names = [plain(_name(path)) for path in shown["path"].tolist()]
-    words = [", ".join(bit_text("flags", bit)[0] for bit in set_bits(mask)) for mask in shown["flags"].tolist()]
+    words = [
+        ", ".join(bit_text("flags", bit)[0] for bit in worst_first("flags", mask)) for mask in shown["flags"].tolist()
+    ]
 
     gap = 1 if console.width < _NARROW else 2
     taken = sum(len(column[0]) + gap for column in numbers) + gap
@@ -113,7 +122,7 @@ def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = N
         table.add_row(*map(Text, [name, *row, word]))
     if names:
         console.print(table, crop=False)
-    for line in _summary(flags, len(names)):
+    for line in _summary(flags, len(names), int(dropped.sum())):
         console.print(Text(plain(line)), soft_wrap=True)
 
 
@@ -158,18 +167,18 @@ def _without_end(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def _summary(flags: Mapping[str, NDArray[Any]], shown: int) -> list[str]:
+def _summary(flags: Mapping[str, NDArray[Any]], shown: int, dropped: int) -> list[str]:
     rows = len(flags["flags"])
     lines = [f"... {rows - shown} more rows"] if rows > shown else []
     lines.append("1 spectrum" if rows == 1 else f"{rows} spectra")
+    if dropped:
+        lines.append(f"  – stands for numbers that cannot be used, in {dropped} of these rows (use_* in the table)")
     for column, masks in flags.items():
         known = masks[masks != INT_NULL]
         prefix = "" if column == "flags" else f"{column} "
-        for bit in range(_MOST_BITS):
-            count = np.count_nonzero(known >> bit & 1)
-            if count:
-                name, sentence = bit_text(column, bit)
-                lines.append(f"  {count} × {prefix}{name}: {sentence}")
+        for bit in worst_first(column, int(np.bitwise_or.reduce(known[known > 0], initial=0))):
+            name, sentence = bit_text(column, bit)
+            lines.append(f"  {np.count_nonzero(known >> bit & 1)} × {prefix}{name}: {sentence}")
     return lines
 
 
@@ -230,7 +239,7 @@ def print_rows(path: str | Path, ids: Sequence[str], *, console: Console | None 
             lines.append(f"{column.name:<{longest}} {aligned} {column.unit:<{units}} {column.description}")
             if column.name in FLAG_COLUMNS:
                 start = " " * (longest + width + units + 5)
-                bits = (bit_text(column.name, bit) for bit in set_bits(int(table[column.name][place])))
+                bits = (bit_text(column.name, bit) for bit in worst_first(column.name, int(table[column.name][place])))
                 lines += [f"{start}{name}: {sentence}" for name, sentence in bits]
         nulls = [column.name for column, value in zip(schema, values, strict=True) if value == "–"]
         lines += [f"null: {', '.join(nulls)}"] if nulls else []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stargap.flags import FLAG_COLUMNS, bit_text, set_bits
+from stargap.flags import FLAG_COLUMNS, bit_text, worst_first
 from stargap.tables.columns import CATALOGUE, Column
 from stargap.tables.parquet import read_columns
 from stargap.validation.report.settings import MOST_POINTS
@@ -136,7 +136,7 @@ def _cells(column: Column, values: NDArray[Any]) -> list[str]:
 
 @cache
 def _flag_cell(name: str, mask: int) -> str:
-    sentences = "; ".join(bit_text(name, bit)[1] for bit in set_bits(mask))
+    sentences = "; ".join(bit_text(name, bit)[1] for bit in worst_first(name, mask))
     return f"{mask}: {sentences}" if sentences else str(mask)
 
 
