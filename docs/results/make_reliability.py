@@ -6,13 +6,14 @@ Every trial is counted as held or lost; seeds are fixed, moments of kills are no
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
+import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
 
@@ -51,13 +52,26 @@ class Tries:
         return cls(**{name: max(1, round(scale * count)) for name, count in vars(cls()).items()})
 
 
-def campaigns(work: Path, tries: Tries) -> Iterator[Tally]:
-    """Yield what came of each kind of trial."""
-    for number, trial in enumerate((damaged_files, bombs, odd_names)):
-        yield from trial(work, getattr(tries, trial.__name__), np.random.default_rng([SEED, number]))
-    survey = Survey.make(work)
-    for number, on_runs in enumerate((hostile_pages, flipped_bits, kill_chains, full_disks, lost_workers), start=10):
-        yield from on_runs(survey, work, getattr(tries, on_runs.__name__), np.random.default_rng([SEED, number]))
+ON_FILES = (damaged_files, bombs, odd_names)
+ON_RUNS = (hostile_pages, flipped_bits, kill_chains, full_disks, lost_workers)
+
+
+def campaigns(work: Path, tries: Tries) -> Iterator[tuple[list[Tally], float]]:
+    """Yield what came of each kind of trial, and its time (s); what is in the work folder is not tried again."""
+    survey = None
+    for number, trial in enumerate((*ON_FILES, *ON_RUNS)):
+        path = work / f"{trial.__name__}.json"
+        if not path.exists():
+            began = time.monotonic()
+            if trial in ON_RUNS and survey is None:
+                shutil.rmtree(work / "survey", ignore_errors=True)
+                survey = Survey.make(work)
+            on = () if trial in ON_FILES else (survey,)
+            found = trial(*on, work, getattr(tries, trial.__name__), np.random.default_rng([SEED, number]))
+            content = {"tallies": [asdict(one) for one in found], "seconds": time.monotonic() - began}
+            path.write_text(json.dumps(content, indent=1))
+        content = json.loads(path.read_text())
+        yield [Tally(**one) for one in content["tallies"]], content["seconds"]
 
 
 def page(tallies: list[Tally], seconds: float) -> str:
@@ -92,17 +106,19 @@ def main() -> int:
     """Try everything, print what comes of it, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="part of the tries; a page is written of all alone")
+    parser.add_argument("--work", type=Path, default=Path("build/reliability"), help="keeps what was tried")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    began, tallies = time.monotonic(), []
-    with tempfile.TemporaryDirectory(prefix="stargap-reliability-") as work:
-        for one in campaigns(Path(work), Tries() if options.scale == 1 else Tries.scaled(options.scale)):
-            print(f"{one.kind}: {one.held} of {one.tries} held {one.note}", file=sys.stderr, flush=True)
-            for why in one.lost:
-                print(f"  lost: {why}", file=sys.stderr, flush=True)
-            tallies.append(one)
+    options.work.mkdir(parents=True, exist_ok=True)
+    tallies, seconds = [], 0.0
+    for some, spent in campaigns(options.work, Tries() if options.scale == 1 else Tries.scaled(options.scale)):
+        tallies += some
+        seconds += spent
+        for one in some:
+            lost = "".join(f"\n  lost: {why}" for why in one.lost)
+            print(f"{one.kind}: {one.held} of {one.tries} held {one.note}{lost}", file=sys.stderr, flush=True)
     if options.scale == 1:
-        (HERE / "reliability.md").write_text(page(tallies, time.monotonic() - began), encoding="utf-8")
+        (HERE / "reliability.md").write_text(page(tallies, seconds), encoding="utf-8")
     return 1 if any(one.lost for one in tallies) else 0
 
 

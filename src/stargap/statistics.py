@@ -201,7 +201,7 @@ def _finite_pair(first: ArrayLike, second: ArrayLike) -> tuple[Array, Array, NDA
 
 
 def _centred(values: Array) -> Array:
-    return values - values.mean()
+    return np.asarray(values - values.mean())
 
 
 def _ratio(above: float, below: float) -> float:

@@ -155,10 +155,10 @@ def methods_figure(methods: Mapping[str, Mapping[str, ArrayLike]], *, title: str
 
 def _columns(columns: Mapping[str, ArrayLike], *names: str) -> tuple[Array, ...]:
     """Finite rows of the columns and of [M/H]; none if one is missing."""
-    wanted = (*names, "m_h")
-    if any(name not in columns for name in wanted):
-        return tuple(np.empty(0) for _ in wanted)
-    return finite_rows(*(columns[name] for name in wanted))
+    every = (*names, "m_h")
+    if any(name not in columns for name in every):
+        return tuple(np.empty(0) for _ in every)
+    return finite_rows(*(columns[name] for name in every))
 
 
 def _kiel(axis: Axes, x: Array, y: Array, m_h: Array, norm: Normalize, span: Span) -> None:
@@ -186,7 +186,7 @@ def _tracks(axis: Axes, isochrones: Isochrones, norm: Normalize) -> None:
     from matplotlib.patheffects import Normal, Stroke
 
     given = np.unique(isochrones.m_h)
-    for track in np.unique([given[np.abs(given - wanted).argmin()] for wanted in TRACKS]):
+    for track in np.unique([given[np.abs(given - m_h).argmin()] for m_h in TRACKS]):
         rows = isochrones.m_h == track
         axis.plot(
             isochrones.teff[rows],

@@ -57,7 +57,7 @@ CELLS = 110
 COUNTS, METALS = "cividis", "viridis"
 DATA, MODEL, TRUTH = "#0072b2", "#d55e00", "0.15"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "0.5", "0.15")
-"""Of Okabe and Ito: told apart by colour-blind readers."""
+"""The palette of Okabe and Ito, whose colours differ for colour-blind readers too."""
 TITLES = {"rv": "RV (km/s)", "teff": "Teff (K)", "logg": "log g (dex)", "m_h": "[M/H] (dex)"}
 DIGITS = {"rv": 1, "teff": 0, "logg": 2, "m_h": 2}
 LEGEND: dict[str, Any] = {"fontsize": 8, "loc": "upper right", "framealpha": 0.8, "edgecolor": "none"}

@@ -1,4 +1,4 @@
-"""One spectrum's way from what was observed to what is fitted (paper figure 5)."""
+"""How one observed spectrum becomes what is fitted (paper figure 5)."""
 
 from __future__ import annotations
 

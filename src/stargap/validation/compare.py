@@ -132,7 +132,7 @@ def compare_tables(matched: Matched, settings: CompareSettings, *, simulated: bo
         for above in (None, *settings.snr_above):
             rows = np.ones(len(mine), dtype=bool) if above is None else matched.snr > above
             result = compare(mine[rows], reference[rows], resamples=settings.resamples, seed=settings.seed)
-            paper = [told.get(name, np.nan) for told in (settings.paper_bias, settings.paper_scatter)]
+            paper = [numbers.get(name, np.nan) for numbers in (settings.paper_bias, settings.paper_scatter)]
             agreements.append(Agreement(name, above, result, *(paper if above is None else ())))
         for label, (_, size) in _LABELS.items():
             theirs = matched.reference.get(label)

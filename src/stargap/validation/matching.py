@@ -202,9 +202,9 @@ def match_stars(
     snr, compared = column_values(mine, settings.snr), [values[name] for name in settings.columns]
     chosen = best_spectra(np.flatnonzero(rows >= 0), star, compared, snr)
     total, by_sky = int((rows >= 0).sum()), int((rows >= 0).sum()) - by_id
-    told = f"{len(chosen):,} stars ({total:,} of our {int(usable.sum()):,} spectra) are in {settings.name}: "
-    told += f"{by_id:,} spectra by identifier, {by_sky:,} by position ({ambiguous:,} ambiguous)"
-    notes.insert(0, told)
+    summary = f"{len(chosen):,} stars ({total:,} of our {int(usable.sum()):,} spectra) are in {settings.name}: "
+    summary += f"{by_id:,} spectra by identifier, {by_sky:,} by position ({ambiguous:,} ambiguous)"
+    notes.insert(0, summary)
     if total > len(chosen):
         notes.insert(1, f"of stars with several spectra the one with the highest {settings.snr} counts")
     there = rows[chosen]
@@ -261,7 +261,7 @@ def usable_rows(mine: _Columns, which: Rows, notes: list[str]) -> NDArray[np.boo
     mark = next((name for name in ("in_final_catalogue", "in_sample") if name in mine), None)
     if which == "all" or mark is None:
         return np.ones(size, dtype=bool)
-    inside = mine[mark] == 1
+    inside = np.asarray(mine[mark] == 1)
     notes.append(f"{int(inside.sum()):,} of our {size:,} spectra have {mark} and are compared")
     return inside
 

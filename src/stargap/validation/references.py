@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from stargap.errors import UsageError
 from stargap.validation.matching import CompareSettings
@@ -17,6 +18,19 @@ _UNCHECKED = (
 )
 _SIGN = "The paper's bias stands as printed; by its prose (cooler than ULySS, warmer than SLAM) it is reference - ours."
 
+_J2000: dict[str, Any] = {"radius_arcsec": 3.0, "ra": "RA", "dec": "DEC", "epoch": 2000.0}
+"""Stars joined by position, from columns RA and DEC of epoch 2000."""
+_BY_VIZIER = _J2000 | {"ra": "_RAJ2000", "dec": "_DEJ2000"}
+"""Stars joined by the positions that VizieR computes for the epoch 2000."""
+_BY_OBSID: dict[str, Any] = {"key": "obsid", "our_key": "obsid"}
+_APOGEE: dict[str, Any] = {
+    "columns": {"rv": "VHELIO_AVG", "teff": "TEFF", "logg": "LOGG", "m_h": "M_H"},
+    "prefer": "SNR",
+    "refuse_bits": {"ASPCAPFLAG": 1 << 23},
+    "least_teff": {"m_h": 3500.0},
+}
+"""Columns of allStar files; bit 23 of ASPCAPFLAG is STAR_BAD, and [M/H] is compared above 3500 K (section 5.2)."""
+
 REFERENCES: dict[str, CompareSettings] = {
     "paper": CompareSettings(
         name="the paper's catalogue",
@@ -24,8 +38,7 @@ REFERENCES: dict[str, CompareSettings] = {
         where="published with the paper",
         note="Columns as in the paper's Table 1, one row a spectrum; not checked against a published file.",
         columns={"rv": "RV", "teff": "Teff", "logg": "Logg", "m_h": "[M/H]"},
-        key="obsid",
-        our_key="obsid",
+        **_BY_OBSID,
     ),
     "apogee-dr17": CompareSettings(
         name="APOGEE DR17",
@@ -33,11 +46,8 @@ REFERENCES: dict[str, CompareSettings] = {
         where="https://data.sdss.org/sas/dr17/apogee/spectro/aspcap/dr17/synspec_rev1/allStar-dr17-synspec_rev1.fits",
         note="ASPCAP's calibrated labels; rows with STAR_BAD are left out. Less Mann et al. 2015 an earlier release "
         "gives +54 K, -0.11 dex (14 stars).",
-        columns={"rv": "VHELIO_AVG", "teff": "TEFF", "logg": "LOGG", "m_h": "M_H"},
+        **_APOGEE,
         key="GAIAEDR3_SOURCE_ID",
-        prefer="SNR",
-        refuse_bits={"ASPCAPFLAG": 1 << 23},
-        least_teff={"m_h": 3500.0},
         paper_bias={"teff": 0.0, "logg": 0.13, "m_h": 0.04},
         paper_scatter={"teff": 67.0, "logg": 0.09, "m_h": 0.17},
     ),
@@ -46,14 +56,8 @@ REFERENCES: dict[str, CompareSettings] = {
         citation="Jonsson et al. 2020, AJ 160, 120",
         where="https://data.sdss.org/sas/dr16/apogee/spectro/aspcap/r12/l33/allStar-r12-l33.fits",
         note="Its GAIA_SOURCE_ID is of Gaia DR2, so stars are joined by position; rows with STAR_BAD are left out.",
-        columns={"rv": "VHELIO_AVG", "teff": "TEFF", "logg": "LOGG", "m_h": "M_H"},
-        radius_arcsec=3.0,
-        ra="RA",
-        dec="DEC",
-        epoch=2000.0,
-        prefer="SNR",
-        refuse_bits={"ASPCAPFLAG": 1 << 23},
-        least_teff={"m_h": 3500.0},
+        **_APOGEE,
+        **_J2000,
     ),
     "gaia-rvs": CompareSettings(
         name="Gaia DR3 RVS",
@@ -82,10 +86,7 @@ REFERENCES: dict[str, CompareSettings] = {
         note="The Cannon on APOGEE spectra, [Fe/H]; its Gaia DR2 identifiers are rounded, so stars are joined by "
         "position. Less Mann et al. 2015: -28 K, +0.02 dex (14 stars).",
         columns={"rv": "RV_APOGEE", "teff": "TEFF", "m_h": "FE_H"},
-        radius_arcsec=3.0,
-        ra="RA",
-        dec="DEC",
-        epoch=2000.0,
+        **_J2000,
         prefer="SNR",
     ),
     "mann2015": CompareSettings(
@@ -95,10 +96,7 @@ REFERENCES: dict[str, CompareSettings] = {
         note="Bolometric Teff and [Fe/H] calibrated on FGK primaries, the scale that other offsets refer to. Columns "
         "of its CSV; in VizieR's FITS the last is __Fe_H_.",
         columns={"teff": "Teff", "m_h": "[Fe/H]"},
-        radius_arcsec=3.0,
-        ra="RAJ2000",
-        dec="DEJ2000",
-        epoch=2000.0,
+        **_J2000 | {"ra": "RAJ2000", "dec": "DEJ2000"},
     ),
     "carmenes": CompareSettings(
         name="CARMENES IX",
@@ -116,8 +114,7 @@ REFERENCES: dict[str, CompareSettings] = {
         note="LAMOST's own labels of M stars, one row a spectrum. Columns as listed for DR10 v2.0; giants are among "
         "its rows.",
         columns={"teff": "teff", "logg": "logg", "m_h": "m_h"},
-        key="obsid",
-        our_key="obsid",
+        **_BY_OBSID,
         paper_bias={"teff": 8.97, "m_h": 0.04},
         paper_scatter={"logg": 0.13},
     ),
@@ -127,10 +124,7 @@ REFERENCES: dict[str, CompareSettings] = {
         where=f"{_VIZIER}J/A+A/649/A147",
         note=f"Synthetic spectra against APOGEE DR16, 313 M dwarfs. {_UNCHECKED}",
         columns={"teff": "Teff", "logg": "logg", "m_h": "__M_H_"},
-        radius_arcsec=3.0,
-        ra="_RAJ2000",
-        dec="_DEJ2000",
-        epoch=2000.0,
+        **_BY_VIZIER,
     ),
     "hejazi2020": CompareSettings(
         name="Hejazi 2020",
@@ -138,10 +132,7 @@ REFERENCES: dict[str, CompareSettings] = {
         where=f"{_VIZIER}J/AJ/159/30",
         note=f"Low-resolution spectra of 1,544 nearby dwarfs and subdwarfs of high proper motion. {_UNCHECKED}",
         columns={"teff": "Teff", "logg": "logg", "m_h": "__M_H_"},
-        radius_arcsec=3.0,
-        ra="_RAJ2000",
-        dec="_DEJ2000",
-        epoch=2000.0,
+        **_BY_VIZIER,
     ),
     "slam": CompareSettings(
         name="SLAM",
@@ -149,10 +140,7 @@ REFERENCES: dict[str, CompareSettings] = {
         where=f"{_VIZIER}J/ApJS/253/45",
         note=f"Trained on APOGEE DR16: Teff and [M/H] of about 300,000 M dwarfs of LAMOST DR6. {_SIGN} {_UNCHECKED}",
         columns={"teff": "Teff", "m_h": "__M_H_"},
-        radius_arcsec=3.0,
-        ra="_RAJ2000",
-        dec="_DEJ2000",
-        epoch=2000.0,
+        **_BY_VIZIER,
         paper_bias={"teff": -169.06, "m_h": 0.18},
     ),
     "ulyss": CompareSettings(
@@ -162,10 +150,7 @@ REFERENCES: dict[str, CompareSettings] = {
         note="MILES templates, 763,136 spectra of LAMOST DR8; 176 K below ASPCAP for M dwarfs, as its authors say. "
         f"{_SIGN} {_UNCHECKED}",
         columns={"teff": "Teff", "logg": "logg", "m_h": "__Fe_H_"},
-        radius_arcsec=3.0,
-        ra="_RAJ2000",
-        dec="_DEJ2000",
-        epoch=2000.0,
+        **_BY_VIZIER,
         paper_bias={"teff": 68.43, "m_h": 0.22},
         paper_scatter={"logg": 0.10},
     ),
@@ -174,8 +159,7 @@ REFERENCES: dict[str, CompareSettings] = {
         citation="stargap mock",
         where="truth.parquet in the folder of the simulated survey",
         columns={"rv": "rv", "teff": "teff", "logg": "logg", "m_h": "m_h"},
-        key="obsid",
-        our_key="obsid",
+        **_BY_OBSID,
         simulated=True,
     ),
 }

@@ -34,11 +34,12 @@ Columns = Mapping[str, NDArray[Any]]
 def choose_rows(spectra: Columns, *, points: int = MOST_POINTS, seed: int = 0) -> NDArray[np.int64]:
     """Return rows of the catalogue that have labels, in random order.
 
-    Where not all are wanted, those of the final catalogue come first. The spectra of the first of them are shown.
+    Where there are more than `points`, those of the final catalogue come first. Spectra are shown
+    of the first rows.
 
     Args:
         spectra: columns ``(row,)``: teff, logg and in_final_catalogue.
-        points: the most that are wanted.
+        points: the largest number of rows.
         seed: of the order.
 
     Example:

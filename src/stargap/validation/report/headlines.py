@@ -29,7 +29,7 @@ from stargap.validation.sheets import Sheet, number
 __all__ = ["headline_sheet"]
 
 BRIGHT = 50.0
-"""S/N above which the paper gives a scatter of its own."""
+"""S/N above which the paper gives the scatter once more."""
 
 Row = tuple[str, str, str, str]
 """The quantity, and what the paper, the run, and the run against the truth say."""

@@ -44,7 +44,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class FittedSpectra:
-    """Normalised spectra and models, averaged over 2 A; a row a spectrum asked for.
+    """Normalised spectra and models, averaged over 2 A; one row per spectrum asked for.
 
     ``wavelength (pixel,)`` in A, rest frame. ``observed, model, residual`` are float32 ``(row, pixel)``, NaN where no
     pixel is used; the residual is the mean of (observed - model) / sigma. ``synthetic`` is the model of the synthetic
@@ -122,9 +122,9 @@ def _models(folder: Path) -> tuple[Emulator, AnyTransfer | None]:
 def _settings(folder: Path, transfer: AnyTransfer | None) -> MeasureSettings:
     """Return the settings that the run measured with."""
     path = folder / "measured.parquet"
-    told = json.loads(provenance_of(path).get("settings", "{}"))
+    recorded = json.loads(provenance_of(path).get("settings", "{}"))
     where = f"{path}: was made by another version of stargap"
-    return settings_for(transfer, read_settings_as(MeasureSettings, told.get("measure", {}), where=where))
+    return settings_for(transfer, read_settings_as(MeasureSettings, recorded.get("measure", {}), where=where))
 
 
 def _batches(

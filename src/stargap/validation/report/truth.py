@@ -20,9 +20,9 @@ __all__ = ["DIGITS", "QUANTITIES", "errors_of", "known_dwarfs", "percentage", "p
 QUANTITIES: dict[Quantity, str] = {"rv": "RV (km/s)", "teff": "Teff (K)", "logg": "log g (dex)", "m_h": "[M/H] (dex)"}
 DIGITS = {"rv": 1, "teff": 0, "logg": 2, "m_h": 2}
 BINS = ((0.0, np.inf), (5.0, 10.0), (10.0, 20.0), (20.0, 50.0), (50.0, 100.0), (100.0, np.inf))
-"""Of S/N per pixel in r; the first holds all."""
+"""Bins of S/N per pixel in r; the first holds all spectra."""
 GROUPS = ("active", "metal_poor", "late", "binary", "variable", "young")
-"""Columns of a truth that mark stars; those that it has are told of."""
+"""Columns that mark stars; a table of true values can lack some of them."""
 WITHIN = (1, 2, 3)
 
 Bools = NDArray[np.bool_]
@@ -37,7 +37,8 @@ def plain_stars(data: RunData) -> Bools:
 def errors_of(spectra: Columns, name: str) -> NDArray[np.float64]:
     """Return the published error of a quantity with its systematic one, ``(row,)``."""
     error = np.asarray(spectra[f"e_{name}"], dtype=float)
-    return np.hypot(error, np.nan_to_num(np.asarray(spectra.get(f"e_{name}_sys", np.zeros(len(error))), dtype=float)))
+    systematic = np.asarray(spectra.get(f"e_{name}_sys", np.zeros(len(error))), dtype=float)
+    return np.asarray(np.hypot(error, np.nan_to_num(systematic)))
 
 
 def truth_sheets(data: RunData) -> tuple[Sheet, ...]:

@@ -83,8 +83,8 @@
     return place;
   }
 
-  function ticks(low, high, room) {
-    const rough = (high - low) / Math.max(2, Math.min(6, room)), power = 10 ** Math.floor(Math.log10(rough));
+  function ticks(low, high, count) {
+    const rough = (high - low) / Math.max(2, Math.min(6, count)), power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= 0.75 * rough);
     const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
     const found = [];
@@ -225,8 +225,8 @@
     const x = scale(spectrum.start, end, top.left, top.right);
     spectrum.px = x;
     const [a, b] = quantiles(spectrum.observed, 0.003, 0.997), [c, d] = quantiles(spectrum.model, 0.003, 0.997);
-    const [floor, roof] = [Math.min(a, c), Math.max(b, d)], room = (roof - floor) || 1;
-    const y = scale(floor - 0.1 * room, roof + 0.25 * room, top.bottom, top.top);
+    const [floor, roof] = [Math.min(a, c), Math.max(b, d)], height = (roof - floor) || 1;
+    const y = scale(floor - 0.1 * height, roof + 0.25 * height, top.bottom, top.top);
     const reach = Math.max(3, 1.3 * Math.max(...quantiles(spectrum.residual, 0.005, 0.995).map(Math.abs)));
     const r = scale(-reach, reach, low.bottom, low.top);
     pen.strokeStyle = INK;
@@ -319,15 +319,15 @@
   }
 
   function step(name, event) {
-    const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
-    if (!way) return;
+    const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
+    if (!step) return;
     event.preventDefault();
     const canvas = byId(name), diagram = DIAGRAMS[name];
     const known = chosen >= 0 && drawn(diagram, chosen);
     const x = known ? diagram.px(points.columns[diagram.x][chosen]) : canvas.clientWidth / 2;
     const y = known ? diagram.py(points.columns[diagram.y][chosen]) : canvas.clientHeight / 2;
     const next = nearest(name, x, y, (across, down, i) => {
-      const along = across * way[0] + down * way[1];
+      const along = across * step[0] + down * step[1];
       return i !== chosen && (!known || (along > 0 && 2 * along * along >= across * across + down * down));
     });
     if (next >= 0) select(next);

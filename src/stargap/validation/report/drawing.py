@@ -1,0 +1,368 @@
+"""What each figure of a report is drawn from, and why one cannot be drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stargap.errors import UsageError
+from stargap.flags import PhotFlag
+from stargap.labels import LABELS
+from stargap.photometry.likelihood import Population
+from stargap.validation.report.compared import compared_figure, kind_of
+from stargap.validation.report.data import Columns, RunData
+from stargap.validation.report.spectra import FittedSpectra
+from stargap.validation.report.truth import QUANTITIES, errors_of, plain_stars
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Drawn",
+    "NotDrawn",
+    "Source",
+    "active",
+    "apogee",
+    "binaries",
+    "differences",
+    "emulator",
+    "fit",
+    "hr",
+    "kiel",
+    "literature",
+    "losses",
+    "methods",
+    "photometry",
+    "precision",
+    "processing",
+    "recovery",
+    "residuals",
+    "sky",
+    "snr",
+    "subtype",
+    "tsne",
+    "velocity",
+]
+
+EMBEDDED = 300
+"""Spectra of either domain that t-SNE places."""
+MOST_ERRORBARS = 3000
+"""Stars with error bars in the figure of recovered labels."""
+
+Drawn = tuple["Figure", Columns]
+"""A figure and the columns that it shows."""
+
+
+class NotDrawn(UsageError):
+    """What a figure needs is not there; the message says what."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What figures are drawn from: the run, some of its spectra beside their models, or why there are none."""
+
+    data: RunData
+    refitted: FittedSpectra | None
+    why_not: str
+
+    @property
+    def title(self) -> str:
+        """Words above a figure."""
+        return "simulated stars" if self.data.simulated else ""
+
+    @property
+    def fitted(self) -> FittedSpectra:
+        """Spectra beside their models.
+
+        Raises:
+            NotDrawn: there are none.
+        """
+        if self.refitted is None:
+            raise NotDrawn(self.why_not)
+        return self.refitted
+
+
+def _some(columns: Columns, names: tuple[str, ...], rows: NDArray[Any]) -> Columns:
+    return {name: columns[name][rows] for name in names}
+
+
+def _final_stars(data: RunData, *names: str) -> Columns:
+    return _some(data.stars, ("gaia_source_id", *names), np.asarray(data.stars["in_final_catalogue"], dtype=bool))
+
+
+def sky(run: Source) -> Drawn:
+    """Draw figure 1."""
+    data, title = run.data, run.title
+    from stargap.figures.survey import sky_figure
+
+    stars = _final_stars(data, "ra", "dec")
+    return sky_figure(stars["ra"], stars["dec"], title=title), stars
+
+
+def snr(run: Source) -> Drawn:
+    """Draw figure 2."""
+    data, title = run.data, run.title
+    from stargap.figures.survey import snr_figure
+
+    columns = _some(data.spectra, ("spectrum_id", "snr_r", "snr_i"), np.ones(len(data.final), dtype=bool))
+    return snr_figure(columns["snr_r"], columns["snr_i"], title=title), columns
+
+
+def emulator(run: Source) -> Drawn:
+    """Draw figure 3, which a run has no data for."""
+    data = run.data
+    errors = data.cards.get("emulator", {}).get("validation", {})
+    numbers = ", ".join(f"{name.replace('_', ' ')} {100 * value:.3g} %" for name, value in errors.items())
+    message = (
+        "errors of single validation spectra are not kept with a run; stargap emulator --plot draws them. The "
+        f"emulator's card says of |F_model - F_recon| / F_model (eq. 1): {numbers or 'nothing'}"
+    )
+    raise NotDrawn(message)
+
+
+def velocity(run: Source) -> Drawn:
+    """Draw figure 4."""
+    data, title = run.data, run.title
+    from stargap.figures.comparison import velocity_figure
+
+    stars = _final_stars(data, "rv", "e_rv", "gaia_rv", "e_gaia_rv")
+    if not (np.isfinite(stars["rv"]) & np.isfinite(stars["gaia_rv"])).any():
+        message = "no star of the final catalogue has a velocity of Gaia's"
+        raise NotDrawn(message)
+    return velocity_figure(stars["rv"], stars["gaia_rv"], title=title), stars
+
+
+def processing(run: Source) -> Drawn:
+    """Draw figure 5."""
+    fitted, title = run.fitted, run.title
+    from stargap.figures.processing import processing_figure
+
+    columns = _example(fitted)
+    figure = processing_figure(
+        columns["wavelength"], columns["flux"], columns["sigma"], columns["continuum"], columns["good"], title=title
+    )
+    return figure, columns
+
+
+def fit(run: Source) -> Drawn:
+    """Draw the fit of the same spectrum."""
+    fitted = run.fitted
+    from stargap.figures.fit import fit_figure
+
+    columns, one = _example(fitted), fitted.example
+    assert one is not None
+    fit = one.fitted
+    figure = fit_figure(one.columns, one.row, native=fit.native, prepared=fit.prepared, model=fit.fit.model)
+    return figure, columns
+
+
+def _example(fitted: FittedSpectra) -> Columns:
+    one = fitted.example
+    if one is None:
+        message = "no spectrum was measured"
+        raise NotDrawn(message)
+    star, row = one.fitted.prepared, one.row
+    parts = {"flux": star.flux, "sigma": star.sigma, "continuum": star.continuum, "good": star.good}
+    columns = {"wavelength": star.grid.wavelength} | {name: part[row].numpy() for name, part in parts.items()}
+    return columns | {"model": one.fitted.fit.model[row].numpy()}
+
+
+def losses(run: Source) -> Drawn:
+    """Draw figure 6, which a run has no data for."""
+    data = run.data
+    if "transfer" not in data.cards:
+        message = "the run used no transfer: its labels are the emulator's"
+        raise NotDrawn(message)
+    scores = data.cards["transfer"].get("scores", {})
+    listed = "; ".join(f"{name} {value:.3g}" for name, value in scores.items())
+    message = (
+        "the transfer is fitted in a few rounds of least squares, not by steps of a network, so there are no curves; "
+        f"its card says: {listed or 'no scores'}"
+    )
+    raise NotDrawn(message)
+
+
+def tsne(run: Source) -> Drawn:
+    """Draw figure 7."""
+    fitted = run.fitted
+    from stargap.figures.transfer import tsne_figure
+    from stargap.validation.embedding import tsne
+
+    if fitted.synthetic is None:
+        message = "the run used no transfer: there is nothing before and after it"
+        raise NotDrawn(message)
+    whole = np.flatnonzero(np.isfinite(fitted.model).any(axis=1))[: 2 * EMBEDDED]
+    observed, pictured = whole[::2], whole[1::2]  # unpaired, as the two domains are
+    seen = {
+        name: _filled(values) for name, values in vars(fitted).items() if name in ("observed", "synthetic", "model")
+    }
+    placed = [tsne({"synthetic": seen["synthetic"][pictured], "observed": seen["observed"][observed]}),
+              tsne({"transferred": seen["model"][pictured], "observed": seen["observed"][observed]})]  # fmt: skip
+    rows: list[tuple[str, str, NDArray[Any]]] = [
+        (when, name, points)
+        for when, groups in zip(("before", "after"), placed, strict=True)
+        for name, points in groups.items()
+    ]
+    columns = {
+        "panel": np.concatenate([np.repeat(when, len(points)) for when, _, points in rows]),
+        "group": np.concatenate([np.repeat(name, len(points)) for _, name, points in rows]),
+        "x": np.concatenate([points[:, 0] for *_, points in rows]),
+        "y": np.concatenate([points[:, 1] for *_, points in rows]),
+    }
+    return tsne_figure(*placed), columns
+
+
+def _filled(values: NDArray[Any]) -> NDArray[Any]:
+    """Return spectra with 1 where a pixel is not used."""
+    return np.where(np.isfinite(values), values, 1.0)
+
+
+def residuals(run: Source) -> Drawn:
+    """Draw figure 8."""
+    fitted = run.fitted
+    from stargap.figures.transfer import residual_figure
+
+    if fitted.before is None:
+        middle = np.nanmedian(fitted.after) if np.isfinite(fitted.after).any() else np.nan
+        message = f"the run used no transfer; against the emulator's spectra the median is {middle:.2f}"
+        raise NotDrawn(message)
+    return residual_figure(fitted.before, fitted.after), {"before": fitted.before, "after": fitted.after}
+
+
+def kiel(run: Source) -> Drawn:
+    """Draw figure 9."""
+    data, title = run.data, run.title
+    from stargap.figures.diagrams import kiel_figure
+
+    stars = _final_stars(data, "teff", "logg", "m_h")
+    return kiel_figure(stars["teff"], stars["logg"], stars["m_h"], title=title), stars
+
+
+def precision(run: Source) -> Drawn:
+    """Draw figure 10."""
+    data, title = run.data, run.title
+    from stargap.catalogue.repeat_scatter import repeat_scatter
+    from stargap.figures.precision import precision_figure
+
+    names = ("spectrum_id", "gaia_source_id", "snr_r", "rv", "teff", "logg", "m_h")
+    columns = _some(data.spectra, names, data.final)
+    return precision_figure(repeat_scatter(columns, data.precision), title=title), columns
+
+
+def hr(run: Source) -> Drawn:
+    """Draw figure 11."""
+    data, title = run.data, run.title
+    from stargap.figures.diagrams import hr_figure
+
+    stars = _final_stars(data, "bp_rp", "m_g", "m_h", "g_mag", "distance")
+    figure = hr_figure(*(stars[name] for name in ("bp_rp", "m_g", "m_h", "g_mag", "distance")), title=title)
+    return figure, stars
+
+
+def active(run: Source) -> Drawn:
+    """Draw figure 12."""
+    data, title = run.data, run.title
+    from stargap.figures.diagrams import active_figure
+
+    stars = _final_stars(data, "bp_rp", "m_g", "m_h", "activity")
+    return active_figure(*(stars[name] for name in ("bp_rp", "m_g", "m_h", "activity")), title=title), stars
+
+
+def subtype(run: Source) -> Drawn:
+    """Draw figure 13."""
+    data, title = run.data, run.title
+    from stargap.figures.survey import subtype_figure
+
+    columns = _some(data.spectra, ("spectrum_id", "spt", "subclass"), data.final)
+    return subtype_figure(columns["spt"], columns["subclass"], title=title), columns
+
+
+def _compared(run: Source, number: int, kind: str, what: str) -> Drawn:
+    data = run.data
+    tables = [one for one in data.tables if kind_of(one.name) == kind]
+    if not any(len(one.matched.rows) for one in tables):
+        message = f"no table {what} that has stars of this run was given: name one in [report.comparisons]"
+        raise NotDrawn(message)
+    return compared_figure(number, tables, data.spectra, title=run.title)
+
+
+def literature(run: Source) -> Drawn:
+    """Draw figure 14."""
+    return _compared(run, 14, "literature", "of literature labels")
+
+
+def apogee(run: Source) -> Drawn:
+    """Draw figure 15."""
+    return _compared(run, 15, "apogee", "of APOGEE")
+
+
+def methods(run: Source) -> Drawn:
+    """Draw figure 16."""
+    return _compared(run, 16, "methods", "of another method")
+
+
+def differences(run: Source) -> Drawn:
+    """Draw figure 17."""
+    return _compared(run, 17, "methods", "of another method")
+
+
+def binaries(run: Source) -> Drawn:
+    """Draw figure 18."""
+    data, title = run.data, run.title
+    from stargap.figures.comparison import binaries_figure
+    from stargap.tables.read import read_table
+
+    path = next(iter(sorted((data.folder / "compare").glob("*/binaries.csv"))), None)
+    if data.binaries is not None:
+        pairs = data.binaries.columns
+    elif path is not None:
+        pairs = read_table(path)
+    else:
+        message = (
+            "no pairs were compared: name tables of wide binaries and of primaries in [report.binaries], or give "
+            "stargap binaries the output RUN/compare/NAME"
+        )
+        raise NotDrawn(message)
+    if not np.isfinite(pairs["m_h"]).any():
+        message = "the cuts leave no pair of an FGK star and one of our M dwarfs"
+        raise NotDrawn(message)
+    return binaries_figure(pairs["m_h"], pairs["primary_m_h"], pairs["snr"], title=title), pairs
+
+
+def photometry(run: Source) -> Drawn:
+    """Draw labels of spectra against those of photometry."""
+    data = run.data
+    from stargap.figures.photometry import photometry_figure
+
+    unsure = PhotFlag.BINARY_LIKELY | PhotFlag.INCONSISTENT | PhotFlag.OUTSIDE_RELATIONS | PhotFlag.LOW_PARALLAX_SN
+    rows = data.final & (data.spectra["phot_flags"] & int(unsure) == 0) & np.isfinite(data.spectra["teff_phot"])
+    if not rows.any():
+        message = "no star of the final catalogue has labels from photometry: they need Gaia's magnitudes and parallax"
+        raise NotDrawn(message)
+    names = ("teff", "logg", "m_h")
+    marked = tuple(f"{mark}{name}_phot" for name in names for mark in ("", "e_"))
+    columns = _some(data.spectra, ("spectrum_id", "snr_r", *names, *marked), rows)
+    theirs = {name: columns[f"{name}_phot"] for name in names}
+    scatter = dict(zip(names, np.diag(Population().scatter()), strict=True))
+    noise = {name: np.sqrt(np.maximum(columns[f"e_{name}_phot"] ** 2 - scatter[name], 0.0)) for name in names}
+    return photometry_figure(columns, theirs, columns["snr_r"], noise=noise, title=run.title), columns
+
+
+def recovery(run: Source) -> Drawn:
+    """Draw recovered minus true, of simulated stars."""
+    data = run.data
+    from stargap.figures.recovery import recovery_figure
+
+    assert data.truth is not None
+    rows = np.flatnonzero(plain_stars(data))
+    columns: Columns = {"spectrum_id": data.spectra["spectrum_id"][rows], "snr_r": data.spectra["snr_r"][rows]}
+    for name in QUANTITIES:
+        columns |= {name: data.spectra[name][rows], f"e_{name}": errors_of(data.spectra, name)[rows]}
+        columns[f"true_{name}"] = np.asarray(data.truth[name], dtype=float)[rows]
+    some = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_ERRORBARS])
+    shown = {name: values[some] for name, values in columns.items()}
+    labels = np.stack([shown.get(f"true_{name}", np.zeros(len(some))) for name in LABELS], axis=1)
+    return recovery_figure(shown, labels, shown["true_rv"], shown["snr_r"]), columns
