@@ -225,8 +225,8 @@
     const x = scale(spectrum.start, end, top.left, top.right);
     spectrum.px = x;
     const [a, b] = quantiles(spectrum.observed, 0.003, 0.997), [c, d] = quantiles(spectrum.model, 0.003, 0.997);
-    const [floor, roof] = [Math.min(a, c), Math.max(b, d)], height = (roof - floor) || 1;
-    const y = scale(floor - 0.1 * height, roof + 0.25 * height, top.bottom, top.top);
+    const [floor, roof] = [Math.min(a, c), Math.max(b, d)], extent = (roof - floor) || 1;
+    const y = scale(floor - 0.1 * extent, roof + 0.25 * extent, top.bottom, top.top);
     const reach = Math.max(3, 1.3 * Math.max(...quantiles(spectrum.residual, 0.005, 0.995).map(Math.abs)));
     const r = scale(-reach, reach, low.bottom, low.top);
     pen.strokeStyle = INK;
@@ -319,15 +319,15 @@
   }
 
   function step(name, event) {
-    const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
-    if (!step) return;
+    const direction = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
+    if (!direction) return;
     event.preventDefault();
     const canvas = byId(name), diagram = DIAGRAMS[name];
     const known = chosen >= 0 && drawn(diagram, chosen);
     const x = known ? diagram.px(points.columns[diagram.x][chosen]) : canvas.clientWidth / 2;
     const y = known ? diagram.py(points.columns[diagram.y][chosen]) : canvas.clientHeight / 2;
     const next = nearest(name, x, y, (across, down, i) => {
-      const along = across * step[0] + down * step[1];
+      const along = across * direction[0] + down * direction[1];
       return i !== chosen && (!known || (along > 0 && 2 * along * along >= across * across + down * down));
     });
     if (next >= 0) select(next);
