@@ -29,7 +29,7 @@ def page() -> str:
     flags = "\n\n".join(bits(column) for column in FLAG_COLUMNS)
     return f"""# Columns and flags
 
-Made by `python docs/make_columns.py` from `stargap.tables.conform` and `stargap.flags`.
+Made by `python docs/make_columns.py` from `stargap.tables.columns` and `stargap.flags`.
 
 ## Columns of `stargap measure`
 

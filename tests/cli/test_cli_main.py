@@ -88,7 +88,9 @@ def test_one_row_a_file_in_order_and_exit_code_0(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["measure"], "PATHS"),
+        (["measure"], "measure needs PATHS; stargap measure --help says more"),
+        (["measure", "x.fits", "--model"], "--model of measure needs a value; stargap measure --help says more"),
+        (["show", "x.fits"], "show needs --id; stargap show --help says more"),
         (["measure", "nowhere/"], "nowhere/: there is no such file or folder"),
         (["measure", "x.fits", "y.fits"], "y.fits: there is no such file or folder"),
         (["measure", "x.fits", "-o", "/proc/labels.fits"], "cannot write /proc/labels.fits: no"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -19,6 +20,7 @@ from stargap.run.freshness import pending, piece_key, refuse_other_settings, rem
 from stargap.run.perform import Job, perform
 from stargap.run.receipts import Receipt, write_receipt
 from stargap.run.settings import SurveySettings
+from stargap.tables.columns import Column
 from stargap.theory.emulator import shipped_emulator
 from stargap.transfer.residual.model import shipped_transfer
 
@@ -167,6 +169,15 @@ def test_every_setting_that_changes_is_noticed(pretended, files):
     alone = ("measure.preset", "emulator.resolution", "emulator.seed", "emulator.grid")
     allowed = (*alone, "transfer.", "report.binaries", "settings", "reference")
     assert [name for name in same if not name.startswith(allowed) and not name.endswith(allowed)] == []
+
+
+@pytest.mark.parametrize("name", ["photometry", "measure", "table", "catalogue"])
+def test_a_new_column_is_noticed(name, pretended, monkeypatch):
+    new = Column("tio2", "float32", "", "phot.flux.density;arith.ratio", "TiO2 band index")
+    changed = [replace(s, schema=(*s.schema, new)) if s.name == name else s for s in stages.STAGES]
+    monkeypatch.setattr(stages, "STAGES", tuple(changed))
+    run = Run(pretended.output, pretended)
+    assert [stage.name for stage in stages.STAGES if pending(run, stage)] == [name]
 
 
 def test_every_file_that_changes_is_noticed(pretended):

@@ -85,7 +85,7 @@ def check_invariants() -> Callable[[Spectrum], None]:
         assert (spectrum.wavelength > 0).all()
         assert (spectrum.ivar >= 0).all()
         facts = spectrum.facts
-        assert facts.layout in {"lamost-dr1", "lamost-image", "lamost-table", "sdss", "table"}
+        assert facts.layout
         assert facts.snr_source in {"header", "ivar"}
         assert facts.obsid is None or 0 <= facts.obsid < 2**63
         assert facts.ra is None or 0 <= facts.ra <= 360

@@ -76,7 +76,7 @@ def test_case_1_cut_in_and_before_the_header_of_the_table(files, tmp_path):
     raw = files["lamost-table"]
     start = raw.index(b"XTENSION")
     assert reason_of(raw[: start + 900], tmp_path / "cut.fits") == HEADER_REASON
-    expected = "no LAMOST or SDSS spectrum in it (HDUs hold 0-D data)"
+    expected = "no spectrum of a known layout in it (HDUs hold 0-D data)"
     assert reason_of(raw[:start], tmp_path / "cut.fits") == expected
 
 
@@ -328,8 +328,8 @@ def test_a_fits_file_of_something_else_says_what_it_holds(tmp_path):
     table = fits.BinTableHDU.from_columns([fits.Column("FLUX", "E", array=np.zeros(3))])
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(tmp_path / "table.fits")
     for name, expected in {
-        "cube": "no LAMOST or SDSS spectrum in it (HDUs hold 0-D data, 3-D data, 3-D data, 3-D data ...)",
-        "table": "no LAMOST or SDSS spectrum in it (HDUs hold 0-D data, a table)",
+        "cube": "no spectrum of a known layout in it (HDUs hold 0-D data, 3-D data, 3-D data, 3-D data ...)",
+        "table": "no spectrum of a known layout in it (HDUs hold 0-D data, a table)",
     }.items():
         with pytest.raises(SpectrumError) as caught:
             read_spectrum(tmp_path / f"{name}.fits")

@@ -37,7 +37,7 @@ def test_names_are_unique_and_plain():
 
 def test_every_error_follows_its_value_in_the_same_unit():
     errors = [name for name in NAMES if name.startswith("e_")]
-    assert len(errors) == 14
+    assert {"e_rv", "e_teff", "e_teff_sys"} < set(errors)
     for name in errors:
         place = NAMES.index(name)
         assert NAMES[place - 1] == (name.removesuffix("_sys") if name.endswith("_sys") else name[2:])

@@ -200,6 +200,13 @@ def test_a_star_is_found_by_any_of_its_identifiers(tmp_path, suffix):
     assert len({line.index("K ") for line in lines if " K " in line}) == 1
 
 
+def test_a_spectrum_is_found_by_its_path(tmp_path):
+    rows = {column.name: [None] * 2 for column in MEASURED}
+    rows |= {"spectrum_id": [0, 1], "path": ["a/spec-1.fits", "a/spec-2.fits"]}
+    write_table(rows, tmp_path / "t.fits", schema=MEASURED, provenance={})
+    assert rows_printed(tmp_path / "t.fits", ["a/spec-2.fits"]) == rows_printed(tmp_path / "t.fits", ["1"])
+
+
 def test_several_rows_are_apart_and_each_is_shown_once(tmp_path):
     file = star(tmp_path)
     lines = rows_printed(file, ["J1", "11"])

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from stargap import __version__
 from stargap.cli import survey as cli_survey
@@ -52,7 +52,7 @@ def measure(
     Parameters
     ----------
     paths
-        Files, folders, globs, or @list.txt with one path a line.
+        Files, folders, globs, or @list.txt with one path per line.
     output
         Table to write: .fits, .parquet, .csv, .vot or .ecsv.
     plot
@@ -308,13 +308,21 @@ for commands in (cli_survey, cli_tables):
     commands.add_commands(app)
 
 
+def _missing(error: MissingArgumentError) -> str:
+    """Say which argument a command lacks, or which option lacks its value."""
+    command = " ".join(error.command_chain or ())
+    name = error.argument.name if error.argument else "an argument"
+    lacking = f"{error.keyword} of {command} needs a value" if error.keyword else f"{command} needs {name}"
+    return f"{lacking}; stargap {command} --help says more"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors of use print one line and exit with 2, Ctrl-C with 130, a broken pipe with 141."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except (StargapError, CycloptsError) as error:
-        text = " ".join(str(error).split())
+        text = _missing(error) if isinstance(error, MissingArgumentError) else " ".join(str(error).split())
         print(f"stargap: {text}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -70,7 +70,7 @@ def catalogue(
     ] = None,
     paper: bool = False,
 ) -> None:
-    """Make the catalogue of a survey run that is done up to its table: a row a spectrum, and a row a star.
+    """Make the catalogue of a survey run that is done up to its table: one row per spectrum, and one per star.
 
     Errors are calibrated on repeats, spectra of a star combined, variables and binaries marked, and the cuts of the
     final catalogue made as bits; the settings say how ([catalogue], [publish]).
@@ -211,7 +211,7 @@ def binaries(
         print(f"wrote {output / 'binaries.md'}")
 
 
-def show(table: Path, /, *, id: Annotated[list[str], Parameter(name="--id")]) -> None:
+def show(table: Path, /, *, id: Annotated[list[str], Parameter(name="--id", negative="")]) -> None:
     """Print all that a table says of some spectra or stars, with units and flags in words.
 
     Parameters
@@ -219,7 +219,8 @@ def show(table: Path, /, *, id: Annotated[list[str], Parameter(name="--id")]) ->
     table
         Any table of stargap, in any of its formats.
     id
-        spectrum_id, obsid, gaia_source_id or designation; can be given several times.
+        spectrum_id, obsid, gaia_source_id, designation or path; can be given several times. The first row that stargap
+        measure prints has spectrum_id 0.
     """
     from stargap.tables.print import print_rows
 
@@ -239,6 +240,7 @@ def validate(table: Path, /) -> None:
     problems = validate_file(table)
     for problem in problems:
         print(problem)
-    print(f"{table}: {len(problems)} violations" if problems else f"{table}: as the schema says")
+    count = f"{len(problems)} violation{'s' * (len(problems) > 1)}" if problems else "as the schema says"
+    print(f"{table}: {count}")
     if problems:
         sys.exit(1)

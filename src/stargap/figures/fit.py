@@ -40,7 +40,8 @@ def fit_figure(
 
     Returns:
         a matplotlib Figure of three panels: flux and pseudo-continuum, normalised data and model with the pixels left
-        out of the fit shaded, and residuals over errors.
+        out of the fit shaded, and residuals over errors. Errors in the title are the random and the systematic one
+        together.
     """
     star = prepared
     wave = star.grid.wavelength
@@ -102,6 +103,8 @@ def _title(columns: Mapping[str, NDArray[Any]], row: int) -> str:
 
     def value(name: str, digits: int, unit: str = "") -> str:
         number, error = float(columns[name][row]), float(columns[f"e_{name}"][row])
+        systematic = float(columns[f"e_{name}_sys"][row]) if f"e_{name}_sys" in columns else np.nan
+        error = error if np.isnan(systematic) else float(np.hypot(error, systematic))
         mark = name if name in MARKED else "activity"
         if not np.isfinite(number) or not usable(mark, np.array([bits]))[0]:
             return "–"

@@ -79,7 +79,9 @@ def measure_indices(native: NativeBatch, rv: PerStar, *, noise_factor: PerStar |
     }
     reference = means.pop("reference")
     bands = {name: band_ratio(mean, reference) for name, mean in means.items()}
-    (tio5, v_tio5), (cah2, v_cah2), (cah3, v_cah3) = ((band.mean, band.variance) for band in bands.values())
+    (tio5, v_tio5), (cah2, v_cah2), (cah3, v_cah3) = (
+        (bands[name].mean, bands[name].variance) for name in ("tio5", "cah2", "cah3")
+    )
 
     cah = cah2 + cah3
     solar = sum((c * cah**k for k, c in enumerate(SOLAR_TIO5)), start=torch.zeros_like(cah))

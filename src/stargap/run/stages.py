@@ -30,6 +30,7 @@ from stargap.run.spectra import (
     rescue_ingest,
 )
 from stargap.run.tables import companion_digests, make_catalogue, make_clean, make_table, overrule_digest
+from stargap.tables.columns import CATALOGUE, DOMAINS, MEASURED, PHOTOMETRIC, STARS, SURVEY, Column
 
 __all__ = ["STAGES", "TRAINING", "Stage"]
 
@@ -41,9 +42,10 @@ class Stage:
     ``name`` and ``about`` name it and say what it does; a ``sharded`` stage has one piece per shard, another stage has
     one. ``after`` names the stages whose products it reads, ``settings`` returns the settings that it follows from, in
     JSON types, and ``outside`` digests of files outside the run. ``make`` makes a piece, in any process; ``rescue``
-    clears the way after a process died over a piece. A stage that is ``remade`` is made again without asking when its
-    settings or the version changed, since it mixes no rows. ``trains`` says whether it trains a model, which may take
-    ``TRAINING`` times as long as another piece.
+    clears the way after a process died over a piece. ``schema`` are the columns of its tables, as far as
+    `stargap.tables.columns` lays them down: a piece with other columns is made again. A stage that is ``remade`` is
+    made again without asking when its settings or the version changed, since it mixes no rows. ``trains`` says whether
+    it trains a model, which may take ``TRAINING`` times as long as another piece.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Stage:
     make: Callable[[Run, int | None], Made]
     outside: Callable[[Run, int | None], dict[str, str]] = lambda run, unit: {}
     rescue: Callable[[Run, int], None] | None = None
+    schema: tuple[Column, ...] = ()
     remade: bool = False
     trains: Callable[[SurveySettings], bool] = lambda settings: False
 
@@ -94,6 +97,7 @@ STAGES: tuple[Stage, ...] = (
         lambda settings: ("sample",),
         _only("photometry"),
         make_photometry,
+        schema=PHOTOMETRIC,
     ),
     Stage(
         "emulator",
@@ -153,6 +157,7 @@ STAGES: tuple[Stage, ...] = (
         lambda settings: ("ingest", "velocity", "prepare", "emulator", "transfer"),
         _only("measure"),
         make_measured,
+        schema=(*MEASURED, *DOMAINS),
     ),
     Stage(
         "table",
@@ -161,6 +166,7 @@ STAGES: tuple[Stage, ...] = (
         lambda settings: ("sample", "photometry", "clean", "measure"),
         lambda settings: settings.model_dump(mode="json", include={"input": {"simulated"}}),
         make_table,
+        schema=SURVEY,
     ),
     Stage(
         "catalogue",
@@ -170,6 +176,7 @@ STAGES: tuple[Stage, ...] = (
         _only("catalogue", "publish"),
         make_catalogue,
         companion_digests,
+        schema=(*CATALOGUE, *STARS),
     ),
     Stage(
         "report",

@@ -16,7 +16,8 @@ class Facts:
 
     path: str = ""
     layout: str = ""
-    """Structure of the file: ``lamost-dr1``, ``lamost-image``, ``lamost-table``, ``sdss``, ``table`` or ``arrays``."""
+    """Structure of the file, as its reader names it, such as ``lamost-image``, ``sdss`` or ``table``; ``arrays`` of
+    arrays. Spectra of layouts that begin with ``lamost`` are measured with LAMOST's noise factor and velocity floor."""
     release: str | None = None
     obsid: int | None = None
     designation: str | None = None

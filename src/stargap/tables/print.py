@@ -39,7 +39,7 @@ _MARK_OF = {name: name for name in MARKED} | {"spt": "activity", "halpha_ew": "a
 _NARROW = 100
 _FLAG_WIDTH = 9
 _NAME_WIDTH = 12
-_IDENTIFIERS = ("spectrum_id", "obsid", "gaia_source_id", "designation", "ID")
+_IDENTIFIERS = ("spectrum_id", "obsid", "gaia_source_id", "designation", "path", "ID")
 
 
 def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = None, max_rows: int = 40) -> None:
@@ -51,7 +51,7 @@ def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = N
     (`stargap.marks`).
 
     Args:
-        columns: arrays ``(row,)`` as in :data:`stargap.tables.conform.MEASURED` or ``CATALOGUE``; only those
+        columns: arrays ``(row,)`` as in :data:`stargap.tables.columns.MEASURED` or ``CATALOGUE``; only those
             shown are needed. A spectrum without a path is shown by its designation.
         console: where to print; standard output if None.
         max_rows: how many rows to show before ``... n more rows``.
@@ -187,7 +187,7 @@ def print_rows(path: str | Path, ids: Sequence[str], *, console: Console | None 
 
     Args:
         path: a table of stargap, in any of its formats.
-        ids: spectrum_id, obsid, gaia_source_id or designation; every row with one of them is printed.
+        ids: spectrum_id, obsid, gaia_source_id, designation or path; every row with one of them is printed.
         console: where to print; standard output if None.
 
     Raises:

@@ -26,7 +26,7 @@ LAYOUTS: tuple[tuple[Callable[[fits.HDUList], bool], Callable[[fits.HDUList, str
     (is_lamost_image, parse_lamost_image),
     (is_table, parse_table),
 )
-"""How each layout is recognised and read; the first that recognises a file reads it."""
+"""How each layout is recognised and read, most specific first: the first that recognises a file reads it."""
 
 REFUSED: tuple[tuple[Callable[[fits.HDUList, str | Path], bool], str], ...] = (
     (is_medium_resolution, "a medium-resolution (MRS) file: stargap reads low-resolution spectra"),
@@ -75,7 +75,7 @@ def _parse(hdul: fits.HDUList, path: str | Path) -> Content:
             raise SpectrumError(path, reason)
     parse = next((parse for recognises, parse in LAYOUTS if recognises(hdul)), None)
     if parse is None:
-        raise SpectrumError(path, f"no LAMOST or SDSS spectrum in it ({_describe(hdul)})")
+        raise SpectrumError(path, f"no spectrum of a known layout in it ({_describe(hdul)})")
     check_statements((hdu.header for hdu in hdul), path)
     return parse(hdul, path)
 
