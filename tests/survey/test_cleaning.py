@@ -206,7 +206,7 @@ def test_noise_is_measured(factor):
     assert clean([shard]).settings.noise_factor == pytest.approx(factor, rel=0.05)
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(st.floats(-0.5, 0.9), st.floats(-0.3, 0.5), st.floats(0, 0.2), st.floats(0, 0.3))
 def test_verdicts_are_monotonic(tio5, cah1, error, quiet):
     rules = CleaningSettings()

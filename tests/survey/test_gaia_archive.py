@@ -197,7 +197,7 @@ def test_the_query_in_the_error_runs_by_hand(tmp_path):
     assert answer["source_id"].tolist() == [FIRST]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10_000), latest=st.floats(2010, 2024), earliest=st.sampled_from([1995.0, 2000.0, 2012.0]))
 def test_what_is_fetched_joins_as_all_of_gaia_does(tmp_path, seed, latest, earliest):
     random = np.random.default_rng(seed)

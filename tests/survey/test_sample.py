@@ -31,7 +31,7 @@ from stargap.tables.write import write_table
 
 GAIA = 6917528997577384321
 NAN = math.nan
-quick = settings(max_examples=150, deadline=None)
+quick = settings(max_examples=50, deadline=None)
 FAILS = (Cut.NOT_M_DWARF, Cut.LOW_SN, Cut.BAD_FIBER, Cut.HIGH_RUWE, Cut.M_G_OUTSIDE, Cut.COLOUR_OUTSIDE)
 UNKNOWNS = (
     Cut.CLASS_UNKNOWN,

@@ -14,7 +14,7 @@ from stargap.tables.crossmatch import julian_epoch, match_ids, match_sky, separa
 from stargap.tables.nulls import whole_ids
 
 GAIA = 6917528997577384321
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=30, deadline=None)
 ids = st.integers(1, 2**63 - 1) | st.just(INT_NULL)
 
 

@@ -29,7 +29,7 @@ SCHEMA = (
     Column("subclass", "str"),
 )
 ids = st.integers(-(2**63), 2**63 - 1)
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def ours(rows, *, null=False):
