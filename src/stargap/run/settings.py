@@ -15,7 +15,7 @@ from stargap.run.train_settings import PriorSettings
 from stargap.settings import MeasureSettings, Settings
 from stargap.spectra.store.ingest import IngestSettings
 from stargap.starnet.training import TrainingSettings
-from stargap.survey.cleaning.clean import CleaningSettings
+from stargap.survey.cleaning.rules import CleaningSettings
 from stargap.survey.sample import SampleSettings
 from stargap.transfer.residual.train import ResidualSettings
 from stargap.validation.report.settings import ReportSettings
