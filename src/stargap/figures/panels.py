@@ -202,7 +202,7 @@ def metal_bar(figure: Figure, axes: Sequence[Axes], norm: Normalize) -> None:
 
 
 def difference_text(delta: Array, digits: int) -> str:
-    """Return what a panel says of differences, ours - reference (METHOD.md 11).
+    """Return what a panel says of differences, ours - reference (METHOD.md 11); one star has no scatter.
 
     Args:
         delta: finite numbers ``(star,)``.
@@ -215,14 +215,13 @@ def difference_text(delta: Array, digits: int) -> str:
         1.4826 MAD 1.5
         clipped σ 1.3
     """
-    if not delta.size:
-        return "n 0"
+    lines = [f"n {len(delta):,}"]
+    if delta.size:
+        lines.append(f"median {np.median(delta):+z.{digits}f}")
     kept = delta[clip(delta)]
-    spread = float(kept.std(ddof=1)) if len(kept) > 1 else np.nan
-    return (
-        f"n {len(delta):,}\nmedian {np.median(delta):+z.{digits}f}\n"
-        f"1.4826 MAD {robust_scatter(delta):.{digits}f}\nclipped σ {spread:.{digits}f}"
-    )
+    if len(kept) > 1:
+        lines += [f"1.4826 MAD {robust_scatter(delta):.{digits}f}", f"clipped σ {kept.std(ddof=1):.{digits}f}"]
+    return "\n".join(lines)
 
 
 def note(axis: Axes, text: str, *, size: float = 8) -> None:

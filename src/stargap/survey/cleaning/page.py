@@ -278,7 +278,7 @@ PAGE = """<!doctype html>
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; font-size: 13px; } td, th { padding: 2px 8px; text-align: left; }
 tr:nth-child(even) { background: #f4f4f4; } img { max-width: 100%; } pre { background: #f4f4f4; padding: .6rem; }
-</style></head><body>
+</style></head><body><main>
 %BODY%
-</body></html>
+</main></body></html>
 """

@@ -118,9 +118,9 @@ def _offsets(data: RunData) -> Iterator[Row]:
         digits, other = DIGITS[name], "Gaia's" if name == "rv" else "literature"
         bias, scatter = paper.OFFSETS[name]
         if name == "rv":
-            ours = _offset(spectra["rv"][final], spectra["gaia_rv"][final], digits)
+            ours = _offset(spectra["rv"][final], spectra["gaia_rv"][final], digits, "spectra")
         else:
-            ours = _offset(*_in_common(literature, name), digits) if literature else absent
+            ours = _offset(*_in_common(literature, name), digits, "stars") if literature else absent
         title = f"{NAMES[name]} − {other} ({UNITS[name]})"
         yield title, f"{bias:+.{digits}f} ± {scatter:.{digits}f}", ours, _against_truth(data, name)
         if name in paper.BRIGHT_SCATTER and literature:
@@ -128,13 +128,13 @@ def _offsets(data: RunData) -> Iterator[Row]:
             yield (
                 f"{NAMES[name]} − literature, S/N > {BRIGHT:g}",
                 bright,
-                _offset(*_in_common(literature, name, snr_above=BRIGHT), digits),
+                _offset(*_in_common(literature, name, snr_above=BRIGHT), digits, "stars"),
                 "",
             )
         if name != "rv" and apogee:
             one = next(one for one in apogee[0].comparison.agreements if one.quantity == name)
             printed = f"{one.paper_bias:+.{digits}f} ± {one.paper_scatter:.{digits}f}"
-            yield f"{NAMES[name]} − APOGEE", printed, _offset(*_in_common(apogee, name), digits), ""
+            yield f"{NAMES[name]} − APOGEE", printed, _offset(*_in_common(apogee, name), digits, "stars"), ""
         for snr, printed_scatter in zip((10.0, 100.0), paper.REPEATS[name], strict=True):
             curve = data.precision.errors.get(name)
             error = np.nan if curve is None else float(curve.repeat_error(snr))
@@ -162,16 +162,16 @@ def _against_truth(data: RunData, name: Quantity) -> str:
     ours, true = np.asarray(data.spectra[name], dtype=float)[plain], np.asarray(data.truth[name], dtype=float)[plain]
     pull = (ours - true) / errors_of(data.spectra, name)[plain]
     pulls = number(robust_scatter(pull[np.isfinite(pull)]), digits=2)
-    return f"{_offset(ours, true, DIGITS[name])}, pulls {pulls}"
+    return f"{_offset(ours, true, DIGITS[name], 'spectra')}, pulls {pulls}"
 
 
-def _offset(ours: ArrayLike, reference: ArrayLike, digits: int) -> str:
+def _offset(ours: ArrayLike, reference: ArrayLike, digits: int, what: str) -> str:
     first, second = np.asarray(ours, dtype=float), np.asarray(reference, dtype=float)
     both = np.isfinite(first) & np.isfinite(second)
     if both.sum() < 3:
         return "too few"
     found = statistics(first[both], second[both])
-    return f"{found.median:+z.{digits}f} ± {found.clipped:.{digits}f} (n {both.sum():,})"
+    return f"{found.median:+z.{digits}f} ± {found.clipped:.{digits}f} ({both.sum():,} {what})"
 
 
 def _binaries(data: RunData) -> Iterator[Row]:
@@ -180,13 +180,15 @@ def _binaries(data: RunData) -> Iterator[Row]:
         theirs = paper.BINARIES.get(one.snr_above)
         printed = "" if theirs is None else f"{theirs.bias:+.2f} ± {theirs.scatter:.2f}"
         values, count = one.result.values, one.result.n
-        ours = f"{values.median:+z.2f} ± {values.clipped:.2f} (n {count:,})" if count >= 3 else "too few"
+        ours = f"{values.median:+z.2f} ± {values.clipped:.2f} ({count:,} pairs)" if count >= 3 else "too few"
         yield f"[M/H] − primary's, S/N > {one.snr_above:g}", printed, ours, ""
 
 
 def _subclass(data: RunData) -> Iterator[Row]:
     bias, scatter = paper.SUBCLASS_OFFSET
-    ours = _offset(subclass_numbers(data.spectra["subclass"][data.final]), data.spectra["spt"][data.final], 2)
+    ours = _offset(
+        subclass_numbers(data.spectra["subclass"][data.final]), data.spectra["spt"][data.final], 2, "spectra"
+    )
     yield "pipeline's subclass − SpT", f"{bias:+.2f} ± {scatter:.2f}", ours, ""
 
 
