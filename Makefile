@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-marks results-transfer results-cleaning results-photometry results-precision results-scale results-validation results-reliability figures lock clean
+.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-limits results-marks results-transfer results-cleaning results-photometry results-precision results-scale results-validation results-reliability figures lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
@@ -13,6 +13,7 @@ help:
 	@echo "make benchmarks          speeds, as a table with ratios against scipy and numpy"
 	@echo "make results-real-stars  docs/results/real-stars.md: recipes of the shipped model, cross-validated on real stars (about 15 minutes)"
 	@echo "make results-emulator-stars  docs/results/emulator-stars.md: the emulator alone on the spectra in $(DATA)/lamost"
+	@echo "make results-limits      docs/what-a-spectrum-tells.md: the smallest errors that noise allows, and ours (a few minutes)"
 	@echo "make results-marks       docs/results/marks.md: what the marks use_* let through, and what they lose (a minute or two)"
 	@echo "make results-transfer    docs/results/transfer.md: train and score transfers on a simulated survey (about 2 hours)"
 	@echo "make results-cleaning    docs/results/cleaning.md: what the cleaning rejects, of simulated and real spectra (about 10 minutes)"
@@ -58,6 +59,9 @@ results-emulator-stars: $(READY)
 
 results-real-stars: $(READY)
 	$(BIN)/python docs/results/make_real_stars.py --data $(DATA)
+
+results-limits: $(READY)
+	$(BIN)/python docs/results/make_limits.py
 
 results-marks: $(READY)
 	$(BIN)/python docs/results/make_marks.py --data $(DATA)

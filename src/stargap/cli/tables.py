@@ -17,7 +17,7 @@ __all__ = ["add_commands"]
 
 def add_commands(app: App) -> None:
     """Add the commands of this module to the command line."""
-    for command in (gaia, photometry, catalogue, report, compare, binaries, show, validate):
+    for command in (gaia, photometry, catalogue, report, compare, binaries, show, validate, limits):
         app.command(command)
 
 
@@ -244,3 +244,35 @@ def validate(table: Path, /) -> None:
     print(f"{table}: {count}")
     if problems:
         sys.exit(1)
+
+
+def limits(*, teff: float, m_h: float = 0.0, snr: float, logg: float | None = None, logg_width: float = 0.05) -> None:
+    """Print what a LAMOST spectrum can tell: the smallest errors of RV, Teff, log g and [M/H] that its noise allows.
+
+    Parameters
+    ----------
+    teff
+        Teff (K).
+    m_h
+        [M/H] (dex).
+    snr
+        S/N per pixel in r.
+    logg
+        log g (dex); that of the main sequence by default.
+    logg_width
+        Standard deviation (dex) of the prior of log g about the main sequence, in the second column.
+    """
+    from stargap.measurement.limits import limits as bounds
+
+    free = bounds(teff, m_h, snr, logg=logg)
+    with_prior = bounds(teff, m_h, snr, logg=logg, logg_width=logg_width)
+    print(f"Cramer-Rao bounds at Teff {teff:g} K, [M/H] {m_h:+g}, S/N {snr:g} (docs/what-a-spectrum-tells.md)")
+    print(f"{'':12} spectrum alone   with log g within {logg_width:g} dex of the main sequence")
+    titles = {
+        "rv": ("RV", "km/s", 1),
+        "teff": ("Teff", "K", 0),
+        "logg": ("log g", "dex", 3),
+        "m_h": ("[M/H]", "dex", 3),
+    }
+    for name, (title, unit, digits) in titles.items():
+        print(f"{title:6} {unit:5} {free[name]:14.{digits}f}   {with_prior[name]:.{digits}f}")

@@ -112,7 +112,7 @@ class DomainFit:
     ``synthetic`` and ``observed`` are `LabelFit`; labels of the observed domain are the published ones, and their
     ``model`` holds the spectra with the stars' nuisance parameters. ``nuisance, nuisance_errors`` are
     ``(star, nuisance)``; ``systematic (star, 4)`` is the error that a higher S/N would not reduce, and is not part of
-    ``observed.errors``.
+    ``observed.errors``, nor of ``covariance (star, 3, 3)``, that of the published Teff, log g and [M/H].
     """
 
     synthetic: LabelFit
@@ -120,6 +120,7 @@ class DomainFit:
     nuisance: NuisanceValues
     nuisance_errors: NuisanceValues
     systematic: Labels
+    covariance: SquareMatrices
 
 
 def fit_domains(
@@ -273,6 +274,7 @@ def _refine(
         model=observed.model.clone(),
     )
     systematic = missing.clone()
+    published = torch.full((stars, A_M, A_M), torch.nan, dtype=torch.float64)
     nuisance = torch.full((stars, len(transfer.nuisance_scale)), torch.nan, dtype=torch.float64)
     nuisance_errors = nuisance.clone()
     weight = pixel_weights(prepared, torch.as_tensor(transfer.observed_floor))
@@ -285,14 +287,14 @@ def _refine(
         fit.flags[rows[transfer.outside(joint.labels)]] |= int(Flag.OUTSIDE_TRAINING)
         nuisance[rows] = joint.step[:, free:]
         nuisance_errors[rows] = joint.covariance.diagonal(dim1=1, dim2=2)[:, free:].clamp_min(0).sqrt()
-        fit.labels[rows], fit.errors[rows], systematic[rows] = _published(transfer, parameters, joint)
+        fit.labels[rows], fit.errors[rows], systematic[rows], published[rows] = _published(transfer, parameters, joint)
         errors = torch.hypot(fit.errors[rows], systematic[rows]).nan_to_num(0.0)
         fit.flags[rows[_far_outside(transfer, joint.labels, errors)]] |= int(Flag.FAR_OUTSIDE)
     squares = torch.where(prepared.good, weight * (prepared.flux - fit.model).square(), 0.0).sum(dim=1)
     chi2 = (squares / (prepared.good.sum(dim=1) - free)).double()
     fit = replace(fit, chi2=torch.where(torch.isfinite(observed.chi2), chi2, observed.chi2))
     _flag_domains(fit, synthetic, transfer.chi2_limit)
-    return DomainFit(synthetic, fit, nuisance, nuisance_errors, systematic)
+    return DomainFit(synthetic, fit, nuisance, nuisance_errors, systematic, published)
 
 
 def _far_outside(transfer: Transfer, labels: Labels, errors: Labels) -> Tensor:
@@ -302,8 +304,13 @@ def _far_outside(transfer: Transfer, labels: Labels, errors: Labels) -> Tensor:
     return torch.stack(outside).all(dim=0)
 
 
-def _published(transfer: Transfer, parameters: Parameters, joint: JointStep) -> tuple[Labels, Labels, Labels]:
-    """Return labels, errors and systematic errors, ``(row, 4)`` each; errors of fixed labels are NaN."""
+def _published(
+    transfer: Transfer, parameters: Parameters, joint: JointStep
+) -> tuple[Labels, Labels, Labels, SquareMatrices]:
+    """Return labels, errors and systematic errors, ``(row, 4)`` each, and the covariance of the first three.
+
+    Errors of fixed labels are NaN.
+    """
     full, inner = joint.labels, joint.covariance[:, : len(parameters.places), : len(parameters.places)]
     _, directions = parameters.expand(full[:, parameters.places])
     stellar = directions[:, :, :A_M]
@@ -317,7 +324,7 @@ def _published(transfer: Transfer, parameters: Parameters, joint: JointStep) -> 
         alpha = directions[:, :, A_M]
         variance = (alpha[:, :, None] * inner * alpha[:, None]).sum(dim=(1, 2))
         errors[:, A_M] = variance.clamp_min(0).sqrt()
-    return labels, errors, systematic
+    return labels, errors, systematic, covariance
 
 
 def _flag_domains(fit: LabelFit, synthetic: LabelFit, chi2_limit: float) -> None:

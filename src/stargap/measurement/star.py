@@ -16,9 +16,10 @@ from stargap.fit.forward import EmulatorModel
 from stargap.fit.labels import LabelFit, fit_labels
 from stargap.fit.parameters import Parameters
 from stargap.flags import Flag
-from stargap.labels import LABELS, TEFF
+from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF
 from stargap.marks import with_marks
 from stargap.measurement.halpha import measure_halpha
+from stargap.measurement.limits import LIMITED, star_limits
 from stargap.measurement.subtype import is_giant, measure_indices
 from stargap.measurement.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
 from stargap.pixels import grid_for
@@ -241,6 +242,8 @@ def measure_native(
         **_velocity_columns(velocity, factor, np.where(lamost, settings.lamost_rv_floor, 0.0)),
         **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy())),
         **_line_columns(native, rv, factor),
+        **_correlations(fitted, settings, emulator, count),
+        **_limit_columns(fitted, rv, settings, emulator, factor),
     }
     read = columns["failure"] == ""
     columns["bad_fraction"] = np.where(read, fitted.prepared.bad_fraction.numpy()[:count], np.nan)
@@ -275,6 +278,31 @@ def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn)
         columns[name], columns[f"e_{name}"] = labels[:, place], errors[:, place]
         columns[f"e_{name}_sys"] = systematic[:, place]
     return columns
+
+
+def _correlations(fitted: Fitted, settings: MeasureSettings, emulator: Emulator, count: int) -> Columns:
+    """Return the correlations ``rho_*`` of the random errors of Teff, log g and [M/H]; NaN of fixed labels."""
+    if fitted.domains is not None:
+        covariance = fitted.domains.covariance
+    else:
+        parameters = parameters_for(settings, emulator)
+        _, directions = parameters.expand(fitted.fit.labels[:, parameters.places].nan_to_num())
+        stellar = directions[:, :, :A_M]
+        covariance = stellar.transpose(1, 2) @ fitted.fit.covariance @ stellar
+    errors = covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+    errors = torch.where((errors > 0) & torch.isfinite(fitted.fit.labels[:, :A_M]), errors, torch.nan)
+    rho = (covariance / (errors[:, :, None] * errors[:, None])).clamp(-1.0, 1.0).numpy()[:count]
+    pairs = ((TEFF, LOGG), (TEFF, M_H), (LOGG, M_H))
+    return {f"rho_{LABELS[one]}_{LABELS[other]}": rho[:, one, other] for one, other in pairs}
+
+
+def _limit_columns(
+    fitted: Fitted, rv: PerStar, settings: MeasureSettings, emulator: Emulator, factor: FloatColumn
+) -> Columns:
+    """Return the Cramer-Rao bounds ``limit_*``, with the same noise as the errors."""
+    parameters = parameters_for(settings, emulator)
+    bounds = star_limits(fitted.native, fitted.prepared, rv, fitted.fit.labels, emulator, parameters)
+    return {f"limit_{name}": bounds.numpy()[: len(factor), k] * factor for k, name in enumerate(LIMITED)}
 
 
 def _line_columns(native: NativeBatch, rv: PerStar, factor: FloatColumn) -> Columns:

@@ -54,6 +54,29 @@ def _marks(name: str, what: str) -> tuple[Column, Column]:
 
 _RATIO = "phot.flux.density;arith.ratio"
 
+
+def _rho(one: str, other: str, ucds: str) -> Column:
+    about = f"Correlation of the random errors of {one} and {other}"
+    return Column(f"rho_{one}_{other}", "float32", "", f"stat.correlation;{ucds}", about, (-1, 1))
+
+
+def _limit(name: str, unit: str, ucd: str) -> Column:
+    about = f"Cramer-Rao bound of {name} for this noise, without a prior"
+    return Column(f"limit_{name}", "float32", unit, f"stat.error;{ucd}", about, (0, _INF))
+
+
+_UCDS = {"teff": "phys.temperature.effective", "logg": "phys.gravity", "m_h": "phys.abund.Z"}
+INFORMATION: tuple[Column, ...] = (
+    _rho("teff", "logg", f"{_UCDS['teff']};{_UCDS['logg']}"),
+    _rho("teff", "m_h", f"{_UCDS['teff']};{_UCDS['m_h']}"),
+    _rho("logg", "m_h", f"{_UCDS['logg']};{_UCDS['m_h']}"),
+    _limit("rv", "km/s", "spect.dopplerVeloc.opt"),
+    _limit("teff", "K", _UCDS["teff"]),
+    _limit("logg", "", _UCDS["logg"]),
+    _limit("m_h", "", _UCDS["m_h"]),
+)
+"""How errors of labels are correlated, and how small errors of any method can be (`stargap.measurement.limits`)."""
+
 MARKS: tuple[Column, ...] = (
     *_marks("rv", "RV"),
     *_marks("teff", "Teff"),
@@ -79,6 +102,7 @@ MEASURED: tuple[Column, ...] = (
     *_label("m_h", "", "phys.abund.Z", "Metallicity [M/H] in dex", (-5, 2), "[M/H]"),
     *_pair("a_m", "", "phys.abund", "Alpha enhancement [a/M] in dex", (-1, 2)),
     Column("chi2", "float64", "", "stat.fit.chi2", "Reduced chi-square of the label fit", (0, _INF)),
+    *INFORMATION,
     *_pair(
         "spt", "", "src.spType", "Numeric subtype from TiO5: -2 = K5, -1 = K7, 0 to 7 = M0 to M7", (-250, 250), "SpT"
     ),
@@ -279,6 +303,7 @@ CATALOGUE: tuple[Column, ...] = (
     Column("precision_flags", "int64", "", "meta.code.qual", "Bit mask: errors to be used with care", (0, 2**32 - 1)),
     *PHOTOMETRIC,
     *_some("a_m", "e_a_m", "chi2"),
+    *INFORMATION,
     *map(_synthetic, ("teff", "logg", "m_h", "chi2")),
     *_some("tio5", "e_tio5", "cah2", "e_cah2", "cah3", "e_cah3", "zeta", "e_zeta"),
     *_some("halpha_ew", "e_halpha_ew", "activity", "activity_3sigma"),
