@@ -103,11 +103,11 @@ def ours() -> str:
             rows.append([f"{low:.0f} to {high:.0f}", str(here.sum()), *_ratios(found, true, here)])
     head = ["S/N", "stars", *(f"{title}: {what}" for title in HEAD for what in ("error", "scatter"))]
     return f"""Of {STARS} simulated stars that are marked as usable without care, measured through `transfer-simulated`
-without the noise factor and velocity floor of real LAMOST spectra: the median of `e_* / limit_*`, and the robust scatter
-of (measured − true) / `limit_*`. The bound is that of the spectrum alone, for the [a/M] of 0 that this model fixes. Errors
-are smaller than it where the prior of log g helps, and Teff gains as well, since its errors are correlated with those
-of log g (`rho_teff_logg`). The scatter holds the errors of the transfer and unresolved pairs beside the
-noise.
+without the noise factor and velocity floor of real LAMOST spectra: the median of `e_* / limit_*`, and
+the robust scatter of (measured − true) / `limit_*`. The bound is that of the spectrum alone, for the
+[a/M] of 0 that this model fixes. Errors are smaller than it where the prior of log g helps, and Teff
+gains as well, since its errors are correlated with those of log g (`rho_teff_logg`). The scatter holds
+the errors of the transfer and unresolved pairs beside the noise.
 
 {table(head, rows)}"""
 
