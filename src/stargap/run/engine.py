@@ -210,7 +210,11 @@ class _Work:
             names = [name for name in stage.after(self.run.settings) if name not in done]
             lacking = [name for name in names if pending(self.run, stage_named(name))]
             if lacking:
-                message = f"stage {stage.name} needs what is not done yet: {', '.join(lacking)}"
+                first = next(one.name for one in stages.STAGES if pending(self.run, one))
+                message = (
+                    f"stage {stage.name} needs what is not done yet: {', '.join(lacking)}; "
+                    f"stargap run --from {first} makes it and all after it"
+                )
                 raise UsageError(message)
 
     def _pending(self, stage: Stage) -> list[int | None]:

@@ -111,16 +111,11 @@ def piece_key(run: Run, stage: Stage, unit: int | None) -> str | None:
         if receipt is None:
             return None
         inputs.setdefault(before.name, []).append(receipt.content)
-    return digest(
-        {
-            "stage": stage.name,
-            "stargap": __version__,
-            "settings": stage.settings(run.settings),
-            "columns": [(column.name, column.dtype, column.unit) for column in stage.schema],
-            "inputs": inputs,
-            "outside": stage.outside(run, unit),
-        }
-    )
+    settings, outside = stage.settings(run.settings), stage.outside(run, unit)
+    content = {"stage": stage.name, "stargap": __version__, "settings": settings, "inputs": inputs, "outside": outside}
+    if stage.schema:
+        content["columns"] = [(column.name, column.dtype, column.unit) for column in stage.schema]
+    return digest(content)
 
 
 def pending(run: Run, stage: Stage) -> list[int | None]:
