@@ -112,7 +112,8 @@ def piece_key(run: Run, stage: Stage, unit: int | None) -> str | None:
             return None
         inputs.setdefault(before.name, []).append(receipt.content)
     settings, outside = stage.settings(run.settings), stage.outside(run, unit)
-    content = {"stage": stage.name, "stargap": __version__, "settings": settings, "inputs": inputs, "outside": outside}
+    content: dict[str, Any] = {"stage": stage.name, "stargap": __version__, "settings": settings, "inputs": inputs}
+    content["outside"] = outside
     if stage.schema:
         content["columns"] = [(column.name, column.dtype, column.unit) for column in stage.schema]
     return digest(content)
