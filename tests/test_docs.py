@@ -12,7 +12,7 @@ import pytest
 from stargap.transfer.anchored.model import lamost_transfer
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted(path for path in ROOT.glob("docs/**/make_*.py") if "_build" not in path.parts)
+SCRIPTS = sorted([*ROOT.glob("docs/make_*.py"), *ROOT.glob("docs/results/make_*.py"), *ROOT.glob("benchmarks/*.py")])
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stargap.arrays import BoolColumn, FloatColumn
 from stargap.errors import UsageError
 
 __all__ = [
@@ -29,7 +30,6 @@ MOST_ROUNDS = 20
 """Rounds of fitting and clipping in a trend."""
 MOST_DRAWN = 10_000
 """Stars in a bootstrap sample; of more stars so many are drawn, and errors scaled by the root of the fraction."""
-Array = NDArray[np.float64]
 
 
 class Statistics(NamedTuple):
@@ -99,7 +99,7 @@ def compare(ours: ArrayLike, reference: ArrayLike, *, resamples: int = 1000, see
     return Compared(count, int((~finite).sum()), statistics(mine, other), errors)
 
 
-def statistics(ours: Array, reference: Array) -> Statistics:
+def statistics(ours: FloatColumn, reference: FloatColumn) -> Statistics:
     """Return the six numbers of finite arrays ``(star,)``; see `Statistics`.
 
     Example:
@@ -160,7 +160,7 @@ def robust_scatter(values: ArrayLike) -> float:
     return 1.4826 * float(np.median(np.abs(array - np.median(array)))) if array.size else np.nan
 
 
-def clip(values: ArrayLike) -> NDArray[np.bool_]:
+def clip(values: ArrayLike) -> BoolColumn:
     """Return which values a 3-sigma clip keeps, ``(star,)``.
 
     Values more than 3 standard deviations (divisor n) from the mean of those kept so far are dropped, until
@@ -181,7 +181,7 @@ def clip(values: ArrayLike) -> NDArray[np.bool_]:
     return kept
 
 
-def ranks(values: ArrayLike) -> Array:
+def ranks(values: ArrayLike) -> FloatColumn:
     """Return ranks from 1, ``(star,)``; equal values share the mean of their ranks.
 
     Example:
@@ -192,7 +192,7 @@ def ranks(values: ArrayLike) -> Array:
     return (np.cumsum(count) - (count - 1) / 2)[place]
 
 
-def _finite_pair(first: ArrayLike, second: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:
+def _finite_pair(first: ArrayLike, second: ArrayLike) -> tuple[FloatColumn, FloatColumn, BoolColumn]:
     one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if one.ndim != 1 or one.shape != two.shape:
         message = f"two arrays of one number a star are needed; these have shapes {one.shape} and {two.shape}"
@@ -200,7 +200,7 @@ def _finite_pair(first: ArrayLike, second: ArrayLike) -> tuple[Array, Array, NDA
     return one, two, np.isfinite(one) & np.isfinite(two)
 
 
-def _centred(values: Array) -> Array:
+def _centred(values: FloatColumn) -> FloatColumn:
     return np.asarray(values - values.mean())
 
 
@@ -208,7 +208,7 @@ def _ratio(above: float, below: float) -> float:
     return above / below if below > 0 else np.nan
 
 
-def _spread(values: Array) -> float:
+def _spread(values: FloatColumn) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else np.nan
 
 
@@ -219,7 +219,7 @@ def _bootstrap(count: int, resamples: int, seed: int) -> tuple[Iterator[NDArray[
     return (random.integers(0, count, size) for _ in range(resamples)), (size / count) ** 0.5
 
 
-def _clipped_line(x: Array, y: Array) -> tuple[float, int]:
+def _clipped_line(x: FloatColumn, y: FloatColumn) -> tuple[float, int]:
     """Return the slope of the line through the stars that a clip keeps, and their number."""
     kept, slope = np.ones(len(x), dtype=bool), np.nan
     for _ in range(MOST_ROUNDS):
