@@ -111,7 +111,7 @@ def main() -> int:
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     tallies, seconds = [], 0.0
-    for some, spent in campaigns(options.work.absolute(), Tries() if options.scale == 1 else Tries.scaled(options.scale)):
+    for some, spent in campaigns(options.work.absolute(), Tries.scaled(options.scale)):
         tallies += some
         seconds += spent
         for one in some:
