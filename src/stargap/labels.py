@@ -33,5 +33,6 @@ def alpha_relation(m_h: ArrayLike, *, rounding: float = 0.0, slope: float = 0.4)
     """
     m = np.asarray(m_h, dtype=float)
     if rounding == 0.0:
-        return np.clip(-m, 0.0, 1.0) * slope
-    return slope * rounding * (np.logaddexp(0.0, -m / rounding) - np.logaddexp(0.0, -(m + 1.0) / rounding))
+        return np.asarray(np.clip(-m, 0.0, 1.0) * slope)
+    softened = np.logaddexp(0.0, -m / rounding) - np.logaddexp(0.0, -(m + 1.0) / rounding)
+    return np.asarray(slope * rounding * softened)

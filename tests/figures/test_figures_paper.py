@@ -351,7 +351,6 @@ def test_the_gallery_has_every_figure_and_is_small():
     docs = Path(__file__).parents[2] / "docs"
     page = (docs / "figures.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (\d+) ", page, flags=re.MULTILINE) == [str(number) for number in range(1, 19)]
-    assert len(re.findall(r"^!\[", page, flags=re.MULTILINE)) == 18
     pictures = sorted((docs / "figures").glob("*.png"))
     assert {f"figures/{path.name}" for path in pictures} == set(re.findall(r"\((figures/[^)]+)\)", page))
     assert all(path.stat().st_size <= 40_000 for path in pictures)

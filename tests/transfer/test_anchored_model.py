@@ -310,8 +310,12 @@ class Nature:
 def test_errors_are_the_scatter_that_noise_makes(anchored):
     """Of a star like the anchors, so bright that a fit is linear within its errors, and where [a/M] does not bend.
 
-    Near [M/H] = 0, where the relation of [a/M] has its corner, the scatter is up to twice as large.
+    Near [M/H] = 0, where the relation of [a/M] has its corner, the scatter is up to twice as large. The transfer has
+    the emulator's own contrast and labels here, so that stars can be made of it before normalisation.
     """
+    anchored = copy.deepcopy(anchored)
+    anchored.contrast, anchored.alpha_slope = 1.0, 0.4
+    anchored.map_numbers.copy_(AnchoredTransfer(anchored.emulator, anchored.prior).map_numbers)
     count, star = 100, np.array([[3500.0, 0.0, -0.35, alpha_relation(-0.35, rounding=0.05)]])
     star[0, 1] = float(anchored.prior.logg(torch.as_tensor(star))[0])
     made = mock_stars(Nature(anchored), count, seed=61, snr=np.full(count, 60.0), labels=star.repeat(count, axis=0),

@@ -86,7 +86,7 @@ def label_covariance(labels: Mapping[str, ArrayLike]) -> _Floats:
     for one, two in ((0, 1), (0, 2), (1, 2)):
         values = np.asarray(labels[f"corr_{LABEL_NAMES[one]}_{LABEL_NAMES[two]}_phot"], dtype=float)
         correlation[..., one, two] = correlation[..., two, one] = values
-    return errors[..., :, None] * correlation * errors[..., None, :]
+    return np.asarray(errors[..., :, None] * correlation * errors[..., None, :])
 
 
 def _labels(photometry: Photometry, population: Population | None) -> dict[str, NDArray[Any]]:

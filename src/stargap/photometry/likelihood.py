@@ -261,7 +261,7 @@ class PhotometricLikelihood:
 
     def _log_terms(self, residuals: _Floats) -> _Floats:
         bands = self.known.sum(axis=1)[:, None]
-        return self._prior + self._log_norm - 0.5 * (residuals**2).sum(axis=-1) - 0.5 * bands * _LOG_2PI
+        return np.asarray(self._prior + self._log_norm - 0.5 * (residuals**2).sum(axis=-1) - 0.5 * bands * _LOG_2PI)
 
 
 def _plain(labels: Any) -> _Floats:

@@ -226,4 +226,4 @@ def _errors(columns: dict[str, _Floats], magnitudes: _Floats) -> _Floats:
         )
     given = np.stack([columns[f"e_{band}_mag"] for band in ("g", "bp", "rp", "ks")], axis=1)
     errors = np.where(np.isfinite(given) & (given >= 0), given, typical)
-    return np.hypot(np.nan_to_num(errors), _FLOORS)
+    return np.asarray(np.hypot(np.nan_to_num(errors), _FLOORS))

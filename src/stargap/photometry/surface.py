@@ -114,7 +114,7 @@ class MagnitudeTable:
     @property
     def components(self) -> int:
         """How many kinds of star the table has."""
-        return self.coefficients.shape[2]
+        return int(self.coefficients.shape[2])
 
     def __call__(self, teff: _Floats, m_h: _Floats, component: NDArray[np.int64]) -> tuple[_Floats, _Floats]:
         """Return values ``(row, 5)`` and their slopes ``(row, 5, 2)`` in Teff and [M/H].
@@ -194,7 +194,7 @@ def _mass(m_ks: _Floats) -> _Floats:
 def _magnitude_of(mass: _Floats) -> _Floats:
     """Return M_Ks of a mass (solar masses)."""
     faint_to_bright = np.arange(16.0, -2.0, -0.002)
-    return np.interp(np.log10(mass), np.log10(_mass(faint_to_bright)), faint_to_bright)
+    return np.asarray(np.interp(np.log10(mass), np.log10(_mass(faint_to_bright)), faint_to_bright))
 
 
 def _gravity(m_ks: _Floats, m_h: _Floats) -> _Floats:
