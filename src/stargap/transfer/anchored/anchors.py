@@ -122,10 +122,10 @@ def zero_points(stars: AnchorStars, published: NDArray[np.float64]) -> dict[str,
             by is the same for all sources; the differences, weighed by errors and drawn to 0 by `ZERO_POINT`, are not.
 
     Example:
-        >>> known = np.array([[3500.0, 4.8, 0.0]] * 8 + [[3560.0, 4.8, 0.0]] * 8)
-        >>> stars = AnchorStars(None, known, list("abcdefghijklmnop"), sources=["phot"] * 8 + ["lit"] * 8)
+        >>> known = np.array([[3500.0, 4.8, 0.0]] * 9 + [[3560.0, 4.8, 0.0]] * 8)
+        >>> stars = AnchorStars(None, known, list("abcdefghijklmnopq"), sources=["phot"] * 9 + ["lit"] * 8)
         >>> {name: points.round(1).tolist() for name, points in zero_points(stars, 0 * known + [3500, 4.8, 0]).items()}
-        {'lit': [42.7, 0.0, 0.0]}
+        {'lit': [38.5, 0.0, 0.0]}
     """
     names, counts = np.unique(stars.sources, return_counts=True)
     seen = np.isfinite(published).all(axis=1)
