@@ -76,17 +76,8 @@ def campaigns(work: Path, tries: Tries) -> Iterator[tuple[list[Tally], float]]:
 
 def page(tallies: list[Tally], seconds: float) -> str:
     """Return the document."""
-    rows = [
-        (
-            one.kind,
-            one.expected + (f" ({one.note})" if one.note else ""),
-            f"{one.tries:,}",
-            f"{one.held:,}",
-            f"{len(one.lost):,}",
-        )
-        for one in tallies
-    ]
-    rows.append(("all", "", *(f"{sum(counts):,}" for counts in zip(*map(_counts, tallies), strict=True))))
+    rows = [(one.kind, one.expected, *map("{:,}".format, _counts(one)), one.note) for one in tallies]
+    rows.append(("all", "", *(f"{sum(counts):,}" for counts in zip(*map(_counts, tallies), strict=True)), ""))
     lost = [f"* {one.kind}: `{' '.join(why.split())[:300]}`" for one in tallies for why in one.lost[:5]]
     return Template((HERE / "reliability.template.md").read_text(encoding="utf-8")).substitute(
         version=__version__,

@@ -154,7 +154,7 @@ def full_disks(survey: Survey, work: Path, tries: int, random: np.random.Generat
 
     The disk is a file system in memory where one can be mounted, and else a limit on the size of files.
     """
-    tally = Tally("disks that are full", "one line that says so, then the bytes of the run that had room")
+    tally = Tally("disks that are full", "an error in words, then the bytes of the run that had room")
     need = sum(path.stat().st_size for path in (survey.run).rglob("*") if path.is_file())
     mounts = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
     tally.note = "file systems in memory" if mounts else "limits on the size of files"

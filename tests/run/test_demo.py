@@ -16,7 +16,7 @@ from stargap.validation.report.truth import QUANTITIES
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    return run_demo(tmp_path_factory.mktemp("demo"), stars=120, seed=5)
+    return run_demo(tmp_path_factory.mktemp("demo"), stars=90, seed=5)
 
 
 def number(text):
@@ -84,6 +84,6 @@ def test_a_headline_that_the_paper_has_stands_beside_it(demo):
 def test_run_again_it_makes_nothing_and_says_the_same(demo):
     paths = [path for path in (demo.folder / "run").rglob("*") if path.is_file() and path.name != "survey.toml"]
     before = {path: path.stat().st_mtime_ns for path in paths}
-    again = run_demo(demo.folder, stars=120, seed=5)
+    again = run_demo(demo.folder, stars=90, seed=5)
     assert {path: path.stat().st_mtime_ns for path in paths} == before
     assert again.headlines == demo.headlines == headlines(demo.folder)
