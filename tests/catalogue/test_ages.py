@@ -50,15 +50,6 @@ def test_ages_are_those_of_zoomies(zoomies_table, name):
     np.testing.assert_allclose(ages.median, zoomies_table[f"age_{name}_median"], atol=0.01)
 
 
-def test_actions_are_those_of_zoomies_now(zoomies_table):
-    zoomies = pytest.importorskip("zoomies", reason="zoomies is not installed: compared with its stored numbers only")
-    from astropy.table import Table
-
-    table = Table({name.replace("rv", "radial_velocity"): zoomies_table[name] for name in ASTROMETRY})
-    theirs = np.log(np.asarray(zoomies.calc_jz(table)["Jz"]))
-    assert np.abs(np.log(vertical_action(*(zoomies_table[name] for name in ASTROMETRY))) - theirs).max() < 0.01
-
-
 @pytest.mark.parametrize("name", ["rgb", "msto"])
 def test_spline_is_monotonic_with_the_published_slopes(name):
     calibration = zoomies_calibrations()[name]

@@ -58,7 +58,7 @@ class Measurements:
 
 
 def measure(
-    spectra: Sequence[str | Path | Spectrum] | ArrayLike,
+    spectra: str | Path | Spectrum | Sequence[str | Path | Spectrum] | ArrayLike,
     *,
     wavelength: ArrayLike | None = None,
     ivar: ArrayLike | None = None,

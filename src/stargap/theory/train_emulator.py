@@ -140,7 +140,7 @@ def emulator_error(
     return ((sides[0] - sides[1]).abs() / sides[0]).mean(dim=1).numpy()
 
 
-def _split(grid: Grid, settings: Training) -> tuple[RowNumbersArray, RowNumbersArray]:
+def _split(grid: Grid, settings: Training) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the row numbers of the training and of the validation spectra."""
     generator = torch.Generator().manual_seed(settings.seed)
     order = torch.randperm(len(grid.labels), generator=generator).numpy()
@@ -221,8 +221,8 @@ def _optimise(
     emulator: Emulator,
     labels: Tensor,
     components: _Components,
-    train: RowNumbersArray,
-    validation: RowNumbersArray,
+    train: NDArray[np.int64],
+    validation: NDArray[np.int64],
     settings: Training,
     progress: Callable[[int, int, float], Any] | None,
 ) -> None:
