@@ -7,9 +7,10 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from helpers.fits import arrays, differing
 from helpers.stars import mock_labels
 
-from stargap.fit.domains import DomainFit, fit_domains
+from stargap.fit.domains import fit_domains
 from stargap.fit.forward import EmulatorModel
 from stargap.fit.labels import LabelFit, fit_labels
 from stargap.fit.lbfgs import fit_lbfgs
@@ -38,21 +39,6 @@ def take(prepared, rows):
     native = prepared.native[rows]
     arrays = {f.name: getattr(prepared, f.name)[rows] for f in fields(Prepared) if f.name not in ("grid", "native")}
     return Prepared(grid=prepared.grid, native=native, **arrays)
-
-
-def arrays(fit):
-    """Every array of a two-domain fit by name."""
-    own = {f.name: getattr(fit, f.name) for f in fields(DomainFit) if f.name not in ("synthetic", "observed")}
-    for domain in ("synthetic", "observed"):
-        own |= {f"{domain}.{f.name}": getattr(getattr(fit, domain), f.name) for f in fields(LabelFit)}
-    return own
-
-
-def differing(one, other, rows=slice(None), other_rows=slice(None)):
-    """Names of the arrays that are not the same bits (NaN equals NaN)."""
-    pairs = {name: (a[rows], arrays(other)[name][other_rows]) for name, a in arrays(one).items()}
-    assert all(a.shape == b.shape for a, b in pairs.values())
-    return [name for name, (a, b) in pairs.items() if not ((a == b) | ((a != a) & (b != b))).all()]
 
 
 def in_errors(one, other):

@@ -12,13 +12,14 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from helpers.fits import differing
 from helpers.stars import mock_stars
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from stargap.errors import ModelError
-from stargap.fit.domains import DomainFit, fit_domains
+from stargap.fit.domains import fit_domains
 from stargap.fit.forward import EmulatorModel
 from stargap.fit.labels import LabelFit, fit_labels
 from stargap.fit.parameters import Parameters
@@ -328,20 +329,6 @@ def test_errors_are_the_scatter_that_noise_makes(anchored):
 
 
 # ---- batches (cases 24 to 27)
-
-
-def arrays(fit):
-    own = {f.name: getattr(fit, f.name) for f in fields(DomainFit) if f.name not in ("synthetic", "observed")}
-    for domain in ("synthetic", "observed"):
-        own |= {f"{domain}.{f.name}": getattr(getattr(fit, domain), f.name) for f in fields(LabelFit)}
-    return own
-
-
-def differing(one, other, rows=slice(None), other_rows=slice(None)):
-    """Names of the arrays that are not the same bits (NaN equals NaN)."""
-    pairs = {name: (a[rows], arrays(other)[name][other_rows]) for name, a in arrays(one).items()}
-    assert all(a.shape == b.shape for a, b in pairs.values())
-    return [name for name, (a, b) in pairs.items() if not ((a == b) | ((a != a) & (b != b))).all()]
 
 
 def fit_few(prepared, transfer):

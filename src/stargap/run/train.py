@@ -149,15 +149,7 @@ def _train_default(settings: TrainSettings, emulator: Emulator, spectra: Prepare
     if settings.anchors is not None:
         result.reports["anchors match"] = _match_anchors(settings, transfer, spectra, prior, parameters)
     scores = result.scores()
-    path = settings.output / "transfer.safetensors"
-    transfer.save(
-        path,
-        training_data=_origin(settings, spectra),
-        settings=_card_settings(settings),
-        scores=scores,
-        simulated=settings.data.simulated is not None,
-        seed=chosen.seed,
-    )
+    path = _save_transfer(transfer, settings, spectra, scores, chosen.seed)
     return Trained(path, result.seconds, scores, len(spectra))
 
 
@@ -238,6 +230,18 @@ def _train_reference(settings: TrainSettings, emulator: Emulator, spectra: Prepa
     if made is None:
         return Trained(None, time.monotonic() - began, {}, len(spectra))
     transfer, scores = made
+    path = _save_transfer(transfer, settings, spectra, scores, chosen.seed)
+    return Trained(path, time.monotonic() - began, scores, len(spectra))
+
+
+def _save_transfer(
+    transfer: ResidualTransfer | StarnetTransfer,
+    settings: TrainSettings,
+    spectra: PreparedSpectra,
+    scores: dict[str, float],
+    seed: int,
+) -> Path:
+    """Write a transfer trained on unlabelled spectra, and return the path of its file."""
     path = settings.output / "transfer.safetensors"
     transfer.save(
         path,
@@ -245,9 +249,9 @@ def _train_reference(settings: TrainSettings, emulator: Emulator, spectra: Prepa
         settings=_card_settings(settings),
         scores=scores,
         simulated=settings.data.simulated is not None,
-        seed=chosen.seed,
+        seed=seed,
     )
-    return Trained(path, time.monotonic() - began, scores, len(spectra))
+    return path
 
 
 def _prior_labels(settings: TrainSettings) -> NDArray[np.float64]:

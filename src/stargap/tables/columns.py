@@ -390,15 +390,7 @@ def columns_table(schema: Sequence[Column] = MEASURED) -> str:
         low, high = column.valid_range or (-_INF, _INF)
         bounds = "" if column.valid_range is None else f"{low:g} to {high:g}" if high < _INF else f"{low:g} or more"
         about = column.description.replace("|", r"\|")
-        cells = (
-            f"`{column.name}`",
-            column.dtype,
-            column.unit,
-            f"`{column.ucd}`",
-            about,
-            null,
-            bounds,
-            column.paper_name,
-        )
+        name, ucd = f"`{column.name}`", f"`{column.ucd}`"
+        cells = (name, column.dtype, column.unit, ucd, about, null, bounds, column.paper_name)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
