@@ -2,25 +2,19 @@
 
 Dimensions are ``star`` (one row per star or spectrum of a batch), ``pixel`` (the rest-frame grid that fits use),
 ``support`` (that grid with its margins), ``native`` (the log-lambda grid of the survey), ``label`` (Teff, log g,
-[M/H], [a/M]), ``parameter`` (the free labels of a fit) and ``row`` (one row per row of a table).
+[M/H], [a/M]) and ``parameter`` (the free labels of a fit). Those of tables' columns are in `stargap.rows`.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 __all__ = [
-    "AnyColumn",
-    "BoolColumn",
     "Bounds",
     "Coefficients",
     "Exponents",
-    "FloatColumn",
-    "IntColumn",
     "Jacobians",
-    "LabelArray",
     "LabelDirections",
     "LabelInputs",
     "Labels",
@@ -41,7 +35,6 @@ __all__ = [
     "Products",
     "RightVectors",
     "RowNumbers",
-    "RowNumbersArray",
     "Samples",
     "Spectra",
     "SquareMatrices",
@@ -133,17 +126,3 @@ LogFluxes = Float64[Tensor, "star support"]
 """ln surface flux (erg/s/cm2/A) of synthetic spectra on the rest-frame grid with its margins."""
 Coefficients = Float[Tensor, "star component"]
 """Coefficients of spectra along principal components."""
-
-# numpy: what tables are made of
-AnyColumn = Shaped[np.ndarray, " row"]
-"""One column of a table."""
-FloatColumn = Float[np.ndarray, " row"]
-"""A column of floats, NaN where null."""
-IntColumn = Int64[np.ndarray, " row"]
-"""A column of int64, -9999 where null."""
-BoolColumn = Bool[np.ndarray, " row"]
-"""A column of truth values."""
-LabelArray = Float64[np.ndarray, "row label"]
-"""Labels in the order of ``LABELS``: K, dex, dex, dex."""
-RowNumbersArray = Int64[np.ndarray, " row"]
-"""Row numbers, in any order."""

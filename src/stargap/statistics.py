@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stargap.arrays import BoolColumn, FloatColumn
 from stargap.errors import UsageError
+from stargap.rows import BoolColumn, FloatColumn
 
 __all__ = [
     "Compared",

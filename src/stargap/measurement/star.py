@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stargap.arrays import BoolColumn, FloatColumn, Labels, PerStar, StarFlags
+from stargap.arrays import Labels, PerStar, StarFlags
 from stargap.errors import SpectrumError, UsageError
 from stargap.fit.domains import DomainFit, Transfer, fit_domains
 from stargap.fit.forward import EmulatorModel
@@ -23,6 +23,7 @@ from stargap.measurement.limits import LIMITED, star_limits
 from stargap.measurement.subtype import is_giant, measure_indices
 from stargap.measurement.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
 from stargap.pixels import grid_for
+from stargap.rows import BoolColumn, FloatColumn
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, native_batch
 from stargap.spectra.prepare import Prepared, prepare

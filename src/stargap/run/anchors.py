@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stargap.arrays import IntColumn
 from stargap.errors import SpectrumError, UsageError
 from stargap.files import read_text, replacing
 from stargap.measurement.star import BATCH, batch_velocity
+from stargap.rows import IntColumn
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import native_batch
 from stargap.spectra.prepare import prepare

@@ -13,10 +13,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from stargap import __version__
-from stargap.arrays import IntColumn
 from stargap.errors import UsageError
 from stargap.measurement.models import AnyTransfer, load_transfer
 from stargap.pixels import STARGAP
+from stargap.rows import IntColumn
 from stargap.run.receipts import digest
 from stargap.run.settings import SurveySettings
 from stargap.spectra.inputs import find_spectra

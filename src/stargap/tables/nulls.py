@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stargap.arrays import AnyColumn, FloatColumn, IntColumn
 from stargap.errors import UsageError
+from stargap.rows import AnyColumn, FloatColumn, IntColumn
 from stargap.tables.columns import CATALOGUE, INT_NULL, Column
 
 __all__ = ["NULL_WORDS", "converted", "equal_columns", "is_null_word", "known_values", "numbers", "parsed",

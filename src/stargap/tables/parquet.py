@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stargap.arrays import AnyColumn
 from stargap.errors import UsageError
 from stargap.files import replacing
+from stargap.rows import AnyColumn
 from stargap.tables.arrow import arrow_table, from_arrow, product_column
 from stargap.tables.columns import MEASURED, SURVEY, Column
 from stargap.tables.conform import conform

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stargap.arrays import AnyColumn
 from stargap.errors import UsageError
+from stargap.rows import AnyColumn
 from stargap.tables.fits import fits_sources
 from stargap.tables.nulls import converted, parsed
 from stargap.tables.parquet import parquet_sources

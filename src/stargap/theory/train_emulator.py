@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stargap import __version__
-from stargap.arrays import Coefficients, FloatColumn, LogFluxes, RowNumbersArray
+from stargap.arrays import Coefficients, LogFluxes
 from stargap.errors import UsageError
 from stargap.labels import LABELS
 from stargap.pixels import STARGAP
+from stargap.rows import FloatColumn, RowNumbersArray
 from stargap.spectra.smoother import normalise, smoother_for
 from stargap.theory.broadening import broaden_constant_resolution
 from stargap.theory.emulator import KIND, VERSION, Emulator, EmulatorCard, support_digest, support_range
