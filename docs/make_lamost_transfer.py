@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "results"))
 
 from real_star_anchors import prepared_anchors, read_stars, trainable
 
-from stargap.run.anchors import scores_of
+from stargap.pipeline.anchors import scores_of
 from stargap.theory.emulator import shipped_emulator
 from stargap.transfer.anchored.anchors import AnchorSettings
 from stargap.transfer.anchored.train import train_anchored

@@ -38,3 +38,14 @@ def test_importing_the_package_and_printing_help_load_no_numerical_library():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_reading_and_comparing_tables_loads_no_torch():
+    program = (
+        "import sys\n"
+        "import stargap.tables.print, stargap.tables.validate, stargap.catalogue.publish, stargap.validation.compare\n"
+        "import stargap.validation.binaries, stargap.photometry.tables\n"
+        "print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == "False"

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from stargap.errors import StargapError, UsageError
 from stargap.labels import LABELS
-from stargap.run.settings import SurveySettings
-from stargap.run.train_settings import DataSettings, PriorSettings, TrainSettings
+from stargap.pipeline.settings import SurveySettings
+from stargap.pipeline.train_settings import DataSettings, PriorSettings, TrainSettings
 from stargap.settings import MeasureSettings, example_toml, read_settings, read_settings_as
 from stargap.validation.references import REFERENCES
 

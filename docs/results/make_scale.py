@@ -22,9 +22,9 @@ import torch
 from pages import table
 
 from stargap import __version__
-from stargap.run.engine import stage_states
-from stargap.run.folder import Run
-from stargap.run.settings import SurveySettings
+from stargap.pipeline.engine import stage_states
+from stargap.pipeline.folder import Run
+from stargap.pipeline.settings import SurveySettings
 from stargap.settings import example_toml, read_settings_as
 
 SEED = 1

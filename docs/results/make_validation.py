@@ -31,8 +31,8 @@ from stargap.paper import (
     OFFSETS,
     REPEATS,
 )
-from stargap.run.engine import run_survey
-from stargap.run.settings import SurveySettings
+from stargap.pipeline.engine import run_survey
+from stargap.pipeline.settings import SurveySettings
 from stargap.statistics import Compared, compare
 from stargap.survey.cleaning.rules import is_rejected
 from stargap.validation.binaries import run_binaries

@@ -15,7 +15,7 @@ from reliability_trials import HELD, Tally, mutated, run_trials
 
 import stargap
 from stargap.mock.files import write_lamost
-from stargap.run.settings import SurveySettings
+from stargap.pipeline.settings import SurveySettings
 from stargap.settings import example_toml, read_settings_as
 from stargap.spectra.readers.read import read_spectrum
 from stargap.tables.columns import Column

@@ -18,11 +18,11 @@ from reliability_trials import HELD, Tally, run_trials
 
 from stargap.errors import StargapError
 from stargap.mock.write import write_survey
-from stargap.run.engine import run_survey
-from stargap.run.folder import Run
-from stargap.run.freshness import remove_damaged
-from stargap.run.settings import SurveySettings
-from stargap.run.stages import STAGES
+from stargap.pipeline.engine import run_survey
+from stargap.pipeline.folder import Run
+from stargap.pipeline.freshness import remove_damaged
+from stargap.pipeline.settings import SurveySettings
+from stargap.pipeline.stages import STAGES
 from stargap.settings import example_toml, read_settings_as
 from stargap.tables.read import read_table
 

@@ -6,7 +6,7 @@ first use, so that ``import stargap`` is quick.
 Example:
     >>> import stargap
     >>> dir(stargap)
-    ['MeasureSettings', 'Spectrum', '__version__', 'measure', 'read_spectrum']
+    ['MeasureSettings', 'Spectrum', '__version__', 'measure', 'read_spectrum', 'run', 'train']
 """
 
 from importlib import import_module
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stargap.measurement.files import measure
+    from stargap.pipeline.public import run
+    from stargap.pipeline.train import train
     from stargap.settings import MeasureSettings
     from stargap.spectra.readers.read import read_spectrum
     from stargap.spectra.spectrum import Spectrum
 
-__all__ = ["MeasureSettings", "Spectrum", "__version__", "measure", "read_spectrum"]
+__all__ = ["MeasureSettings", "Spectrum", "__version__", "measure", "read_spectrum", "run", "train"]
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,8 @@ _HOMES = {
     "Spectrum": "stargap.spectra.spectrum",
     "measure": "stargap.measurement.files",
     "read_spectrum": "stargap.spectra.readers.read",
+    "run": "stargap.pipeline.public",
+    "train": "stargap.pipeline.train",
 }
 
 

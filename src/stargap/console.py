@@ -30,17 +30,20 @@ def console() -> Console:
 
 
 def progress_bars(show: bool = True) -> Progress:
-    """Return progress bars on stderr, shown only where that is a terminal; to be used as a context manager.
+    """Return progress bars on stderr, shown on a terminal and in a notebook (with ipywidgets); a context manager.
 
     Args:
-        show: False hides them on a terminal too.
+        show: False hides them there too.
     """
+    from importlib.util import find_spec
+
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     stderr = Console(stderr=True)
-    return Progress(*columns, console=stderr, transient=True, disable=not (show and stderr.is_terminal))
+    seen = find_spec("ipywidgets") is not None if stderr.is_jupyter else stderr.is_terminal
+    return Progress(*columns, console=stderr, transient=True, disable=not (show and seen))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stargap.catalogue.cuts import CUT_COLUMNS, CutSettings, final_cuts
 from stargap.errors import UsageError
 from stargap.flags import NOTES, Clean, FinalCut, Flag
-from stargap.run.preset import PAPER_PRESET
+from stargap.pipeline.preset import PAPER_PRESET
 
 
 def survey(rows, *, seed=3):

@@ -419,7 +419,7 @@ def test_training_the_reference(here, folder, capsys):
 
 
 def test_the_printed_example_is_the_default_settings(capsys, tmp_path):
-    from stargap.run.train_settings import TrainSettings
+    from stargap.pipeline.train_settings import TrainSettings
     from stargap.settings import read_settings_as
 
     succeeds(["train", "--example"])

@@ -9,9 +9,9 @@ import pytest
 
 from stargap.cli.main import main
 from stargap.mock.write import write_survey
-from stargap.run.engine import StageState
-from stargap.run.settings import SurveySettings
-from stargap.run.stages import STAGES
+from stargap.pipeline.engine import StageState
+from stargap.pipeline.settings import SurveySettings
+from stargap.pipeline.stages import STAGES
 from stargap.settings import read_settings_as
 
 
@@ -123,7 +123,7 @@ def test_a_mock_survey_is_run_to_its_table_and_told_of(here, capsys):
 
 def test_pieces_that_failed_are_named_and_the_exit_code_is_3(here, capsys, monkeypatch):
     failed = StageState("measure", "fit", "failed", 1, 2, 10, 1.0, {}, {1: "its process died, twice"})
-    monkeypatch.setattr("stargap.run.engine.run_survey", lambda *given, **options: [failed])
+    monkeypatch.setattr("stargap.pipeline.engine.run_survey", lambda *given, **options: [failed])
     (here / "survey.toml").write_text('[input]\nspectra = ["a.fits"]\n')
     _, error, code = said(capsys, "run", "survey.toml", "--workers", 1)
     assert code == 3

@@ -3,8 +3,8 @@
 import pytest
 
 from stargap.mock.write import write_survey
-from stargap.run.engine import run_survey
-from stargap.run.settings import SurveySettings
+from stargap.pipeline.engine import run_survey
+from stargap.pipeline.settings import SurveySettings
 
 TITLE = 'M dwarfs <b>& "others"</b>'
 

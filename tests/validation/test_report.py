@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from stargap.errors import UsageError
 from stargap.flags import bit_text, set_bits
-from stargap.run.folder import Run
-from stargap.run.stages import STAGES
+from stargap.pipeline.folder import Run
+from stargap.pipeline.stages import STAGES
 from stargap.tables.columns import CATALOGUE, STARS
 from stargap.tables.parquet import read_columns, write_parts
 from stargap.validation.matching import CompareSettings

@@ -157,8 +157,8 @@ def demo(
     from importlib.util import find_spec
 
     from stargap.cli.survey import report_states
-    from stargap.run.demo import run_demo
-    from stargap.run.engine import default_workers
+    from stargap.pipeline.demo import run_demo
+    from stargap.pipeline.engine import default_workers
     from stargap.validation.sheets import print_sheets
 
     if stars < 1:
@@ -273,14 +273,14 @@ def _train(path: Path | None, example: bool) -> None:
         message = "give a settings file, or --example to print one"
         raise UsageError(message)
 
-    from stargap.run.train_settings import TrainSettings
+    from stargap.pipeline.train_settings import TrainSettings
     from stargap.settings import example_toml, read_settings_as
 
     if path is None:
         print(example_toml(TrainSettings()), end="")
         return
 
-    from stargap.run.train import train
+    from stargap.pipeline.train import train
 
     chosen = read_settings_as(TrainSettings, path)
     result = train(chosen, progress=True)

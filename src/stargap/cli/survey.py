@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from stargap.run.engine import StageState
-    from stargap.run.settings import SurveySettings
+    from stargap.pipeline.engine import StageState
+    from stargap.pipeline.settings import SurveySettings
 
 __all__ = ["add_commands", "read_survey", "report_states"]
 
@@ -77,8 +77,8 @@ def run(
     status
         Print how far each stage is, and do nothing.
     """
-    from stargap.run.engine import default_workers, run_survey, stage_states
-    from stargap.run.folder import Run
+    from stargap.pipeline.engine import default_workers, run_survey, stage_states
+    from stargap.pipeline.folder import Run
 
     chosen = read_survey(survey)
     if status:
@@ -118,7 +118,7 @@ def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
     workers
         Processes; by default as many as there are cores and memory for.
     """
-    from stargap.run.engine import default_workers, run_survey
+    from stargap.pipeline.engine import default_workers, run_survey
 
     chosen = read_survey(survey)
     count = default_workers() if workers is None else worker_count(workers)
@@ -146,7 +146,7 @@ def settings(
         Defaults to print: ours, or the paper's choices in every stage. A file names its preset itself.
     """
     from stargap.files import replacing
-    from stargap.run.settings import SurveySettings
+    from stargap.pipeline.settings import SurveySettings
     from stargap.settings import example_toml
 
     if survey is not None and preset is not None:
@@ -200,7 +200,7 @@ def mock(
     from stargap.files import replacing
     from stargap.mock.tables import companion_tables, reported_tables
     from stargap.mock.write import write_survey, write_survey_store
-    from stargap.run.settings import SurveySettings
+    from stargap.pipeline.settings import SurveySettings
     from stargap.settings import example_toml
 
     run_folder = output / "run"
@@ -256,7 +256,7 @@ def read_survey(path: Path) -> SurveySettings:
     Raises:
         UsageError: see `read_settings_as`.
     """
-    from stargap.run.settings import SurveySettings
+    from stargap.pipeline.settings import SurveySettings
     from stargap.settings import read_settings_as
 
     return read_settings_as(SurveySettings, path)
@@ -331,7 +331,7 @@ def _state_table(states: list[StageState]) -> Table:
 
 
 def _print_cuts(counts: dict[str, float], screen: Console) -> None:
-    from stargap.run.spectra import CUT_COUNTS
+    from stargap.pipeline.spectra import CUT_COUNTS
     from stargap.survey.sample import CutCount, Sample, print_counts
 
     names = list(dict.fromkeys(name.split(":")[0] for name in counts if ":" in name))

@@ -85,7 +85,7 @@ def catalogue(
         Write the paper's Table 1 too.
     """
     from stargap.catalogue.publish import write_catalogue
-    from stargap.run.engine import run_survey
+    from stargap.pipeline.engine import run_survey
 
     chosen = read_survey(survey)
     with sigterm_as_ctrl_c(), bars() as report:
@@ -125,7 +125,7 @@ def report(
     spectra
         Spectra in the explorer, at most, instead of what the settings say.
     """
-    from stargap.run.report import write_run_report
+    from stargap.pipeline.report import write_run_report
 
     chosen = read_survey(survey)
     given = {name: value for name, value in (("truth", truth), ("spectra", spectra)) if value is not None}

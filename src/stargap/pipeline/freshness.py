@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from stargap import __version__
 from stargap.errors import UsageError
-from stargap.run import stages
-from stargap.run.folder import Run
-from stargap.run.receipts import Receipt, digest, read_receipt
-from stargap.run.stages import Stage
+from stargap.pipeline import stages
+from stargap.pipeline.folder import Run
+from stargap.pipeline.receipts import Receipt, digest, read_receipt
+from stargap.pipeline.stages import Stage
 
 __all__ = [
     "StageState",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from stargap.mock.write import write_survey
-from stargap.run.engine import run_survey
-from stargap.run.settings import SurveySettings
+from stargap.pipeline.engine import run_survey
+from stargap.pipeline.settings import SurveySettings
 
 STARS, SHARD_ROWS = 40, 16
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from stargap.flags import PhotFlag
 from stargap.photometry.labels import photometric_labels
-from stargap.run.folder import Made, Run
+from stargap.pipeline.folder import Made, Run
 from stargap.tables.parquet import read_columns, write_columns
 
 __all__ = ["make_photometry"]

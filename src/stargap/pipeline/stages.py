@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stargap.run.folder import Made, Run
-from stargap.run.models import (
+from stargap.pipeline.folder import Made, Run
+from stargap.pipeline.models import (
     after_transfer,
     emulator_settings,
     make_emulator,
@@ -16,10 +16,10 @@ from stargap.run.models import (
     prior_settings,
     transfer_settings,
 )
-from stargap.run.photometry import make_photometry
-from stargap.run.report import make_report, report_digests
-from stargap.run.settings import SurveySettings
-from stargap.run.spectra import (
+from stargap.pipeline.photometry import make_photometry
+from stargap.pipeline.report import make_report, report_digests
+from stargap.pipeline.settings import SurveySettings
+from stargap.pipeline.spectra import (
     file_states,
     gaia_digest,
     make_ingest,
@@ -29,7 +29,7 @@ from stargap.run.spectra import (
     make_velocity,
     rescue_ingest,
 )
-from stargap.run.tables import companion_digests, make_catalogue, make_clean, make_table, overrule_digest
+from stargap.pipeline.tables import companion_digests, make_catalogue, make_clean, make_table, overrule_digest
 from stargap.tables.columns import CATALOGUE, DOMAINS, MEASURED, PHOTOMETRIC, STARS, SURVEY, Column
 
 __all__ = ["STAGES", "TRAINING", "Stage"]

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from stargap.run import stages
-from stargap.run.engine import run_survey
-from stargap.run.perform import Job, _time_limit, _TimeIsUp, perform
+from stargap.pipeline import stages
+from stargap.pipeline.engine import run_survey
+from stargap.pipeline.perform import Job, _time_limit, _TimeIsUp, perform
 
 
 def test_work_is_interrupted_whatever_it_catches():
@@ -33,7 +33,7 @@ def test_a_piece_that_hangs_fails_in_this_process_too(asked, tmp_path, monkeypat
     hanging = replace(stages.STAGES[place], make=lambda run, unit: time.sleep(30))
     states = run_survey(asked(tmp_path / "run"), until="ingest")
     assert states[0].state == "done"
-    from stargap.run.folder import Run
+    from stargap.pipeline.folder import Run
 
     run = Run(tmp_path / "run", asked(tmp_path / "run").absolute())
     monkeypatch.setattr(stages, "STAGES", (*stages.STAGES[:place], hanging, *stages.STAGES[place + 1 :]))

@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from stargap.flags import Flag
-from stargap.run.engine import run_survey
-from stargap.run.models import emulator_settings, transfer_settings
-from stargap.run.settings import SurveySettings
+from stargap.pipeline.engine import run_survey
+from stargap.pipeline.models import emulator_settings, transfer_settings
+from stargap.pipeline.settings import SurveySettings
 from stargap.transfer.anchored.model import lamost_transfer
 
 

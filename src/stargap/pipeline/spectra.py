@@ -20,10 +20,10 @@ from stargap.files import replacing
 from stargap.labels import LABELS
 from stargap.measurement.models import settings_for
 from stargap.measurement.star import BATCH, BatchVelocity, Fitted, batch_velocity, measure_native, unmeasured
+from stargap.pipeline.folder import Columns, Made, Run, content_digest, joined_rows, stamp
+from stargap.pipeline.receipts import digest
 from stargap.pixels import STARGAP, grid_for
 from stargap.processor import single_thread
-from stargap.run.folder import Columns, Made, Run, content_digest, joined_rows, stamp
-from stargap.run.receipts import digest
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch
 from stargap.spectra.prepare import Prepared, prepare, prepare_again
 from stargap.spectra.prepared import PreparedSpectra

@@ -12,9 +12,9 @@ from typing import Any
 
 from stargap.errors import StargapError, UsageError
 from stargap.files import claim_folder, replacing
-from stargap.run import stages
-from stargap.run.folder import Run
-from stargap.run.freshness import (
+from stargap.pipeline import stages
+from stargap.pipeline.folder import Run
+from stargap.pipeline.freshness import (
     StageState,
     needs_all_shards,
     pending,
@@ -23,11 +23,11 @@ from stargap.run.freshness import (
     stage_named,
     stage_states,
 )
-from stargap.run.owner import owned
-from stargap.run.perform import Job, Outcome, opened, perform
-from stargap.run.report import check_report_files
-from stargap.run.settings import SurveySettings
-from stargap.run.stages import Stage
+from stargap.pipeline.owner import owned
+from stargap.pipeline.perform import Job, Outcome, opened, perform
+from stargap.pipeline.report import check_report_files
+from stargap.pipeline.settings import SurveySettings
+from stargap.pipeline.stages import Stage
 from stargap.settings import example_toml, nearest
 from stargap.workers import Workers, each_alone
 

@@ -10,7 +10,7 @@ import pytest
 
 from stargap.flags import Companion
 from stargap.mock.tables import companion_tables
-from stargap.run.demo import headlines, run_demo
+from stargap.pipeline.demo import headlines, run_demo
 from stargap.validation.report.truth import QUANTITIES
 
 

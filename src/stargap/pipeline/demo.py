@@ -10,8 +10,8 @@ from typing import Any
 from stargap.files import replacing
 from stargap.mock.tables import companion_tables, compared_tables, reported_tables
 from stargap.mock.write import write_survey
-from stargap.run.engine import StageState, run_survey
-from stargap.run.settings import SurveySettings
+from stargap.pipeline.engine import StageState, run_survey
+from stargap.pipeline.settings import SurveySettings
 from stargap.settings import example_toml
 from stargap.validation.binaries import BinarySettings
 from stargap.validation.report.data import read_run

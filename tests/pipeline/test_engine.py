@@ -21,10 +21,10 @@ from stargap.errors import UsageError
 from stargap.flags import Flag, PhotFlag
 from stargap.mock.write import write_survey_store
 from stargap.photometry.tables import write_photometric_labels
-from stargap.run import freshness, stages
-from stargap.run.engine import run_survey, stage_states
-from stargap.run.folder import Run
-from stargap.run.stages import STAGES
+from stargap.pipeline import freshness, stages
+from stargap.pipeline.engine import run_survey, stage_states
+from stargap.pipeline.folder import Run
+from stargap.pipeline.stages import STAGES
 from stargap.settings import example_toml
 from stargap.spectra.store.store import verify
 from stargap.tables.columns import PHOTOMETRIC

@@ -17,12 +17,12 @@ from typing import Any
 
 from stargap import __version__
 from stargap.errors import StargapError, UsageError
+from stargap.pipeline.folder import Run
+from stargap.pipeline.freshness import damaged_inputs, piece_key, stage_named
+from stargap.pipeline.receipts import Receipt, sum_products, write_receipt
+from stargap.pipeline.settings import SurveySettings
+from stargap.pipeline.stages import TRAINING
 from stargap.processor import cpu_capability
-from stargap.run.folder import Run
-from stargap.run.freshness import damaged_inputs, piece_key, stage_named
-from stargap.run.receipts import Receipt, sum_products, write_receipt
-from stargap.run.settings import SurveySettings
-from stargap.run.stages import TRAINING
 from stargap.settings import read_settings_as
 
 __all__ = ["Job", "Outcome", "opened", "perform"]

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from stargap.catalogue.build import CatalogueSettings
 from stargap.photometry.likelihood import Population
-from stargap.run.preset import PAPER_PRESET, filled
-from stargap.run.train_settings import PriorSettings
+from stargap.pipeline.preset import PAPER_PRESET, filled
+from stargap.pipeline.train_settings import PriorSettings
 from stargap.settings import MeasureSettings, Settings
 from stargap.spectra.store.ingest import IngestSettings
 from stargap.starnet.training import TrainingSettings
@@ -130,7 +130,7 @@ class SurveySettings(Settings):
     """
 
     preset: Literal["stargap", "paper"] = "stargap"
-    """Defaults of all that follows: ours, or the paper's choices in every stage (`stargap.run.preset`)."""
+    """Defaults of all that follows: ours, or the paper's choices in every stage (`stargap.pipeline.preset`)."""
     output: Path = Path("survey")
     """Folder of this run alone. All paths start at the working folder."""
     input: InputSettings = InputSettings()

@@ -13,7 +13,7 @@ from stargap.catalogue.build import build_catalogue
 from stargap.catalogue.precision import fit_precision, published_errors
 from stargap.catalogue.publish import write_catalogue
 from stargap.files import replacing
-from stargap.run.folder import Columns, Made, Run, content_digest, joined_rows
+from stargap.pipeline.folder import Columns, Made, Run, content_digest, joined_rows
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.survey.cleaning.clean import clean
 from stargap.survey.cleaning.page import overrule, write_cleaning_page

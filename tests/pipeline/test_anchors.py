@@ -11,7 +11,7 @@ from helpers.stars import mock_stars
 
 from stargap.errors import UsageError
 from stargap.mock.files import write_lamost
-from stargap.run.anchors import read_anchor_stars, scores_of, write_cross_validation
+from stargap.pipeline.anchors import read_anchor_stars, scores_of, write_cross_validation
 from stargap.theory.emulator import shipped_emulator
 from stargap.transfer.anchored.anchors import ERRORS, AnchorStars
 from stargap.transfer.anchored.train import CrossValidated

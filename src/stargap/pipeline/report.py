@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stargap.errors import UsageError
-from stargap.run.folder import Made, Run, content_digest
+from stargap.pipeline.folder import Made, Run, content_digest
 from stargap.validation.report.page import report_files, write_report
 from stargap.validation.report.settings import ReportSettings
 

@@ -15,9 +15,9 @@ from stargap.cli.main import main
 from stargap.errors import UsageError
 from stargap.measurement.models import load_transfer
 from stargap.mock.write import write_survey
+from stargap.pipeline.engine import run_survey
+from stargap.pipeline.settings import SurveySettings
 from stargap.pixels import PAPER, STARGAP
-from stargap.run.engine import run_survey
-from stargap.run.settings import SurveySettings
 from stargap.settings import read_settings_as
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.starnet.transfer import StarnetTransfer

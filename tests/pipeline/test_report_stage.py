@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-import stargap.run.report as stage
+import stargap.pipeline.report as stage
 from stargap.errors import UsageError
-from stargap.run import engine, freshness, stages
-from stargap.run.engine import run_survey, stage_states
-from stargap.run.folder import Run
-from stargap.run.settings import SurveySettings
+from stargap.pipeline import engine, freshness, stages
+from stargap.pipeline.engine import run_survey, stage_states
+from stargap.pipeline.folder import Run
+from stargap.pipeline.settings import SurveySettings
 from stargap.settings import example_toml, read_settings_as
 from stargap.validation.report.settings import ReportSettings
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from stargap import __version__
 from stargap.errors import UsageError
 from stargap.measurement.models import AnyTransfer, load_transfer
+from stargap.pipeline.receipts import digest
+from stargap.pipeline.settings import SurveySettings
 from stargap.pixels import STARGAP
 from stargap.rows import IntColumn
-from stargap.run.receipts import digest
-from stargap.run.settings import SurveySettings
 from stargap.spectra.inputs import find_spectra
 from stargap.spectra.store.ingest import file_inputs
 from stargap.spectra.store.lamost_files import catalogue_inputs

@@ -18,9 +18,10 @@ from stargap.errors import UsageError
 from stargap.files import claim_folder
 from stargap.fit.parameters import Parameters
 from stargap.labels import A_M
-from stargap.run.anchors import read_anchor_labels, read_anchor_stars, scores_of, write_cross_validation
-from stargap.run.train_settings import TrainSettings
-from stargap.run.train_spectra import training_spectra
+from stargap.pipeline.anchors import read_anchor_labels, read_anchor_stars, scores_of, write_cross_validation
+from stargap.pipeline.train_settings import TrainSettings
+from stargap.pipeline.train_spectra import training_spectra
+from stargap.settings import read_settings_as
 from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.starnet.losses import CycleTask
 from stargap.starnet.network import CycleStarNet
@@ -56,18 +57,28 @@ class Trained:
     spectra: int
 
 
-def train(settings: TrainSettings, *, progress: bool = False) -> Trained:
+def train(settings: TrainSettings | str | Path, *, progress: bool = False) -> Trained:
     """Train a transfer, or resume a training that was stopped, and write the model into the output folder.
 
+    What ``stargap train`` does; `stargap.measure` takes the ``path`` of the result as its model.
+
     Args:
-        settings: see `TrainSettings`.
-        progress: show progress bars on stderr, where that is a terminal.
+        settings: see `TrainSettings`, or a TOML file with them (``stargap train --example`` prints one).
+        progress: show progress bars on stderr, where that is a terminal, or in a notebook.
 
     Raises:
         ModelError: the emulator cannot be used.
         UsageError: spectra or anchors cannot be read, or the output folder holds another training or
             files that are not stargap's.
+
+    Example:
+        >>> import stargap
+        >>> stargap.train("nowhere.toml")
+        Traceback (most recent call last):
+        stargap.errors.UsageError: nowhere.toml: cannot be read (No such file or directory)
     """
+    if not isinstance(settings, TrainSettings):
+        settings = read_settings_as(TrainSettings, settings)
     emulator = training_emulator(settings)
     claim_folder(settings.output, "training")
     if settings.architecture == "anchored":

@@ -11,7 +11,7 @@ from stargap.errors import UsageError
 from stargap.files import clean_folder, replacing
 from stargap.mock.instrument import simulate_prepared
 from stargap.mock.nature import nature_labels, shipped_nature
-from stargap.run.train_settings import TrainSettings
+from stargap.pipeline.train_settings import TrainSettings
 from stargap.spectra.prepared import PreparedSpectra
 
 __all__ = ["training_spectra"]

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from stargap.errors import UsageError
-from stargap.run.engine import run_survey
-from stargap.run.owner import owned
-from stargap.run.perform import Job, perform
+from stargap.pipeline.engine import run_survey
+from stargap.pipeline.owner import owned
+from stargap.pipeline.perform import Job, perform
 from stargap.settings import example_toml
 
 

@@ -13,13 +13,13 @@ from pydantic import BaseModel, ValidationError
 
 from stargap.errors import StargapError, UsageError
 from stargap.mock.tables import companion_tables, reported_tables
-from stargap.run import stages
-from stargap.run.engine import run_survey
-from stargap.run.folder import Run
-from stargap.run.freshness import pending, piece_key, refuse_other_settings, remove_damaged, stage_states, units_of
-from stargap.run.perform import Job, perform
-from stargap.run.receipts import Receipt, write_receipt
-from stargap.run.settings import SurveySettings
+from stargap.pipeline import stages
+from stargap.pipeline.engine import run_survey
+from stargap.pipeline.folder import Run
+from stargap.pipeline.freshness import pending, piece_key, refuse_other_settings, remove_damaged, stage_states, units_of
+from stargap.pipeline.perform import Job, perform
+from stargap.pipeline.receipts import Receipt, write_receipt
+from stargap.pipeline.settings import SurveySettings
 from stargap.tables.columns import Column
 from stargap.theory.emulator import shipped_emulator
 from stargap.transfer.residual.model import shipped_transfer

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from stargap.errors import ModelError
 from stargap.files import replacing
 from stargap.measurement.models import AnyTransfer, load_transfer
+from stargap.pipeline.folder import Made, Run, content_digest
+from stargap.pipeline.settings import SurveySettings
+from stargap.pipeline.train import residual_transfer, train_starnet
 from stargap.pixels import grid_for
-from stargap.run.folder import Made, Run, content_digest
-from stargap.run.settings import SurveySettings
-from stargap.run.train import residual_transfer, train_starnet
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.starnet.training import TrainingSettings
 from stargap.tables.parquet import read_columns
