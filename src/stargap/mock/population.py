@@ -92,15 +92,12 @@ class Unresolved:
     """Companions within the fibre, one row per binary.
 
     ``labels (binary, 4)``; ``light``, their flux over the primary's in RP; ``rv``, their velocity less the primary's
-    (km/s), the same at each exposure; ``g, colour``, what they add to the primary's G and BP-RP (mag); ``ruwe``, NaN
-    where they leave Gaia's astrometry alone.
+    (km/s), the same at each exposure; ``ruwe``, NaN where they leave Gaia's astrometry alone.
     """
 
     labels: _Floats
     light: _Floats
     rv: _Floats
-    g: _Floats
-    colour: _Floats
     ruwe: _Floats
 
 
@@ -146,8 +143,8 @@ def draw_unresolved(rng: np.random.Generator, primary: _Floats) -> Unresolved:
 
     Example:
         >>> one = draw_unresolved(np.random.default_rng(1), np.array([[3600.0, 4.8, 0.0, 0.0]]))
-        >>> bool(one.labels[0, 0] < 3600.0), bool(0 < one.light[0] < 1), bool(-0.76 < one.g[0] < 0)
-        (True, True, True)
+        >>> bool(one.labels[0, 0] < 3600.0), bool(0 < one.light[0] < 1)
+        (True, True)
     """
     count = len(primary)
     teff, m_h = primary[:, TEFF], primary[:, M_H]
@@ -157,15 +154,11 @@ def draw_unresolved(rng: np.random.Generator, primary: _Floats) -> Unresolved:
     labels[:, LOGG] = np.clip(logg, LOWER[LOGG], UPPER[LOGG])
     labels[:, A_M] = 0.0
     isochrones = shipped_isochrones()
-
-    def ratio(magnitudes: _Floats) -> _Floats:
-        band: Isochrones = replace(isochrones, logg=magnitudes)
-        return np.asarray(10 ** (-0.4 * (band.logg_at(labels[:, TEFF], m_h) - band.logg_at(teff, m_h))))
-
-    g, bp, rp = (ratio(band) for band in (isochrones.g_mag, isochrones.bp_mag, isochrones.rp_mag))
+    red: Isochrones = replace(isochrones, logg=isochrones.rp_mag)
+    light = 10 ** (-0.4 * (red.logg_at(labels[:, TEFF], m_h) - red.logg_at(teff, m_h)))
     apart = rng.choice([-1.0, 1.0], count) * np.minimum(rng.lognormal(np.log(8.0), 1.2, count), 150.0)
     raised = np.where(rng.random(count) < RUWE_RAISED, rng.uniform(1.4, 8.0, count), np.nan)
-    return Unresolved(labels, rp, apart, -2.5 * np.log10(1 + g), 2.5 * np.log10((1 + rp) / (1 + bp)), raised)
+    return Unresolved(labels, np.asarray(light), apart, raised)
 
 
 def young_orbits(rng: np.random.Generator, distance: _Floats) -> dict[str, _Floats]:

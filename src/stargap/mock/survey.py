@@ -15,6 +15,7 @@ from stargap.labels import LABELS, M_H, TEFF
 from stargap.mock.instrument import CHUNK, FIBRES, SPECTROGRAPHS, Blend, Truth, observe
 from stargap.mock.junk import SOURCES, make_junk
 from stargap.mock.nature import Mix, nature_labels, shipped_nature
+from stargap.mock.photometry import Relations
 from stargap.mock.population import Population
 from stargap.mock.targets import GAIA, MOST_EXPOSURES, draw_catalogued, draw_targets
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
@@ -36,7 +37,7 @@ MARKS: Final = ("binary", "variable", "young", "wide_pair", "companion_light")
 """What the truth says of stars that are not single, quiet and old."""
 TRUTH: Final = (
     *("spectrum_id", "star", "exposure", "obsid", "path", "kind", *LABELS, "rv", "snr_r", "snr_i", "active"),
-    *("metal_poor", "late", *MARKS, "source_id", "uid", "gaia_in_lamost"),
+    *("metal_poor", "late", *MARKS, "distance", "a_v", "source_id", "uid", "gaia_in_lamost"),
 )
 """Columns of the truth, in their order."""
 
@@ -48,9 +49,9 @@ class SurveyChunk:
     ``truth`` has arrays ``(spectrum,)``: spectrum_id, star, exposure, obsid, path, kind (``dwarf`` or one of
     ``junk.JUNK``), teff, logg, m_h, a_m (NaN where the source is no M dwarf), rv (km/s), snr_r, snr_i, active,
     metal_poor, late, binary, variable, young, wide_pair, companion_light (the companion's flux over the star's in RP,
-    NaN of single stars), source_id, uid and gaia_in_lamost, whether LAMOST's catalogue knows the source_id. Labels and
-    velocity of a binary are those of its brighter star. ``gaia`` has Gaia's columns ``(star,)``. ``spectra`` are in the
-    order of ``truth``.
+    NaN of single stars), distance (pc), a_v (extinction, mag), source_id, uid and gaia_in_lamost, whether LAMOST's
+    catalogue knows the source_id. Labels and velocity of a binary are those of its brighter star. ``gaia`` has columns
+    of Gaia and 2MASS ``(star,)``. ``spectra`` are in the order of ``truth``.
     """
 
     truth: Columns
@@ -76,18 +77,20 @@ def simulate_survey(
     junk: float = 0.05,
     repeats: float = 0.1,
     population: Population | None = None,
+    relations: Relations | None = None,
     wavelength: NDArray[np.float64] | None = None,
 ) -> Iterator[SurveyChunk]:
     """Yield a simulated survey, chunk by chunk, in memory that does not grow with the number of stars.
 
     A star has the same truth, and its spectra the same noise, however many stars are asked for. A target is junk
     with probability `junk`, each kind equally often, and is then observed once. Repeats share labels, velocity and
-    position and differ in night, fibre, S/N (by a factor of about 1.4, and then perhaps below 5) and H-alpha. M_G
-    and BP-RP follow the shipped isochrones with a scatter of 0.25 and 0.03 mag, the distance follows from the S/N.
-    RUWE is null for 2 % and above 1.4 for 6 %, the parallax is null for 1 %; stars brighter than G = 14.5 have a
-    Gaia velocity with an error of 0.3 km/s and more; LAMOST's catalogue lacks the source_id of 10 % and the
-    redshift of 5 %, and 1 % of the fibres are masked. Binaries, variable and young stars and members of wide pairs are
-    as `stargap.mock.population` draws them, from random numbers of their own: all other stars are the same with and
+    position and differ in night, fibre, S/N (by a factor of about 1.4, and then perhaps below 5) and H-alpha.
+    Magnitudes are those of `stargap.mock.photometry`: relations with an offset, slopes and a scatter of their own, the
+    light of companions, young stars that are too bright, dust; 2MASS lacks 3 %. The distance follows from the S/N.
+    RUWE is null for 2 % and above 1.4 for 6 % and some binaries, the parallax is null for 1 %; stars brighter than
+    G = 14.5 have a Gaia velocity with an error of 0.3 km/s and more; LAMOST's catalogue lacks the source_id of 10 % and
+    the redshift of 5 %, and 1 % of the fibres are masked. Binaries, variable and young stars and members of wide pairs
+    are as `stargap.mock.population` draws them, from random numbers of their own: all other stars are the same with and
     without them.
 
     Args:
@@ -97,6 +100,7 @@ def simulate_survey(
         junk: fraction of the targets.
         repeats: fraction of the other targets that is observed 2 to 8 times.
         population: fractions of binaries and the like; `PLAIN` for none.
+        relations: of labels and light, which differ from those of `stargap.photometry`.
         wavelength: native pixels (A), by default those of ``LOG_LAMBDA``; the noise depends on their number.
 
     Raises:
@@ -110,12 +114,18 @@ def simulate_survey(
     if stars < 0 or not (0 <= junk <= 1 and 0 <= repeats <= 1):
         message = f"{stars} stars, junk {junk:g}, repeats {repeats:g}: stars must be 0 or more, fractions within 0..1"
         raise UsageError(message)
-    people = Population() if population is None else population
+    people = population or Population(), relations or Relations()
     return _chunks(stars, seed, mix, junk, repeats, people, LOG_LAMBDA.wavelength if wavelength is None else wavelength)
 
 
 def _chunks(
-    stars: int, seed: int, mix: Mix, junk: float, repeats: float, population: Population, wave: NDArray[np.float64]
+    stars: int,
+    seed: int,
+    mix: Mix,
+    junk: float,
+    repeats: float,
+    people: tuple[Population, Relations],
+    wave: NDArray[np.float64],
 ) -> Iterator[SurveyChunk]:
     first_id = 0
     for number in range(survey_size(stars)):
@@ -124,8 +134,8 @@ def _chunks(
             block_seed = int(np.random.default_rng([seed, 6, block]).integers(4_000_000))
             labels, active = nature_labels(BLOCK, seed=block_seed, mix=mix)
         rows = slice(number * CHUNK % BLOCK, number * CHUNK % BLOCK + CHUNK)
-        rng, kinds_rng = np.random.default_rng([seed, 4, number]), np.random.default_rng([seed, 7, number])
-        target = draw_targets(rng, kinds_rng, labels[rows], active[rows], junk, repeats, population)
+        rng, kinds_rng, light_rng = (np.random.default_rng([seed, stream, number]) for stream in (4, 7, 10))
+        target = draw_targets(rng, kinds_rng, light_rng, labels[rows], active[rows], junk, repeats, *people)
         target |= draw_catalogued(rng, number, target)
         chunk = _observe(rng, number, target, wave, min(CHUNK, stars - number * CHUNK), seed, first_id)
         first_id += len(chunk.spectra)
@@ -209,7 +219,7 @@ def _spectrum(
     if kind != "dwarf":
         seeds, velocity = [seed, 5, int(target["star"][row])], float(target["rv"][row])
         one, weight = make_junk(kind, wave, flux, ivar, clean, rv=velocity, resolution=1800.0, seed=seeds)
-    level = 10.0 ** (0.4 * (20.0 - target["phot_g_mean_mag"][row]))
+    level = 10.0 ** (0.4 * (20.0 - target["g_mag"][row]))
     return level * one, weight / level**2
 
 
@@ -244,7 +254,7 @@ def _truth_columns(target: Columns, row: NDArray[np.int64], exposure: NDArray[np
         "active": target["active"][row],
         "metal_poor": labels[:, M_H] < METAL_POOR,
         "late": labels[:, TEFF] < LATE,
-        **{name: target[name][row] for name in MARKS},
+        **{name: target[name][row] for name in (*MARKS, "distance", "a_v")},
         "source_id": target["source_id"][row],
         "uid": np.array([f"S{star:012d}" for star in target["star"][row]], dtype=object),
         "gaia_in_lamost": target["gaia_in_lamost"][row],
