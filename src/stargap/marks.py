@@ -36,7 +36,7 @@ _NO_LABELS: Final = (
     | Flag.POOR_FIT
 )
 UNUSABLE: Final[Mapping[str, Flag]] = {
-    "rv": _NO_VELOCITY,
+    "rv": _NO_VELOCITY | Flag.FRAME_UNKNOWN,
     "teff": _NO_LABELS,
     "logg": _NO_LABELS,
     "m_h": _NO_LABELS,

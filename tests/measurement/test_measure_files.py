@@ -340,7 +340,7 @@ def test_wrong_arrays_are_refused_in_words(flux, options, reason):
 def test_wavelengths_elsewhere_give_a_row_that_says_so():
     for wave in (WAVE / 1e4, WAVE + 5000, WAVE[:1]):
         table = measure(np.ones(wave.size), wavelength=wave, ivar=np.ones(wave.size))
-        assert table["failure"].tolist() == ["covers less than half of 6000-8900 A"]
+        assert table["failure"].tolist() == ["covers less than 450 A of 6000-8900 A"]
         assert table["flags"].tolist() == [int(Flag.UNREADABLE)]
 
 

@@ -432,6 +432,14 @@ def test_noise_of_lamost_is_larger_than_it_says(good, settings, emulator):
         np.testing.assert_allclose(errors[2:], np.hypot(expected, 5.0) if name == "rv" else expected)
 
 
+def test_a_velocity_in_an_unknown_frame_is_not_used(good, settings, emulator):
+    facts = (Facts(layout="sdss-mwm"), Facts(layout="sdss-mwm", frame="rest"))
+    columns, _ = measure_batch([Spectrum(WAVE, *good, fact) for fact in facts], settings, emulator)
+    assert columns["use_rv"].tolist() == [1, 0]
+    assert columns["use_teff"].tolist() == [1, 1]
+    assert [bool(flags & Flag.FRAME_UNKNOWN) for flags in columns["flags"].tolist()] == [False, True]
+
+
 def test_snr_of_the_header_is_kept_and_judged(good, settings, emulator):
     levels = ((50.0, 60.0), (4.9, 60.0), (50.0, 4.9), (None, 60.0), (5.0, 5.0))
     facts = [Facts(layout="arrays", snr_r=r, snr_i=i, snr_source="header") for r, i in levels]

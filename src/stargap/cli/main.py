@@ -45,9 +45,10 @@ def measure(
 ) -> None:
     """Measure RV, Teff, log g, [M/H], subtype and H-alpha of spectra, one row each.
 
-    Reads LAMOST low-resolution files of every release and SDSS spec files, plain or gzip. A file that cannot be read
-    keeps its row and says why. Exits with 0 when every file has its row, with 1 when none of them could be read, and
-    with 2 when the request itself is wrong, as when a file or folder that it names does not exist.
+    Reads files of LAMOST, SDSS and BOSS, SDSS-V and DESI, plain or gzip (docs/formats.md); every spectrum of a file
+    with several has its row, and a file that cannot be read keeps its row and says why. Exits with 0 when every file
+    has its row, with 1 when none of them could be read, and with 2 when the request itself is wrong, as when a file or
+    folder that it names does not exist.
 
     Parameters
     ----------
@@ -76,6 +77,7 @@ def measure(
     from stargap.measurement.inputs import read_zero_points
     from stargap.measurement.pictures import draw_fits, picture_folder
     from stargap.settings import MeasureSettings, read_settings
+    from stargap.spectra.address import split_address
     from stargap.spectra.inputs import find_spectra
     from stargap.tables.print import print_table
     from stargap.tables.write import check_output
@@ -89,7 +91,11 @@ def measure(
         picture_folder(plot)
     offsets = None if zero_points is None else read_zero_points(zero_points)
     for path in paths:
-        if not path.startswith("@") and not any(mark in path for mark in "*?[") and not os.path.lexists(path):
+        if (
+            not path.startswith("@")
+            and not any(mark in path for mark in "*?[")
+            and not os.path.lexists(split_address(path)[0])
+        ):
             message = f"{path}: there is no such file or folder"
             raise UsageError(message)
     found = find_spectra(paths)

@@ -15,6 +15,7 @@ from stargap.files import replacing
 from stargap.measurement.jobs import Job, measure_items
 from stargap.measurement.star import BATCH
 from stargap.settings import MeasureSettings
+from stargap.spectra.address import split_address
 from stargap.spectra.spectrum import Spectrum
 from stargap.workers import each_alone, each_result
 
@@ -92,7 +93,8 @@ def _draw_chunk(job: Job, folder: Path, numbers: Sequence[int], items: Sequence[
     columns["spectrum_id"] = np.array(numbers, dtype=np.int64)
     faults = []
     for row, number in enumerate(numbers):
-        name = Path(str(columns["path"][row])).name.split(".fit")[0] or "spectrum"
+        source, place = split_address(str(columns["path"][row]))
+        name = (Path(source).name.split(".fit")[0] or "spectrum") + ("" if place is None else f"-{place}")
         path = folder / f"{number:06d}-{re.sub(r'[^A-Za-z0-9._+-]', '_', name)[:120]}.png"
         try:
             picture = png(

@@ -330,6 +330,7 @@ def _marks(columns: Columns, fitted: Fitted, facts: Sequence[Facts], least_snr: 
         Flag.BAD_CONTINUUM: fitted.prepared.bad_continuum.numpy()[:count],
         Flag.LOW_SN: snr < least_snr,
         Flag.SN_FROM_IVAR: columns["snr_source"] == "ivar",
+        Flag.FRAME_UNKNOWN: np.array([fact.frame is not None for fact in facts], dtype=bool),
         Flag.NO_SUBTYPE: np.isnan(columns["spt"].astype(float)),
         Flag.NO_HALPHA: np.isnan(columns["halpha_ew"].astype(float)),
         Flag.ACTIVE: columns["activity_3sigma"] == 1,

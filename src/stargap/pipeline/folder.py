@@ -19,6 +19,7 @@ from stargap.pipeline.receipts import digest
 from stargap.pipeline.settings import SurveySettings
 from stargap.pixels import STARGAP
 from stargap.rows import IntColumn
+from stargap.spectra.address import split_address
 from stargap.spectra.inputs import find_spectra
 from stargap.spectra.store.ingest import file_inputs
 from stargap.spectra.store.lamost_files import catalogue_inputs
@@ -107,7 +108,7 @@ class Run:
         given = {key or path for key, path in zip(inputs.key, inputs.path, strict=True)} | set(inputs.path)
         rows = zip(plan["key"].to_pylist(), plan["path"].to_pylist(), strict=True)
         missing = (os.fsdecode(path) for key, path in rows if not {key, path} & given)
-        gone = next((path for path in missing if os.path.lexists(path)), None)
+        gone = next((path for path in missing if os.path.lexists(split_address(path)[0])), None)
         if gone is not None:
             message = (
                 f"{self.folder}: holds spectra that the inputs no longer name, such as {gone}: a run keeps its "

@@ -24,6 +24,7 @@ from stargap.pipeline.folder import Columns, Made, Run, content_digest, joined_r
 from stargap.pipeline.receipts import digest
 from stargap.pixels import STARGAP, grid_for
 from stargap.processor import single_thread
+from stargap.spectra.address import split_address
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch
 from stargap.spectra.prepare import Prepared, prepare, prepare_again
 from stargap.spectra.prepared import PreparedSpectra
@@ -73,7 +74,7 @@ def file_states(run: Run, unit: int | None) -> dict[str, str]:
     if not (run.store / "plan.parquet").exists():
         return {}
     rows = [{**row, "path": os.fsdecode(row["path"])} for row in plan_rows(run.store, unit)]
-    return {"files": digest({"rows": rows, "state": [stamp(Path(row["path"])) for row in rows]})}
+    return {"files": digest({"rows": rows, "state": [stamp(Path(split_address(row["path"])[0])) for row in rows]})}
 
 
 CUT_COUNTS = ("before", "failed", "unknown", "left")

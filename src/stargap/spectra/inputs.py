@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from stargap.errors import UsageError
+from stargap.spectra.readers.read import spectrum_addresses
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.units import plain_arrays
 
@@ -24,7 +25,8 @@ _LONGEST_LIST = 1 << 28
 def find_spectra(inputs: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders, globs and ``@list.txt`` into paths, in the order given; folders are searched for FITS.
 
-    A plain path that does not exist is kept, so that it gets its row.
+    A plain path that does not exist is kept, so that it gets its row. A file with several spectra becomes one path a
+    spectrum (`stargap.spectra.readers.read.spectrum_addresses`).
 
     Raises:
         UsageError: nothing was given, a list that cannot be read, a folder or glob without a FITS file.
@@ -58,7 +60,7 @@ def find_spectra(inputs: Sequence[str | Path]) -> list[Path]:
     if not found:
         message = "no spectra given: name files, folders, globs or @list.txt"
         raise UsageError(message)
-    return found
+    return [Path(address) for path in found for address in spectrum_addresses(path)]
 
 
 def _listed(text: str) -> list[Path]:
@@ -113,7 +115,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def list_spectra(spectra: Any) -> list[str | Path | Spectrum]:
-    """Return one or several paths and `Spectrum` objects, however they are given, as a list.
+    """Return one or several paths and `Spectrum` objects, however they are given, as a list; one item a spectrum.
 
     Args:
         spectra: a path, a `Spectrum`, or any sequence, array or table's column of them.
@@ -141,7 +143,7 @@ def list_spectra(spectra: Any) -> list[str | Path | Spectrum]:
             items.append(item)
         elif isinstance(item, str | bytes | os.PathLike):
             path = os.fsdecode(item)
-            items.append(Path(path) if isinstance(item, os.PathLike) else path)
+            items += spectrum_addresses(Path(path) if isinstance(item, os.PathLike) else path)
         else:
             message = f"a spectrum is a path or a Spectrum, not a {type(item).__name__}"
             raise UsageError(message)

@@ -20,6 +20,8 @@ class Facts:
     arrays. Spectra of layouts that begin with ``lamost`` are measured with LAMOST's noise factor and velocity floor."""
     release: str | None = None
     obsid: int | None = None
+    target_id: int | None = None
+    """Identifier of the star in its survey: sdss_id or catalogid of SDSS-V, TARGETID of DESI."""
     designation: str | None = None
     ra: float | None = None
     dec: float | None = None
@@ -46,6 +48,8 @@ class Facts:
     """The pipeline's redshift: kept for the record, never used as a velocity."""
     helio_rv: float | None = None
     """Heliocentric correction already applied by the pipeline (km/s)."""
+    frame: str | None = None
+    """None where wavelengths are heliocentric; ``rest`` where the star's unknown velocity was taken out."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -137,6 +137,7 @@ MEASURED: tuple[Column, ...] = (
     Column("snr_source", "str", "", "meta.code", "Where the S/N comes from: header or ivar"),
     Column("layout", "str", "", "meta.code", "Structure of the file, such as lamost-image"),
     Column("release", "str", "", "meta.version;meta.dataset", "Data release named by the file"),
+    Column("target_id", "int64", "", "meta.id;src", "Identifier of the star in its survey (SDSS-V, DESI)"),
     Column("plan_id", "str", "", "meta.id;obs.field", "Observing plan or plate"),
     Column("lmjd", "int64", "d", "time.epoch;obs", "Local modified Julian day of the night", (40000, 100000)),
     Column("spectrograph", "int32", "", "meta.id;instr", "Spectrograph number", (1, 16)),

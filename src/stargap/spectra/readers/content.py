@@ -13,7 +13,7 @@ from stargap.errors import SpectrumError
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.units import plain_arrays
 
-__all__ = ["BANDS", "REQUIRED_RANGE", "Content", "check_spectrum", "facts_with_snr", "snr_by_band"]
+__all__ = ["BANDS", "LEAST_COVERED", "RANGE", "Content", "check_spectrum", "facts_with_snr", "snr_by_band"]
 
 BANDS = {
     "u": (3700.0, 3850.0),
@@ -24,8 +24,10 @@ BANDS = {
 }
 """Wavelengths (A) over which S/N is taken: it agrees within 1 % with the S/N cards of LAMOST DR2-DR10."""
 
-REQUIRED_RANGE = (6000.0, 8900.0)
-"""Wavelengths (A) of which a spectrum must cover at least half."""
+RANGE = (6000.0, 8900.0)
+"""Wavelengths (A) that are measured."""
+LEAST_COVERED = 450.0
+"""Least length of that range (A) that a spectrum must cover: a little less than the red arm of LAMOST MRS."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +105,7 @@ def check_spectrum(content: Content, path: str | Path) -> Spectrum:
 
     Raises:
         SpectrumError: no pixels, unequal lengths, units that do not fit, or wavelengths that are not finite and
-            positive, repeat, or reach over less than half of 6000-8900 A.
+            positive, repeat, or reach over less than 450 A of 6000-8900 A.
 
     Example:
         >>> grid = np.arange(6000.0, 9000.0)
@@ -129,9 +131,9 @@ def check_spectrum(content: Content, path: str | Path) -> Spectrum:
         wave, values, weights, bad = wave[order], values[order], weights[order], bad[order]
         if not (np.diff(wave) > 0).all():
             raise SpectrumError(path, "wavelengths repeat")
-    low, high = REQUIRED_RANGE
-    if min(wave[-1], high) - max(wave[0], low) < (high - low) / 2:
-        raise SpectrumError(path, "covers less than half of 6000-8900 A")
+    low, high = RANGE
+    if min(wave[-1], high) - max(wave[0], low) < LEAST_COVERED:
+        raise SpectrumError(path, f"covers less than {LEAST_COVERED:.0f} A of 6000-8900 A")
     finite = np.isfinite(values)
     bad |= ~(finite & np.isfinite(weights) & (weights > 0))
     return Spectrum(wave, np.where(finite, values, 0.0), np.where(bad, 0.0, weights), content.facts)

@@ -24,7 +24,7 @@ from astropy.io.fits.hdu.base import ExtensionHDU
 from stargap.errors import SpectrumError
 from stargap.spectra.readers.cards import card
 
-__all__ = ["column_names", "open_fits"]
+__all__ = ["column_names", "load_fits", "open_fits"]
 
 _MAX_BYTES = 1 << 28
 _MAX_HEADER = 1 << 20
@@ -39,7 +39,6 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _CUT = "the file is cut short (less data than its header promises)"
 _DAMAGED = "a header is damaged"
 _NO_END = "a header is cut short or damaged (no END card)"
-_TOO_LARGE = "too large for one spectrum (over 256 MiB)"
 _ENDLESS = re.compile(rb"NAXIS *= *\+?0*[1-9]\d{3}", re.IGNORECASE)  # astropy makes a list of this length at once
 _PRINTABLE = bytes(byte if 0x20 <= byte < 0x7F else ord("?") for byte in range(256))
 _END = b"END".ljust(_CARD)
@@ -58,27 +57,39 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
     Raises:
         SpectrumError: any of these fails, or the file cannot be opened.
     """
-    raw = _read_bytes(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield load_fits(path)
+
+
+def load_fits(path: str | Path, *, largest: int = _MAX_BYTES) -> fits.HDUList:
+    """Return the HDUs of a FITS file from memory, checked as `open_fits` says.
+
+    Args:
+        path: of the file.
+        largest: bytes that it may have, also unzipped.
+
+    Raises:
+        SpectrumError: as `open_fits`.
+    """
+    raw = _read_bytes(path, largest)
     if raw[:2] == _GZIP_MAGIC:
-        raw = _gunzip(raw, path)
+        raw = _gunzip(raw, path, largest)
     if not raw:
         raise SpectrumError(path, "the file is empty")
     if not raw.startswith(b"SIMPLE  ="):
         html = raw[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html"))
         raise SpectrumError(path, "not a FITS file (starts with HTML)" if html else "not a FITS file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            hdul = _units(raw, path)
-        except SpectrumError:
-            raise
-        except OverflowError as error:  # more bytes than any file can have
-            raise SpectrumError(path, _CUT) from error
-        except OSError as error:
-            raise SpectrumError(path, _NO_END) from error
-        except Exception as error:  # astropy meets damage with almost any class, UnboundLocalError among them
-            raise SpectrumError(path, _DAMAGED) from error
-        yield hdul
+    try:
+        return _units(raw, path)
+    except SpectrumError:
+        raise
+    except OverflowError as error:  # more bytes than any file can have
+        raise SpectrumError(path, _CUT) from error
+    except OSError as error:
+        raise SpectrumError(path, _NO_END) from error
+    except Exception as error:  # astropy meets damage with almost any class, UnboundLocalError among them
+        raise SpectrumError(path, _DAMAGED) from error
 
 
 def column_names(hdu: fits.PrimaryHDU | ExtensionHDU) -> set[str]:
@@ -95,12 +106,19 @@ def column_names(hdu: fits.PrimaryHDU | ExtensionHDU) -> set[str]:
     return {name.upper() for name in hdu.columns.names}
 
 
-def _read_bytes(path: str | Path) -> bytes:
+def _too_large(largest: int) -> str:
+    what = "one spectrum" if largest == _MAX_BYTES else "one file"
+    return f"too large for {what} (over {largest >> 20} MiB)"
+
+
+def _read_bytes(path: str | Path, largest: int) -> bytes:
     file = Path(path)
     try:
-        _check_status(file.stat(), path)  # before it is opened: to open a device or a FIFO can do things or wait
+        _check_status(
+            file.stat(), path, largest
+        )  # before it is opened: to open a device or a FIFO can do things or wait
         with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as stream:  # noqa: PTH123
-            _check_status(os.fstat(stream.fileno()), path)
+            _check_status(os.fstat(stream.fileno()), path, largest)
             return stream.read()
     except (FileNotFoundError, NotADirectoryError) as error:
         dangling = file.is_symlink()
@@ -114,14 +132,14 @@ def _read_bytes(path: str | Path) -> bytes:
         raise SpectrumError(path, f"cannot be read ({error.strerror or type(error).__name__})") from error
 
 
-def _check_status(status: os.stat_result, path: str | Path) -> None:
+def _check_status(status: os.stat_result, path: str | Path, largest: int) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise SpectrumError(path, "is a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file")
-    if status.st_size > _MAX_BYTES:
-        raise SpectrumError(path, _TOO_LARGE)
+    if status.st_size > largest:
+        raise SpectrumError(path, _too_large(largest))
 
 
-def _gunzip(raw: bytes, path: str | Path) -> bytes:
+def _gunzip(raw: bytes, path: str | Path, largest: int) -> bytes:
     """Unzip all members of gzip data, in time that grows with their number and size alone."""
     content, place, members = bytearray(), 0, 0
     try:
@@ -135,9 +153,9 @@ def _gunzip(raw: bytes, path: str | Path) -> bytes:
                 if not piece:
                     raise EOFError
                 place, step = place + len(piece), min(2 * step, 1 << 24)
-                content += engine.decompress(piece, _MAX_BYTES + 1 - len(content))
-                if len(content) > _MAX_BYTES:
-                    raise SpectrumError(path, _TOO_LARGE)
+                content += engine.decompress(piece, largest + 1 - len(content))
+                if len(content) > largest:
+                    raise SpectrumError(path, _too_large(largest))
             place -= len(engine.unused_data)
     except (zlib.error, EOFError) as error:
         raise SpectrumError(path, "gzip data are damaged or cut short") from error

@@ -1,8 +1,7 @@
-"""What LAMOST's headers say of a spectrum, in every release, and which files are of medium resolution."""
+"""What LAMOST's headers say of a spectrum, in every release."""
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,7 @@ from astropy.io import fits
 from stargap.spectra.readers.cards import card, fact_angle, fact_int, fact_number, fact_text
 from stargap.spectra.spectrum import Facts
 
-__all__ = ["is_medium_resolution", "lamost_facts"]
-
-_MEDIUM = re.compile(r"COADD_[BR]|[BR]-\d")
-
-
-def is_medium_resolution(hdul: fits.HDUList, path: str | Path) -> bool:
-    """Whether this is a medium-resolution (MRS) file: named ``med-*`` or with HDUs COADD_B/_R, B-n, R-n.
-
-    Example:
-        >>> is_medium_resolution([], "med-58625-HD145243N141241V01_sp01-001.fits.gz")
-        True
-    """
-    return Path(path).name.startswith("med-") or any(_MEDIUM.match(hdu.name) for hdu in hdul)
+__all__ = ["lamost_facts"]
 
 
 def lamost_facts(header: fits.Header, path: str | Path, layout: str) -> Facts:

@@ -2,46 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 
 from stargap.errors import SpectrumError
+from stargap.spectra.address import join_address, split_address
 from stargap.spectra.readers.content import Content, check_spectrum, facts_with_snr
-from stargap.spectra.readers.fitsfile import open_fits
-from stargap.spectra.readers.lamost import is_medium_resolution
+from stargap.spectra.readers.desi import count_desi, is_desi, parse_desi
+from stargap.spectra.readers.fitsfile import load_fits, open_fits
 from stargap.spectra.readers.lamost_image import is_lamost_image, parse_lamost_image
-from stargap.spectra.readers.sdss import is_sdss, is_sdss_mwm, parse_sdss
+from stargap.spectra.readers.mrs import count_mrs, is_mrs, parse_mrs
+from stargap.spectra.readers.mwm import count_mwm, is_mwm, parse_mwm
+from stargap.spectra.readers.sdss import is_sdss, parse_sdss
+from stargap.spectra.readers.spplate import count_spplate, is_spplate, parse_spplate
 from stargap.spectra.readers.statements import check_statements
 from stargap.spectra.readers.table import is_table, parse_table
 from stargap.spectra.spectrum import Spectrum
 
-__all__ = ["read_spectrum"]
+__all__ = ["read_spectrum", "spectrum_addresses"]
 
 LAYOUTS: tuple[tuple[Callable[[fits.HDUList], bool], Callable[[fits.HDUList, str | Path], Content]], ...] = (
     (is_sdss, parse_sdss),
     (is_lamost_image, parse_lamost_image),
     (is_table, parse_table),
 )
-"""How each layout is recognised and read, most specific first: the first that recognises a file reads it."""
+"""How each layout of one spectrum is recognised and read, most specific first: the first that fits reads a file."""
 
-REFUSED: tuple[tuple[Callable[[fits.HDUList, str | Path], bool], str], ...] = (
-    (is_medium_resolution, "a medium-resolution (MRS) file: stargap reads low-resolution spectra"),
-    (is_sdss_mwm, "an SDSS-V mwmStar or mwmVisit file, which can be in the rest frame: stargap reads spec files"),
+
+@dataclass(frozen=True)
+class Collection:
+    """A layout of files that can hold several spectra: how to recognise it, to count them, and to read one."""
+
+    recognises: Callable[[fits.HDUList, str | Path], bool]
+    count: Callable[[fits.HDUList], int]
+    parse: Callable[[fits.HDUList, str | Path, int], Content]
+
+
+COLLECTIONS = (
+    Collection(is_mrs, count_mrs, parse_mrs),
+    Collection(is_mwm, count_mwm, parse_mwm),
+    Collection(is_desi, count_desi, parse_desi),
+    Collection(is_spplate, count_spplate, parse_spplate),
 )
-"""Files that look like spectra that can be read, and why they are refused."""
+"""They are tried before `LAYOUTS`."""
+
+TELLING = re.compile(r"(coadd|spectra|spPlate|mwmVisit|mwmStar|med)-", re.IGNORECASE)
+"""Beginnings of names of files that can hold several spectra: only these are opened to see how many there are."""
+LARGEST = 1 << 31
+"""Bytes that such a file may have."""
 
 
 def read_spectrum(path: str | Path) -> Spectrum:
-    """Read one spectrum file: LAMOST LRS of any release, SDSS ``spec``, or a table; plain or gzip.
+    """Read one spectrum of a file, plain or gzip: LAMOST, SDSS and BOSS, SDSS-V, DESI, or a table.
 
-    Layout and compression are recognised by content, never by the name. Units that the file states are honoured.
+    Layouts (docs/formats.md) are recognised by content, never by the name. Units that the file states are honoured.
 
     Args:
-        path: of the file.
+        path: of the file; of one with several spectra the address of one, such as ``coadd-main-dark-1.fits#12``, which
+            counts from 0.
 
     Returns:
         arrays ``(pixel,)`` in native float64: wavelength in A (vacuum, heliocentric, strictly increasing), flux in the
@@ -60,7 +86,7 @@ def read_spectrum(path: str | Path) -> Spectrum:
         no-such-file.fits: the file does not exist
     """
     try:
-        with np.errstate(all="ignore"), open_fits(path) as hdul:
+        with np.errstate(all="ignore"), _opened(path) as hdul:
             spectrum = check_spectrum(_parse(hdul, path), path)
             return replace(spectrum, facts=facts_with_snr(spectrum))
     except SpectrumError:
@@ -69,15 +95,74 @@ def read_spectrum(path: str | Path) -> Spectrum:
         raise SpectrumError(path, f"damaged content ({type(error).__name__})") from error
 
 
+def spectrum_addresses(path: str | Path) -> list[str | Path]:
+    """Return the address of every spectrum of a file that holds several; else the path as it was given.
+
+    Only files with `TELLING` names are opened. One that cannot be read is returned as it was given, so that it gets its
+    row, and so is one with a single spectrum.
+
+    Example:
+        >>> spectrum_addresses("spec-4055-55359-0044.fits")
+        ['spec-4055-55359-0044.fits']
+    """
+    file, place = split_address(path)
+    if place is not None or not TELLING.match(Path(file).name):
+        return [path]
+    try:
+        with _opened(file) as hdul:
+            kind = _collection(hdul, file)
+            count = 0 if kind is None else kind.count(hdul)
+    except Exception:  # read_spectrum says what it is
+        return [path]
+    return [path] if count < 2 else [join_address(path, number) for number in range(count)]
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[fits.HDUList]:
+    """Open the file of an address; the last file that can hold several spectra is kept in memory."""
+    file, place = split_address(path)
+    if place is None and not TELLING.match(Path(file).name):
+        with open_fits(file) as hdul:
+            yield hdul
+        return
+    try:
+        status = Path(file).stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+    except (OSError, ValueError):
+        stamp = (0, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield _kept(file, *stamp)
+
+
+@lru_cache(maxsize=1)
+def _kept(file: str, *stamp: int) -> fits.HDUList:
+    return load_fits(file, largest=LARGEST)
+
+
+def _collection(hdul: fits.HDUList, path: str | Path) -> Collection | None:
+    return next((kind for kind in COLLECTIONS if kind.recognises(hdul, path)), None)
+
+
 def _parse(hdul: fits.HDUList, path: str | Path) -> Content:
-    for recognises, reason in REFUSED:
-        if recognises(hdul, path):
-            raise SpectrumError(path, reason)
+    file, place = split_address(path)
+    kind = _collection(hdul, file)
     parse = next((parse for recognises, parse in LAYOUTS if recognises(hdul)), None)
-    if parse is None:
+    if kind is None and parse is None:
         raise SpectrumError(path, f"no spectrum of a known layout in it ({_describe(hdul)})")
     check_statements((hdu.header for hdu in hdul), path)
-    return parse(hdul, path)
+    if kind is None:
+        assert parse is not None
+        if place is not None:
+            raise SpectrumError(path, "the file holds one spectrum: name it without a number")
+        return parse(hdul, path)
+    count = kind.count(hdul)
+    if place is None and count > 1:
+        last = join_address(Path(file).name, count - 1)
+        raise SpectrumError(path, f"the file holds {count} spectra: name one, as {last} names the last")
+    if place is not None and place >= max(count, 1):
+        raise SpectrumError(path, f"the file holds {count} spectra, numbered from 0")
+    return kind.parse(hdul, path, place or 0)
 
 
 def _describe(hdul: fits.HDUList) -> str:

@@ -16,13 +16,13 @@ from stargap.spectra.readers.fitsfile import column_names
 from stargap.spectra.readers.table import bits, column
 from stargap.spectra.spectrum import Facts
 
-__all__ = ["KILLING_BITS", "is_sdss", "is_sdss_mwm", "parse_sdss"]
+__all__ = ["KILLING_BITS", "is_sdss", "parse_sdss", "sdss_designation"]
 
 KILLING_BITS = {18: "FULLREJECT", 22: "NOSKY", 23: "BRIGHTSKY"}
 """Bits of and_mask (SPPIXMASK) with which a pixel is bad."""
 
 _PIPELINE_COLUMNS = (
-    *("CLASS", "SUBCLASS", "Z", "RUN2D", "SPECTROGRAPHID", "PLATE", "FIELD", "MJD", "FIBERID", "CATALOGID"),
+    *("CLASS", "SUBCLASS", "Z", "RUN2D", "SPECTROGRAPHID", "PLATE", "FIELD", "MJD", "FIBERID", "CATALOGID", "SDSS_ID"),
     *("PLUG_RA", "PLUG_DEC", "RACAT", "DECCAT", "FIBER_RA", "FIBER_DEC"),
 )
 _POSITIONS = (("PLUG_RA", "PLUG_DEC"), ("RACAT", "DECCAT"), ("FIBER_RA", "FIBER_DEC"))
@@ -32,19 +32,6 @@ _POSITIONS = (("PLUG_RA", "PLUG_DEC"), ("RACAT", "DECCAT"), ("FIBER_RA", "FIBER_
 def is_sdss(hdul: fits.HDUList) -> bool:
     """Whether a table has LOGLAM with FLUX or IVAR."""
     return any("LOGLAM" in names and names & {"FLUX", "IVAR", "WAVELENGTH"} for names in map(column_names, hdul))
-
-
-def is_sdss_mwm(hdul: fits.HDUList, path: str | Path) -> bool:
-    """Whether this is a ``mwmStar`` or ``mwmVisit`` file of SDSS-V: by its name, its HDUs or its columns.
-
-    Example:
-        >>> is_sdss_mwm([], "mwmStar-0.6.0-54000001.fits")
-        True
-    """
-    sets = [column_names(hdu) for hdu in hdul]
-    by_columns = any("PIXEL_FLAGS" in names and names & {"FLUX", "IVAR"} for names in sets)
-    by_name = any(hdu.name.startswith(("BOSS/", "APOGEE/")) for hdu in hdul)
-    return Path(path).name.lower().startswith(("mwmstar", "mwmvisit")) or by_columns or by_name
 
 
 def parse_sdss(hdul: fits.HDUList, path: str | Path) -> Content:
@@ -85,11 +72,13 @@ def _facts(hdul: fits.HDUList, path: str | Path) -> Facts:
     plate, mjd = first("PLATE", "PLATEID", "FIELD", "FIELDID"), fact_int(first("MJD"))
     fiber = fact_int(first("FIBERID"))
     ra, dec = _position(first)
+    catalogue = fact_int(first("CATALOGID"), least=1)
     return Facts(
         path=str(path),
         layout="sdss",
         release=fact_text(first("RUN2D")),
-        designation=_designation(fact_int(plate), mjd, fiber, fact_int(first("CATALOGID"), least=1)),
+        target_id=fact_int(first("SDSS_ID"), least=1) or catalogue,
+        designation=sdss_designation(fact_int(plate), mjd, fiber, catalogue),
         ra=ra,
         dec=dec,
         snr_source="header" if snr else None,
@@ -116,7 +105,13 @@ def _position(first: Callable[..., Value]) -> tuple[float | None, float | None]:
     return None, None
 
 
-def _designation(plate: int | None, mjd: int | None, fiber: int | None, catalogue: int | None) -> str | None:
+def sdss_designation(plate: int | None, mjd: int | None, fiber: int | None, catalogue: int | None) -> str | None:
+    """Return the name of a ``spec`` file without its suffix, None where a part of it is not known.
+
+    Example:
+        >>> sdss_designation(4055, 55359, 44, None), sdss_designation(15010, 59146, None, 4375787839)
+        ('spec-4055-55359-0044', 'spec-015010-59146-4375787839')
+    """
     if plate is None or mjd is None:
         return None
     if catalogue is not None:

@@ -13,6 +13,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from pydantic import Field
 
 from stargap.errors import SpectrumError, UsageError
 from stargap.settings import Settings
+from stargap.spectra.address import split_address
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, native_batch
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Facts, Spectrum
@@ -171,17 +173,26 @@ def _unchanged(known: dict[str, Any], given: dict[str, Any], state: dict[str, in
 
 def _state(path: str) -> dict[str, int] | None:
     try:
-        status = Path(path).stat()
+        status = Path(split_address(path)[0]).stat()
     except (OSError, ValueError):
         return None
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns} if stat.S_ISREG(status.st_mode) else None
 
 
 def _sha256(path: str) -> str | None:
+    file, place = split_address(path)
     try:
-        return file_sha256(path)
+        if place is None:
+            return file_sha256(file)
+        status = Path(file).stat()
+        return _sha256_of_many(file, status.st_mtime_ns, status.st_size)
     except OSError:
         return None
+
+
+@lru_cache(maxsize=1)
+def _sha256_of_many(file: str, *stamp: int) -> str:
+    return file_sha256(file)
 
 
 def _read(path: str, obsid: int | None, deadly: bool = False) -> Spectrum | SpectrumError:

@@ -49,7 +49,7 @@ __all__ = [
 
 Dtype = Literal["float32", "float16"]
 
-FORMAT = 1
+FORMAT = 2
 """Version of shards and manifests."""
 SHARD_ROWS = 1024
 """Default number of rows of a shard, which is 15 MB in float32."""

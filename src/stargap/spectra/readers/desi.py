@@ -1,0 +1,139 @@
+"""DESI ``coadd-*`` and ``spectra-*`` files: many targets a file, three arms each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from stargap.errors import SpectrumError
+from stargap.spectra.readers.cards import fact_angle, fact_int, fact_number
+from stargap.spectra.readers.content import Content
+from stargap.spectra.readers.fitsfile import column_names
+from stargap.spectra.spectrum import Facts
+
+__all__ = ["count_desi", "is_desi", "parse_desi"]
+
+_ARMS = ("B", "R", "Z")
+_SAME = 0.01
+"""Pixels of two arms whose wavelengths differ by less (A) are one pixel."""
+
+
+def is_desi(hdul: fits.HDUList, path: str | Path) -> bool:
+    """Whether HDUs are named FIBERMAP and R_WAVELENGTH, R_FLUX or those of another arm.
+
+    Example:
+        >>> is_desi([], "coadd-main-dark-1.fits")
+        False
+    """
+    names = {hdu.name for hdu in hdul}
+    return "FIBERMAP" in names and any({f"{arm}_WAVELENGTH", f"{arm}_FLUX"} <= names for arm in _ARMS)
+
+
+def count_desi(hdul: fits.HDUList) -> int:
+    """Return how many spectra the file holds: one a target in ``coadd``, one a target and exposure in ``spectra``."""
+    return int(hdul["FIBERMAP"].header["NAXIS2"])
+
+
+def parse_desi(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
+    """Read one spectrum: the arms B, R and Z joined, weighted by their inverse variances where they overlap.
+
+    Wavelengths are vacuum and barycentric. A pixel of an arm is bad where its mask is not 0. Sky fibres are refused.
+    ``target_id`` is TARGETID.
+
+    Source: desidatamodel, coadd-SURVEY-PROGRAM-PIXNUM and spectra-SURVEY-PROGRAM-PIXNUM.
+
+    Raises:
+        SpectrumError: HDUs of an arm are missing or do not fit its wavelengths, or the fibre was on the sky.
+    """
+    fibre = hdul["FIBERMAP"]
+    row = {name: fibre.data[name][place] for name in _FACTS if name in column_names(fibre)}
+    if str(row.get("OBJTYPE", "")).strip().upper() == "SKY":
+        raise SpectrumError(path, "a sky fibre (OBJTYPE = SKY)")
+    names = {hdu.name for hdu in hdul}
+    arms = [_arm(hdul, arm, place, path) for arm in _ARMS if f"{arm}_WAVELENGTH" in names]
+    return Content(*join_arms(arms, path), facts=_facts(row, path))
+
+
+_FACTS = (
+    "TARGETID",
+    "TARGET_RA",
+    "TARGET_DEC",
+    "OBJTYPE",
+    "FIBER",
+    "MJD",
+    "MEAN_MJD",
+    "EXPTIME",
+    "COADD_EXPTIME",
+    "TILEID",
+)
+Arm = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+
+def _arm(hdul: fits.HDUList, arm: str, place: int, path: str | Path) -> Arm:
+    def image(what: str) -> NDArray[Any]:
+        found = next((hdu for hdu in hdul if hdu.name == f"{arm}_{what}"), None)
+        if found is None or found.data is None:
+            raise SpectrumError(path, f"no HDU {arm}_{what}")
+        return np.asarray(found.data if what == "WAVELENGTH" else found.data[place])
+
+    wavelength, flux, ivar = image("WAVELENGTH"), image("FLUX"), image("IVAR")
+    masked = image("MASK") if any(hdu.name == f"{arm}_MASK" for hdu in hdul) else np.zeros(flux.shape, dtype=int)
+    if not wavelength.shape == flux.shape == ivar.shape == masked.shape:
+        raise SpectrumError(path, f"HDUs of the {arm} arm differ in length")
+    good = (masked == 0) & np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
+    return wavelength.astype(float), np.where(good, flux, 0.0), np.where(good, ivar, 0.0)
+
+
+def join_arms(arms: list[Arm], path: str | Path) -> Arm:
+    """Return wavelengths, fluxes and inverse variances of spectra that share one grid where they overlap.
+
+    Args:
+        arms: wavelength, flux and ivar (0 at bad pixels) of each, ``(pixel,)``.
+        path: named in the error.
+
+    Raises:
+        SpectrumError: pixels in an overlap are not at the same wavelengths.
+
+    Example:
+        >>> one = (np.array([1.0, 2.0]), np.array([4.0, 4.0]), np.array([1.0, 1.0]))
+        >>> other = (np.array([2.0, 3.0]), np.array([8.0, 8.0]), np.array([3.0, 0.0]))
+        >>> join_arms([one, other], "a.fits")
+        (array([1., 2., 3.]), array([4., 7., 0.]), array([1., 4., 0.]))
+    """
+    wave, flux, ivar = (np.concatenate(parts) for parts in zip(*arms, strict=True))
+    order = np.argsort(wave, kind="stable")
+    wave, flux, ivar = wave[order], flux[order], ivar[order]
+    group = np.concatenate([[0], np.cumsum(np.diff(wave) > _SAME)])
+    first = np.flatnonzero(np.diff(group, prepend=-1))
+    joined = wave[first]
+    steps = np.diff(joined)
+    if steps.size and steps.min() < 0.75 * np.median(steps):
+        raise SpectrumError(path, "the arms do not share their wavelengths where they overlap")
+    weight = np.bincount(group, ivar).astype(float)
+    total = np.bincount(group, ivar * flux).astype(float)
+    return joined, np.divide(total, weight, out=np.zeros_like(total), where=weight > 0), weight
+
+
+def _facts(row: dict[str, Any], path: str | Path) -> Facts:
+    target = None if "TARGETID" not in row else int(row["TARGETID"])
+
+    def number(*names: str) -> float | None:
+        return next((fact_number(float(row[name])) for name in names if name in row), None)
+
+    mjd = number("MJD", "MEAN_MJD")
+    return Facts(
+        path=str(path),
+        layout="desi",
+        target_id=target,
+        designation=None if target is None else f"DESI {target}",
+        ra=fact_angle(number("TARGET_RA"), 0, 360),
+        dec=fact_angle(number("TARGET_DEC"), -90, 90),
+        plan_id=None if "TILEID" not in row else str(int(row["TILEID"])),
+        lmjd=None if mjd is None else int(mjd),
+        fiber=None if "FIBER" not in row else fact_int(int(row["FIBER"])),
+        exposure=number("COADD_EXPTIME", "EXPTIME"),
+    )
