@@ -53,8 +53,9 @@ from stargap.theory.emulator import Emulator
 from stargap.theory.grids import read_hdf5_grid
 from stargap.theory.label_prior import draw_training_labels
 from stargap.theory.train_emulator import Training, fit_emulator
+from stargap.transfer.anchor_labels import AnchorLabels
 from stargap.transfer.residual.fits import fit_spectra
-from stargap.transfer.residual.matching import LabelledFits
+from stargap.transfer.residual.known import LabelledFits
 from stargap.transfer.residual.model import LabelMap, ResidualTransfer
 from stargap.transfer.residual.train import ResidualSettings, match_labels, train_residual
 from stargap.validation.embedding import tsne
@@ -380,14 +381,10 @@ def anchored(work: Work, level: str, mix: str, count: int) -> tuple[Transfer, st
         fitted.append(result.labels[sound, :3])
         spread.append(result.covariance[sound])
         known.append(truth.labels[sound, :3])
-    errors = torch.tensor(ANCHOR_ERRORS).double().expand(count, 3)
+    errors = np.tile(ANCHOR_ERRORS, (count, 1))
     noise = np.random.default_rng(ANCHOR_SEED).normal(size=(count, 3))
-    anchors = LabelledFits(
-        torch.cat(fitted)[:count],
-        torch.cat(spread)[:count],
-        torch.as_tensor(np.concatenate(known)[:count]) + errors * torch.as_tensor(noise),
-        errors,
-    )
+    labels = AnchorLabels(np.concatenate(known)[:count] + errors * noise, errors)
+    anchors = LabelledFits(torch.cat(fitted)[:count], torch.cat(spread)[:count], labels)
     found, covariance = work.sample(identity, level, mix)
     prior = draw_training_labels(PRIOR_DRAWS, alpha=0.0, seed=TRAIN_SEED)
     settings = work.settings.model_copy(update={"free_mix": True})

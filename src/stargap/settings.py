@@ -224,8 +224,8 @@ def _comment(text: str) -> Iterator[str]:
 def _toml_value(value: Any) -> str:
     import tomlkit
 
-    if isinstance(value, tuple):
-        value = list(value)
+    if isinstance(value, tuple | list):
+        value = [str(part) if isinstance(part, Path) else part for part in value]
     return tomlkit.item(str(value) if isinstance(value, Path) else value).as_string()
 
 

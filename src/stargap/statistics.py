@@ -23,6 +23,7 @@ __all__ = [
     "robust_scatter",
     "statistics",
     "trend",
+    "undiluted_slope",
 ]
 
 CLIP_SIGMA = 3.0
@@ -147,6 +148,34 @@ def trend(label: ArrayLike, delta: ArrayLike, *, resamples: int = 200, seed: int
     drawn, scale = _bootstrap(len(x), resamples, seed)
     sample = np.array([_clipped_line(x[d], y[d])[0] for d in drawn])
     return Trend(slope, scale * _spread(sample[np.isfinite(sample)]), used)
+
+
+def undiluted_slope(ours: ArrayLike, reference: ArrayLike, error: ArrayLike, *, weight: ArrayLike = 1.0) -> float:
+    """Return the slope of ours on the true values behind a reference; NaN where they do not vary together.
+
+    Errors of a reference flatten a plain regression on it (regression dilution), by as much as they are said to be
+    large; here they are not needed. The reference is regressed on ours instead, whose variance is lessened by that of
+    our errors, and the slope turned round: (var(ours) - mean(error^2)) / cov(ours, reference) (Fuller 1987,
+    *Measurement Error Models*, section 1.2).
+
+    Args:
+        ours: ``(star,)``.
+        reference: ``(star,)``, the same unit.
+        error: standard errors of ours, ``(star,)`` or a number.
+        weight: of each star, ``(star,)``.
+
+    Example:
+        >>> rng = np.random.default_rng(1)
+        >>> true = rng.normal(size=20_000)
+        >>> ours, reference = 0.9 * true + rng.normal(0, 0.3, 20_000), true + rng.normal(0, 0.7, 20_000)
+        >>> round(undiluted_slope(ours, reference, 0.3), 2), round(statistics(ours, reference).slope, 2)
+        (0.9, 0.6)
+    """
+    mine, other = np.asarray(ours, dtype=float), np.asarray(reference, dtype=float)
+    share = np.broadcast_to(np.asarray(weight, dtype=float), mine.shape) / np.sum(np.broadcast_to(weight, mine.shape))
+    apart = mine - share @ mine
+    variance = share @ apart**2 - share @ np.broadcast_to(np.asarray(error, dtype=float) ** 2, mine.shape)
+    return _ratio(float(variance), float(share @ (apart * other)))
 
 
 def robust_scatter(values: ArrayLike) -> float:

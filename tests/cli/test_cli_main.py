@@ -287,8 +287,8 @@ def train_with(text, capsys):
     ("text", "says"),
     [
         ('architecture = "defalt"', "'default', 'anchored' or 'reference'"),
-        ('architecture = "anchored"', 'architecture = "anchored" needs anchors, a CSV with path,teff,logg,m_h'),
-        (ANCHORED.replace("anchors.csv", "nowhere.csv"), "nowhere.csv: cannot be read as CSV (No such file"),
+        ('architecture = "anchored"', 'architecture = "anchored" needs anchors, a table with path,teff,logg,m_h'),
+        (ANCHORED.replace("anchors.csv", "nowhere.csv"), "nowhere.csv: the file does not exist"),
         (ANCHORED + "directions = 50", "anchored.directions"),
         (ANCHORED + "m_h = nan", "anchored.m_h"),
         ("[default]\nround = 1", "unknown key 'default.round'; did you mean 'default.rounds'?"),
@@ -296,7 +296,7 @@ def train_with(text, capsys):
         ("emulator = 'nowhere'", "nowhere/emulator.json"),
         ("emulator = 'out/transfer.safetensors'", "'residual-transfer'"),
         ("[prior]\nalpha = 0.9", "prior.alpha is 0.9"),
-        ("anchors = 'nowhere.csv'\n" + TINY, "nowhere.csv: cannot be read as CSV (No such file"),
+        ("anchors = 'nowhere.csv'\n" + TINY, "nowhere.csv: the file does not exist"),
         ("anchors = 'other.toml'\n" + TINY, "other.toml: no column 'row', 'teff'"),
         (TINY.replace("200", "300"), "other simulated stars"),
         (TINY.replace("[prior]", "seed = 2\n[prior]"), "other simulated stars"),
@@ -329,11 +329,16 @@ HEAD = "row,teff,e_teff,logg,e_logg,m_h,e_m_h\n"
 
 
 @pytest.mark.parametrize(
-    "line", ["", "200,3500,50,4.8,0.1,0,0.1", "1.5,3500,50,4.8,0.1,0,0.1", "3,3500,0,4.8,0.1,0,0.1"]
+    ("line", "says"),
+    [
+        ("", "bad.csv: no line below"),
+        ("200,3500,50,4.8,0.1,0,0.1", "bad.csv: line 3: row is 200; it must be 0 to 199"),
+        ("1.5,3500,50,4.8,0.1,0,0.1", "bad.csv: line 3: row is 1.5; it must be 0 to 199"),
+        ("3,3500,0,4.8,0.1,0,0.1", "bad.csv: line 3: errors must be positive"),
+    ],
 )
-def test_anchors_that_make_no_sense(here, capsys, line):
+def test_anchors_that_make_no_sense(here, capsys, line, says):
     (here / "bad.csv").write_text(HEAD + "7,3500,50,4.8,0.1,0,0.1\n" * bool(line) + line + "\n")
-    says = "bad.csv: line 3: row must be 0 to 199, and errors positive" if line else "bad.csv: no line below"
     assert says in train_with("anchors = 'bad.csv'\n" + TINY, capsys)
 
 

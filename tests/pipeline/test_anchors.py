@@ -13,7 +13,8 @@ from stargap.errors import UsageError
 from stargap.mock.files import write_lamost
 from stargap.pipeline.anchors import read_anchor_stars, scores_of, write_cross_validation
 from stargap.theory.emulator import shipped_emulator
-from stargap.transfer.anchored.anchors import ERRORS, AnchorStars
+from stargap.transfer.anchor_labels import ERRORS
+from stargap.transfer.anchored.anchors import AnchorStars
 from stargap.transfer.anchored.train import CrossValidated
 
 COUNT = 3
@@ -50,7 +51,7 @@ def lines(head="path,teff,logg,m_h", *rest):
 
 def test_spectra_are_read_from_the_folder_of_the_csv_and_prepared_at_their_velocities(folder, simulated, monkeypatch):
     monkeypatch.chdir(folder.parent)
-    stars, scored = read_anchor_stars(listed(folder, lines()), shipped_emulator())
+    stars, scored = read_anchor_stars([listed(folder, lines())], shipped_emulator())
     assert len(stars) == COUNT
     assert stars.labels.tolist() == [[3400 + row, 4.8, -0.1] for row in range(COUNT)]
     assert list(stars.names) == ["0.fits", "1.fits", "2.fits"]
@@ -69,7 +70,7 @@ def test_spectra_are_read_from_the_folder_of_the_csv_and_prepared_at_their_veloc
 
 def test_the_byte_order_mark_of_a_spreadsheet_and_other_columns_do_not_matter(folder):
     text = lines("note,path,teff,logg,m_h", *(f"a,spectra/{row}.fits,3400,4.8,0" for row in range(COUNT)))
-    stars, _ = read_anchor_stars(listed(folder, text, "bom.csv", "utf-8-sig"), shipped_emulator())
+    stars, _ = read_anchor_stars([listed(folder, text, "bom.csv", "utf-8-sig")], shipped_emulator())
     assert len(stars) == COUNT
 
 
@@ -81,7 +82,7 @@ def test_absolute_paths_names_of_stars_and_what_is_scored(folder):
         "spectra/1.fits,GJ 1 ,3400,4.8,0,0",
         "spectra/2.fits,,3400,4.8,0,",
     )
-    stars, scored = read_anchor_stars(listed(folder, text), shipped_emulator())
+    stars, scored = read_anchor_stars([listed(folder, text)], shipped_emulator())
     assert list(stars.names) == ["GJ 1", "GJ 1", "2.fits"]
     assert scored.tolist() == [True, False, True]
 
@@ -93,14 +94,14 @@ def test_errors_sources_and_chances_are_read_and_have_usual_values(folder):
         "spectra/1.fits,3400,4.8,0,,, Mann ,",
         "spectra/2.fits,3400,4.8,0,50,0.1,,1",
     )
-    stars, _ = read_anchor_stars(listed(folder, text), shipped_emulator())
+    stars, _ = read_anchor_stars([listed(folder, text)], shipped_emulator())
     assert stars.errors.tolist() == [[44, ERRORS[1], 0.08], list(ERRORS), [50, ERRORS[1], 0.1]]
     assert stars.p_single.tolist() == [0.7, 0.95, 1.0]
-    assert list(stars.sources) == ["photometry", "Mann", ""]
-    for bad in ("0,44,0.08,a,0", "0,44,0.08,a,1.1", "0,-1,0.08,a,1", "0,44,0,a,1"):
+    assert list(stars.sources) == ["photometry", "Mann", "anchors"]
+    for bad in ("0,44,0.08,a,-0.1", "0,44,0.08,a,1.1", "0,-1,0.08,a,1", "0,44,0,a,1"):
         text = lines("path,teff,logg,m_h,e_teff,e_m_h,source,p_single", f"spectra/0.fits,3400,4.8,{bad}")
-        with pytest.raises(UsageError, match="line 2: errors must be positive, p_single above 0 and at most 1"):
-            read_anchor_stars(listed(folder, text, "bad.csv"), shipped_emulator())
+        with pytest.raises(UsageError, match="line 2: errors must be positive, p_single from 0 to 1"):
+            read_anchor_stars([listed(folder, text, "bad.csv")], shipped_emulator())
 
 
 # ---- refused
@@ -109,20 +110,20 @@ def test_errors_sources_and_chances_are_read_and_have_usual_values(folder):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no column 'path', 'teff', 'logg', 'm_h'; needed are path, teff, logg, m_h"),
+        ("", "bad.csv: is empty"),
         ("path,teff,logg,m_h\n", "no line below the names of its columns"),
         ("path,teff,logg\nspectra/0.fits,3400,4.8\n", "no column 'm_h'; needed are path, teff, logg, m_h"),
-        ("teff,logg,m_h\n3400,4.8,0\n", "no column 'path'"),
+        ("teff,logg,m_h\n3400,4.8,0\n", "no column 'path'; needed are path, teff, logg, m_h"),
         (
             lines("path,teff,logg,m_h", "spectra/0.fits,hot,4.8,0"),
-            "line 2: teff is 'hot', which is not a finite",
+            "'hot' is not a number",
         ),
-        (lines("path,teff,logg,m_h", "spectra/0.fits,3400,4.8"), "line 2: m_h is ''"),
-        (lines("path,teff,logg,m_h", "a.fits,3400,4.8,0", "b.fits,3400,nan,0"), "line 3: logg is 'nan'"),
-        (lines("path,teff,logg,m_h", "a.fits,inf,4.8,0"), "line 2: teff is 'inf'"),
+        (lines("path,teff,logg,m_h", "a.fits,3400,4.8,"), "line 2: m_h is missing or not a finite number"),
+        (lines("path,teff,logg,m_h", "a.fits,3400,4.8,0", "b.fits,3400,nan,0"), "line 3: logg is missing"),
+        (lines("path,teff,logg,m_h", "a.fits,inf,4.8,0"), "line 2: teff is missing or not a finite number"),
         (
-            lines("path,teff,logg,m_h,scored", "a.fits,3400,4.8,0,false"),
-            "line 2: scored is 'false'; it must be 1",
+            lines("path,teff,logg,m_h,scored", "a.fits,3400,4.8,0,2"),
+            "line 2: scored must be 1, or 0 for a spectrum that only trains",
         ),
         (lines("path,teff,logg,m_h", "spectra/0.fits,3400,4.8,0", "gone.fits,3400,4.8,0"), "gone.fits: the file does"),
         (lines("path,teff,logg,m_h", "spectra/broken.fits,3400,4.8,0"), "broken.fits: not a FITS file"),
@@ -133,7 +134,7 @@ def test_errors_sources_and_chances_are_read_and_have_usual_values(folder):
 def test_a_list_that_cannot_be_used_is_one_line(folder, text, says):
     path = listed(folder, text, "bad.csv")
     with pytest.raises(UsageError) as caught:
-        read_anchor_stars(path, shipped_emulator())
+        read_anchor_stars([path], shipped_emulator())
     message = str(caught.value)
     assert says in message
     assert len(message.splitlines()) == 1
@@ -142,8 +143,8 @@ def test_a_list_that_cannot_be_used_is_one_line(folder, text, says):
 
 def test_a_list_that_is_not_there_or_not_text(folder):
     for path in (folder / "nowhere.csv", folder / "spectra", folder / "spectra" / "0.fits"):
-        with pytest.raises(UsageError, match=r"cannot be read as CSV|no column"):
-            read_anchor_stars(path, shipped_emulator())
+        with pytest.raises(UsageError, match=r"does not exist|cannot be read|no column|no binary table"):
+            read_anchor_stars([path], shipped_emulator())
 
 
 # ---- what is said of a training

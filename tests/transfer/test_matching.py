@@ -9,7 +9,9 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from stargap.transfer.residual.matching import MAP_WIDTHS, LabelDensity, LabelledFits, fit_density, fit_label_map
+from stargap.transfer.anchor_labels import AnchorLabels
+from stargap.transfer.residual.known import LabelledFits
+from stargap.transfer.residual.matching import MAP_WIDTHS, LabelDensity, fit_density, fit_label_map
 from stargap.transfer.residual.model import MAPPED, LabelMap
 
 COUNT = 1200
@@ -168,8 +170,7 @@ SHIFT = np.array([-0.35, 0.0, -0.4])
 def anchored(true, count=40):
     """Stars with known labels, fitted at the right ones."""
     _, fitted, covariance = stars((true + SHIFT)[:count])
-    errors = torch.tensor([30.0, 0.05, 0.05]).double().expand(count, MAPPED)
-    return LabelledFits(fitted, covariance, fitted.clone(), errors)
+    return LabelledFits(fitted, covariance, AnchorLabels(fitted.numpy(), np.tile([30.0, 0.05, 0.05], (count, 1))))
 
 
 def test_another_mix_than_the_prior_s_is_taken_for_a_distortion(shifted):

@@ -12,17 +12,23 @@ from numpy.typing import NDArray
 from stargap.errors import ModelError
 from stargap.files import replacing
 from stargap.measurement.models import AnyTransfer, load_transfer
+from stargap.pipeline.anchors import scores_of, write_cross_validation
 from stargap.pipeline.folder import Made, Run, content_digest
 from stargap.pipeline.settings import SurveySettings
+from stargap.pipeline.survey_anchors import SurveyAnchors, survey_anchors, tabled_spectra
 from stargap.pipeline.train import residual_transfer, train_starnet
 from stargap.pixels import grid_for
+from stargap.rows import IntColumn
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.starnet.training import TrainingSettings
 from stargap.tables.parquet import read_columns
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
 from stargap.theory.train_emulator import Training, fit_emulator
+from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars
 from stargap.transfer.anchored.model import lamost_transfer
+from stargap.transfer.anchored.train import train_anchored
+from stargap.transfer.residual.matched import match_anchors
 from stargap.transfer.residual.model import shipped_transfer
 from stargap.transfer.residual.train import ResidualSettings, train_residual
 
@@ -118,9 +124,10 @@ def _train(run: Run, path: Path) -> Made:
         KeyboardInterrupt: a signal stopped the training.
     """
     chosen = run.settings.transfer
-    spectra = _training_spectra(run, path.parent / "spectra")
+    spectra, ids = _training_spectra(run, path.parent / "spectra")
     prior = np.load(run.folder / "labels" / "labels.npy", allow_pickle=False)
-    trained = (_train_default if chosen.architecture == "default" else _train_reference)(run, spectra, prior)
+    makers = {"default": _train_default, "anchored": _train_anchored, "reference": _train_reference}
+    trained = makers[chosen.architecture](run, spectra, prior, survey_anchors(run, ids, spectra))
     if trained is None:
         raise KeyboardInterrupt
     transfer, settings, scores = trained
@@ -130,23 +137,40 @@ def _train(run: Run, path: Path) -> Made:
         settings=settings.model_dump(mode="json"),
         scores=scores,
         simulated=run.settings.input.simulated,
-        seed=settings.seed,
+        seed=chosen.seed if isinstance(settings, AnchorSettings) else settings.seed,
     )
     shutil.rmtree(path.parent / "spectra")
     return Made([path, path.with_suffix(".json")], len(spectra))
 
 
 def _train_default(
-    run: Run, spectra: PreparedSpectra, prior: NDArray[np.float64]
+    run: Run, spectra: PreparedSpectra, prior: NDArray[np.float64], anchors: SurveyAnchors | None
 ) -> tuple[AnyTransfer, ResidualSettings, dict[str, float]] | None:
     settings, folder = run.settings.transfer.training, run.folder / "transfer" / "training"
     transfer, parameters = residual_transfer(run.emulator(), settings, run.settings.transfer.prior.alpha)
     result = train_residual(transfer, spectra, prior, parameters, settings, folder, progress=False)
-    return None if result.stopped == "signal" else (transfer, settings, result.scores())
+    if result.stopped == "signal":
+        return None
+    if anchors is not None:
+        told = match_anchors(transfer, spectra, anchors.rows, anchors.labels, prior, parameters, settings)
+        result.reports["anchors match"] = told
+    return transfer, settings, result.scores()
+
+
+def _train_anchored(
+    run: Run, spectra: PreparedSpectra, prior: NDArray[np.float64], anchors: SurveyAnchors | None
+) -> tuple[AnyTransfer, AnchorSettings, dict[str, float]] | None:
+    assert anchors is not None
+    settings, known = run.settings.transfer.anchored, anchors.labels
+    parts = (known.labels, anchors.stars, known.errors, known.p_single, known.sources)
+    stars = AnchorStars(spectra.prepared(anchors.rows), *parts)
+    transfer, found = train_anchored(stars, run.emulator(), settings)
+    write_cross_validation(run.folder / "transfer" / "cross-validation.csv", stars, found)
+    return transfer, settings, scores_of(stars, found)
 
 
 def _train_reference(
-    run: Run, spectra: PreparedSpectra, prior: NDArray[np.float64]
+    run: Run, spectra: PreparedSpectra, prior: NDArray[np.float64], anchors: SurveyAnchors | None
 ) -> tuple[AnyTransfer, TrainingSettings, dict[str, float]] | None:
     chosen, folder = run.settings.transfer, run.folder / "transfer" / "training-reference"
     about = chosen.model_dump(mode="json", include={"prior", "spectra", "seed"})
@@ -156,39 +180,53 @@ def _train_reference(
     return None if made is None else (made[0], chosen.reference, made[1])
 
 
-def _training_spectra(run: Run, folder: Path) -> PreparedSpectra:
-    """Draw clean spectra of the sample at random and copy them into arrays on disk, in the order of the store."""
-    counts = []
+def _training_spectra(run: Run, folder: Path) -> tuple[PreparedSpectra, list[tuple[int, IntColumn]]]:
+    """Draw clean spectra of the sample at random, add those of anchor stars, and copy them into arrays on disk.
+
+    Returns:
+        the spectra in the order of the store, and for each shard the ``spectrum_id`` of its own.
+    """
+    counts, ids = [], []
     for unit in range(run.shards()):
-        clean = read_columns(run.part("clean", unit), ["rejected"])
+        clean = read_columns(run.part("clean", unit), ["spectrum_id", "rejected"])
         counts.append(np.flatnonzero(~clean["rejected"]))
+        ids.append(clean["spectrum_id"][counts[-1]])
     total = sum(map(len, counts))
-    wanted = min(run.settings.transfer.spectra, total)
-    picked = np.sort(np.random.default_rng([run.settings.transfer.seed, 6]).permutation(total)[:wanted])
+    order = np.random.default_rng([run.settings.transfer.seed, 6]).permutation(total)
+    drawn = order[: min(run.settings.transfer.spectra, total)]
+    picked = np.union1d(drawn, np.flatnonzero(tabled_spectra(run, ids)))
     shutil.rmtree(folder, ignore_errors=True)
-    arrays = PreparedSpectra.create(folder, wanted, grid_for(run.settings.measure.preset))
+    arrays = PreparedSpectra.create(folder, len(picked), grid_for(run.settings.measure.preset))
+    chosen: list[tuple[int, IntColumn]] = []
     first = done = 0
     for unit, rows in enumerate(counts):
-        here = rows[picked[(picked >= first) & (picked < first + len(rows))] - first]
+        here = picked[(picked >= first) & (picked < first + len(rows))] - first
         if len(here):
-            arrays.put(done, PreparedSpectra.load(run.prepared(unit))[here])
+            arrays.put(done, PreparedSpectra.load(run.prepared(unit))[rows[here]])
+            chosen.append((unit, ids[unit][here]))
         first, done = first + len(rows), done + len(here)
-    return PreparedSpectra.load(folder)
+    return PreparedSpectra.load(folder), chosen
 
 
 def transfer_settings(settings: SurveySettings) -> dict[str, Any]:
     """What the transfer follows from: its own checksum, or how it is trained."""
     chosen = settings.transfer
     if chosen.use == "train":
-        other = {"default": "reference", "reference": "training"}[chosen.architecture]
-        return {"transfer": chosen.model_dump(mode="json", exclude={"model", other})}
+        own = {"default": "training", "anchored": "anchored", "reference": "reference"}
+        others = set(own.values()) - {own[chosen.architecture]}
+        about: dict[str, Any] = chosen.model_dump(mode="json", exclude={"model", "anchors", *others})
+        return {"transfer": about | {"anchors": [content_digest(path) for path in chosen.anchors]}}
     transfer = _trained_transfer(settings)
     return {"transfer": {"model": None if transfer is None else transfer.card.sha256}}
 
 
 def after_transfer(settings: SurveySettings) -> tuple[str, ...]:
     """Stages before the transfer: those that make its training spectra, where it is trained."""
-    return ("emulator", "labels", "prepare", "clean") if settings.transfer.use == "train" else ("emulator",)
+    chosen = settings.transfer
+    if chosen.use != "train":
+        return ("emulator",)
+    known = bool(chosen.photometric_anchors or chosen.anchors)
+    return ("emulator", "labels", "prepare", "clean", *(("sample", "photometry") if known else ()))
 
 
 def make_labels(run: Run, unit: int | None) -> Made:

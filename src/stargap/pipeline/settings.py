@@ -17,6 +17,7 @@ from stargap.spectra.store.ingest import IngestSettings
 from stargap.starnet.training import TrainingSettings
 from stargap.survey.cleaning.rules import CleaningSettings
 from stargap.survey.sample import SampleSettings
+from stargap.transfer.anchored.anchors import AnchorSettings
 from stargap.transfer.residual.train import ResidualSettings
 from stargap.validation.report.settings import ReportSettings
 
@@ -83,10 +84,19 @@ class TransferSettings(Settings):
     """For use = "train": clean spectra of the sample drawn at random (section 3.2)."""
     prior: PriorSettings = PriorSettings()
     """Labels of synthetic spectra (section 3.3.2)."""
-    architecture: Literal["default", "reference"] = "default"
-    """What is trained: the residual transfer, or the published network (section 3.1)."""
+    architecture: Literal["default", "anchored", "reference"] = "default"
+    """What is trained: the residual transfer, the anchored transfer, from stars with known labels alone, or the
+    published network (section 3.1)."""
+    photometric_anchors: Annotated[int, Field(ge=0)] = 0
+    """For architecture = "default" and "anchored": stars whose photometric labels (stage photometry) tie the label
+    scale, the brightest of the training spectra that have sound ones; 3,000 are plenty, 0 for none."""
+    anchors: list[Path] = []
+    """Tables of stars with known labels beside them: gaia_source_id, teff, logg, m_h (K, dex), and optionally errors
+    e_..., p_single and source; their spectra are part of the training."""
     training: ResidualSettings = ResidualSettings()
     """How a transfer of architecture = "default" is trained."""
+    anchored: AnchorSettings = AnchorSettings()
+    """How a transfer of architecture = "anchored" is made."""
     reference: TrainingSettings = TrainingSettings()
     """How a network of architecture = "reference" is trained (section 3.2)."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -97,13 +107,20 @@ class TransferSettings(Settings):
         if (self.use == "model") != (self.model is not None):
             message = 'use = "model" and model, the path of a transfer, go together'
             raise ValueError(message)
+        tables = {"default": "training", "anchored": "anchored", "reference": "reference"}
+        known = ("photometric_anchors", "anchors")
         if self.use != "train":
-            names = ("spectra", "architecture", "training", "reference", "seed")
+            names = ("spectra", "architecture", "seed", *known, *tables.values())
             _refuse_unused("transfer", self, names, 'use = "train"')
-        elif self.architecture == "default":
-            _refuse_unused("transfer", self, ("reference",), 'architecture = "reference"')
-        else:
-            _refuse_unused("transfer", self, ("training",), 'architecture = "default"')
+            return self
+        for name, table in tables.items():
+            if name != self.architecture:
+                _refuse_unused("transfer", self, (table,), f'architecture = "{name}"')
+        if self.architecture == "reference":
+            _refuse_unused("transfer", self, known, 'architecture = "default" and "anchored"')
+        if self.architecture == "anchored" and not (self.photometric_anchors or self.anchors):
+            message = 'architecture = "anchored" needs photometric_anchors, a number of stars, or anchors, tables'
+            raise ValueError(message)
         return self
 
 
@@ -197,7 +214,12 @@ class SurveySettings(Settings):
                 "output": self.output.absolute(),
                 "input": given.model_copy(update={"spectra": spectra, **paths}),
                 "emulator": self.emulator.model_copy(update=emulator),
-                "transfer": self.transfer.model_copy(update={"model": _absolute(self.transfer.model)}),
+                "transfer": self.transfer.model_copy(
+                    update={
+                        "model": _absolute(self.transfer.model),
+                        "anchors": [path.absolute() for path in self.transfer.anchors],
+                    }
+                ),
                 "catalogue": self.catalogue.model_copy(update={"companions": companions}),
                 "report": self.report.absolute(),
             }

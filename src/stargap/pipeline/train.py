@@ -22,7 +22,7 @@ from stargap.pipeline.anchors import read_anchor_labels, read_anchor_stars, scor
 from stargap.pipeline.train_settings import TrainSettings
 from stargap.pipeline.train_spectra import training_spectra
 from stargap.settings import read_settings_as
-from stargap.spectra.prepared import PreparedSpectra, split_rows
+from stargap.spectra.prepared import PreparedSpectra
 from stargap.starnet.losses import CycleTask
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.pairs import PairedSource, SyntheticSpectra
@@ -32,10 +32,9 @@ from stargap.starnet.transfer import StarnetTransfer
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
 from stargap.transfer.anchored.train import train_anchored
-from stargap.transfer.residual.fits import fit_spectra
-from stargap.transfer.residual.matching import LabelledFits
-from stargap.transfer.residual.model import MAPPED, ResidualTransfer
-from stargap.transfer.residual.train import ResidualSettings, match_labels, train_residual
+from stargap.transfer.residual.matched import match_anchors
+from stargap.transfer.residual.model import ResidualTransfer
+from stargap.transfer.residual.train import ResidualSettings, train_residual
 
 __all__ = ["Trained", "residual_transfer", "train", "train_starnet", "training_emulator"]
 
@@ -123,9 +122,8 @@ def residual_transfer(
 
 def _train_anchored(settings: TrainSettings, emulator: Emulator, progress: bool) -> Trained:
     """Train on the anchor stars, cross-validate, and write the transfer and the cross-validation."""
-    assert settings.anchors is not None
     began = time.monotonic()
-    stars, scored = read_anchor_stars(settings.anchors, emulator)
+    stars, scored = read_anchor_stars(settings.anchors, emulator, settings.targets)
     with bars(show=progress) as report:
         done, total = 0, int(scored.sum())
 
@@ -139,7 +137,7 @@ def _train_anchored(settings: TrainSettings, emulator: Emulator, progress: bool)
     path = settings.output / "transfer.safetensors"
     transfer.save(
         path,
-        training_data=f"{len(set(stars.names))} anchor stars of {settings.anchors.name}",
+        training_data=f"{len(set(stars.names))} anchor stars of {_names(settings)}",
         settings=settings.anchored.model_dump(mode="json"),
         scores=scores,
         simulated=False,
@@ -150,39 +148,18 @@ def _train_anchored(settings: TrainSettings, emulator: Emulator, progress: bool)
 
 def _train_default(settings: TrainSettings, emulator: Emulator, spectra: PreparedSpectra, progress: bool) -> Trained:
     chosen, prior = settings.default, _prior_labels(settings)
-    if settings.anchors is not None:
-        read_anchor_labels(settings.anchors, len(spectra))  # refused before the training, not after it
+    anchors = read_anchor_labels(settings.anchors, len(spectra), settings.targets) if settings.anchors else None
     transfer, parameters = residual_transfer(emulator, chosen, settings.alpha)
     folder = settings.output / "training-default"
     result = train_residual(transfer, spectra, prior, parameters, chosen, folder, progress=progress)
     if result.stopped == "signal":
         return Trained(None, result.seconds, {}, len(spectra))
-    if settings.anchors is not None:
-        result.reports["anchors match"] = _match_anchors(settings, transfer, spectra, prior, parameters)
+    if anchors is not None:
+        report = match_anchors(transfer, spectra, *anchors, prior, parameters, chosen)
+        result.reports["anchors match"] = report
     scores = result.scores()
     path = _save_transfer(transfer, settings, spectra, scores, chosen.seed)
     return Trained(path, result.seconds, scores, len(spectra))
-
-
-def _match_anchors(
-    settings: TrainSettings,
-    transfer: ResidualTransfer,
-    spectra: PreparedSpectra,
-    prior: NDArray[np.float64],
-    parameters: Parameters,
-) -> dict[str, float]:
-    """Fit the label map again, now to the anchors as well."""
-    assert settings.anchors is not None
-    chosen = settings.default
-    rows, labels, errors = read_anchor_labels(settings.anchors, len(spectra))
-    found = fit_spectra(spectra, rows, transfer, parameters)
-    fit = torch.isfinite(found.labels).all(dim=1) & torch.isfinite(found.covariance).all(dim=(1, 2))
-    literature = (torch.as_tensor(labels)[fit], torch.as_tensor(errors)[fit])
-    known = LabelledFits(found.labels[fit, :MAPPED], found.covariance[fit], *literature)
-    sample = np.sort(split_rows(len(spectra), chosen.seed)["training"][: chosen.match_stars])
-    fits = fit_spectra(spectra, sample, transfer, parameters)
-    report = match_labels(transfer, fits.labels, fits.covariance, prior, chosen, known=known)
-    return {**report, "anchors": float(fit.sum())}
 
 
 def train_starnet(
@@ -274,8 +251,14 @@ def _origin(settings: TrainSettings, spectra: PreparedSpectra) -> str:
     """Return what the card says of the training data."""
     data = settings.data
     if data.spectra is not None:
-        return f"{len(spectra)} spectra of {data.spectra.name}"
-    return f"{len(spectra)} simulated spectra ({data.mix} mix, seed {data.seed}, nature of other physics)"
+        told = f"{len(spectra)} spectra of {data.spectra.name}"
+    else:
+        told = f"{len(spectra)} simulated spectra ({data.mix} mix, seed {data.seed}, nature of other physics)"
+    return f"{told}; labels of {_names(settings)}" if settings.anchors else told
+
+
+def _names(settings: TrainSettings) -> str:
+    return ", ".join(path.name for path in settings.anchors)
 
 
 def _card_settings(settings: TrainSettings) -> dict[str, Any]:

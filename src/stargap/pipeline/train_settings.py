@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stargap.settings import Settings
 from stargap.starnet.training import TrainingSettings
@@ -68,12 +68,15 @@ class TrainSettings(Settings):
     """The observed spectra: give spectra or simulated."""
     prior: PriorSettings = PriorSettings()
     """Labels of synthetic spectra (paper section 3.3.2)."""
-    anchors: Path | None = None
-    """Stars with known labels. For "anchored": a CSV with path, teff, logg, m_h (K, dex), and optionally star, a name,
-    scored, 0 for spectra that only train, errors e_teff, e_logg, e_m_h, source, where labels are from, and p_single,
-    the chance that the star is no unresolved pair; paths are relative to the folder of the CSV. For "default": a CSV
-    with row, teff, e_teff, logg, e_logg, m_h, e_m_h, where row counts the spectra from 0; the label map is fitted to
-    these stars as well."""
+    anchors: list[Path] = []
+    """Tables of stars with known labels, in any format: from the literature (teff, logg, m_h in K and dex), or from
+    photometry as ``stargap photometry`` writes them (teff_phot, ...), thousands if there are; one path or a list.
+    Optional are errors e_..., p_single, the chance that a star is no unresolved pair, source, where labels are from
+    (all sources but the most frequent one get a zero point), star, a name (spectra of one star are left out together),
+    and scored, 0 for spectra that only train. The column path ("anchored"; from the table's folder) or row ("default";
+    of data.spectra, from 0) says which spectrum is meant."""
+    targets: Path | None = None
+    """Table with path or row, and gaia_source_id, for tables of anchors that have only the latter."""
     default: ResidualSettings = ResidualSettings()
     """Used with architecture = "default"."""
     anchored: AnchorSettings = AnchorSettings()
@@ -81,10 +84,18 @@ class TrainSettings(Settings):
     reference: TrainingSettings = TrainingSettings()
     """Used with architecture = "reference" (paper section 3.2)."""
 
+    @field_validator("anchors", mode="before")
+    @classmethod
+    def _one_or_more(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str | Path) else given
+
     @model_validator(mode="after")
     def _check(self) -> TrainSettings:
-        if self.architecture == "anchored" and self.anchors is None:
-            message = 'architecture = "anchored" needs anchors, a CSV with path,teff,logg,m_h'
+        if self.architecture == "anchored" and not self.anchors:
+            message = 'architecture = "anchored" needs anchors, a table with path,teff,logg,m_h'
+            raise ValueError(message)
+        if self.architecture == "reference" and self.anchors:
+            message = 'anchors are for architecture = "default" and "anchored": leave them out'
             raise ValueError(message)
         return self
 

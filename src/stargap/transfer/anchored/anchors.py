@@ -15,16 +15,11 @@ from stargap.errors import UsageError
 from stargap.settings import Settings
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
+from stargap.transfer.anchor_labels import ERRORS, P_SINGLE, ZERO_POINT
 
-__all__ = ["ERRORS", "AnchorSettings", "AnchorStars", "check_anchors", "zero_points"]
+__all__ = ["AnchorSettings", "AnchorStars", "check_anchors", "zero_points"]
 
 LEAST_STARS = 6
-ERRORS = (60.0, 0.06, 0.1)
-"""Errors of labels that come without (K, dex, dex): two good sources differ by so much."""
-P_SINGLE = 0.95
-"""Chance that a star is no unresolved pair where it is not given."""
-ZERO_POINT = (40.0, 0.05, 0.05)
-"""Expected size of the zero points of sources of labels (K, dex, dex)."""
 
 
 class AnchorSettings(Settings):

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from stargap.fit.prior import LabelPrior
 from stargap.labels import LOGG, M_H, TEFF
+from stargap.transfer.anchor_labels import PAIR_SHIFT, PAIR_WIDTH
 
 __all__ = ["NUMBERS", "AnchorMap", "fit_map", "fit_slope", "single_weights"]
 
 NUMBERS = ("m_h_offset", "m_h_stretch", "reach", "teff_offset", "teff_per_dex")
-PAIR = (0.25, 0.2)
-"""An unresolved companion makes photometric [M/H] too large by so much, and scatters it so (dex)."""
 EXPECTED = (0.2, 0.5, 60.0, 300.0)
 """Sizes that offset (dex) and stretch of [M/H], offset of Teff (K) and its change with that of [M/H] (K/dex) may have:
 they matter for a handful of anchors alone."""
@@ -169,7 +168,7 @@ def single_weights(
         >>> single_weights(np.array([0.0, 0.5, -0.3]), np.full(3, 0.1), np.full(3, 0.9)).round(2)
         array([0.97, 0.  , 0.82])
     """
-    shift, width = PAIR
+    shift, width = PAIR_SHIFT[M_H], PAIR_WIDTH[M_H]
     wide = np.hypot(sigma, width)
     one = p_single * np.exp(-0.5 * (residual / sigma) ** 2) / sigma
     two = (1 - p_single) * np.exp(-0.5 * ((residual - shift) / wide) ** 2) / wide

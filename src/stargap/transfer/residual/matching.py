@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stargap.fit.polynomial import monomial_slopes, monomials
-from stargap.labels import M_H, TEFF
+from stargap.labels import LABELS, M_H, TEFF
+from stargap.transfer.anchor_labels import ZERO_POINT
+from stargap.transfer.residual.known import AnchorTerm, LabelledFits
 from stargap.transfer.residual.model import MAPPED, LabelMap
 
-__all__ = ["LabelDensity", "LabelledFits", "fit_density", "fit_label_map", "main_sequence"]
+__all__ = ["LabelDensity", "fit_density", "fit_label_map", "main_sequence"]
 
 COMPONENTS = 12
 """Components of the Gaussian mixture that describes the label prior."""
@@ -32,6 +34,8 @@ STRETCH_WIDTH = 0.2
 """Prior width of the logarithm of the ratio between the widths of the two distributions, with `free_mix`."""
 OUTLIERS = -12.0
 """Logarithm of the density of one more component, everywhere the same, which stars far from the prior belong to."""
+ANCHOR_ROUNDS = 3
+"""Times that the map is fitted with anchors, each with what their labels scatter by beyond their errors."""
 MIXED = (TEFF, M_H)
 """The labels in which the survey may be mixed differently from the prior."""
 
@@ -52,17 +56,6 @@ class LabelDensity:
         white = torch.linalg.solve_triangular(root, offset, upper=False)[..., 0]
         volume = root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
         return torch.logsumexp(self.weights.log() - 0.5 * white.square().sum(dim=-1) - volume, dim=1)
-
-
-@dataclass(frozen=True)
-class LabelledFits:
-    """Fits of stars with known labels: ``fitted (star, 3)``, ``covariance (star, 3, 3)``, ``labels`` and ``errors``
-    ``(star, 3)`` from the literature."""
-
-    fitted: Tensor
-    covariance: Tensor
-    labels: Tensor
-    errors: Tensor
 
 
 def fit_density(labels: NDArray[np.float64], label_map: LabelMap, *, seed: int = 0) -> LabelDensity:
@@ -117,8 +110,11 @@ def fit_label_map(
         mean ln likelihood before and after, and the shift of the mix (K, dex).
     """
     match = _Match(label_map, fitted, covariance, density, known, free_mix, effective)
-    best = _minimise(match.loss, match.size)
-    weight, mix = match.parts(best)
+    best = torch.zeros(match.size, dtype=torch.float64)
+    for _ in range(1 if match.anchors is None else ANCHOR_ROUNDS):
+        best = _minimise(match.loss, best)
+        match.update(best)
+    weight, mix, points = match.parts(best)
     second_derivatives: Callable[..., Any] = torch.autograd.functional.hessian
     hessian: Tensor = second_derivatives(match.loss, best)
     count = len(weight)
@@ -132,6 +128,19 @@ def fit_label_map(
         "log_likelihood": float(match.likelihood(weight, mix)),
         "mix_teff": float(shift[0]),
         "mix_m_h": float(shift[1]),
+        **_zero_points(known, points),
+    }
+
+
+def _zero_points(known: LabelledFits | None, points: Tensor) -> dict[str, float]:
+    """Return by how much labels of each source but the first are too large, by name (K, dex)."""
+    if known is None:
+        return {}
+    found = points.view(-1, MAPPED) * torch.tensor(ZERO_POINT, dtype=torch.float64)
+    return {
+        f"zero_point {source} {label}": float(found[place, column])
+        for place, source in enumerate(known.known.names[1:])
+        for column, label in enumerate(LABELS[:MAPPED])
     }
 
 
@@ -162,19 +171,20 @@ class _Match:
         self.mixed = torch.tensor(MIXED)
         self.mix_scale = torch.tensor(MIX_WIDTHS, dtype=torch.float64) / scale[self.mixed]
         self.middle = (density.weights[:, None] * density.means).sum(dim=0)
-        self.size = len(exponents) * MAPPED + 2 * len(MIXED)
-        self.known_labels: tuple[Tensor, ...] = ()
-        if known is not None:
-            place = (known.fitted - label_map.centre) / scale
-            terms = monomials(place.clamp(label_map.low, label_map.high), exponents)
-            goal = (known.labels - label_map.centre) / scale
-            variance = known.covariance.diagonal(dim1=1, dim2=2) / scale**2 + (known.errors / scale) ** 2
-            self.known_labels = (place, terms, goal, variance)
+        self.anchors = None if known is None else AnchorTerm(label_map, known)
+        self.count = len(exponents) * MAPPED
+        self.size = self.count + 2 * len(MIXED) + (0 if self.anchors is None else self.anchors.points)
 
-    def parts(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the map's weights ``(term, 3)``, and shift and stretch ``(4,)``."""
-        count = self.size - 2 * len(MIXED)
-        return parameters[:count].view(-1, MAPPED), parameters[count:]
+    def parts(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the map's weights ``(term, 3)``, shift and stretch ``(4,)``, zero points of sources of anchors."""
+        weight, mix, points = parameters.tensor_split([self.count, self.count + 2 * len(MIXED)])
+        return weight.view(-1, MAPPED), mix, points
+
+    def update(self, parameters: Tensor) -> None:
+        """Tell the anchors' term where the map is."""
+        if self.anchors is not None:
+            weight, _, points = self.parts(parameters)
+            self.anchors.update(weight, points)
 
     def likelihood(self, weight: Tensor, mix: Tensor) -> Tensor:
         """Return the mean ln likelihood of a star."""
@@ -192,18 +202,15 @@ class _Match:
 
     def loss(self, parameters: Tensor) -> Tensor:
         """Return minus the ln posterior."""
-        weight, mix = self.parts(parameters)
+        weight, mix, points = self.parts(parameters)
         total = -self.effective * self.likelihood(weight, mix if self.free_mix else mix.detach() * 0)
         total = total + 0.5 * (weight / self.widths).square().sum() + 0.5 * mix.square().sum()
-        if self.known_labels:
-            place, terms, goal, variance = self.known_labels
-            total = total + 0.5 * ((place + terms @ weight - goal).square() / variance).sum()
-        return total
+        return total if self.anchors is None else total + self.anchors.cost(weight, points)
 
 
-def _minimise(loss: Callable[[Tensor], Tensor], size: int) -> Tensor:
-    """Return the minimum of a loss of `size` parameters from 0, by L-BFGS."""
-    parameters = torch.zeros(size, dtype=torch.float64, requires_grad=True)
+def _minimise(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Return the minimum of a loss from `start` on, by L-BFGS."""
+    parameters = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe", tolerance_change=1e-9)
 
     def closure() -> Tensor:

@@ -24,7 +24,8 @@ from stargap.modelfile import Card, load_model, save_model, settle_models
 from stargap.settings import Settings
 from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.transfer.residual.fits import BATCH, Fits, brightest, fit_spectra
-from stargap.transfer.residual.matching import LabelledFits, fit_density, fit_label_map, main_sequence
+from stargap.transfer.residual.known import LabelledFits
+from stargap.transfer.residual.matching import fit_density, fit_label_map, main_sequence
 from stargap.transfer.residual.model import MAPPED, ResidualTransfer
 from stargap.transfer.residual.sums import CorrectionSum, FloorSum
 
@@ -61,7 +62,7 @@ class ResidualSettings(Settings):
     """Least error floor (normalised flux)."""
     match: bool = True
     """Fit the label map; otherwise labels are those at which the emulator fits."""
-    effective: Annotated[float, Field(gt=0)] = 150.0
+    effective: Annotated[float, Field(ge=0)] = 150.0
     """Stars that the match of labels to the prior is worth: how well the prior is known."""
     free_mix: bool = False
     """Let the survey's labels be mixed otherwise than the prior; sensible with anchor stars (see `fit_label_map`)."""
@@ -104,7 +105,6 @@ def train_residual(
     settings: ResidualSettings,
     folder: str | Path,
     *,
-    known: LabelledFits | None = None,
     progress: bool = True,
 ) -> ResidualTraining:
     """Train a residual transfer on observed spectra and on draws of the label prior, unpaired.
@@ -128,7 +128,6 @@ def train_residual(
         parameters: free labels and bounds of the fits; teff, logg and m_h must be free.
         settings: sizes, degrees, seed.
         folder: of this training alone.
-        known: stars with known labels.
         progress: show a progress bar on stderr, where that is a terminal.
 
     Raises:
@@ -139,8 +138,8 @@ def train_residual(
         raise UsageError(message)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    stages = _Stages(transfer, spectra, prior, parameters, settings, known)
-    fingerprint = _fingerprint(transfer, spectra, prior, parameters, settings, known)
+    stages = _Stages(transfer, spectra, prior, parameters, settings)
+    fingerprint = _fingerprint(transfer, spectra, prior, parameters, settings)
     done, spent, reports = _resume(folder, transfer, stages.state, fingerprint)
     began = time.monotonic()
     plan = stages.plan()
@@ -190,10 +189,9 @@ class _Stages:
         prior: NDArray[np.float64],
         parameters: Parameters,
         settings: ResidualSettings,
-        known: LabelledFits | None,
     ) -> None:
         self.transfer, self.spectra, self.prior = transfer, spectra, prior
-        self.parameters, self.settings, self.known = parameters, settings, known
+        self.parameters, self.settings = parameters, settings
         self.advance: Callable[[int], None] = lambda count: None
         self.name = ""
         rows = split_rows(len(spectra), settings.seed)
@@ -248,7 +246,7 @@ class _Stages:
         """Take the best correction, and find the label map and the main sequence from a random sample."""
         self.transfer.coefficients.copy_(self.state["best"])
         fits = self._fit(self.sample)
-        return match_labels(self.transfer, fits.labels, fits.covariance, self.prior, self.settings, known=self.known)
+        return match_labels(self.transfer, fits.labels, fits.covariance, self.prior, self.settings)
 
     def _keep(self, fits: Fits) -> dict[str, float]:
         self.state["labels"], self.state["chi2"] = fits.labels, fits.chi2
@@ -306,15 +304,12 @@ def _fingerprint(
     prior: NDArray[np.float64],
     parameters: Parameters,
     settings: ResidualSettings,
-    known: LabelledFits | None,
 ) -> str:
     digest = hashlib.sha256(f"{__version__} {len(spectra)} {parameters} {settings.model_dump_json()}".encode())
     for tensor in transfer.emulator.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     few = slice(None, None, max(len(spectra) // 64, 1))
     arrays = [prior, spectra.rv, *(array[few] for array in (spectra.flux, spectra.sigma, spectra.good, spectra.weight))]
-    if known is not None:
-        arrays += [value.numpy() for value in vars(known).values()]
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""Labels of stars from elsewhere than their spectra, as every kind of transfer takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ERRORS", "PAIR_SHIFT", "PAIR_WIDTH", "P_SINGLE", "ZERO_POINT", "AnchorLabels"]
+
+ERRORS = (60.0, 0.06, 0.1)
+"""Errors of labels that come without (K, dex, dex): two good sources differ by so much."""
+P_SINGLE = 0.95
+"""Chance that a star is no unresolved pair where it is not given."""
+PAIR_SHIFT, PAIR_WIDTH = (0.0, 0.0, 0.25), (60.0, 0.1, 0.2)
+"""What photometric labels of an unresolved pair that is taken for a single star are off by, and by how much that
+scatters (K, dex, dex): it looks too rich in metals by up to 0.5 dex."""
+ZERO_POINT = (40.0, 0.05, 0.05)
+"""Expected size of the zero points of sources of labels (K, dex, dex)."""
+
+
+@dataclass(frozen=True)
+class AnchorLabels:
+    """Labels of stars that a spectrum each is known of.
+
+    ``labels (anchor, 3)`` Teff (K), log g, [M/H] (dex); ``errors (anchor, 3)`` of these (`ERRORS` by default);
+    ``p_single (anchor,)`` the chance that the star is no unresolved pair; ``sources`` say where labels are from: all
+    but the most frequent one have a zero point.
+
+    Example:
+        >>> some = AnchorLabels(np.array([[3500.0, 4.8, 0.0]] * 3), sources=["Mann", "photometry", "photometry"])
+        >>> some.names, some.source.tolist(), some.errors[0].tolist()
+        (('photometry', 'Mann'), [1, 0, 0], [60.0, 0.06, 0.1])
+    """
+
+    labels: NDArray[np.float64]
+    errors: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+    p_single: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    sources: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        if not len(self.errors):
+            object.__setattr__(self, "errors", np.tile(ERRORS, (count, 1)))
+        if not len(self.p_single):
+            object.__setattr__(self, "p_single", np.full(count, P_SINGLE))
+        if not len(self.sources):
+            object.__setattr__(self, "sources", [""] * count)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> AnchorLabels:
+        sources = np.array(self.sources, dtype=object)[rows].tolist()
+        return AnchorLabels(self.labels[rows], self.errors[rows], self.p_single[rows], sources)
+
+    @classmethod
+    def joined(cls, parts: Sequence[AnchorLabels]) -> AnchorLabels:
+        """Return all anchors of some sets, one after the other."""
+        return cls(
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.errors for part in parts]),
+            np.concatenate([part.p_single for part in parts]),
+            [source for part in parts for source in part.sources],
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources, the most frequent one first; all zero points are beside its."""
+        every, counts = np.unique(list(self.sources), return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return tuple(every[order].tolist())
+
+    @property
+    def source(self) -> NDArray[np.int64]:
+        """Place of each anchor's source in ``names``, ``(anchor,)``."""
+        places = {name: place for place, name in enumerate(self.names)}
+        return np.array([places[source] for source in self.sources], dtype=np.int64)
