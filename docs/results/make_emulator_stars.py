@@ -21,6 +21,7 @@ from stargap.fit.forward import EmulatorModel
 from stargap.fit.labels import LabelFit, fit_labels
 from stargap.flags import Flag
 from stargap.labels import LABELS, LOGG, M_H
+from stargap.measurement.modelled import modelled_spectra
 from stargap.measurement.star import Columns, Fitted, measure_batch, parameters_for
 from stargap.measurement.velocity import COVERED, SMOOTHING, Templates, measure_velocity
 from stargap.pixels import LOG_LAMBDA, PAPER, STARGAP, PixelGrid, grid_for
@@ -431,8 +432,8 @@ def draw(cool: Cool, folder: Path) -> str:
     parts = ["## The three worst clean stars\n\nLargest |Teff − literature|."]
     for place, row in enumerate(np.argsort(-np.abs(away), kind="stable")[:3], start=1):
         entry = cool.index[row]
-        fit = cool.fitted
-        figure = fit_figure(cool.columns, int(row), native=fit.native, prepared=fit.prepared, model=fit.fit.model)
+        one = modelled_spectra(cool.columns, cool.fitted)[int(row) : int(row) + 1]
+        figure = fit_figure(cool.columns, int(row), one)
         figure.savefig(folder / f"worst-{place}.png", dpi=80)
         source = next(name for ref, name in SOURCES.items() if entry["ref"].startswith(ref + "/"))
         text = "; ".join(

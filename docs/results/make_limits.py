@@ -93,7 +93,7 @@ def ours() -> str:
         spectra += chunk.spectra
         truth.append({name: np.asarray(chunk.truth[name], dtype=float) for name in DIGITS})
     settings = MeasureSettings(lamost_noise_factor=1.0, lamost_rv_floor=0.0)
-    found = stargap.measure(spectra, model="transfer-simulated", settings=settings).columns
+    found = stargap.measure(spectra, model="transfer-simulated", settings=settings).arrays()
     true = {name: np.concatenate([part[name] for part in truth]) for name in DIGITS}
     snr = np.minimum(found["snr_r"], found["snr_i"]).astype(float)
     rows = []

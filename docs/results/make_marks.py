@@ -62,7 +62,7 @@ def main() -> int:
         return 2
     torch.set_num_threads(1)
     groups = [*lamost(given.data / "lamost"), *libraries(given.data), *simulated()]
-    measured = stargap.measure([one for group in groups for one in group.spectra]).columns
+    measured = stargap.measure([one for group in groups for one in group.spectra]).arrays()
     (given.out / "marks.md").write_text(reflow(page(groups, measured)), encoding="utf-8")
     return 0
 

@@ -105,7 +105,7 @@ def main() -> None:
 def _measured(stars: int) -> Columns:
     parts: list[Columns] = []
     for chunk in simulate_survey(stars, seed=SEED, junk=0.0, repeats=0.6, population=PLAIN):
-        found = measure(chunk.spectra, model="transfer-simulated")
+        found = measure(chunk.spectra, model="transfer-simulated").arrays()
         ours = {name: found[name].astype(float) for each in QUANTITIES for name in (each, f"e_{each}")}
         truth = {f"true_{name}": chunk.truth[name] for name in QUANTITIES}
         parts.append({"star": chunk.truth["star"], "snr_r": found["snr_r"].astype(float), **ours, **truth})

@@ -51,7 +51,7 @@ class Order:
 
 def measured(spectra: list[object]) -> Columns:
     """Return the columns of the shipped model."""
-    return stargap.measure(spectra).columns  # type: ignore[arg-type]
+    return stargap.measure(spectra).arrays()  # type: ignore[arg-type]
 
 
 def order(templates: list[Template]) -> Order:

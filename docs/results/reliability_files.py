@@ -364,7 +364,7 @@ def _odd_name(case: tuple[str, str, Path, Path]) -> str:
     path = inside.with_name(inside.name + ".fits")
     shutil.copyfile(sound, path)
     found = stargap.measure([path], model="emulator", workers=1)
-    if len(found) != 1 or not np.isfinite(found.columns["snr_r"]).all():
+    if len(found) != 1 or not np.isfinite(found.arrays()["snr_r"]).all():
         return f"{shown}: {len(found)} rows, {found.failures()}"
     for suffix in (".fits", ".parquet", ".csv", ".vot", ".ecsv"):
         output = path.with_name(f"{name}-table{suffix}")

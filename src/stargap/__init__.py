@@ -6,7 +6,7 @@ first use, so that ``import stargap`` is quick.
 Example:
     >>> import stargap
     >>> dir(stargap)
-    ['MeasureSettings', 'Spectrum', '__version__', 'measure', 'read_spectrum', 'run', 'train']
+    ['MeasureSettings', 'Measurements', 'Spectrum', '__version__', 'measure', 'plot', 'read_spectrum', 'run', 'train']
 """
 
 from importlib import import_module
@@ -14,20 +14,34 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stargap.measurement.files import measure
+    from stargap.measurement.measurements import Measurements
+    from stargap.measurement.plot import plot
     from stargap.pipeline.public import run
     from stargap.pipeline.train import train
     from stargap.settings import MeasureSettings
     from stargap.spectra.readers.read import read_spectrum
     from stargap.spectra.spectrum import Spectrum
 
-__all__ = ["MeasureSettings", "Spectrum", "__version__", "measure", "read_spectrum", "run", "train"]
+__all__ = [
+    "MeasureSettings",
+    "Measurements",
+    "Spectrum",
+    "__version__",
+    "measure",
+    "plot",
+    "read_spectrum",
+    "run",
+    "train",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "MeasureSettings": "stargap.settings",
     "Spectrum": "stargap.spectra.spectrum",
+    "Measurements": "stargap.measurement.measurements",
     "measure": "stargap.measurement.files",
+    "plot": "stargap.measurement.plot",
     "read_spectrum": "stargap.spectra.readers.read",
     "run": "stargap.pipeline.public",
     "train": "stargap.pipeline.train",

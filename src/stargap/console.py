@@ -65,9 +65,15 @@ def bars(show: bool = True) -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show one progress bar; gives ``advance(count)``."""
-    with bars() as report:
+def bar(name: str, total: int, *, show: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show one progress bar; gives ``advance(count)``.
+
+    Args:
+        name: what the bar is called.
+        total: of the counts.
+        show: see `progress_bars`.
+    """
+    with bars(show) as report:
         report(name, 0, total)
         done = 0
 

@@ -46,7 +46,7 @@ def test_errors_and_scatter_of_the_emulator_s_own_spectra_reach_the_bound():
         for k in range(60)
     ]  # fmt: skip
     settings = MeasureSettings(fixed={"a_m": 0.0}, error_floor=0.0)
-    found = stargap.measure(spectra, model="emulator", settings=settings).columns
+    found = stargap.measure(spectra, model="emulator", settings=settings).arrays()
     for name in ("teff", "logg", "m_h"):
         bound = np.median(found[f"limit_{name}"])
         assert 0.8 < np.median(found[f"e_{name}"]) / bound < 1.2, name

@@ -13,15 +13,15 @@ import stargap
 from stargap.errors import ModelError, UsageError
 from stargap.figures.fit import fit_figure
 from stargap.flags import Flag
-from stargap.measurement.files import Measurements
 from stargap.measurement.files import measure as measure_by_default
 from stargap.measurement.inputs import read_zero_points
+from stargap.measurement.measurements import Measurements
 from stargap.mock.files import write_lamost
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.inputs import find_spectra
 from stargap.spectra.spectrum import Facts, Spectrum
-from stargap.tables.columns import INT_NULL, MEASURED
+from stargap.tables.columns import MEASURED
 from stargap.tables.conform import conform, validate
 from stargap.transfer.anchored.model import lamost_transfer
 
@@ -88,7 +88,7 @@ def test_readable_files_are_measured(table, stars):
     for name, truth in (("rv", stars.rv), ("teff", stars.labels[:, 0]), ("logg", stars.labels[:, 1])):
         pulls = (table[name][read] - truth[rows]) / table[f"e_{name}"][read]
         assert np.abs(pulls).max() < 4
-    assert [obsid % 10 for obsid in table["obsid"][read & (table["obsid"] != INT_NULL)]] == [
+    assert [obsid % 10 for obsid in table["obsid"][read & ~table["obsid"].mask]] == [
         row
         for row in rows
         if row % 3  # DR1 files have no obsid
@@ -99,7 +99,8 @@ def test_readable_files_are_measured(table, stars):
 def test_unreadable_files_say_why(table):
     unread = (table["flags"] & int(Flag.UNREADABLE)) > 0
     assert [Path(name).name for name in table["path"][unread]] == ["broken.fits", "missing.fits", "empty.fits"]
-    assert np.isnan(table["teff"][unread]).all()
+    assert table["teff"].mask.tolist() == unread.tolist()
+    assert np.isnan(table["teff"].filled()[unread]).all()
     assert (table["failure"] != "").tolist() == unread.tolist()
     assert table["failure"][4] == "the file does not exist"
 
@@ -217,11 +218,11 @@ def test_plot_writes_a_picture_of_each_fit(folder, tmp_path):
 def test_a_picture_that_cannot_be_drawn_costs_that_picture_alone(folder, table, tmp_path, monkeypatch, differences):
     drawn = fit_figure
 
-    def failing(columns, row, **parts):
+    def failing(columns, row, spectrum):
         if columns["spectrum_id"][row] == 0:
             message = "latex could not be found"
             raise RuntimeError(message)
-        return drawn(columns, row, **parts)
+        return drawn(columns, row, spectrum)
 
     monkeypatch.setattr("stargap.figures.fit.fit_figure", failing)
     with pytest.warns(UserWarning, match=r"000000-spec-2.png: no picture \(RuntimeError: latex could not be found\)"):
@@ -283,7 +284,7 @@ def test_rows_of_the_default_model_are_kept_whatever_happens(by_lamost, table, p
     assert by_lamost["failure"].tolist() == table["failure"].tolist()
     unread = by_lamost["failure"] != ""
     assert unread.sum() == 3
-    assert np.isnan(by_lamost["teff"]).tolist() == unread.tolist()
+    assert by_lamost["teff"].mask.tolist() == unread.tolist()
     assert validate(conform(by_lamost.columns)) == []
     # velocities are the emulator's with any model
     np.testing.assert_array_equal(by_lamost["rv"], table["rv"])
@@ -292,9 +293,9 @@ def test_rows_of_the_default_model_are_kept_whatever_happens(by_lamost, table, p
 def test_systematic_errors_are_the_transfer_s_and_null_without_one(by_lamost, table):
     read = by_lamost["failure"] == ""
     for name, own in zip(SYSTEMATIC, lamost_transfer().own.tolist(), strict=True):
-        assert np.isnan(table[name]).all()
+        assert table[name].mask.all()
         assert (by_lamost[name][read] == own).all()
-        assert np.isnan(by_lamost[name][~read]).all()
+        assert by_lamost[name][~read].mask.all()
     assert (by_lamost["e_teff"][read] < by_lamost["e_teff_sys"][read]).any(), "they are apart"
 
 

@@ -59,7 +59,7 @@ def joined(parts):
 
 
 def test_a_store_is_measured_as_its_files_are_bit_for_bit(paths, store, settings, emulator, differences):
-    files = measure(paths, model="emulator").columns
+    files = measure(paths, model="emulator").arrays()
     stored = joined([from_shard(shard, settings, emulator) for shard in store])
     assert differences(files, stored) == []
     assert stored["spectrum_id"].tolist() == files["spectrum_id"].tolist() == list(range(22))

@@ -109,7 +109,7 @@ NOTHING = (
 @pytest.fixture(scope="module")
 def by_arrays(cases):
     flux, ivar = (np.array(side) for side in zip(*cases.values(), strict=True))
-    return stargap.measure(flux, wavelength=WAVE, ivar=ivar, model="emulator").columns
+    return stargap.measure(flux, wavelength=WAVE, ivar=ivar, model="emulator").arrays()
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ def measure(
     *,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     plot: Path | None = None,
+    spectra: Path | None = None,
     model: Path | None = None,
     workers: int | None = None,
     preset: Literal["stargap", "paper"] | None = None,
@@ -58,6 +59,8 @@ def measure(
         Table to write: .fits, .parquet, .csv, .vot or .ecsv.
     plot
         Folder for a picture of each fit.
+    spectra
+        File for spectra, pseudo-continua, models, masks and residuals: .fits, one table per star, or .parquet, one row.
     model
         A trained transfer (transfer.safetensors, see stargap train), a folder with emulator.safetensors and its card,
         or the name of a model inside the package: transfer-lamost (the default, experimental), emulator (no transfer;
@@ -79,6 +82,7 @@ def measure(
     from stargap.settings import MeasureSettings, read_settings
     from stargap.spectra.address import split_address
     from stargap.spectra.inputs import find_spectra
+    from stargap.spectra.modelled import check_spectra_output
     from stargap.tables.print import print_table
     from stargap.tables.write import check_output
 
@@ -87,6 +91,8 @@ def measure(
         chosen = chosen.model_copy(update={"preset": preset})
     if output is not None:
         check_output(output)
+    if spectra is not None:
+        check_spectra_output(spectra)
     if plot is not None:
         picture_folder(plot)
     offsets = None if zero_points is None else read_zero_points(zero_points)
@@ -105,14 +111,15 @@ def measure(
             settings=chosen,
             model=model,
             workers=worker_count(workers),
+            spectra=False if spectra is None else spectra,
             zero_points=offsets,
             progress=advance,
         )
-    print_table(table.columns, max_rows=rows, console=console())
+    print_table(table.arrays(), max_rows=rows, console=console())
     if _of_simulated_stars(model):
         print(f"the model {model} was trained on simulated stars: its labels of real stars mean nothing")
     if offsets is not None:
-        there = set(zip(table.columns["plan_id"].tolist(), table.columns["spectrograph"].tolist(), strict=True))
+        there = set(zip(table["plan_id"].tolist(), table["spectrograph"].tolist(), strict=True))
         used = len(there.intersection(offsets))
         print(f"{used} of {len(offsets)} zero points are of plates and spectrographs measured here")
     for reason, count in table.failures().items():
@@ -120,12 +127,14 @@ def measure(
     if output is not None:
         table.write(output)
         print(f"wrote {output}: {len(table)} rows")
+    if spectra is not None:
+        print(f"wrote {spectra}: spectra and models of {len(table)} rows")
     if plot is not None:
         with bar("drawing", len(found)) as advance:
             faults = draw_fits(
                 found,
                 plot,
-                table=table.columns,
+                table=table.arrays(),
                 settings=chosen,
                 model=model,
                 workers=worker_count(workers),

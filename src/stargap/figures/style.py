@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ def plain_style() -> Iterator[None]:
 
 @plain_style()
 def new_figure(width: float, height: float, *, title: str = "") -> Figure:
-    """Return an empty figure of this size (inch) that pyplot does not know of, with `title` above all panels."""
+    """Return an empty figure of this size (inch) that pyplot does not know of, with `title` above all panels.
+
+    As the last value of a notebook's cell it is shown, whether pyplot was imported or not.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -47,6 +51,7 @@ def new_figure(width: float, height: float, *, title: str = "") -> Figure:
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, fontsize=10, parse_math=False)
+    setattr(figure, "_repr_png_", partial(png, figure, dpi=100))  # noqa: B010  what a notebook asks for
     return figure
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +13,30 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stargap import __version__
+from stargap.console import bar
 from stargap.errors import SpectrumError, UsageError
 from stargap.measurement.jobs import Job, measure_items
+from stargap.measurement.measurements import Measurements
+from stargap.measurement.modelled import modelled_spectra
 from stargap.measurement.pictures import draw_fits, picture_folder
 from stargap.measurement.star import BATCH, Columns
 from stargap.pixels import grid_for
 from stargap.processor import cpu_capability
 from stargap.settings import MeasureSettings
-from stargap.spectra.inputs import list_spectra, spectra_from_arrays
+from stargap.spectra.inputs import expand_spectra, list_spectra, spectra_from_arrays
+from stargap.spectra.modelled import ModelledSpectra, write_spectra
 from stargap.spectra.spectrum import Spectrum
 from stargap.tables.columns import MEASURED
-from stargap.tables.write import write_table
 from stargap.workers import each_alone, each_result
 
-__all__ = ["Measurements", "measure"]
+__all__ = ["measure"]
 
-
-@dataclass(frozen=True)
-class Measurements:
-    """What `measure` returns: ``columns``, arrays ``(row,)`` by the names of the schema, and their provenance."""
-
-    columns: Columns
-    provenance: dict[str, str]
-
-    def __len__(self) -> int:
-        return len(self.columns["spectrum_id"])
-
-    def __getitem__(self, name: str) -> Any:
-        return self.columns[name]
-
-    def write(self, path: str | Path) -> None:
-        """Write the table: ``.fits``, ``.parquet``, ``.csv``, ``.vot`` or ``.ecsv`` by its suffix.
-
-        Raises:
-            UsageError: another suffix.
-        """
-        write_table(self.columns, path, provenance=self.provenance)
-
-    def failures(self) -> dict[str, int]:
-        """Return how many files could not be read, by reason, most frequent first."""
-        reasons, counts = np.unique(self.columns["failure"].astype(str), return_counts=True)
-        found = {str(r): int(c) for r, c in zip(reasons, counts, strict=True) if r}
-        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+Part = tuple[Columns, ModelledSpectra | None]
 
 
 def measure(
-    spectra: str | Path | Spectrum | Sequence[str | Path | Spectrum] | ArrayLike,
+    inputs: str | Path | Spectrum | Sequence[str | Path | Spectrum] | ArrayLike,
+    /,
     *,
     wavelength: ArrayLike | None = None,
     ivar: ArrayLike | None = None,
@@ -66,14 +44,16 @@ def measure(
     model: str | Path | None = None,
     workers: int = 1,
     plot: str | Path | None = None,
+    spectra: bool | str | Path = False,
     zero_points: Mapping[tuple[str, int], float] | None = None,
-    progress: Callable[[int], Any] | None = None,
+    progress: bool | Callable[[int], Any] = True,
 ) -> Measurements:
     """Measure RV, Teff, log g, [M/H], subtype and H-alpha of spectra, with errors and flags; one row each, in order.
 
     Args:
-        spectra: paths, `Spectrum` objects, or, with `wavelength`, an array of fluxes ``(pixel,)`` or ``(star, pixel)``.
-            Masked pixels have weight zero, and units of astropy are honoured.
+        inputs: files, folders, globs and ``@list.txt`` as on the command line, `Spectrum` objects, or, with
+            `wavelength`, an array of fluxes ``(pixel,)`` or ``(star, pixel)``. Masked pixels have weight zero, and
+            units of astropy are honoured.
         wavelength: A unless it has a unit, vacuum, heliocentric, ``(pixel,)``.
         ivar: inverse variances of the fluxes, the same shape, 0 at bad pixels; needed with `wavelength`.
         settings: see `MeasureSettings`.
@@ -85,37 +65,98 @@ def measure(
         workers: processes; results are the same for any number.
         plot: folder for a picture of each fit (`stargap.measurement.pictures.draw_fits`); a picture that cannot be
             drawn is a warning.
+        spectra: True keeps spectra, continua, models and masks in ``spectra`` of the result (70 kB a star); a
+            path writes them to that file instead (`stargap.spectra.modelled.write_spectra`).
         zero_points: velocity of each plate and spectrograph (km/s) by ``(plan_id, spectrograph)``, subtracted from
             ``rv``; see `stargap.measurement.inputs.read_zero_points`.
-        progress: called with the number of rows done since the last call.
+        progress: show a progress bar on a terminal or in a notebook; or a function that is called with the number of
+            rows done since the last call.
+
+    Returns:
+        an astropy Table with units, masked where null; its ``meta`` holds versions, settings and digest of the model.
 
     Raises:
-        UsageError: arrays whose shapes or units do not agree.
+        UsageError: arrays whose shapes or units do not agree; a folder or glob without a FITS file.
         ModelError: a model that cannot be used.
 
     Example:
         >>> import stargap
         >>> wave = 10.0 ** (1e-4 * np.arange(37600, 39590))
         >>> table = stargap.measure(np.ones_like(wave), wavelength=wave, ivar=np.zeros_like(wave))
-        >>> len(table), table["teff"].tolist(), table["flag_text"][0]
-        (1, [nan], 'too few good pixels for labels, ...')
+        >>> len(table), table["teff"].unit, table["teff"].tolist(), str(table["flag_text"][0])
+        (1, Unit("K"), [None], 'too few good pixels for labels, ...')
     """
-    items = _items(spectra, wavelength, ivar)
+    items = _items(inputs, wavelength, ivar)
     job = Job.of(settings, model)
     folder = None if plot is None else picture_folder(plot)
-    parts: list[Columns] = []
-    jobs = [(job, first, items[first : first + BATCH]) for first in range(0, len(items), BATCH)]
-    for part in each_result(_measure_chunk, jobs, max(1, min(workers, len(jobs))), rescue=_one_by_one):
-        parts.append(part)
-        if progress is not None:
-            progress(len(part["spectrum_id"]))
-    if not parts:
-        parts = [_measure_chunk(job, 0, [])]
-    columns = {column.name: np.concatenate([part[column.name] for part in parts]) for column in MEASURED}
+    provenance = _provenance(job, zero_points or {})
+    with _advance(progress, len(items)) as advance:
+        measured = _measured(job, items, workers, advance, spectra)
+        columns, kept = _gathered(measured, spectra, provenance)
     for (plan_id, spectrograph), offset in (zero_points or {}).items():
         columns["rv"][(columns["plan_id"] == plan_id) & (columns["spectrograph"] == spectrograph)] -= offset
+    if folder is not None:
+        for fault in draw_fits(items, folder, settings=job.settings, model=job.model, table=columns, workers=workers):
+            warnings.warn(fault, stacklevel=2)
+    return Measurements.of(columns, provenance, kept)
+
+
+def _items(inputs: Any, wavelength: ArrayLike | None, ivar: ArrayLike | None) -> list[str | Path | Spectrum]:
+    if wavelength is None:
+        if ivar is not None:
+            message = "arrays of fluxes need wavelength and ivar"
+            raise UsageError(message)
+        return expand_spectra(list_spectra(inputs))
+    if ivar is None:
+        message = "ivar is needed with wavelength: the inverse variance of each flux, 0 at bad pixels"
+        raise UsageError(message)
+    return [*spectra_from_arrays(inputs, wavelength, ivar)]
+
+
+@contextmanager
+def _advance(progress: bool | Callable[[int], Any], total: int) -> Iterator[Callable[[int], Any]]:
+    if callable(progress):
+        yield progress
+        return
+    with bar("measuring", total, show=progress) as advance:
+        yield advance
+
+
+def _measured(
+    job: Job, items: list[str | Path | Spectrum], workers: int, advance: Callable[[int], Any], keep: bool | str | Path
+) -> Iterator[Part]:
+    """Yield what is measured, chunk by chunk, at least one."""
+    starts = range(0, max(len(items), 1), BATCH)
+    jobs = [(job, first, items[first : first + BATCH], keep is not False) for first in starts]
+    for part in each_result(_measure_chunk, jobs, max(1, min(workers, len(jobs))), rescue=_one_by_one):
+        yield part
+        advance(len(part[0]["spectrum_id"]))
+
+
+def _gathered(
+    measured: Iterator[Part], keep: bool | str | Path, provenance: Mapping[str, str]
+) -> tuple[Columns, ModelledSpectra | None]:
+    """Return all columns, and the spectra where they are not written to a file."""
+    parts: list[Columns] = []
+
+    def spectra() -> Iterator[ModelledSpectra]:
+        for columns, modelled in measured:
+            parts.append(columns)
+            if modelled is not None:
+                yield modelled
+
+    kept = None
+    if isinstance(keep, bool):
+        some = list(spectra())
+        kept = ModelledSpectra.together(some) if some else None
+    else:
+        write_spectra(spectra(), keep, provenance=provenance)
+    return {column.name: np.concatenate([part[column.name] for part in parts]) for column in MEASURED}, kept
+
+
+def _provenance(job: Job, zero_points: Mapping[tuple[str, int], float]) -> dict[str, str]:
     card = job.load().card
-    provenance = {
+    return {
         "creator": f"stargap {__version__}",
         "settings": job.settings.model_dump_json(),
         "model": f"{card.kind} v{card.version} {card.sha256}",
@@ -123,36 +164,21 @@ def measure(
         "model_seed": str(card.seed),
         "pixel_grid": grid_for(job.settings.preset).digest,
         "cpu_capability": cpu_capability(),
-        "zero_points": json.dumps([[plan, number, rv] for (plan, number), rv in sorted((zero_points or {}).items())]),
+        "zero_points": json.dumps([[plan, number, rv] for (plan, number), rv in sorted(zero_points.items())]),
     }
-    if folder is not None:
-        for fault in draw_fits(items, folder, settings=job.settings, model=job.model, table=columns, workers=workers):
-            warnings.warn(fault, stacklevel=2)
-    return Measurements(columns, provenance)
 
 
-def _items(spectra: Any, wavelength: ArrayLike | None, ivar: ArrayLike | None) -> list[str | Path | Spectrum]:
-    if wavelength is None:
-        if ivar is not None:
-            message = "arrays of fluxes need wavelength and ivar"
-            raise UsageError(message)
-        return list_spectra(spectra)
-    if ivar is None:
-        message = "ivar is needed with wavelength: the inverse variance of each flux, 0 at bad pixels"
-        raise UsageError(message)
-    return [*spectra_from_arrays(spectra, wavelength, ivar)]
+def _measure_chunk(job: Job, first: int, items: Sequence[str | Path | Spectrum | SpectrumError], keep: bool) -> Part:
+    columns, fitted = measure_items(job, first, items)
+    return columns, modelled_spectra(columns, fitted) if keep else None
 
 
-def _measure_chunk(job: Job, first: int, items: Sequence[str | Path | Spectrum | SpectrumError]) -> Columns:
-    return measure_items(job, first, items)[0]
-
-
-def _one_by_one(job: Job, first: int, items: list[Any]) -> Iterator[Columns]:
+def _one_by_one(job: Job, first: int, items: list[Any], keep: bool) -> Iterator[Part]:
     """Measure a chunk whose process died, item by item in new processes; an item that kills its process says so."""
-    parts = each_alone(_measure_chunk, [(job, place, [item]) for place, item in enumerate(items, first)])
+    parts = each_alone(_measure_chunk, [(job, place, [item], keep) for place, item in enumerate(items, first)])
     for place, (item, part) in enumerate(zip(items, parts, strict=True), first):
         if part is not None:
             yield part
             continue
         path = item.facts.path if isinstance(item, Spectrum) else item
-        yield _measure_chunk(job, place, [SpectrumError(path, "the process that measured it died")])
+        yield _measure_chunk(job, place, [SpectrumError(path, "the process that measured it died")], keep)

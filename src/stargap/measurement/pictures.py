@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stargap.errors import UsageError
 from stargap.files import replacing
 from stargap.measurement.jobs import Job, measure_items
+from stargap.measurement.modelled import modelled_spectra
 from stargap.measurement.star import BATCH
 from stargap.settings import MeasureSettings
 from stargap.spectra.address import split_address
@@ -90,6 +91,7 @@ def _draw_chunk(job: Job, folder: Path, numbers: Sequence[int], items: Sequence[
     from stargap.figures.style import png
 
     columns, fitted = measure_items(job, 0, items)
+    spectra = modelled_spectra(columns, fitted)
     columns["spectrum_id"] = np.array(numbers, dtype=np.int64)
     faults = []
     for row, number in enumerate(numbers):
@@ -97,10 +99,7 @@ def _draw_chunk(job: Job, folder: Path, numbers: Sequence[int], items: Sequence[
         name = (Path(source).name.split(".fit")[0] or "spectrum") + ("" if place is None else f"-{place}")
         path = folder / f"{number:06d}-{re.sub(r'[^A-Za-z0-9._+-]', '_', name)[:120]}.png"
         try:
-            picture = png(
-                fit_figure(columns, row, native=fitted.native, prepared=fitted.prepared, model=fitted.fit.model),
-                dpi=DPI,
-            )
+            picture = png(fit_figure(columns, row, spectra[row : row + 1]), dpi=DPI)
             with replacing(path) as file:
                 file.write(picture)
         except Exception as error:  # whatever a drawing library raises: results do not depend on it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,9 +16,11 @@ from stargap.spectra.readers.read import spectrum_addresses
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.units import plain_arrays
 
-__all__ = ["SUFFIXES", "files_below", "find_spectra", "list_spectra", "spectra_from_arrays"]
+__all__ = ["SUFFIXES", "expand_spectra", "files_below", "find_spectra", "list_spectra", "spectra_from_arrays"]
 
 SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz")
+_PATTERN = re.compile(r"^@|[*?[]")
+"""What a path that is none may begin with or hold: a list, or a glob."""
 _LONGEST_LIST = 1 << 28
 """Bytes that a list of files may have, about two million names."""
 
@@ -61,6 +64,27 @@ def find_spectra(inputs: Sequence[str | Path]) -> list[Path]:
         message = "no spectra given: name files, folders, globs or @list.txt"
         raise UsageError(message)
     return [Path(address) for path in found for address in spectrum_addresses(path)]
+
+
+def expand_spectra(items: Sequence[str | Path | Spectrum]) -> list[str | Path | Spectrum]:
+    """Expand the folders, globs and ``@list.txt`` among some items as `find_spectra` does; others stay as they are.
+
+    Raises:
+        UsageError: as `find_spectra`.
+
+    Example:
+        >>> folder = getfixture("tmp_path")
+        >>> _ = (folder / "a.fits").write_bytes(b"")
+        >>> [Path(str(path)).name for path in expand_spectra([str(folder / "*.fits"), "missing.fits"])]
+        ['a.fits', 'missing.fits']
+    """
+    found: list[str | Path | Spectrum] = []
+    for item in items:
+        if isinstance(item, Spectrum) or not (_PATTERN.search(str(item)) or _is(Path(item).is_dir)):
+            found.append(item)
+        else:
+            found += [item] if _is(Path(item).is_file) else find_spectra([item])
+    return found
 
 
 def _listed(text: str) -> list[Path]:

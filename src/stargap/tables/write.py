@@ -19,7 +19,7 @@ from stargap.tables.parquet import write_parquet
 from stargap.tables.text import write_csv, write_ecsv
 from stargap.tables.votable import write_votable
 
-__all__ = ["check_output", "write_table"]
+__all__ = ["check_folder", "check_output", "write_table"]
 
 _Arrays = Mapping[str, NDArray[Any]]
 _Provenance = Mapping[str, str]
@@ -40,6 +40,16 @@ def check_output(path: str | Path) -> str:
     if suffix is None:
         message = f"cannot write {path.name!r}: its name must end in {', '.join(_WRITERS)}"
         raise UsageError(message)
+    check_folder(path)
+    return suffix
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file that could not be written where it is to be.
+
+    Raises:
+        UsageError: the folder does not exist or nothing can be written there, or `path` is a folder.
+    """
     if not path.parent.is_dir():
         message = f"cannot write {path}: the folder {path.parent} does not exist; create it first"
         raise UsageError(message)
@@ -55,7 +65,6 @@ def check_output(path: str | Path) -> str:
     except OSError as error:
         message = f"cannot write {path}: no file can be made in {path.parent} ({error.strerror})"
         raise UsageError(message) from None
-    return suffix
 
 
 def write_table(

@@ -151,11 +151,11 @@ def fit(run: Source) -> Drawn:
     """Draw the fit of the same spectrum."""
     fitted = run.fitted
     from stargap.figures.fit import fit_figure
+    from stargap.measurement.modelled import modelled_spectra
 
     columns, one = _example(fitted), fitted.example
     assert one is not None
-    fit = one.fitted
-    figure = fit_figure(one.columns, one.row, native=fit.native, prepared=fit.prepared, model=fit.fit.model)
+    figure = fit_figure(one.columns, one.row, modelled_spectra(one.columns, one.fitted)[one.row : one.row + 1])
     return figure, columns
 
 
