@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ SPEED_OF_LIGHT = 299792.458
 """Speed of light in vacuum (km/s)."""
 
 Preset = Literal["stargap", "paper"]
+Wavelength = TypeVar("Wavelength", float, NDArray[np.float64])
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,8 @@ def grid_for(preset: Preset) -> PixelGrid:
     return {"stargap": STARGAP, "paper": PAPER}[preset]
 
 
-def air_to_vacuum(air: float) -> float:
-    """Return the vacuum wavelength (A) of an air wavelength (A), by the inverse of Birch & Downs (VALD3 form).
+def air_to_vacuum(air: Wavelength) -> Wavelength:
+    """Return vacuum wavelengths (A) of those in air (A), numbers or arrays: the inverse of Birch & Downs (VALD3 form).
 
     Example:
         >>> round(air_to_vacuum(6562.801), 2)

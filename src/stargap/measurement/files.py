@@ -25,6 +25,7 @@ from stargap.processor import cpu_capability
 from stargap.settings import MeasureSettings
 from stargap.spectra.inputs import expand_spectra, list_spectra, spectra_from_arrays
 from stargap.spectra.modelled import ModelledSpectra, write_spectra
+from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Spectrum
 from stargap.tables.columns import MEASURED
 from stargap.workers import each_alone, each_result
@@ -45,14 +46,15 @@ def measure(
     workers: int = 1,
     plot: str | Path | None = None,
     spectra: bool | str | Path = False,
+    read: ReadSettings | None = None,
     zero_points: Mapping[tuple[str, int], float] | None = None,
     progress: bool | Callable[[int], Any] = True,
 ) -> Measurements:
     """Measure RV, Teff, log g, [M/H], subtype and H-alpha of spectra, with errors and flags; one row each, in order.
 
     Args:
-        inputs: files, folders, globs and ``@list.txt`` as on the command line, `Spectrum` objects, or, with
-            `wavelength`, an array of fluxes ``(pixel,)`` or ``(star, pixel)``. Masked pixels have weight zero, and
+        inputs: files, folders, globs and ``@list.txt`` as on the command line, `Spectrum` or ``specutils.Spectrum``
+            objects, or, with `wavelength`, an array of fluxes ``(pixel,)`` or ``(star, pixel)``. Masked pixels have weight zero, and
             units of astropy are honoured.
         wavelength: A unless it has a unit, vacuum, heliocentric, ``(pixel,)``.
         ivar: inverse variances of the fluxes, the same shape, 0 at bad pixels; needed with `wavelength`.
@@ -67,6 +69,7 @@ def measure(
             drawn is a warning.
         spectra: True keeps spectra, continua, models and masks in ``spectra`` of the result (70 kB a star); a
             path writes them to that file instead (`stargap.spectra.modelled.write_spectra`).
+        read: what is known of files that do not say it themselves: names of columns, air or vacuum, frame, S/N.
         zero_points: velocity of each plate and spectrograph (km/s) by ``(plan_id, spectrograph)``, subtracted from
             ``rv``; see `stargap.measurement.inputs.read_zero_points`.
         progress: show a progress bar on a terminal or in a notebook; or a function that is called with the number of
@@ -87,7 +90,7 @@ def measure(
         (1, Unit("K"), [None], 'too few good pixels for labels, ...')
     """
     items = _items(inputs, wavelength, ivar)
-    job = Job.of(settings, model)
+    job = Job.of(settings, model, read)
     folder = None if plot is None else picture_folder(plot)
     provenance = _provenance(job, zero_points or {})
     with _advance(progress, len(items)) as advance:
@@ -96,7 +99,9 @@ def measure(
     for (plan_id, spectrograph), offset in (zero_points or {}).items():
         columns["rv"][(columns["plan_id"] == plan_id) & (columns["spectrograph"] == spectrograph)] -= offset
     if folder is not None:
-        for fault in draw_fits(items, folder, settings=job.settings, model=job.model, table=columns, workers=workers):
+        for fault in draw_fits(
+            items, folder, settings=job.settings, model=job.model, read=job.read, table=columns, workers=workers
+        ):
             warnings.warn(fault, stacklevel=2)
     return Measurements.of(columns, provenance, kept)
 
@@ -159,6 +164,8 @@ def _provenance(job: Job, zero_points: Mapping[tuple[str, int], float]) -> dict[
     return {
         "creator": f"stargap {__version__}",
         "settings": job.settings.model_dump_json(),
+        "read": job.read.model_dump_json(),
+        "read": job.read.model_dump_json(),
         "model": f"{card.kind} v{card.version} {card.sha256}",
         "model_training_data": card.training_data,
         "model_seed": str(card.seed),

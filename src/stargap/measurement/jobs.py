@@ -15,6 +15,7 @@ from stargap.processor import single_thread
 from stargap.settings import MeasureSettings
 from stargap.spectra.readers.content import Content, check_spectrum
 from stargap.spectra.readers.read import read_spectrum
+from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Spectrum
 from stargap.theory.emulator import Emulator
 
@@ -28,9 +29,10 @@ class Job:
     settings: MeasureSettings
     model: str
     digest: str
+    read: ReadSettings
 
     @classmethod
-    def of(cls, settings: MeasureSettings | None, model: str | Path | None) -> Job:
+    def of(cls, settings: MeasureSettings | None, model: str | Path | None, read: ReadSettings | None = None) -> Job:
         """Resolve the defaults of `stargap.measure`.
 
         Raises:
@@ -49,7 +51,7 @@ class Job:
                 )
                 raise UsageError(message)
             settings = settings_for(used, settings)
-        return cls(settings, str(model), used.card.sha256)
+        return cls(settings, str(model), used.card.sha256, read or ReadSettings())
 
     def load(self) -> Emulator | AnyTransfer:
         """Return the model.
@@ -83,7 +85,9 @@ def measure_items(
     read: list[Spectrum | SpectrumError] = []
     for item in items:
         try:
-            read.append(_checked(item) if isinstance(item, (Spectrum, SpectrumError)) else read_spectrum(item))
+            read.append(
+                _checked(item) if isinstance(item, (Spectrum, SpectrumError)) else read_spectrum(item, job.read)
+            )
         except SpectrumError as error:
             read.append(error)
     model = job.load()

@@ -17,6 +17,7 @@ from stargap.measurement.modelled import modelled_spectra
 from stargap.measurement.star import BATCH
 from stargap.settings import MeasureSettings
 from stargap.spectra.address import split_address
+from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Spectrum
 from stargap.workers import each_alone, each_result
 
@@ -47,6 +48,7 @@ def draw_fits(
     table: Mapping[str, NDArray[Any]],
     settings: MeasureSettings | None = None,
     model: str | Path | None = None,
+    read: ReadSettings | None = None,
     workers: int = 1,
     progress: Callable[[int], Any] | None = None,
 ) -> list[str]:
@@ -61,6 +63,7 @@ def draw_fits(
             nor do rows that are left out of it.
         settings: as for `stargap.measure`.
         model: as for `stargap.measure`.
+        read: as for `stargap.measure`.
         workers: processes.
         progress: called with the number of pictures done since the last call.
 
@@ -71,7 +74,7 @@ def draw_fits(
         UsageError: the folder cannot be made.
         ModelError: a model that cannot be used.
     """
-    target, job = picture_folder(folder), Job.of(settings, model)
+    target, job = picture_folder(folder), Job.of(settings, model, read)
     rows = np.asarray(table["spectrum_id"])[np.isfinite(np.asarray(table["teff"], dtype=float))].tolist()
     chunks = [rows[first : first + BATCH] for first in range(0, len(rows), BATCH)]
     jobs = [(job, target, chunk, [spectra[row] for row in chunk]) for chunk in chunks]

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from stargap.errors import UsageError
+from stargap.spectra.exchange import from_specutils, is_specutils
 from stargap.spectra.readers.read import spectrum_addresses
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.units import plain_arrays
@@ -142,7 +143,7 @@ def list_spectra(spectra: Any) -> list[str | Path | Spectrum]:
     """Return one or several paths and `Spectrum` objects, however they are given, as a list; one item a spectrum.
 
     Args:
-        spectra: a path, a `Spectrum`, or any sequence, array or table's column of them.
+        spectra: a path, a `Spectrum`, a ``specutils.Spectrum``, or any sequence, array or table's column of them.
 
     Raises:
         UsageError: an item is neither, or numbers are given.
@@ -162,9 +163,11 @@ def list_spectra(spectra: Any) -> list[str | Path | Spectrum]:
             raise UsageError(message)
         spectra = np.asarray(spectra).ravel().tolist()
     items: list[str | Path | Spectrum] = []
-    for item in spectra:
+    for item in [spectra] if is_specutils(spectra) else spectra:
         if isinstance(item, Spectrum):
             items.append(item)
+        elif is_specutils(item):
+            items += from_specutils(item)
         elif isinstance(item, str | bytes | os.PathLike):
             path = os.fsdecode(item)
             items += spectrum_addresses(Path(path) if isinstance(item, os.PathLike) else path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,3 +65,13 @@ class Spectrum:
     flux: NDArray[np.float64]
     ivar: NDArray[np.float64]
     facts: Facts = field(default_factory=Facts)
+
+    def to_specutils(self) -> Any:
+        """Return it as a ``specutils.Spectrum`` (`stargap.spectra.exchange.to_specutils`).
+
+        Raises:
+            UsageError: specutils is not installed.
+        """
+        from stargap.spectra.exchange import to_specutils
+
+        return to_specutils(self)

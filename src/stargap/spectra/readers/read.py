@@ -13,21 +13,30 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from stargap.errors import SpectrumError
+from stargap.errors import SpectrumError, UsageError
 from stargap.spectra.address import join_address, split_address
+from stargap.spectra.exchange import read_with_specutils
 from stargap.spectra.readers.content import Content, check_spectrum, facts_with_snr
 from stargap.spectra.readers.desi import count_desi, is_desi, parse_desi
 from stargap.spectra.readers.fitsfile import load_fits, open_fits
+from stargap.spectra.readers.frame import to_vacuum_heliocentric
+from stargap.spectra.readers.image import is_image, parse_image
 from stargap.spectra.readers.lamost_image import is_lamost_image, parse_lamost_image
 from stargap.spectra.readers.mrs import count_mrs, is_mrs, parse_mrs
 from stargap.spectra.readers.mwm import count_mwm, is_mwm, parse_mwm
+from stargap.spectra.readers.named import is_named_table, parse_named_table
 from stargap.spectra.readers.sdss import is_sdss, parse_sdss
 from stargap.spectra.readers.spplate import count_spplate, is_spplate, parse_spplate
-from stargap.spectra.readers.statements import check_statements
-from stargap.spectra.readers.table import is_table, parse_table
+from stargap.spectra.readers.statements import Stated, check_statements
+from stargap.spectra.readers.table import has_ivar, is_table, parse_table
+from stargap.spectra.readers.text import is_text, parse_text
+from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Spectrum
 
 __all__ = ["read_spectrum", "spectrum_addresses"]
+
+OWN = ("table", "image")
+"""Layouts whose files are no survey's: what they state of their wavelengths is obeyed."""
 
 LAYOUTS: tuple[tuple[Callable[[fits.HDUList], bool], Callable[[fits.HDUList, str | Path], Content]], ...] = (
     (is_sdss, parse_sdss),
@@ -60,14 +69,15 @@ LARGEST = 1 << 31
 """Bytes that such a file may have."""
 
 
-def read_spectrum(path: str | Path) -> Spectrum:
-    """Read one spectrum of a file, plain or gzip: LAMOST, SDSS and BOSS, SDSS-V, DESI, or a table.
+def read_spectrum(path: str | Path, read: ReadSettings | None = None) -> Spectrum:
+    """Read one spectrum of a file, plain or gzip: LAMOST, SDSS and BOSS, SDSS-V, DESI, a table, an image or text.
 
     Layouts (docs/formats.md) are recognised by content, never by the name. Units that the file states are honoured.
 
     Args:
         path: of the file; of one with several spectra the address of one, such as ``coadd-main-dark-1.fits#12``, which
             counts from 0.
+        read: what is known of files that do not say it themselves, such as names of columns.
 
     Returns:
         arrays ``(pixel,)`` in native float64: wavelength in A (vacuum, heliocentric, strictly increasing), flux in the
@@ -85,14 +95,28 @@ def read_spectrum(path: str | Path) -> Spectrum:
         ...     print(error)
         no-such-file.fits: the file does not exist
     """
+    read = ReadSettings() if read is None else read
     try:
-        with np.errstate(all="ignore"), _opened(path) as hdul:
-            spectrum = check_spectrum(_parse(hdul, path), path)
+        with np.errstate(all="ignore"):
+            spectrum = check_spectrum(_content(path, read), path)
             return replace(spectrum, facts=facts_with_snr(spectrum))
-    except SpectrumError:
+    except (SpectrumError, UsageError):
         raise
     except Exception as error:
         raise SpectrumError(path, f"damaged content ({type(error).__name__})") from error
+
+
+def _content(path: str | Path, read: ReadSettings) -> Content:
+    file, place = split_address(path)
+    if read.format is not None:
+        found = read_with_specutils(file, read.format, place)
+        facts = replace(found.facts, path=str(path))
+        content = Content(found.wavelength, found.flux, found.ivar, facts=facts)
+        return to_vacuum_heliocentric(content, [], read, path, default=Stated(False, "heliocentric"))
+    if is_text(file):
+        return to_vacuum_heliocentric(parse_text(file, read), [], read, path, default=Stated())
+    with _opened(path) as hdul:
+        return _parse(hdul, path, read)
 
 
 def spectrum_addresses(path: str | Path) -> list[str | Path]:
@@ -144,18 +168,40 @@ def _collection(hdul: fits.HDUList, path: str | Path) -> Collection | None:
     return next((kind for kind in COLLECTIONS if kind.recognises(hdul, path)), None)
 
 
-def _parse(hdul: fits.HDUList, path: str | Path) -> Content:
+def _parse(hdul: fits.HDUList, path: str | Path, read: ReadSettings) -> Content:
     file, place = split_address(path)
     kind = _collection(hdul, file)
-    parse = next((parse for recognises, parse in LAYOUTS if recognises(hdul)), None)
-    if kind is None and parse is None:
-        raise SpectrumError(path, f"no spectrum of a known layout in it ({_describe(hdul)})")
-    check_statements((hdu.header for hdu in hdul), path)
+    headers = [hdu.header for hdu in hdul]
     if kind is None:
-        assert parse is not None
         if place is not None:
             raise SpectrumError(path, "the file holds one spectrum: name it without a number")
+        content = _single(hdul, path, read)
+        if content.facts.layout in OWN:
+            default = Stated(False, "heliocentric") if content.facts.layout == "table" else Stated()
+            return to_vacuum_heliocentric(content, headers, read, path, default=default)
+    else:
+        content = _one_of(kind, hdul, path)
+    check_statements(headers, path)
+    if read.air:
+        raise SpectrumError(path, f"wavelengths of {content.facts.layout} files are in vacuum, not in air")
+    return content
+
+
+def _single(hdul: fits.HDUList, path: str | Path, read: ReadSettings) -> Content:
+    if read.columns:
+        return parse_named_table(hdul, path, read)
+    if is_image(hdul):
+        return parse_image(hdul, path, read)
+    parse = next((parse for recognises, parse in LAYOUTS if recognises(hdul)), None)
+    if parse is not None and not (parse is parse_table and not has_ivar(hdul) and is_named_table(hdul)):
         return parse(hdul, path)
+    if is_named_table(hdul):
+        return parse_named_table(hdul, path, read)
+    raise SpectrumError(path, f"no spectrum of a known layout in it ({_describe(hdul)})")
+
+
+def _one_of(kind: Collection, hdul: fits.HDUList, path: str | Path) -> Content:
+    file, place = split_address(path)
     count = kind.count(hdul)
     if place is None and count > 1:
         last = join_address(Path(file).name, count - 1)

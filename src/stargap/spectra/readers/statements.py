@@ -1,22 +1,24 @@
 """What a file states about its wavelengths: vacuum or air, heliocentric or not; whatever the header and the type.
 
-A statement can be a logical, a number or a text, and stand in the header of any HDU. A file that states nothing is
-taken to be as its survey writes files (vacuum, heliocentric); a file that states the contrary is refused, and so is a
-statement that cannot be understood.
+A statement can be a logical, a number or a text, and stand in the header of any HDU. A survey's file that states
+nothing is taken to be as the survey writes files (vacuum, heliocentric); one that states the contrary is refused. Of
+other files what they state is obeyed. A statement that cannot be understood is refused everywhere.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from astropy.io import fits
 
 from stargap.errors import SpectrumError
 
-__all__ = ["check_statements"]
+__all__ = ["Stated", "check_statements", "stated_of"]
 
+_UNCLEAR = object()
 _YES = {"T", "TRUE", "Y", "YES", "1", "1.0"}
 _NO = {"F", "FALSE", "N", "NO", "0", "0.0"}
 _VACUUM = re.compile(r"VACUUM|AIR_?OR_?VAC|VAC_?OR_?AIR|AIR_?VAC|VAC_?AIR")
@@ -32,10 +34,44 @@ _FRAME = re.compile(r"SPECSYS[A-Z]?")
 _ANY = re.compile("|".join(pattern.pattern for pattern in (_VACUUM, _AIR, _AXIS_TYPE, _HELIOCENTRIC, _FRAME)))
 
 
-def check_statements(headers: Iterable[fits.Header], path: str | Path) -> None:
-    """Refuse wavelengths that a header says are in air or not heliocentric, or does not say clearly.
+@dataclass(frozen=True)
+class Stated:
+    """What headers say of wavelengths: in air or not, and their frame; None for what they do not say.
 
-    Read are VACUUM and its like, AWAV as the type of an axis or a column, HELIO and its like, and SPECSYS.
+    ``frame`` is ``heliocentric`` (or barycentric), ``observed``, or ``other``.
+    """
+
+    air: bool | None = None
+    frame: str | None = None
+
+
+def stated_of(headers: Iterable[fits.Header], path: str | Path) -> Stated:
+    """Return what headers say of wavelengths.
+
+    Read are VACUUM and its like, AWAV and WAVE as the type of an axis or a column, HELIO and its like, and SPECSYS.
+
+    Raises:
+        SpectrumError: a card that is not understood, or two that contradict each other, and which.
+
+    Example:
+        >>> stated_of([fits.Header({"CTYPE1": "AWAV"}), fits.Header({"SPECSYS": "TOPOCENT"})], "a.fits")
+        Stated(air=True, frame='observed')
+    """
+    found: dict[str, tuple[object, str]] = {}
+    for what, value, said in _statements(headers):
+        if value is _UNCLEAR:
+            wanted = "in vacuum" if what == "air" else "heliocentric"
+            raise SpectrumError(path, f"it is not clear whether wavelengths are {wanted} ({said})")
+        if what in found and found[what][0] != value:
+            raise SpectrumError(path, f"{found[what][1]} and {said} contradict each other")
+        found[what] = value, said
+    air, frame = (found.get(what, (None, ""))[0] for what in ("air", "frame"))
+    assert air is None or isinstance(air, bool)
+    return Stated(air, None if frame is None else str(frame))
+
+
+def check_statements(headers: Iterable[fits.Header], path: str | Path) -> None:
+    """Refuse a survey's file that says that wavelengths are in air or not heliocentric, or does not say it clearly.
 
     Raises:
         SpectrumError: which card says what.
@@ -45,32 +81,44 @@ def check_statements(headers: Iterable[fits.Header], path: str | Path) -> None:
         Traceback (most recent call last):
         stargap.errors.SpectrumError: a.fits: wavelengths are in air (VACUUM = F)
     """
+    for what, value, said in _statements(headers):
+        if value is _UNCLEAR:
+            wanted = "in vacuum" if what == "air" else "heliocentric"
+            raise SpectrumError(path, f"it is not clear whether wavelengths are {wanted} ({said})")
+        if value is True or value in ("observed", "other"):
+            problem = "in air" if what == "air" else "not heliocentric"
+            raise SpectrumError(path, f"wavelengths are {problem} ({said})")
+
+
+def _statements(headers: Iterable[fits.Header]) -> Iterator[tuple[str, object, str]]:
+    """Yield what each card states: ``air`` or ``frame``, its value, and the card as text."""
     for header in headers:
         for card in header.cards:
             if _ANY.fullmatch(card.keyword):
                 text = _text(card)
-                problem = _problem(card.keyword, text)
-                if problem is not None:
-                    raise SpectrumError(path, f"{problem} ({card.keyword} = {text})")
+                statement = _statement(card.keyword, text)
+                if statement is not None:
+                    yield *statement, f"{card.keyword} = {text}"
 
 
-def _problem(key: str, text: str) -> str | None:
-    """Return what is wrong with a statement, None if nothing is."""
-    air, not_heliocentric = "wavelengths are in air", "wavelengths are not heliocentric"
+def _statement(key: str, text: str) -> tuple[str, object] | None:
+    """Return what a card states and its value; None if nothing."""
     if _AXIS_TYPE.fullmatch(key):
-        return air if text.startswith("AWAV") else None
+        return ("air", text.startswith("AWAV")) if text.startswith(("AWAV", "WAVE")) else None
     if _FRAME.fullmatch(key):
-        return None if not text or text.startswith(("HELIO", "BARY")) else not_heliocentric
+        if not text:
+            return None
+        kinds = {"HELIO": "heliocentric", "BARY": "heliocentric", "TOPO": "observed"}
+        return "frame", next((kind for start, kind in kinds.items() if text.startswith(start)), "other")
     if _AIR.fullmatch(key):
-        return air if text in _YES else None
+        return ("air", True) if text in _YES else ("air", False) if text in _NO else None
     if _VACUUM.fullmatch(key):
-        if text in _NO or text.startswith("AIR"):
-            return air
-        return None if text in _YES or text.startswith("VAC") else "it is not clear whether wavelengths are in vacuum"
+        air = text in _NO or text.startswith("AIR")
+        return "air", air if air or text in _YES or text.startswith("VAC") else _UNCLEAR
     if text in _NO or text.startswith(("TOPO", "GEO")):
-        return not_heliocentric
+        return "frame", "observed"
     known = text in _YES or text.startswith(("HELIO", "BARY"))
-    return None if known else "it is not clear whether wavelengths are heliocentric"
+    return "frame", "heliocentric" if known else _UNCLEAR
 
 
 def _text(card: fits.Card) -> str:

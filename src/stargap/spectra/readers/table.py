@@ -17,7 +17,7 @@ from stargap.spectra.readers.lamost import lamost_facts
 from stargap.spectra.spectrum import Facts
 from stargap.spectra.units import attach_unit
 
-__all__ = ["bits", "column", "is_table", "parse_table"]
+__all__ = ["bits", "column", "has_ivar", "is_table", "parse_table"]
 
 _COLUMNS = {"FLUX", "IVAR", "WAVELENGTH"}
 _MASKS = {"ANDMASK", "ORMASK"}
@@ -27,6 +27,11 @@ _CARDS = ("OBSID", "DESIG", "PLANID", "SPID")
 def is_table(hdul: fits.HDUList) -> bool:
     """Whether a table has at least two of the columns."""
     return any(len(column_names(hdu) & _COLUMNS) > 1 for hdu in hdul)
+
+
+def has_ivar(hdul: fits.HDUList) -> bool:
+    """Whether a table has the column IVAR."""
+    return any("IVAR" in column_names(hdu) for hdu in hdul)
 
 
 def parse_table(hdul: fits.HDUList, path: str | Path) -> Content:
