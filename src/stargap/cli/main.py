@@ -43,6 +43,11 @@ def measure(
     settings: Path | None = None,
     zero_points: Path | None = None,
     rows: int = 40,
+    columns: list[str] | None = None,
+    air: Annotated[bool | None, Parameter(negative="--vacuum")] = None,
+    frame: Literal["heliocentric", "observed", "rest"] | None = None,
+    snr: float | None = None,
+    loader: Annotated[str | None, Parameter(name="--format")] = None,
 ) -> None:
     """Measure RV, Teff, log g, [M/H], subtype and H-alpha of spectra, one row each.
 
@@ -75,6 +80,16 @@ def measure(
         CSV with plan_id, spectrograph, rv (km/s): velocities to subtract, by plate and spectrograph.
     rows
         How many rows of the table to print.
+    columns
+        Columns of a table, as wavelength=NAME flux=NAME error=NAME (or ivar=NAME), where names are not the usual ones.
+    air
+        Wavelengths are in air (or in vacuum), where a file does not say.
+    frame
+        Frame of the wavelengths, where a file does not say; velocities that are not heliocentric are flagged.
+    snr
+        S/N per pixel of spectra that come without errors.
+    loader
+        Loader of specutils to read the files with.
     """
     from stargap.measurement.files import measure as run
     from stargap.measurement.inputs import read_zero_points
@@ -83,6 +98,7 @@ def measure(
     from stargap.spectra.address import split_address
     from stargap.spectra.inputs import find_spectra
     from stargap.spectra.modelled import check_spectra_output
+    from stargap.spectra.reading import ReadSettings, named_columns
     from stargap.tables.print import print_table
     from stargap.tables.write import check_output
 
@@ -105,6 +121,7 @@ def measure(
             message = f"{path}: there is no such file or folder"
             raise UsageError(message)
     found = find_spectra(paths)
+    read = ReadSettings(columns=named_columns(columns or ()), air=air, frame=frame, snr=snr, format=loader)
     with bar("measuring", len(found)) as advance:
         table = run(
             found,
@@ -112,6 +129,7 @@ def measure(
             model=model,
             workers=worker_count(workers),
             spectra=False if spectra is None else spectra,
+            read=read,
             zero_points=offsets,
             progress=advance,
         )
@@ -137,6 +155,7 @@ def measure(
                 table=table.arrays(),
                 settings=chosen,
                 model=model,
+                read=read,
                 workers=worker_count(workers),
                 progress=advance,
             )

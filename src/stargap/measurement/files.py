@@ -54,9 +54,9 @@ def measure(
 
     Args:
         inputs: files, folders, globs and ``@list.txt`` as on the command line, `Spectrum` or ``specutils.Spectrum``
-            objects, or, with `wavelength`, an array of fluxes ``(pixel,)`` or ``(star, pixel)``. Masked pixels have weight zero, and
-            units of astropy are honoured.
-        wavelength: A unless it has a unit, vacuum, heliocentric, ``(pixel,)``.
+            objects, or, with `wavelength`, an array of fluxes ``(pixel,)`` or ``(star, pixel)``. Masked pixels have
+            weight zero, and units of astropy are honoured.
+        wavelength: A unless it has a unit, vacuum (unless ``read.air``), heliocentric, ``(pixel,)``.
         ivar: inverse variances of the fluxes, the same shape, 0 at bad pixels; needed with `wavelength`.
         settings: see `MeasureSettings`.
         model: a folder with ``emulator.safetensors`` and its card, a trained transfer (``*.safetensors`` with its
@@ -89,7 +89,7 @@ def measure(
         >>> len(table), table["teff"].unit, table["teff"].tolist(), str(table["flag_text"][0])
         (1, Unit("K"), [None], 'too few good pixels for labels, ...')
     """
-    items = _items(inputs, wavelength, ivar)
+    items = _items(inputs, wavelength, ivar, read)
     job = Job.of(settings, model, read)
     folder = None if plot is None else picture_folder(plot)
     provenance = _provenance(job, zero_points or {})
@@ -106,7 +106,9 @@ def measure(
     return Measurements.of(columns, provenance, kept)
 
 
-def _items(inputs: Any, wavelength: ArrayLike | None, ivar: ArrayLike | None) -> list[str | Path | Spectrum]:
+def _items(
+    inputs: Any, wavelength: ArrayLike | None, ivar: ArrayLike | None, read: ReadSettings | None
+) -> list[str | Path | Spectrum]:
     if wavelength is None:
         if ivar is not None:
             message = "arrays of fluxes need wavelength and ivar"
@@ -115,7 +117,7 @@ def _items(inputs: Any, wavelength: ArrayLike | None, ivar: ArrayLike | None) ->
     if ivar is None:
         message = "ivar is needed with wavelength: the inverse variance of each flux, 0 at bad pixels"
         raise UsageError(message)
-    return [*spectra_from_arrays(inputs, wavelength, ivar)]
+    return [*spectra_from_arrays(inputs, wavelength, ivar, read)]
 
 
 @contextmanager
@@ -164,7 +166,6 @@ def _provenance(job: Job, zero_points: Mapping[tuple[str, int], float]) -> dict[
     return {
         "creator": f"stargap {__version__}",
         "settings": job.settings.model_dump_json(),
-        "read": job.read.model_dump_json(),
         "read": job.read.model_dump_json(),
         "model": f"{card.kind} v{card.version} {card.sha256}",
         "model_training_data": card.training_data,

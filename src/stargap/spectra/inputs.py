@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from stargap.errors import UsageError
+from stargap.pixels import air_to_vacuum
 from stargap.spectra.exchange import from_specutils, is_specutils
 from stargap.spectra.readers.read import spectrum_addresses
+from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.units import plain_arrays
 
@@ -177,7 +179,7 @@ def list_spectra(spectra: Any) -> list[str | Path | Spectrum]:
     return items
 
 
-def spectra_from_arrays(flux: Any, wavelength: Any, ivar: Any) -> list[Spectrum]:
+def spectra_from_arrays(flux: Any, wavelength: Any, ivar: Any, read: ReadSettings | None = None) -> list[Spectrum]:
     """Return arrays as spectra, one per row of the fluxes.
 
     Masked pixels and those that are not finite get an ``ivar`` of 0. Units, where there are any, are honoured: see
@@ -187,6 +189,7 @@ def spectra_from_arrays(flux: Any, wavelength: Any, ivar: Any) -> list[Spectrum]
         flux: ``(pixel,)`` or ``(star, pixel)``.
         wavelength: ``(pixel,)``, vacuum, heliocentric, strictly increasing; A unless it has a unit.
         ivar: inverse variances of the fluxes, of the same shape.
+        read: whether wavelengths are in air, and their frame, if they are not vacuum and heliocentric.
 
     Raises:
         UsageError: shapes or units that do not agree, or impossible wavelengths.
@@ -210,4 +213,7 @@ def spectra_from_arrays(flux: Any, wavelength: Any, ivar: Any) -> list[Spectrum]
         raise UsageError(message)
     good = np.isfinite(values) & np.isfinite(weights) & (weights > 0) & ~masked
     values, weights = np.where(good, values, 0.0), np.where(good, weights, 0.0)
-    return [Spectrum(wave, f, w, Facts(layout="arrays")) for f, w in zip(values, weights, strict=True)]
+    if read is not None and read.air:
+        wave = air_to_vacuum(wave)
+    frame = None if read is None or read.frame == "heliocentric" else read.frame
+    return [Spectrum(wave, f, w, Facts(layout="arrays", frame=frame)) for f, w in zip(values, weights, strict=True)]

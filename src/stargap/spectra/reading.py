@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
+from stargap.errors import UsageError
 from stargap.settings import Settings
 
-__all__ = ["Quantity", "ReadSettings"]
+__all__ = ["Quantity", "ReadSettings", "named_columns"]
 
 Quantity = Literal["wavelength", "flux", "error", "ivar"]
 
@@ -33,3 +35,24 @@ class ReadSettings(Settings):
     """S/N per pixel of spectra that come without errors; without it they are refused."""
     format: str | None = None
     """Name of a loader of specutils, such as ``6dFGS-tabular``, to read files with."""
+
+
+def named_columns(given: Sequence[str]) -> dict[Quantity, str]:
+    """Return names of columns from ``quantity=name``, as they are given on a command line.
+
+    Raises:
+        UsageError: something else is given.
+
+    Example:
+        >>> named_columns(["wavelength=WAVE", "flux=SPEC"])
+        {'wavelength': 'WAVE', 'flux': 'SPEC'}
+    """
+    found: dict[Quantity, str] = {}
+    for text in given:
+        quantity, _, name = text.partition("=")
+        known = next((one for one in get_args(Quantity) if one == quantity.strip()), None)
+        if known is None or not name.strip():
+            message = f"{text!r}: columns are named as wavelength=NAME, flux=NAME, error=NAME or ivar=NAME"
+            raise UsageError(message)
+        found[known] = name.strip()
+    return found

@@ -73,7 +73,7 @@ def inverse_variance(flux: Any, error: Any, ivar: Any, read: ReadSettings, path:
 
     Args:
         flux: ``(pixel,)``, with its unit if it has one.
-        error: standard deviations of the same shape, or None; 0 and NaN are bad pixels.
+        error: standard deviations of the same shape, or None; 0 and NaN are bad pixels, and all of them no errors.
         ivar: inverse variances, or None.
         read: whose ``snr`` is used where there is neither.
         path: named in the error.
@@ -93,7 +93,8 @@ def inverse_variance(flux: Any, error: Any, ivar: Any, read: ReadSettings, path:
         sigma = np.asarray(getattr(error, "value", error), dtype=float)
         bad = ~(np.isfinite(sigma) & (sigma > 0)) | (False if mask is None else mask)
         values = np.where(bad, 0.0, 1.0 / np.where(bad, 1.0, sigma) ** 2)
-        return values if unit is None else u.Quantity(values, unit**-2)
+        if not bad.all() or read.snr is None:
+            return values if unit is None else u.Quantity(values, unit**-2)
     if read.snr is None:
         raise SpectrumError(path, "no errors of the fluxes: name their column (--columns), or give a S/N (--snr)")
     values = np.asarray(getattr(flux, "value", flux), dtype=float)

@@ -92,7 +92,7 @@ def barycentric_velocity(headers: Iterable[fits.Header]) -> float | None:
     Example:
         >>> header = fits.Header({"MJD-OBS": 58849.2, "RA": 150.0, "DEC": 20.0, "OBSERVAT": "KPNO"})
         >>> round(barycentric_velocity([header]), 1)
-        22.2
+        21.7
     """
     found = [_pieces(header) for header in headers]
     time, site, star = (next((piece[k] for piece in found if piece[k] is not None), None) for k in range(3))

@@ -1,4 +1,4 @@
-"""FITS tables whose columns are not FLUX, IVAR and WAVELENGTH but have other usual names, or those that a user gives."""
+"""FITS tables whose columns are not FLUX, IVAR and WAVELENGTH but have other usual names, or names a user gives."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from stargap.settings import Settings
 from stargap.spectra.address import split_address
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, native_batch
 from stargap.spectra.readers.read import read_spectrum
+from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.store.plan import Inputs, plan_rows
 from stargap.spectra.store.shards import (
@@ -52,6 +53,8 @@ class IngestSettings(Settings):
 
     dtype: Dtype = "float32"
     """Type of the pixels: float32, the very numbers that are measured from files, or float16, at half the size."""
+    read: ReadSettings = ReadSettings()
+    """How files are read that do not say everything themselves; files of surveys need none of it."""
     shard_rows: Annotated[int, Field(ge=1, le=1 << 20)] = SHARD_ROWS
     """Number of spectra in a shard, the unit of work and of resuming."""
 
@@ -119,7 +122,7 @@ def _update(
     parts: list[NativeBatch] = []
     for place, entry in enumerate(plan_rows(folder, number)):
         before = known[place] if place < len(known) else None
-        record, native = _row(entry, before, place in deadly)
+        record, native = _row(entry, before, place in deadly, settings.read)
         records.append(record)
         sources.append(place if native is None else len(known) + len(parts))
         parts += [] if native is None else [native]
@@ -145,7 +148,7 @@ def _existing(folder: Path, number: int) -> Shard | None:
 
 
 def _row(
-    entry: dict[str, Any], known: dict[str, Any] | None, deadly: bool
+    entry: dict[str, Any], known: dict[str, Any] | None, deadly: bool, read: ReadSettings
 ) -> tuple[dict[str, Any], NativeBatch | None]:
     """Return a row of the index and its pixels, None if those of the `known` row still hold."""
     path = os.fsdecode(entry["path"])
@@ -154,7 +157,7 @@ def _row(
     if known is not None and _unchanged(known, given, state, path):
         return known | given | (state or {}), None
     sha256 = None if deadly or state is None else _sha256(path)  # first: what changes after it is read again next time
-    native, (facts,), (failure,) = native_batch([_read(path, entry["catalogue_obsid"], deadly)])
+    native, (facts,), (failure,) = native_batch([_read(path, entry["catalogue_obsid"], read, deadly)])
     record = {f.name: getattr(facts, f.name) for f in fields(Facts)} | given
     record |= {name: None if state is None else state[name] for name in ("bytes", "mtime_ns")}
     if record["obsid"] is None:
@@ -195,11 +198,11 @@ def _sha256_of_many(file: str, *stamp: int) -> str:
     return file_sha256(file)
 
 
-def _read(path: str, obsid: int | None, deadly: bool = False) -> Spectrum | SpectrumError:
+def _read(path: str, obsid: int | None, read: ReadSettings, deadly: bool = False) -> Spectrum | SpectrumError:
     try:
         if deadly:
             raise SpectrumError(path, "the process that read it died")
-        spectrum = read_spectrum(path)
+        spectrum = read_spectrum(path, read)
         if obsid is not None and spectrum.facts.obsid not in (None, obsid):
             raise SpectrumError(path, "the obsid in the file is not the one in the catalogue")
     except SpectrumError as error:
@@ -207,14 +210,14 @@ def _read(path: str, obsid: int | None, deadly: bool = False) -> Spectrum | Spec
     return spectrum
 
 
-def _probe(path: bytes) -> bool:
-    native_batch([_read(os.fsdecode(path), None)])
+def _probe(path: bytes, read: ReadSettings) -> bool:
+    native_batch([_read(os.fsdecode(path), None, read)])
     return True
 
 
 def rescue_shard(folder: Path, number: int, settings: IngestSettings) -> Iterator[Ingested]:
     """Do a shard whose process died again: file by file alone, to find those that kill, then without them."""
-    jobs = [(entry["path"],) for entry in plan_rows(folder, number)]
+    jobs = [(entry["path"], settings.read) for entry in plan_rows(folder, number)]
     deadly = frozenset(place for place, alive in enumerate(each_alone(_probe, jobs)) if not alive)
     for result in each_alone(ingest_shard, [(folder, number, settings, deadly)]):
         if result is None:
