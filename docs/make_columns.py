@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from stargap.flags import FLAG_COLUMNS
-from stargap.tables.columns import CATALOGUE, MEASURED, STARS, SURVEY, columns_table
+from stargap.tables.columns import CATALOGUE, JOINED, MEASURED, STARS, SURVEY, columns_table
 
 ABOUT = {
     "flags": "of a measurement; in tables of measurements, `flag_text` holds the sentences",
@@ -15,6 +15,7 @@ ABOUT = {
     "precision_flags": "errors to be used with care",
     "age_flags": "of kinematic ages",
     "phot_flags": "of labels from photometry",
+    "joint_flags": "of labels from spectrum and photometry together",
 }
 
 
@@ -34,6 +35,10 @@ Made by `python docs/make_columns.py` from `stargap.tables.columns` and `stargap
 ## Columns of `stargap measure`
 
 {columns_table()}
+
+## Further columns of `stargap measure --gaia`
+
+{columns_table(JOINED[len(MEASURED) :])}
 
 ## Further columns of `stargap run`
 

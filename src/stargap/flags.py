@@ -7,7 +7,8 @@ from enum import IntFlag
 from typing import Final
 
 __all__ = ["FLAG_COLUMNS", "NOTES", "NULL_LABELS", "USER_BITS", "AgeFlag", "BitFlag", "Clean", "Companion", "Cut",
-           "FinalCut", "Flag", "PhotFlag", "PrecisionFlag", "bit_text", "set_bits", "worst_first"]  # fmt: skip
+           "FinalCut", "Flag", "JointFlag", "PhotFlag", "PrecisionFlag", "bit_text", "set_bits",
+           "worst_first"]  # fmt: skip
 
 USER_BITS: Final = 24
 """Bits from this one to 31 are left to users."""
@@ -201,6 +202,17 @@ class PhotFlag(BitFlag):
     NO_SOLUTION = 1 << 9, "the magnitudes are those of no M dwarf: no photometric labels"
 
 
+class JointFlag(BitFlag):
+    """Why joint labels of spectrum and photometry are null, or should be used with care."""
+
+    NO_SPECTRUM = 1 << 0, "no usable labels of the spectrum, or fixed ones: no joint labels"
+    NO_PHOTOMETRY = 1 << 1, "no photometry to join: phot_flags say why; no joint labels"
+    NO_SOLUTION = 1 << 2, "joint labels at the edge of the relations' table, or not converged: no joint labels"
+    TENSION = 1 << 3, "spectrum and photometry disagree by more than chance: a blend, a wrong source, or a bad fit"
+    BINARY_LIKELY = 1 << 4, "an unresolved companion is more likely than none, by spectrum and photometry together"
+    OUTSIDE_RELATIONS = 1 << 5, "joint labels outside 2780 to 4100 K or [M/H] -0.54 to +0.53: relations extrapolated"
+
+
 NULL_LABELS: Final = Flag.UNREADABLE | Flag.TOO_FEW_PIXELS | Flag.NOT_SELECTED
 """Any of these bits means that the labels are null."""
 NOTES: Final = FinalCut.ERROR_UNKNOWN | FinalCut.AGE_UNKNOWN | FinalCut.ACTIVE
@@ -215,6 +227,7 @@ FLAG_COLUMNS: Final[Mapping[str, type[BitFlag]]] = {
     "age_flags": AgeFlag,
     "precision_flags": PrecisionFlag,
     "phot_flags": PhotFlag,
+    "joint_flags": JointFlag,
 }
 """The columns that are bit masks, and the bits of each."""
 

@@ -8,9 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stargap.flags import Flag
+from stargap.flags import Flag, JointFlag
 
-__all__ = ["CARE", "MARKED", "UNUSABLE", "usable", "with_marks"]
+__all__ = ["CARE", "JOINT_CARE", "MARKED", "UNUSABLE", "usable", "with_joint_marks", "with_marks"]
 
 MARKED: Final = ("rv", "teff", "logg", "m_h", "activity")
 """The quantities that have the marks ``use_*`` and ``care_*``."""
@@ -63,6 +63,9 @@ CARE: Final[Mapping[str, Flag]] = {
 }
 """The flags any of which means that a quantity, if it is usable, should be used with care."""
 
+JOINT_CARE: Final = JointFlag.BINARY_LIKELY | JointFlag.OUTSIDE_RELATIONS
+"""The flags any of which means that joint labels, if they are usable, should be used with care."""
+
 
 def usable(name: str, flags: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return where none of the flags makes a quantity unusable, ``(row,)``; a null of ``flags`` makes it so.
@@ -101,3 +104,25 @@ def with_marks(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         marks[f"use_{name}"] = use.astype(np.int32)
         marks[f"care_{name}"] = (use & (flags & int(CARE[name]) != 0)).astype(np.int32)
     return marks
+
+
+def with_joint_marks(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the columns with ``use_joint`` and ``care_joint`` (0 or 1) of the joint labels.
+
+    They are usable where they are known and spectrum and photometry agree, and to be used with care where the
+    spectrum's own labels are, or any of `JOINT_CARE` is set.
+
+    Args:
+        columns: ``teff_joint``, ``joint_flags`` and ``care_teff``, ``care_logg``, ``care_m_h``, ``(row,)`` each.
+
+    Example:
+        >>> row = {"teff_joint": np.array([3500.0]), "joint_flags": np.array([int(JointFlag.BINARY_LIKELY)])}
+        >>> marked = with_joint_marks(row | {f"care_{name}": np.array([0]) for name in ("teff", "logg", "m_h")})
+        >>> marked["use_joint"], marked["care_joint"]
+        (array([1], dtype=int32), array([1], dtype=int32))
+    """
+    flags = np.asarray(columns["joint_flags"], dtype=np.int64)
+    use = np.isfinite(columns["teff_joint"]) & (flags & int(JointFlag.TENSION) == 0)
+    spectrum = np.any([np.asarray(columns[f"care_{name}"]) == 1 for name in ("teff", "logg", "m_h")], axis=0)
+    care = use & (spectrum | (flags & int(JOINT_CARE) != 0))
+    return dict(columns) | {"use_joint": use.astype(np.int32), "care_joint": care.astype(np.int32)}

@@ -18,8 +18,13 @@ from helpers.stars import mock_stars
 from safetensors.numpy import load_file
 
 from stargap.cli import main as cli
+from stargap.flags import JointFlag
 from stargap.mock.files import write_lamost
 from stargap.mock.instrument import mock_wavelength
+from stargap.photometry.surface import magnitude_table
+from stargap.tables.column import INT_NULL
+from stargap.tables.read import read_table
+from stargap.tables.validate import validate_file
 from stargap.theory.emulator import shipped_emulator
 
 TINY = """
@@ -396,6 +401,36 @@ def test_a_transfer_is_made_of_anchors_and_measures(stars, monkeypatch, capsys):
     assert "anchored-transfer v2" in header
     assert np.abs(table["teff"] - simulated.labels[:, 0]).max() < 60
     assert (table["e_teff_sys"] >= 0).all()
+
+
+def test_a_gaia_table_adds_labels_of_both_and_leaves_those_of_spectra(stars, monkeypatch, capsys, tmp_path):
+    folder, simulated = stars
+    monkeypatch.chdir(folder)
+    succeeds(["measure", "spectra", "--model", "emulator", "-o", f"{tmp_path}/alone.parquet", "--workers", "1"])
+    # written by hand, as a star has no position in these files: with one of its own it has a source
+    wave, place = simulated.wavelength, {"ra": 112.5, "dec": 5.2}
+    write_lamost(tmp_path / "0.fits", wave, simulated.flux[0], simulated.ivar[0], obsid=1, **place)
+    magnitudes = magnitude_table()(simulated.labels[:1, 0], simulated.labels[:1, 2], np.array([0]))[0][0]
+    names = "source_id,ra,dec,phot_g_mean_mag,phot_bp_mean_mag,phot_rp_mean_mag,ks_m,parallax,parallax_error,ruwe"
+    values = [77, 112.5, 5.2, *magnitudes[:4], 99.97, 0.02, 1.0]
+    (tmp_path / "gaia.csv").write_text(f"{names}\n{','.join(map(str, values))}\n")
+    capsys.readouterr()
+    words = ["measure", f"{tmp_path}/0.fits", "spectra/1.fits", "--model", "emulator", "--workers", "1"]
+    succeeds([*words, "--gaia", f"{tmp_path}/gaia.csv", "-o", f"{tmp_path}/both.parquet"])
+    out = capsys.readouterr().out
+    assert "1 of 2 spectra have a Gaia source: 0 by identifier, 1 by position" in out
+    assert "1 of 2 spectra have labels of spectrum and photometry together" in out
+    alone, both = (read_table(tmp_path / f"{name}.parquet") for name in ("alone", "both"))
+    for name in ("rv", "teff", "e_teff", "logg", "m_h", "chi2", "flags"):
+        np.testing.assert_array_equal(alone[name][:2], both[name])
+    assert both["gaia_source_id"].tolist() == [77, INT_NULL]
+    assert abs(both["teff_joint"][0] - simulated.labels[0, 0]) < 60
+    assert both["e_teff_joint"][0] < 60
+    assert np.isnan(both["teff_joint"][1])
+    assert both["joint_flags"][1] == int(JointFlag.NO_PHOTOMETRY)
+    assert validate_file(tmp_path / "both.parquet") == []
+    succeeds(["show", f"{tmp_path}/both.parquet", "--id", "1"])
+    assert "no photometry to join" in capsys.readouterr().out
 
 
 def test_models_inside_the_package_by_their_names(stars, monkeypatch, capsys):

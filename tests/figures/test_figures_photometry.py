@@ -54,4 +54,8 @@ def test_it_is_drawn(count):
     assert ("no stars" in told) or count
     figure.savefig(io.BytesIO(), format="png", dpi=40)
     if count:
-        photometry_figure(ours, theirs, snr[:count], noise={name: np.full(count, 1e-3) for name in LABELS})
+        errors = {name: np.full(count, 1e-3) for name in LABELS}
+        both = photometry_figure(ours, theirs, snr[:count], noise=errors, errors={"spectrum alone": errors})
+        assert [axis.get_xlabel() for axis in both.axes[3:6]] == ["S/N in r"] * 3
+        assert both.axes[3].get_legend().get_texts()[0].get_text() == "spectrum alone"
+        both.savefig(io.BytesIO(), format="png", dpi=40)

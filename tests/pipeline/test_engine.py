@@ -18,17 +18,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from stargap.errors import UsageError
-from stargap.flags import Flag, PhotFlag
+from stargap.flags import Flag, JointFlag, PhotFlag
 from stargap.mock.write import write_survey_store
 from stargap.photometry.tables import write_photometric_labels
 from stargap.pipeline import freshness, stages
 from stargap.pipeline.engine import run_survey, stage_states
 from stargap.pipeline.folder import Run
+from stargap.pipeline.photometry import make_joint
 from stargap.pipeline.stages import STAGES
 from stargap.settings import example_toml
 from stargap.spectra.store.store import verify
-from stargap.tables.columns import PHOTOMETRIC
+from stargap.tables.columns import INT_NULL, PHOTOMETRIC
 from stargap.tables.crossmatch import match_ids
+from stargap.tables.parquet import read_columns
 from stargap.tables.read import read_table
 
 
@@ -92,6 +94,33 @@ def test_labels_of_photometry_are_those_of_gaias_table(whole, survey, tmp_path):
         np.testing.assert_allclose(table[column.name][rows >= 0], labels[column.name][rows[rows >= 0]], rtol=1e-5)
     assert np.isnan(table["teff_phot"][rows < 0]).all()
     assert (table["phot_flags"][rows < 0] & int(PhotFlag.NO_PARALLAX) > 0).all()
+
+
+def test_joint_labels_stand_beside_those_of_spectra(whole):
+    table = read_table(whole / "measured.parquet")
+    known = np.isfinite(table["teff_joint"])
+    assert known.sum() > 10
+    assert (np.isfinite(table["teff"]) & np.isfinite(table["teff_phot"]))[known].all()
+    assert (table["use_teff"][known] == 1).all()
+    both = np.hypot(table["e_teff"], np.nan_to_num(table["e_teff_sys"]))
+    assert (table["e_teff_joint"][known] < both[known]).mean() > 0.8
+    lost = table["joint_flags"] & int(JointFlag.NO_SPECTRUM | JointFlag.NO_PHOTOMETRY | JointFlag.NO_SOLUTION) != 0
+    np.testing.assert_array_equal(lost, ~known)
+    assert set(table["use_joint"][~known]) == {0}
+    measured = np.concatenate([read_columns(path, ["teff"])["teff"] for path in sorted((whole / "measure").iterdir())])
+    np.testing.assert_array_equal(table["teff"], measured.astype(np.float32))
+    stars = read_table(whole / "catalogue" / "stars.parquet")
+    assert np.isfinite(stars["teff_joint"]).any()
+
+
+def test_without_the_joint_fit_its_columns_are_null(whole, asked, tmp_path):
+    settings = asked(whole, fit={"joint": False})
+    shutil.copytree(whole, tmp_path / "run")
+    made = make_joint(Run(tmp_path / "run", settings), 0)
+    columns = read_columns(made.products[0])
+    assert np.isnan(columns["teff_joint"]).all()
+    assert set(columns["joint_flags"]) == {INT_NULL}
+    assert set(columns["use_joint"]) == {0}
 
 
 def test_products_carry_settings_version_model_and_seed(whole):

@@ -42,6 +42,7 @@ def measure(
     preset: Literal["stargap", "paper"] | None = None,
     settings: Path | None = None,
     zero_points: Path | None = None,
+    gaia: Path | None = None,
     rows: int = 40,
     columns: list[str] | None = None,
     air: Annotated[bool | None, Parameter(negative="--vacuum")] = None,
@@ -78,6 +79,9 @@ def measure(
         TOML file with the fit's settings.
     zero_points
         CSV with plan_id, spectrograph, rv (km/s): velocities to subtract, by plate and spectrograph.
+    gaia
+        Table of Gaia and 2MASS such as stargap gaia writes, joined by position: adds labels from photometry (*_phot)
+        and from spectrum and photometry together (*_joint); those of the spectrum alone stay the same.
     rows
         How many rows of the table to print.
     columns
@@ -99,6 +103,8 @@ def measure(
     from stargap.spectra.inputs import find_spectra
     from stargap.spectra.modelled import check_spectra_output
     from stargap.spectra.reading import ReadSettings, named_columns
+    from stargap.survey.gaia.join import read_gaia
+    from stargap.survey.joint import with_photometry
     from stargap.tables.print import print_table
     from stargap.tables.write import check_output
 
@@ -112,6 +118,7 @@ def measure(
     if plot is not None:
         picture_folder(plot)
     offsets = None if zero_points is None else read_zero_points(zero_points)
+    sources = None if gaia is None else read_gaia(gaia)
     for path in paths:
         if (
             not path.startswith("@")
@@ -133,7 +140,12 @@ def measure(
             zero_points=offsets,
             progress=advance,
         )
+    notes: tuple[str, ...] = ()
+    if sources is not None:
+        joined, notes = with_photometry(table.arrays(), sources)
+        table = type(table).of(joined, table.provenance)
     print_table(table.arrays(), max_rows=rows, console=console())
+    print("".join(f"{note}\n" for note in notes), end="")
     if _of_simulated_stars(model):
         print(f"the model {model} was trained on simulated stars: its labels of real stars mean nothing")
     if offsets is not None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stargap.figures.panels import (
+    COLOURS,
     DIGITS,
     MODEL,
     TITLES,
@@ -24,6 +25,7 @@ from stargap.figures.style import new_figure, plain_style
 from stargap.statistics import clip
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["Agreement", "agreement", "photometry_figure"]
@@ -90,21 +92,25 @@ def photometry_figure(
     snr: ArrayLike,
     *,
     noise: Columns | None = None,
+    errors: Mapping[str, Columns] | None = None,
     title: str = "",
 ) -> Figure:
     """Draw Teff, log g and [M/H] of spectra against those of photometry, with their agreement above S/N 5, 20 and 50.
 
-    Dots and line: running medians.
+    Dots and line: running medians. With `errors` a second row of panels has their running medians against S/N.
 
     Args:
         spectrum: teff (K), logg and m_h (dex) of spectra, ``(star,)`` each.
         photometry: the same of photometry.
         snr: S/N per pixel in r, ``(star,)``.
         noise: errors of photometric labels without the scatter of the relations, under the same names; see `agreement`.
+        errors: errors of labels under the same names, by what they are of, such as "both together".
         title: above the figure.
     """
-    figure = new_figure(10.5, 3.9, title=title)
-    panels = figure.subplots(1, 3)
+    heights = (3.9,) if errors is None else (3.9, 2.6)
+    figure = new_figure(10.5, sum(heights), title=title)
+    grid = figure.subplots(len(heights), 3, squeeze=False, height_ratios=heights)
+    panels = grid[0]
     signal, maps = np.asarray(snr, dtype=float), []
     for axis, label in zip(panels, LABELS, strict=True):
         mine, other = (np.asarray(table[label], dtype=float) for table in (spectrum, photometry))
@@ -121,8 +127,23 @@ def photometry_figure(
         axis.set_xlabel(f"photometric {TITLES[label]}")
         axis.set_ylabel(f"spectroscopic {TITLES[label]}")
         axis.set_box_aspect(1)
+    for axis, label in zip(grid[-1] if errors else (), LABELS, strict=False):
+        _draw_errors(axis, label, signal, errors or {})
     count_bar(figure, panels.tolist(), maps)
     return figure
+
+
+def _draw_errors(axis: Axes, label: str, snr: Array, errors: Mapping[str, Columns]) -> None:
+    """Draw running medians of errors of one label against S/N."""
+    for place, (name, columns) in enumerate(errors.items()):
+        values = np.asarray(columns[label], dtype=float)
+        known = np.isfinite(values) & (snr > 0)
+        axis.plot(*running_median(snr[known], values[known]), "o-", color=COLOURS[place], markersize=3, label=name)
+    axis.set_xscale("log")
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("S/N in r")
+    axis.set_ylabel(f"error of {TITLES[label]}")
+    axis.legend(fontsize=6.5)
 
 
 def _line(row: Agreement, digits: int) -> str:

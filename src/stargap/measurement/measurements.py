@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stargap.errors import UsageError
 from stargap.spectra.modelled import ModelledSpectra
 from stargap.tables.column import Column
-from stargap.tables.columns import MEASURED
+from stargap.tables.columns import JOINED
 from stargap.tables.write import write_table
 
 __all__ = ["Measurements"]
@@ -45,7 +45,7 @@ class Measurements(Table):  # type: ignore[misc]  # astropy has no types
         spectra: ModelledSpectra | None = None,
     ) -> Measurements:
         """Return columns ``(row,)`` of the schema as a table; their numbers stay as they are, bit for bit."""
-        known = {column.name: column for column in MEASURED}
+        known = {column.name: column for column in JOINED}
         table = cls(meta=dict(provenance))
         for name, values in columns.items():
             table.add_column(_column(known[name], values))
@@ -92,7 +92,7 @@ class Measurements(Table):  # type: ignore[misc]  # astropy has no types
             plain.meta = dict(self.provenance)
             plain.write(path, **options)
             return
-        known = {column.name: column for column in MEASURED}
+        known = {column.name: column for column in JOINED}
         schema = [known.get(name) or _foreign(self[name]) for name in self.colnames]
         columns = {name: np.ma.asarray(self[name]) for name in self.colnames}
         write_table(columns, path, schema=schema, provenance=self.provenance)

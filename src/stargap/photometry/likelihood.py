@@ -21,7 +21,7 @@ from stargap.photometry.surface import (
 )
 from stargap.settings import Settings
 
-__all__ = ["LabelMixture", "PhotometricLikelihood", "Population", "binary_odds"]
+__all__ = ["LabelMixture", "PhotometricLikelihood", "Population", "binary_odds", "log_shares"]
 
 _Floats = NDArray[np.float64]
 
@@ -92,6 +92,21 @@ def binary_odds(ruwe: _Floats) -> _Floats:
     return np.where(np.isfinite(ruwe) & (ruwe > 0), odds, 1.0)
 
 
+def log_shares(ruwe: _Floats, population: Population) -> _Floats:
+    """Return ln of the share of each kind of star before its magnitudes are looked at, ``(star, component)``.
+
+    Example:
+        >>> np.exp(log_shares(np.array([np.nan]), Population())).round(3)
+        array([[0.8  , 0.029, 0.029, 0.029, 0.029, 0.029, 0.029, 0.029]])
+    """
+    fraction = population.binary_fraction
+    odds = fraction / (1 - fraction) * binary_odds(ruwe) if fraction < 1 else np.inf
+    pair = odds / (1 + odds) if fraction < 1 else np.ones(len(ruwe))
+    with np.errstate(divide="ignore"):
+        single, each = np.log(1 - pair), np.log(pair / len(MASS_RATIOS))
+    return np.column_stack([single, *[each] * len(MASS_RATIOS)])
+
+
 class PhotometricLikelihood:
     """Likelihood of the magnitudes of stars given their Teff and [M/H].
 
@@ -128,7 +143,7 @@ class PhotometricLikelihood:
         self.population = population or Population()
         self.table = table or magnitude_table()
         self.known = np.isfinite(photometry.magnitudes)
-        self._prior = self._log_prior()
+        self._prior = log_shares(photometry.ruwe, self.population)
         self._labels, self._precise, self._converged = self._fit()
         scattered = self._covariance(with_labels=True)
         self._whitener = np.linalg.inv(np.linalg.cholesky(scattered))
@@ -197,15 +212,6 @@ class PhotometricLikelihood:
         evidence += 0.5 * np.log(np.maximum(np.linalg.det(self._precise), 1e-30))
         weights = np.exp(evidence - np.logaddexp.reduce(evidence, axis=1, keepdims=True))
         return LabelMixture(weights, means, covariances, chi2, self.known.sum(axis=1) - 2, self._converged)
-
-    def _log_prior(self) -> _Floats:
-        """Return ln of the share of each component before the magnitudes, ``(star, component)``."""
-        fraction = self.population.binary_fraction
-        odds = fraction / (1 - fraction) * binary_odds(self.photometry.ruwe) if fraction < 1 else np.inf
-        pair = odds / (1 + odds) if fraction < 1 else np.ones(len(self.photometry))
-        with np.errstate(divide="ignore"):
-            single, each = np.log(1 - pair), np.log(pair / len(MASS_RATIOS))
-        return np.column_stack([single, *[each] * len(MASS_RATIOS)])
 
     def _at(self, labels: _Floats) -> tuple[_Floats, _Floats]:
         """Return values and slopes of the table at labels ``(star, component, 2)``."""

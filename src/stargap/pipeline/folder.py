@@ -147,7 +147,7 @@ class Run:
 
     def provenance(self) -> dict[str, str]:
         """What the table of the survey says of its making: the settings it follows from, without paths, and models."""
-        sections = {"ingest", "sample", "photometry", "emulator", "cleaning", "transfer", "measure"}
+        sections = {"ingest", "sample", "photometry", "emulator", "cleaning", "transfer", "measure", "fit"}
         paths = {"emulator": {"model", "grid"}, "transfer": {"model"}}
         settings = self.settings.model_dump(mode="json", include=sections, exclude=paths)
         emulator, transfer = self.emulator().card, self.transfer()

@@ -14,6 +14,7 @@ PAPER_PRESET: dict[str, Any] = {
     "emulator": {"resolution": 2000.0},
     "transfer": {"use": "train", "architecture": "reference", "spectra": 110_000, "prior": {"preset": "paper"}},
     "measure": {"preset": "paper", "optimiser": "lbfgs", "lamost_noise_factor": 1.0, "lamost_rv_floor": 0.0},
+    "fit": {"joint": False},
     "catalogue": {"errors": "paper", "cuts": {"errors": "paper", "keep_unmodelled": True}},
     "publish": {"ages": True, "paper_table": True},
 }
@@ -25,7 +26,7 @@ preparation. Sections 3.1 to 3.3: the network is trained on 110,000 spectra of t
 from 3000 to 4000 K with [M/H] from -1. Section 3.5: both domains are fitted, the second by L-BFGS, with [a/M] tied to
 [M/H]; errors are those of the fit. Section 4.1: published errors are those of equations 8 and 9. Section 4: outliers in
 error are judged against one population of all spectra, stars younger than 1 Gyr are left out, and what a fit says of
-itself removes nothing. Table 1 is written.
+itself removes nothing. Labels are those of spectra alone. Table 1 is written.
 """
 
 

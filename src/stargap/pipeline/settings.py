@@ -21,7 +21,7 @@ from stargap.transfer.anchored.anchors import AnchorSettings
 from stargap.transfer.residual.train import ResidualSettings
 from stargap.validation.report.settings import ReportSettings
 
-__all__ = ["EmulatorSettings", "InputSettings", "PublishSettings", "SurveySettings", "TransferSettings"]
+__all__ = ["EmulatorSettings", "FitSettings", "InputSettings", "PublishSettings", "SurveySettings", "TransferSettings"]
 
 
 def _refuse_unused(table: str, settings: Settings, names: Sequence[str], use: str) -> None:
@@ -124,6 +124,13 @@ class TransferSettings(Settings):
         return self
 
 
+class FitSettings(Settings):
+    """What labels are fitted to."""
+
+    joint: bool = True
+    """Give labels of spectrum and photometry together (``teff_joint`` and so on) beside those of the spectrum alone."""
+
+
 class PublishSettings(Settings):
     """What the catalogue stage adds and writes."""
 
@@ -166,6 +173,8 @@ class SurveySettings(Settings):
     """Cycle-StarNet's place (section 3)."""
     measure: MeasureSettings = MeasureSettings()
     """Velocities, labels, subtypes, activity (sections 2.3, 3.5)."""
+    fit: FitSettings = FitSettings()
+    """Spectrum and photometry together."""
     catalogue: CatalogueSettings = CatalogueSettings()
     """Stars, cuts, companions (section 4)."""
     publish: PublishSettings = PublishSettings()

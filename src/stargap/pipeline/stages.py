@@ -16,7 +16,7 @@ from stargap.pipeline.models import (
     prior_settings,
     transfer_settings,
 )
-from stargap.pipeline.photometry import make_photometry
+from stargap.pipeline.photometry import make_joint, make_photometry
 from stargap.pipeline.report import make_report, report_digests
 from stargap.pipeline.settings import SurveySettings
 from stargap.pipeline.spectra import (
@@ -30,7 +30,7 @@ from stargap.pipeline.spectra import (
     rescue_ingest,
 )
 from stargap.pipeline.tables import companion_digests, make_catalogue, make_clean, make_table, overrule_digest
-from stargap.tables.columns import CATALOGUE, DOMAINS, MEASURED, PHOTOMETRIC, STARS, SURVEY, Column
+from stargap.tables.columns import CATALOGUE, DOMAINS, JOINT, MEASURED, PHOTOMETRIC, STARS, SURVEY, Column
 
 __all__ = ["STAGES", "TRAINING", "Stage"]
 
@@ -160,10 +160,19 @@ STAGES: tuple[Stage, ...] = (
         schema=(*MEASURED, *DOMAINS),
     ),
     Stage(
+        "joint",
+        "label spectra by spectrum and photometry together",
+        True,
+        lambda settings: ("sample", "measure"),
+        _only("photometry", "fit"),
+        make_joint,
+        schema=JOINT,
+    ),
+    Stage(
         "table",
         "join everything into one table",
         False,
-        lambda settings: ("sample", "photometry", "clean", "measure"),
+        lambda settings: ("sample", "photometry", "clean", "measure", "joint"),
         lambda settings: settings.model_dump(mode="json", include={"input": {"simulated"}}),
         make_table,
         schema=SURVEY,
@@ -190,6 +199,7 @@ STAGES: tuple[Stage, ...] = (
             "velocity",
             "clean",
             "transfer",
+            "joint",
             "table",
             "catalogue",
         ),

@@ -81,9 +81,10 @@ def _joined_shard(run: Run, unit: int) -> Columns:
     inside = joined_rows(ids, sample["spectrum_id"], run.part("sample", unit))
     cleaned = joined_rows(clean["spectrum_id"], ids, run.part("measure", unit))
     columns = {name: values[inside] for name, values in sample.items()}
-    photometry = read_columns(run.part("photometry", unit))
-    labelled = joined_rows(ids, photometry["spectrum_id"], run.part("photometry", unit))
-    columns |= {name: values[labelled] for name, values in photometry.items()}
+    for stage in ("photometry", "joint"):
+        labels = read_columns(run.part(stage, unit))
+        labelled = joined_rows(ids, labels["spectrum_id"], run.part(stage, unit))
+        columns |= {name: values[labelled] for name, values in labels.items()}
     columns |= {"cluster": np.full(len(ids), INT_NULL), "clean_flags": np.zeros(len(ids), dtype=np.int64)}
     for name in ("cluster", "clean_flags"):
         columns[name][cleaned] = clean[name]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["INT_NULL", "Column"]
+__all__ = ["INT_NULL", "Column", "with_error"]
 
 INT_NULL = -9999
 """The null of every integer column."""
@@ -74,3 +74,23 @@ class Column:
         if self.dtype.startswith("float"):
             return np.asarray(mask | np.isnan(plain))
         return np.asarray(mask | (plain == self.null))
+
+
+def with_error(
+    name: str,
+    unit: str,
+    ucd: str,
+    description: str,
+    valid_range: tuple[float, float] | None = None,
+    paper_name: str = "",
+    decimals: int = 3,
+) -> tuple[Column, Column]:
+    """Return the column of a quantity, and that of its error, which stands right after it.
+
+    Example:
+        >>> [column.name for column in with_error("teff", "K", "phys.temperature.effective", "Effective temperature")]
+        ['teff', 'e_teff']
+    """
+    value = Column(name, "float32", unit, ucd, description, valid_range, paper_name, decimals)
+    error = f"1-sigma error of {name}"
+    return value, Column(f"e_{name}", "float32", unit, f"stat.error;{ucd}", error, (0, float("inf")), decimals=decimals)

@@ -6,30 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from stargap.tables.column import INT_NULL, Column
+from stargap.tables.column import INT_NULL, Column, with_error
+from stargap.tables.photometric_columns import JOINT, PHOTOMETRIC, PHOTOMETRY
 
-__all__ = ["CATALOGUE", "DOMAINS", "INT_NULL", "MEASURED", "PAPER", "PHOTOMETRIC", "PHOTOMETRY", "STARS", "SURVEY",
-           "Column", "columns_table"]  # fmt: skip
+__all__ = ["CATALOGUE", "DOMAINS", "INT_NULL", "JOINED", "JOINT", "MEASURED", "PAPER", "PHOTOMETRIC", "PHOTOMETRY",
+           "STARS", "SURVEY", "Column", "columns_table"]  # fmt: skip
 
 _INF = float("inf")
 
 
-def _pair(
-    name: str,
-    unit: str,
-    ucd: str,
-    description: str,
-    valid_range: tuple[float, float] | None = None,
-    paper_name: str = "",
-    decimals: int = 3,
-) -> tuple[Column, Column]:
-    value = Column(name, "float32", unit, ucd, description, valid_range, paper_name, decimals)
-    error = f"1-sigma error of {name}"
-    return value, Column(f"e_{name}", "float32", unit, f"stat.error;{ucd}", error, (0, _INF), decimals=decimals)
-
-
 def _precise(name: str, unit: str, ucd: str, description: str) -> tuple[Column, Column]:
-    value, error = _pair(name, unit, ucd, description)
+    value, error = with_error(name, unit, ucd, description)
     return replace(value, dtype="float64"), error
 
 
@@ -39,7 +26,7 @@ def _systematic(error: Column) -> Column:
 
 
 def _label(*given: Any) -> tuple[Column, ...]:
-    value, error = _pair(*given)
+    value, error = with_error(*given)
     return value, error, _systematic(error)
 
 
@@ -96,21 +83,21 @@ MEASURED: tuple[Column, ...] = (
     Column("snr_r", "float32", "", "stat.snr;em.opt.R", "Median S/N per pixel in r", (-100, 1e6), "SNRr", 2),
     Column("snr_i", "float32", "", "stat.snr;em.opt.I", "Median S/N per pixel in i", (-100, 1e6), "SNRi", 2),
     Column("subclass", "str", "", "src.spType", "Spectral class given by the survey's pipeline", None, "Subclass"),
-    *_pair("rv", "km/s", "spect.dopplerVeloc.opt", "Heliocentric radial velocity", (-2000, 2000), "RV", 2),
+    *with_error("rv", "km/s", "spect.dopplerVeloc.opt", "Heliocentric radial velocity", (-2000, 2000), "RV", 2),
     *_label("teff", "K", "phys.temperature.effective", "Effective temperature", (2000, 7000), "Teff", 1),
     *_label("logg", "", "phys.gravity", "Surface gravity log g in dex, [log(cm s-2)]", (2, 7), "Logg"),
     *_label("m_h", "", "phys.abund.Z", "Metallicity [M/H] in dex", (-5, 2), "[M/H]"),
-    *_pair("a_m", "", "phys.abund", "Alpha enhancement [a/M] in dex", (-1, 2)),
+    *with_error("a_m", "", "phys.abund", "Alpha enhancement [a/M] in dex", (-1, 2)),
     Column("chi2", "float64", "", "stat.fit.chi2", "Reduced chi-square of the label fit", (0, _INF)),
     *INFORMATION,
-    *_pair(
+    *with_error(
         "spt", "", "src.spType", "Numeric subtype from TiO5: -2 = K5, -1 = K7, 0 to 7 = M0 to M7", (-250, 250), "SpT"
     ),
-    *_pair("tio5", "", _RATIO, "TiO5 band index", (-20, 20)),
-    *_pair("cah2", "", _RATIO, "CaH2 band index", (-20, 20)),
-    *_pair("cah3", "", _RATIO, "CaH3 band index", (-20, 20)),
-    *_pair("zeta", "", "spect.line.strength;arith.ratio", "Metallicity index zeta(TiO5, CaH2 + CaH3)"),
-    *_pair(
+    *with_error("tio5", "", _RATIO, "TiO5 band index", (-20, 20)),
+    *with_error("cah2", "", _RATIO, "CaH2 band index", (-20, 20)),
+    *with_error("cah3", "", _RATIO, "CaH3 band index", (-20, 20)),
+    *with_error("zeta", "", "spect.line.strength;arith.ratio", "Metallicity index zeta(TiO5, CaH2 + CaH3)"),
+    *with_error(
         "halpha_ew",
         "Angstrom",
         "spect.line.eqWidth;em.opt.R",
@@ -162,35 +149,6 @@ DOMAINS: tuple[Column, ...] = (*map(_synthetic, ("teff", "logg", "m_h", "chi2"))
 """What a survey run measures beside ``MEASURED``: null where labels are the emulator's alone."""
 
 
-def _photometric(name: str, what: str) -> tuple[Column, Column]:
-    value = next(column for column in MEASURED if column.name == name)
-    return _pair(f"{name}_phot", value.unit, value.ucd, what, value.valid_range, decimals=value.decimals)
-
-
-def _correlation(one: str, other: str) -> Column:
-    ucds = ";".join(next(column.ucd for column in MEASURED if column.name == name) for name in (one, other))
-    about = f"Correlation of the errors of {one}_phot and {other}_phot"
-    return Column(f"corr_{one}_{other}_phot", "float32", "", f"stat.correlation;{ucds}", about, (-1, 1))
-
-
-PHOTOMETRIC: tuple[Column, ...] = (
-    *_photometric("teff", "Effective temperature from photometry, scale of Mann et al. 2015"),
-    *_photometric("logg", "Surface gravity log g in dex from photometry, [log(cm s-2)]"),
-    *_photometric("m_h", "[M/H] in dex from photometry, scale of Mann et al. 2015"),
-    *(_correlation(*names) for names in (("teff", "logg"), ("teff", "m_h"), ("logg", "m_h"))),
-    Column("p_single", "float32", "", "stat.probability", "Probability of no unresolved companion", (0, 1)),
-    Column(
-        "phot_flags", "int64", "", "meta.code.qual", "Bit mask: labels from photometry null, or unsure", (0, 2**32 - 1)
-    ),
-)
-"""Labels from photometry alone, by `stargap photometry` and in every run."""
-
-PHOTOMETRY: tuple[Column, ...] = (
-    Column("gaia_source_id", "int64", "", "meta.id;src", "Gaia DR3 source identifier"),
-    *PHOTOMETRIC,
-)
-"""The columns of the table that ``stargap photometry`` writes, one row per source."""
-
 SURVEY: tuple[Column, ...] = (
     *MEASURED,
     *DOMAINS,
@@ -214,7 +172,7 @@ SURVEY: tuple[Column, ...] = (
     Column("bp_mag", "float32", "mag", "phot.mag;em.opt.B", "Gaia BP magnitude", (-5, 30), "BPmag", 4),
     Column("rp_mag", "float32", "mag", "phot.mag;em.opt.R", "Gaia RP magnitude", (-5, 30), "RPmag", 4),
     Column("bp_rp", "float32", "mag", "phot.color;em.opt.B;em.opt.R", "Gaia colour BP - RP", (-10, 20)),
-    *_pair("ks_mag", "mag", "phot.mag;em.IR.K", "2MASS Ks magnitude of quality A to C", (-5, 30)),
+    *with_error("ks_mag", "mag", "phot.mag;em.IR.K", "2MASS Ks magnitude of quality A to C", (-5, 30)),
     Column("m_g", "float32", "mag", "phot.mag;phys.magAbs", "Absolute G magnitude from the parallax", (-20, 30)),
     Column("pmra", "float64", "mas/yr", "pos.pm;pos.eq.ra", "Gaia proper motion in right ascension times cos(dec)"),
     Column("e_pmra", "float32", "mas/yr", "stat.error;pos.pm;pos.eq.ra", "1-sigma error of pmra", (0, _INF)),
@@ -232,6 +190,7 @@ SURVEY: tuple[Column, ...] = (
         2,
     ),
     *PHOTOMETRIC,
+    *JOINT,
     Column("cluster", "int64", "", "meta.id", "Cluster of the cleaning that the spectrum belongs to"),
     Column("clean_flags", "int64", "", "meta.code.qual", "Bit mask of the cleaning: why it rejects the spectrum"),
 )
@@ -239,6 +198,15 @@ SURVEY: tuple[Column, ...] = (
 
 
 _BY_NAME = {column.name: column for column in SURVEY}
+
+
+JOINED: tuple[Column, ...] = (
+    *MEASURED,
+    *(_BY_NAME[name] for name in ("gaia_source_id", "gaia_separation")),
+    *PHOTOMETRIC,
+    *JOINT,
+)
+"""The columns that ``stargap measure --gaia`` writes, in order."""
 
 
 def _some(*names: str) -> tuple[Column, ...]:
@@ -303,6 +271,7 @@ CATALOGUE: tuple[Column, ...] = (
     *_measured("m_h"),
     Column("precision_flags", "int64", "", "meta.code.qual", "Bit mask: errors to be used with care", (0, 2**32 - 1)),
     *PHOTOMETRIC,
+    *JOINT,
     *_some("a_m", "e_a_m", "chi2"),
     *INFORMATION,
     *map(_synthetic, ("teff", "logg", "m_h", "chi2")),
@@ -348,6 +317,7 @@ STARS: tuple[Column, ...] = (
     *_of_star("logg"),
     *_of_star("m_h"),
     *PHOTOMETRIC,
+    *JOINT,
     *_some("a_m", "e_a_m"),
     replace(_BY_NAME["chi2"], description="Reduced chi-square of the best spectrum's label fit"),
     *_some("halpha_ew", "e_halpha_ew", "activity", "activity_3sigma"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stargap.errors import UsageError
 from stargap.flags import FLAG_COLUMNS, NOTES, USER_BITS
-from stargap.tables.columns import CATALOGUE, INT_NULL, MEASURED, PAPER, PHOTOMETRY, STARS, SURVEY, Column
+from stargap.tables.columns import CATALOGUE, INT_NULL, JOINED, MEASURED, PAPER, PHOTOMETRY, STARS, SURVEY, Column
 from stargap.tables.conform import validate
 from stargap.tables.read import open_table, read_table
 from stargap.tables.source import Field
@@ -20,6 +20,7 @@ __all__ = ["SCHEMAS", "as_schema", "schema_of", "validate_file"]
 
 SCHEMAS: Mapping[str, Sequence[Column]] = {
     "stargap measure": MEASURED,
+    "stargap measure --gaia": JOINED,
     "stargap run": SURVEY,
     "stargap photometry": PHOTOMETRY,
     "the catalogue of spectra": CATALOGUE,

@@ -31,7 +31,7 @@ __all__ = ["STAGE_ORDER", "Cluster", "Columns", "RunData", "StageTime", "read_ru
 Columns = dict[str, NDArray[Any]]
 
 STAGE_ORDER = ("ingest", "sample", "photometry", "emulator", "velocity", "prepare", "clean", "labels", "transfer",
-               "measure", "table", "catalogue")  # fmt: skip
+               "measure", "joint", "table", "catalogue")  # fmt: skip
 """Stages of a run up to its report, first to last, by the names of their folders of receipts."""
 LABELS = ("rv", "teff", "logg", "m_h")
 SPECTRA = (
@@ -39,7 +39,8 @@ SPECTRA = (
     *(f"{mark}{name}" for name in LABELS for mark in ("", "e_")),
     *("e_teff_sys", "e_logg_sys", "e_m_h_sys", "activity", "activity_3sigma", "vb_flag"),
     *("sample_flags", "clean_flags", "cuts", "in_final_catalogue", "phot_flags"),
-    *(f"{mark}{name}_phot" for name in LABELS[1:] for mark in ("", "e_")),
+    *(f"{mark}{name}_{what}" for what in ("phot", "joint") for name in LABELS[1:] for mark in ("", "e_")),
+    *("use_joint", "joint_flags"),
 )
 STARS = ("gaia_source_id", "ra", "dec", "teff", "logg", "m_h", "bp_rp", "m_g", "g_mag", "distance", "rv", "gaia_rv",
          "e_rv", "e_gaia_rv", "activity", "in_final_catalogue")  # fmt: skip

@@ -343,12 +343,21 @@ def photometry(run: Source) -> Drawn:
         message = "no star of the final catalogue has labels from photometry: they need Gaia's magnitudes and parallax"
         raise NotDrawn(message)
     names = ("teff", "logg", "m_h")
-    marked = tuple(f"{mark}{name}_phot" for name in names for mark in ("", "e_"))
-    columns = _some(data.spectra, ("spectrum_id", "snr_r", *names, *marked), rows)
+    marked = tuple(f"{mark}{name}_{what}" for what in ("phot", "joint") for name in names for mark in ("", "e_"))
+    alone = tuple(f"e_{name}{what}" for name in names for what in ("", "_sys"))
+    columns = _some(data.spectra, ("spectrum_id", "snr_r", *names, *alone, *marked), rows)
     theirs = {name: columns[f"{name}_phot"] for name in names}
     scatter = dict(zip(names, np.diag(Population().scatter()), strict=True))
     noise = {name: np.sqrt(np.maximum(columns[f"e_{name}_phot"] ** 2 - scatter[name], 0.0)) for name in names}
-    return photometry_figure(columns, theirs, columns["snr_r"], noise=noise, title=run.title), columns
+    errors = None
+    if np.isfinite(columns["teff_joint"]).any():
+        both = {name: np.hypot(columns[f"e_{name}"], np.nan_to_num(columns[f"e_{name}_sys"])) for name in names}
+        errors = {"spectrum alone": both} | {
+            said: {name: columns[f"e_{name}_{what}"] for name in names}
+            for said, what in (("photometry alone", "phot"), ("both together", "joint"))
+        }
+    figure = photometry_figure(columns, theirs, columns["snr_r"], noise=noise, errors=errors, title=run.title)
+    return figure, columns
 
 
 def recovery(run: Source) -> Drawn:

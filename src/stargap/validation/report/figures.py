@@ -100,7 +100,8 @@ _PLAN: tuple[tuple[str, str, str, Callable[[Source], Drawn]], ...] = (
      "[M/H] of M dwarfs against [Fe/H] of their FGK primaries.", drawing.binaries),
     ("18b-photometry", "Spectrum against photometry",
      "Labels of spectra in the final catalogue against labels from Gaia's and 2MASS's photometry, of stars that are "
-     "probably single and within the range of the relations.", drawing.photometry),
+     "probably single and within the range of the relations. Below, errors of either and of both together.",
+     drawing.photometry),
     ("19-recovery", "Recovered minus true",
      "Inactive M dwarfs of the final catalogue: recovered minus true, with the published errors.", drawing.recovery),
 )
