@@ -57,6 +57,7 @@ least_snr = 3
 lamost_noise_factor = 1.2
 lamost_rv_floor = 0
 optimiser = "lbfgs"
+exact = true
 
 [fixed]
 logg = 4.8
@@ -101,6 +102,7 @@ def test_every_setting_can_be_read_from_a_file(tmp_path):
         "lamost_noise_factor": 1.2,
         "lamost_rv_floor": 0.0,
         "optimiser": "lbfgs",
+        "exact": True,
     }
     assert set(chosen.model_dump()) == set(KEYS)
     assert read_settings(chosen.model_dump()) == chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntFlag
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["FLAG_COLUMNS", "NOTES", "NULL_LABELS", "USER_BITS", "AgeFlag", "BitFlag", "Clean", "Companion", "Cut",
@@ -36,6 +37,7 @@ class BitFlag(IntFlag):
         return member
 
     @classmethod
+    @lru_cache(maxsize=4096)
     def describe(cls, bits: int) -> str:
         """Return the sentences of the bits that are set, in the order of their definition,
         joined by ``"; "``; unknown bits are named by number."""

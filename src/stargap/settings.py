@@ -57,6 +57,10 @@ class MeasureSettings(Settings):
     optimiser: Literal["lm", "lbfgs"] = "lm"
     """Optimiser of the fit whose labels are published: Levenberg-Marquardt, or the paper's L-BFGS, star by star and
     several times slower (section 3.5)."""
+    exact: bool = False
+    """Fit every star with the whole model from the start on. Otherwise fits begin in a few numbers (principal
+    components) and end with the whole model: several times faster, with the same labels to a small fraction of their
+    errors (docs/results/speed.md)."""
     max_iterations: Annotated[int, Field(ge=1, le=1000)] = 40
     """Largest number of model evaluations from each start."""
     least_snr: Annotated[float, Field(ge=0)] = 5.0

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares, lsq_linear
 
-from stargap.fit.optimise import LeastSquares, Status, bounded_step, levenberg_marquardt
+from stargap.fit.linear import bounded_step
+from stargap.fit.optimise import LeastSquares, Status, levenberg_marquardt
 
 PIXELS = 101
 X = torch.linspace(0.0, 1.0, PIXELS, dtype=torch.float64)

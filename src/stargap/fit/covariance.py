@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from stargap.arrays import Jacobians, ParameterVariances, Spectra, SquareMatrices, StarRows
-from stargap.fit.optimise import gram
+from stargap.fit.linear import gram
 from stargap.pixels import LOG_LAMBDA
 from stargap.spectra.prepare import Prepared
 from stargap.spectra.smoother import smoother_for

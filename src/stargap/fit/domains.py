@@ -20,11 +20,13 @@ from stargap.arrays import (
     StarRows,
     StellarLabels,
 )
+from stargap.fit.compressed import PixelTransfer, compressed_emulator, compressed_transfer
 from stargap.fit.covariance import linear_covariance
 from stargap.fit.forward import DataDependentModel, EmulatorModel, ForwardModel
 from stargap.fit.labels import LabelFit, fit_labels, pixel_weights
 from stargap.fit.lbfgs import fit_lbfgs
-from stargap.fit.optimise import bounded_step, full_chunks, gram
+from stargap.fit.linear import bounded_step, gram
+from stargap.fit.optimise import full_chunks
 from stargap.fit.parameters import Parameters
 from stargap.fit.prior import LabelPrior
 from stargap.flags import Flag
@@ -36,6 +38,8 @@ __all__ = ["DomainFit", "Transfer", "fit_domains", "joint_step"]
 
 TOLERANCE = 0.05
 """Tolerance of the fit in the observed domain (see `levenberg_marquardt`), which one Gauss-Newton step then refines."""
+NEAR = 1.0
+"""The same after a compressed fit, where the step is taken as well before the last one."""
 DISAGREE = (300.0, 0.6, 0.5)
 """Differences between the domains (K, dex, dex) that are flagged where they also exceed five errors."""
 
@@ -110,7 +114,8 @@ class DomainFit:
     """Both fits of a batch.
 
     ``synthetic`` and ``observed`` are `LabelFit`; labels of the observed domain are the published ones, and their
-    ``model`` holds the spectra with the stars' nuisance parameters. ``nuisance, nuisance_errors`` are
+    ``model`` holds the spectra with the stars' nuisance parameters; errors, covariances and models of the synthetic
+    domain, which nothing follows from, are NaN. ``nuisance, nuisance_errors`` are
     ``(star, nuisance)``; ``systematic (star, 4)`` is the error that a higher S/N would not reduce, and is not part of
     ``observed.errors``, nor of ``covariance (star, 3, 3)``, that of the published Teff, log g and [M/H].
     """
@@ -133,6 +138,7 @@ def fit_domains(
     max_iterations: int = 40,
     slots: int = 32,
     optimiser: Literal["lm", "lbfgs"] = "lm",
+    exact: bool = True,
 ) -> DomainFit:
     """Fit every prepared star with the emulator, then in the observed domain from there (paper section 3.5).
 
@@ -150,10 +156,13 @@ def fit_domains(
         max_iterations: see `fit_labels`.
         slots: see `levenberg_marquardt`; labels do not depend on it.
         optimiser: optimiser in the observed domain: Levenberg-Marquardt, or the paper's L-BFGS (`fit_lbfgs`).
+        exact: fit with the whole model from the start on; otherwise in a few numbers first, where the transfer corrects
+            spectra pixel by pixel (`stargap.fit.compressed`). Neither it nor its emulator may change afterwards.
     """
     prepared = replace(prepared, flux=torch.where(prepared.good, prepared.flux, 0.0))
     parameters = replace(parameters, alpha_slope=transfer.alpha_slope)
     plain = transfer.to_synthetic(prepared)
+    quick = transfer if isinstance(transfer, PixelTransfer) and not exact else None
     synthetic = fit_labels(
         plain,
         EmulatorModel(transfer.emulator, plain),
@@ -165,9 +174,13 @@ def fit_domains(
         start=start,
         max_iterations=max_iterations,
         slots=slots,
+        errors=False,
+        compressed=None if quick is None else compressed_emulator(quick.emulator, prepared.grid),
     )
     model = transfer.model(prepared)
-    fit = fit_lbfgs if optimiser == "lbfgs" else partial(fit_labels, tolerance=TOLERANCE)
+    compressed = None if quick is None else compressed_transfer(quick)
+    in_turn = partial(fit_labels, tolerance=TOLERANCE, errors=False, compressed=compressed, near=NEAR)
+    fit = fit_lbfgs if optimiser == "lbfgs" else in_turn
     observed = fit(
         prepared,
         model,
@@ -299,9 +312,13 @@ def _refine(
 
 def _far_outside(transfer: Transfer, labels: Labels, errors: Labels) -> Tensor:
     """Return which labels stay outside the range of the training stars when moved by `FAR` errors, ``(row,)``."""
-    steps = torch.cartesian_prod(*[torch.tensor([0.0, -FAR, FAR], dtype=labels.dtype)] * A_M)
-    outside = [transfer.outside(labels + torch.nn.functional.pad(step, (0, 1)) * errors) for step in steps]
-    return torch.stack(outside).all(dim=0)
+    far = transfer.outside(labels)
+    rows = torch.nonzero(far)[:, 0]
+    if len(rows):
+        steps = torch.cartesian_prod(*[torch.tensor([0.0, -FAR, FAR], dtype=labels.dtype)] * A_M)
+        moved = labels[rows] + torch.nn.functional.pad(steps, (0, 1))[:, None] * errors[rows]
+        far[rows] = transfer.outside(moved.flatten(0, 1)).reshape(len(steps), len(rows)).all(dim=0)
+    return far
 
 
 def _published(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,9 +18,11 @@ from stargap.arrays import (
     StarFlags,
     StarRows,
 )
+from stargap.fit.compressed import Compressed, Own, OwnModel
 from stargap.fit.covariance import linear_covariance
 from stargap.fit.forward import ForwardModel
-from stargap.fit.optimise import LeastSquares, Status, full_chunks, gram, levenberg_marquardt
+from stargap.fit.linear import gram
+from stargap.fit.optimise import LeastSquares, Status, full_chunks, levenberg_marquardt
 from stargap.fit.parameters import Parameters, relation_of
 from stargap.fit.prior import TERMS, LabelPrior
 from stargap.fit.start_table import find_starts
@@ -35,6 +38,14 @@ LEAST_PIXELS = 200
 AT_BOUND = dict(
     zip(LABELS, (Flag.TEFF_AT_BOUND, Flag.LOGG_AT_BOUND, Flag.M_H_AT_BOUND, Flag.A_M_AT_BOUND), strict=True)
 )
+MOST_BAD = 0.5
+"""Fraction of bad pixels above which a star is fitted by the exact model from the start on."""
+FEW = 8
+"""Slots for these few stars."""
+UNSURE = 0.1
+"""Difference of the chi-squares of two compressed minima, relative to them, from which on the deeper one is known."""
+CLOSE = 1.0
+"""Tolerance at most with which the exact model goes on from there."""
 POOR, BAD = 8.0, 50.0
 """Reduced chi-square above which a fit is flagged as poor, and as bad."""
 
@@ -70,6 +81,9 @@ def fit_labels(
     slots: int = 32,
     max_iterations: int = 40,
     tolerance: float = 0.01,
+    errors: bool = True,
+    compressed: Compressed | None = None,
+    near: float = 0.3,
 ) -> LabelFit:
     """Fit the labels of every prepared star.
 
@@ -91,24 +105,31 @@ def fit_labels(
         slots: see `levenberg_marquardt`.
         max_iterations: see `levenberg_marquardt`; for each start.
         tolerance: see `levenberg_marquardt`.
+        errors: work out errors, covariances and models, which take a model evaluation more; otherwise they are NaN.
+        compressed: the same model in a few numbers (`stargap.fit.compressed`), in which stars that have half of their
+            pixels are fitted first; without it, `model` does everything.
+        near: tolerance with which `model` goes on from there, its last step taken; infinite: it does not.
     """
     weight = pixel_weights(prepared, error_floor)
-    problem = _Problem(prepared, model, parameters, weight, prior, slots)
-    fitted = torch.nonzero(prepared.good.sum(dim=1) >= LEAST_PIXELS)[:, 0]
-    ambiguous = torch.zeros(0, dtype=torch.long)
-    if start is not None:
-        begin = torch.nan_to_num(start[fitted][:, parameters.places]).clamp(*parameters.bounds())
-        result = problem.solve(fitted, begin, max_iterations, tolerance)
+    problem = _Problem(prepared, model, parameters, weight, prior, slots, max_iterations)
+    few = problem if compressed is None else replace(problem, slots=min(slots, FEW))
+    fitted = prepared.good.sum(dim=1) >= LEAST_PIXELS
+    quick = fitted & (prepared.bad_fraction <= MOST_BAD) & (compressed is not None)
+    rows = torch.nonzero(fitted & ~quick)[:, 0]
+    begin = None if start is None else torch.nan_to_num(start[:, parameters.places]).clamp(*parameters.bounds())
+    if begin is not None:
+        result, ambiguous = few.solve(rows, begin[rows], tolerance), rows[:0]
     else:
-        near, far = find_starts(prepared, weight, emulator, parameters)
-        result = problem.solve(fitted, near.theta[fitted], max_iterations, tolerance)
-        if starts == 2:
-            noise = problem.reduced(result.chi2, fitted).clamp_min(1.0)
-            above, far_above = near.chi2[fitted] - result.chi2, far.chi2[fitted] - result.chi2
-            again = torch.nonzero(far_above < 2 * above + 9 * noise)[:, 0]
-            second = problem.solve(fitted[again], far.theta[fitted[again]], max_iterations, tolerance)
-            ambiguous = _merge(result, second, again, noise)
-    return _summarise(problem, fitted, result, fitted[ambiguous])
+        result, ambiguous = few.solve_from_table(rows, emulator, starts, tolerance)
+    if compressed is not None:
+        others = torch.nonzero(quick)[:, 0]
+        found, unsure = problem.solve_compressed(others, compressed, begin, starts, near)
+        ambiguous = torch.cat([ambiguous, unsure])
+        rows, result = torch.cat([rows, others]), result.with_others(found)
+    fit = _summarise(problem, rows, result, ambiguous)
+    if errors:
+        _fill_errors(fit, problem, rows, result.parameters)
+    return fit
 
 
 def pixel_weights(prepared: Prepared, error_floor: float | Tensor) -> Spectra:
@@ -129,6 +150,7 @@ class _Problem:
     weight: Spectra
     prior: LabelPrior | None
     slots: int
+    max_iterations: int
 
     @property
     def extra(self) -> int:
@@ -144,7 +166,7 @@ class _Problem:
         departure, change = self.prior(labels, directions)
         return torch.cat([spectrum, departure.float()], dim=1), torch.cat([jacobian, change.float()], dim=2)
 
-    def solve(self, rows: StarRows, begin: ParameterValues, max_iterations: int, tolerance: float) -> LeastSquares:
+    def solve(self, rows: StarRows, begin: ParameterValues, tolerance: float, *, finish: bool = False) -> LeastSquares:
         """Fit the stars `rows`, each from its row of `begin`."""
         lower, upper = self.parameters.bounds()
         return levenberg_marquardt(
@@ -156,30 +178,79 @@ class _Problem:
             upper=upper,
             rows=rows,
             slots=self.slots,
-            max_iterations=max_iterations,
+            max_iterations=self.max_iterations,
             tolerance=tolerance,
+            finish=finish,
         )
+
+    def solve_from_table(
+        self, rows: StarRows, emulator: Emulator, starts: int, tolerance: float
+    ) -> tuple[LeastSquares, StarRows]:
+        """Fit the stars `rows` from the table of starts; return also those with two minima about as deep."""
+        if not len(rows):
+            return self.solve(rows, torch.zeros(0, len(self.parameters.free)).double(), tolerance), rows
+        near, far = find_starts(self.prepared, self.weight, emulator, self.parameters)
+        result = self.solve(rows, near.theta[rows], tolerance)
+        if starts == 1:
+            return result, rows[:0]
+        noise = self.reduced(result.chi2, rows).clamp_min(1.0)
+        above, far_above = near.chi2[rows] - result.chi2, far.chi2[rows] - result.chi2
+        again = torch.nonzero(far_above < 2 * above + 9 * noise)[:, 0]
+        second = self.solve(rows[again], far.theta[rows[again]], tolerance)
+        ambiguous = result.rivals(second, again, 9.0 * noise[again], noise[again])
+        result.swap_better(second, again)
+        return result, rows[again[ambiguous]]
+
+    def solve_compressed(
+        self,
+        rows: StarRows,
+        compressed: Compressed,
+        begin: ParameterValues | None,
+        starts: int,
+        near: float,
+    ) -> tuple[LeastSquares, StarRows]:
+        """Fit the stars `rows` in a few numbers, then from there; return also those with two minima about as deep.
+
+        Where a second minimum might be as deep, the exact model decides.
+        """
+        own = None
+        if isinstance(self.model, OwnModel) and begin is not None:
+            spectra, terms = compressed.spectra(self.parameters.expand(begin)[0]), self.model.own_terms
+
+            def own(part: StarRows) -> Own:
+                return terms(spectra[part], part)
+
+        reduced = compressed.reduce(self.prepared.flux, self.weight, rows, own)
+        freedom = self.prepared.good.sum(dim=1)[rows].double() - len(self.parameters.free)
+        best, again, other = compressed.fit(
+            reduced,
+            freedom,
+            self.parameters,
+            self.prior,
+            start=None if begin is None else begin[rows],
+            starts=starts,
+            max_iterations=self.max_iterations,
+        )
+        noise = self.reduced(best.chi2[again], rows[again]).clamp_min(1.0)
+        close = best.rivals(other, again, UNSURE * best.chi2[again] + 9.0 * noise, noise)
+        best.swap_better(other, again)
+        rivals = again[close]
+        which = torch.arange(len(rows)) if math.isfinite(near) else rivals
+        near = min(near, CLOSE)
+        best.put(which, self.solve(rows[which], best.parameters[which], near, finish=True))
+        second = self.solve(rows[rivals], other.parameters[close], near, finish=True)
+        noise = self.reduced(best.chi2[rivals], rows[rivals]).clamp_min(1.0)
+        ambiguous = best.rivals(second, rivals, 9.0 * noise, noise)
+        best.swap_better(second, rivals)
+        return best, rows[rivals[ambiguous]]
 
     def reduced(self, chi2: PerStar, rows: StarRows) -> PerStar:
         """Return chi-square of the stars `rows` over their good pixels less the free labels."""
         return chi2 / (self.prepared.good.sum(dim=1)[rows] - len(self.parameters.free))
 
 
-def _merge(first: LeastSquares, second: LeastSquares, rows: Tensor, noise: PerStar) -> Tensor:
-    """Put the better of two fits into `first`; return the rows where two different minima fit about equally well."""
-    curvature = first.hessian[rows].diagonal(dim1=1, dim2=2).clamp_min(1e-300)
-    distance = (first.parameters[rows] - second.parameters).square() * curvature / noise[rows, None]
-    close = (first.chi2[rows] - second.chi2).abs() < 9.0 * noise[rows]
-    ambiguous = rows[(distance > 9.0).any(dim=1) & close]
-    first.iterations[rows] += second.iterations
-    better = second.chi2 < first.chi2[rows]
-    for name in ("parameters", "chi2", "hessian", "status"):
-        getattr(first, name)[rows[better]] = getattr(second, name)[better]
-    return ambiguous
-
-
 def _summarise(problem: _Problem, fitted: StarRows, result: LeastSquares, ambiguous: StarRows) -> LabelFit:
-    """Return labels, errors, models and flags of all stars from the fits of the stars `fitted`."""
+    """Return labels and flags of all stars from the fits of the stars `fitted`; errors and models are NaN."""
     stars, size, nan = len(problem.prepared.flux), len(problem.parameters.free), torch.nan
     labels = torch.full((stars, len(LABELS)), nan, dtype=torch.float64)
     chi2 = torch.full((stars,), nan, dtype=torch.float64)
@@ -198,7 +269,6 @@ def _summarise(problem: _Problem, fitted: StarRows, result: LeastSquares, ambigu
         torch.full_like(problem.prepared.flux, nan),
         iterations,
     )
-    _fill_errors(fit, problem, fitted, result.parameters)
     fit.flags[problem.prepared.good.sum(dim=1) < LEAST_PIXELS] |= int(Flag.TOO_FEW_PIXELS)
     fit.flags[fitted[result.status != int(Status.CONVERGED)]] |= int(Flag.NOT_CONVERGED)
     fit.flags[ambiguous] |= int(Flag.STARTS_DISAGREE)

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stargap.arrays import (
     Bounds,
-    LeftVectors,
     ParameterValues,
     ParameterVectors,
     PerStar,
-    Products,
-    RightVectors,
     RowNumbers,
     Spectra,
     SquareMatrices,
     StarFlags,
 )
+from stargap.fit.linear import best_steps, gram, times
 
-__all__ = [
-    "LeastSquares",
-    "Status",
-    "bounded_step",
-    "full_chunks",
-    "gram",
-    "levenberg_marquardt",
-    "solve_small",
-]
+__all__ = ["LeastSquares", "Quadratic", "Status", "full_chunks", "levenberg_marquardt", "minimise"]
 
+Floats = NDArray[np.floating]
+Flags = NDArray[np.bool_]
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``(parameters (slot, k), rows (slot,)) -> (model (slot, pixel), derivatives (slot, k, pixel))``."""
 FIRST_DAMPING = 1e-3
@@ -56,107 +50,61 @@ class Status(IntEnum):
 
 
 @dataclass(frozen=True)
+class Quadratic:
+    """Chi-square at a point of each slot, half its downhill gradient, and J^T W J (Gauss-Newton's half Hessian)."""
+
+    chi2: PerStar
+    gradient: ParameterVectors
+    hessian: SquareMatrices
+
+
+@dataclass(frozen=True)
 class LeastSquares:
-    """Result of a batch, one row per problem: best parameters, chi-square there, J^T W J, `Status`, evaluations."""
+    """Result of a batch, one row per problem: best parameters, chi-square there, J^T W J, `Status`, evaluations.
+
+    ``step`` is the Gauss-Newton step from the best parameters within the bounds, taken or not.
+    """
 
     parameters: ParameterValues
     chi2: PerStar
     hessian: SquareMatrices
     status: StarFlags
     iterations: StarFlags
+    step: ParameterVectors
 
+    def with_others(self, others: LeastSquares) -> LeastSquares:
+        """Return these problems followed by `others`."""
+        both = ((getattr(self, field.name), getattr(others, field.name)) for field in fields(self))
+        return LeastSquares(*(torch.cat(pair) for pair in both))
 
-def bounded_step(
-    hessian: SquareMatrices, gradient: ParameterVectors, low: ParameterVectors, high: ParameterVectors
-) -> ParameterVectors:
-    """Return the d that minimises d^T H d / 2 - g^T d within ``low <= d <= high``, for every row.
+    def put(self, rows: RowNumbers, other: LeastSquares) -> None:
+        """Put what `other` fits of the problems `rows` lead to in the place of these; evaluations count together."""
+        other.iterations.add_(self.iterations[rows])
+        for field in fields(self):
+            getattr(self, field.name)[rows] = getattr(other, field.name)
 
-    Active sets (Nocedal & Wright 2006, section 16.5): bounds become active one at a time and are released where the
-    gradient points inward.
+    def rivals(self, other: LeastSquares, rows: RowNumbers, margin: PerStar, noise: PerStar) -> Tensor:
+        """Return where minima of the problems `rows` and `other` ones differ, but not in depth, ``(row,)`` bool.
 
-    Args:
-        hessian: H, ``(row, parameter, parameter)``, positive definite.
-        gradient: g, ``(row, parameter)``.
-        low: ``(row, parameter)``, not positive.
-        high: ``(row, parameter)``, not negative.
+        Args:
+            other: a second fit of each of `rows`.
+            rows: which problems these are, ``(row,)``.
+            margin: difference of chi-square that is none.
+            noise: reduced chi-square, at least 1.
+        """
+        curvature = self.hessian[rows].diagonal(dim1=1, dim2=2).clamp_min(1e-300)
+        distance = (self.parameters[rows] - other.parameters).square() * curvature / noise[:, None]
+        return (distance > 9.0).any(dim=1) & ((self.chi2[rows] - other.chi2).abs() < margin)
 
-    Example:
-        >>> step = bounded_step(torch.eye(2)[None], torch.tensor([[3.0, 1.0]]), -torch.ones(1, 2), 2 * torch.ones(1, 2))
-        >>> step
-        tensor([[2., 1.]])
-    """
-    size = gradient.shape[1]
-    step = torch.zeros_like(gradient)
-    active = ((low >= 0) & (gradient < 0)) | ((high <= 0) & (gradient > 0))
-    eye = torch.eye(size, dtype=hessian.dtype)
-    unfinished = torch.ones(len(gradient), 1, dtype=torch.bool)
-    for _ in range(4 * size):
-        free = (~active).to(hessian.dtype)
-        slope = gradient - _times(hessian, step)
-        matrix = hessian * free[:, :, None] * free[:, None, :] + eye * (1 - free)[:, :, None]
-        move = solve_small(matrix, slope * free)
-        reach = torch.where(move > 0, high - step, low - step) / move
-        share, first = torch.where(active | (move == 0), torch.inf, reach).min(dim=1, keepdim=True)
-        blocked = share < 1.0
-        moved = torch.where(active, step, step + share.clamp(0.0, 1.0) * move)
-        at_first = torch.nn.functional.one_hot(first[:, 0], size).bool() & blocked
-        moved = torch.where(at_first, torch.where(move > 0, high, low), moved)
-        step = torch.where(unfinished, moved, step)
-        slope = gradient - _times(hessian, step)
-        inward = ((step <= low) & (slope > 0)) | ((step >= high) & (slope < 0))
-        released = active & inward & ~blocked & (low < high)
-        active = torch.where(unfinished, (active | at_first) & ~released, active)
-        unfinished = unfinished & (blocked | released.any(dim=1, keepdim=True))
-        if not unfinished.any():
-            break
-    return step.clamp(low, high)
-
-
-def _times(matrix: SquareMatrices, vector: ParameterVectors) -> ParameterVectors:
-    return (matrix * vector[:, None, :]).sum(dim=2)
-
-
-def solve_small(matrix: SquareMatrices, right: ParameterVectors) -> ParameterVectors:
-    """Solve small positive definite systems by elimination, elementwise over rows.
-
-    The rounding of LAPACK depends on where in memory a matrix stands; that of this function does not.
-
-    Args:
-        matrix: ``(row, parameter, parameter)``.
-        right: right-hand sides, ``(row, parameter)``.
-
-    Example:
-        >>> solve_small(torch.tensor([[[2.0, 1.0], [1.0, 2.0]]]), torch.tensor([[3.0, 3.0]]))
-        tensor([[1., 1.]])
-    """
-    matrix, solution = matrix.clone(), right.clone()
-    size = right.shape[1]
-    for i in range(size):
-        for j in range(i + 1, size):
-            factor = matrix[:, j, i] / matrix[:, i, i]
-            matrix[:, j] = matrix[:, j] - factor[:, None] * matrix[:, i]
-            solution[:, j] = solution[:, j] - factor * solution[:, i]
-    for i in reversed(range(size)):
-        for j in range(i + 1, size):
-            solution[:, i] = solution[:, i] - matrix[:, i, j] * solution[:, j]
-        solution[:, i] = solution[:, i] / matrix[:, i, i]
-    return solution
-
-
-def gram(left: LeftVectors, right: RightVectors) -> Products:
-    """Return ``left @ right^T``, ``(row, k, l)`` of ``(row, k, pixel)`` and ``(row, l, pixel)``.
-
-    Equal rows give the same bits wherever they stand in the batch: matrix products round differently with the
-    alignment of their rows, so rows are padded to whole cache lines.
-
-    Example:
-        >>> gram(torch.ones(1, 2, 5), torch.ones(1, 2, 5))
-        tensor([[[5., 5.],
-                 [5., 5.]]])
-    """
-    padding = -left.shape[-1] % 16
-    left, right = (torch.nn.functional.pad(side, (0, padding)) for side in (left, right))
-    return left @ right.transpose(1, 2)
+    def swap_better(self, other: LeastSquares, rows: RowNumbers) -> None:
+        """Swap the minima of the problems `rows` with those of `other` that are deeper; count evaluations of both."""
+        self.iterations[rows] += other.iterations
+        better = other.chi2 < self.chi2[rows]
+        for name in ("parameters", "chi2", "hessian", "status", "step"):
+            mine, others = getattr(self, name), getattr(other, name)
+            deeper = others[better].clone()
+            others[better] = mine[rows[better]]
+            mine[rows[better]] = deeper
 
 
 def full_chunks(rows: RowNumbers, size: int) -> Iterator[RowNumbers]:
@@ -184,6 +132,7 @@ def levenberg_marquardt(
     slots: int = 32,
     max_iterations: int = 40,
     tolerance: float = 0.01,
+    finish: bool = False,
 ) -> LeastSquares:
     """Minimise sum_j w_j (d_j - m_j(theta))^2 for many problems at once (Marquardt 1963; damping of Nielsen 1999).
 
@@ -203,6 +152,7 @@ def levenberg_marquardt(
         tolerance: a problem has converged when the Gauss-Newton step from it is this fraction of the standard error
             (of the error scaled by the root of reduced chi-square where that is above 1), or five times that where
             chi-square no longer changes beyond its rounding.
+        finish: take that step as well, unevaluated; chi-square is then what the quadratic form says.
 
     Example:
         >>> x = torch.linspace(0, 1, 50)
@@ -214,6 +164,59 @@ def levenberg_marquardt(
         >>> round(fit.parameters.item(), 3), Status(fit.status.item()).name
         (2.0, 'CONVERGED')
     """
+    count = len(start)
+    rows = torch.arange(count) if rows is None else rows
+    freedom = (weight > 0).sum(dim=1).double() - start.shape[1]
+
+    def at(theta: Tensor, row: Tensor) -> Quadratic:
+        model, jacobian = evaluate(theta, row)
+        residual = data[row] - model
+        weighted = weight[row] * residual
+        chi2 = (weighted * residual).sum(dim=1, dtype=torch.float64)
+        products = gram(jacobian, torch.cat([weighted[:, None], jacobian * weight[row][:, None]], dim=1)).double()
+        return Quadratic(chi2, products[:, :, 0], products[:, :, 1:])
+
+    return minimise(
+        at,
+        freedom,
+        start,
+        lower=lower,
+        upper=upper,
+        rows=rows,
+        slots=slots,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        finish=finish,
+    )
+
+
+def minimise(
+    evaluate: Callable[[ParameterValues, RowNumbers], Quadratic],
+    freedom: PerStar,
+    start: ParameterVectors,
+    *,
+    lower: Bounds,
+    upper: Bounds,
+    rows: RowNumbers,
+    slots: int = 32,
+    max_iterations: int = 40,
+    tolerance: float = 0.01,
+    finish: bool = False,
+) -> LeastSquares:
+    """Minimise chi-squares that are given with their derivatives; `levenberg_marquardt` says how.
+
+    Args:
+        evaluate: ``(parameters (slot, k), rows (slot,)) -> Quadratic``.
+        freedom: degrees of freedom of each row, ``(row,)``.
+        start: as for `levenberg_marquardt`, and so are the others.
+        lower: ``(k,)``.
+        upper: ``(k,)``.
+        rows: which row of `freedom` each problem fits, ``(problem,)``.
+        slots: number of problems evaluated together.
+        max_iterations: evaluations per problem.
+        tolerance: see `levenberg_marquardt`.
+        finish: see `levenberg_marquardt`.
+    """
     count, size = start.shape
     result = LeastSquares(
         start.double().clone(),
@@ -221,123 +224,119 @@ def levenberg_marquardt(
         torch.zeros(count, size, size, dtype=torch.float64),
         torch.full((count,), int(Status.TOO_MANY_ITERATIONS)),
         torch.zeros(count, dtype=torch.long),
+        torch.zeros(count, size, dtype=torch.float64),
     )
     if count == 0:
         return result
-    rows = torch.arange(count) if rows is None else rows
-    pixels = (weight > 0).sum(dim=1).double()
-    state = _Slots(result, slots, lower.double(), upper.double())
-    while state.active.any():
-        row = rows[state.problem]
-        trial = _evaluate(evaluate, data[row], weight[row], state.trial, row)
-        before, better = state.accept(trial)
-        low, high = state.lower - state.point, state.upper - state.point
-        diagonal = state.hessian.diagonal(dim1=1, dim2=2)
-        ridge = 1e-12 * diagonal + 1e-300
-        plain = bounded_step(state.hessian + torch.diag_embed(ridge), state.gradient, low, high)
-        decrement = (plain * state.gradient).sum(dim=1)
-
-        noise = (state.chi2 / (pixels[row] - size).clamp_min(1)).clamp_min(1.0)
-        nearly = decrement <= 25 * tolerance**2 * noise
-        flat = better & ((before - trial.chi2).abs() <= ROUNDING * trial.chi2)
-        converged = better & ((decrement <= tolerance**2 * noise) | (flat & nearly))
-        stalled = ~better & (state.damping > MOST_DAMPING)
-        not_finite = (state.used == 1) & ~trial.finite
-        status = torch.full_like(state.problem, int(Status.TOO_MANY_ITERATIONS))
-        status[stalled] = int(Status.STALLED)
-        status[converged | (stalled & nearly)] = int(Status.CONVERGED)
-        status[not_finite] = int(Status.NOT_FINITE)
-        ended = state.active & (converged | stalled | not_finite | (state.used >= max_iterations))
-
-        state.record(ended, status)
-        damped = state.hessian + torch.diag_embed(state.damping[:, None] * diagonal + ridge)
-        state.move(bounded_step(damped, state.gradient, low, high))
-        state.refill(ended)
+    state = _Slots(result, slots, lower.double().numpy(), upper.double().numpy())
+    of_row, free = rows.numpy(), freedom.numpy()
+    with np.errstate(all="ignore"):
+        while state.active.any():
+            row = of_row[state.problem]
+            trial = evaluate(torch.from_numpy(state.trial), torch.from_numpy(row))
+            state.accept(*(getattr(trial, field.name).numpy() for field in fields(Quadratic)))
+            noise = (state.chi2 / free[row].clip(min=1)).clip(min=1.0)
+            ended, status = state.judge(tolerance, noise, max_iterations)
+            if finish:
+                state.advance(ended & (status == int(Status.CONVERGED)))
+            state.record(ended, status)
+            state.move()
+            state.refill(ended)
     return result
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """Chi-square and its derivatives at the trial points of all slots: -gradient / 2 and J^T W J."""
-
-    chi2: PerStar
-    gradient: ParameterVectors
-    hessian: SquareMatrices
-    finite: Tensor
-
-
-def _evaluate(evaluate: Evaluate, data: Spectra, weight: Spectra, theta: ParameterValues, row: RowNumbers) -> _Trial:
-    model, jacobian = evaluate(theta, row)
-    residual = data - model
-    weighted = weight * residual
-    chi2 = (weighted * residual).sum(dim=1, dtype=torch.float64)
-    gradient = gram(jacobian, weighted[:, None])[:, :, 0].double()
-    hessian = gram(jacobian * weight[:, None], jacobian).double()
-    finite = torch.isfinite(chi2) & torch.isfinite(hessian).all(dim=(1, 2)) & torch.isfinite(gradient).all(dim=1)
-    return _Trial(chi2, gradient, hessian, finite)
-
-
 class _Slots:
-    """The problems that are evaluated together, one row per slot, and those that wait for a slot.
+    """The problems that are evaluated together, one row per slot, and those that wait for a slot; arrays of numpy.
 
     ``point`` is the best point so far with its ``chi2``, ``gradient`` and ``hessian``; ``trial`` is evaluated next,
-    and ``predicted`` is the decrease of chi-square that the quadratic model promises there.
+    and ``predicted`` is the decrease of chi-square that the quadratic model promises there. ``plain`` and ``damped``
+    are the Gauss-Newton step from the best point within the bounds, and the damped one.
     """
 
-    def __init__(self, result: LeastSquares, slots: int, lower: Bounds, upper: Bounds) -> None:
+    def __init__(self, result: LeastSquares, slots: int, lower: Floats, upper: Floats) -> None:
         self.result, self.lower, self.upper = result, lower, upper
-        count, size = result.parameters.shape
-        self.problem = torch.arange(slots).clamp_max(count - 1)
-        self.active = torch.arange(slots) < count
+        self.start = result.parameters.numpy().clip(lower, upper)
+        count, size = self.start.shape
+        self.problem = np.arange(slots).clip(max=count - 1)
+        self.active = np.arange(slots) < count
         self.waiting = min(slots, count)
-        self.point = result.parameters[self.problem].clamp(lower, upper)
-        self.trial = self.point.clone()
-        self.chi2 = torch.full((slots,), torch.inf, dtype=torch.float64)
-        self.hessian = torch.zeros(slots, size, size, dtype=torch.float64)
-        self.gradient = torch.zeros(slots, size, dtype=torch.float64)
-        self.damping = torch.full((slots,), FIRST_DAMPING, dtype=torch.float64)
-        self.growth = torch.full_like(self.damping, 2.0)
-        self.predicted = torch.ones_like(self.damping)
-        self.used = torch.zeros(slots, dtype=torch.long)
+        self.point = self.start[self.problem]
+        self.trial = self.point.copy()
+        self.chi2 = np.full(slots, np.inf)
+        self.hessian, self.gradient = np.zeros((slots, size, size)), np.zeros((slots, size))
+        self.damping, self.growth = np.full(slots, FIRST_DAMPING), np.full(slots, 2.0)
+        self.predicted: Floats = np.ones(slots)
+        self.used = np.zeros(slots, dtype=np.int64)
 
-    def accept(self, trial: _Trial) -> tuple[Tensor, Tensor]:
-        """Keep trial points that are not worse, adapt the damping; return the former chi-square and what was kept."""
+    def accept(self, chi2: Floats, gradient: Floats, hessian: Floats) -> None:
+        """Keep trial points that are not worse, adapt the damping, and work out the next steps."""
         self.used += 1
+        finite = np.isfinite(chi2) & np.isfinite(hessian).all(axis=(1, 2)) & np.isfinite(gradient).all(axis=1)
         before = self.chi2
-        better = trial.finite & (trial.chi2 <= before * (1 + ROUNDING))
-        self.point = torch.where(better[:, None], self.trial, self.point)
-        self.chi2 = torch.where(better, trial.chi2, before)
-        self.gradient = torch.where(better[:, None], trial.gradient, self.gradient)
-        self.hessian = torch.where(better[:, None, None], trial.hessian, self.hessian)
-        gain = torch.where(torch.isfinite(before), (before - trial.chi2) / self.predicted.clamp_min(1e-300), 0.5)
-        shrink = (1 - (2 * gain.clamp(0, 1) - 1) ** 3).clamp_min(0.1)
-        self.damping = torch.where(better, self.damping * shrink, self.damping * self.growth).clamp(1e-8, 1e9)
-        self.growth = torch.where(better, 2.0, self.growth * 2.0)
-        return before, better
+        better = finite & (chi2 <= before * (1 + ROUNDING))
+        self.point = np.where(better[:, None], self.trial, self.point)
+        self.chi2 = np.where(better, chi2, before)
+        self.gradient = np.where(better[:, None], gradient, self.gradient)
+        self.hessian = np.where(better[:, None, None], hessian, self.hessian)
+        gain = np.where(np.isfinite(before), (before - chi2) / self.predicted.clip(min=1e-300), 0.5)
+        shrink = (1 - (2 * gain.clip(0, 1) - 1) ** 3).clip(min=0.1)
+        self.damping = np.where(better, self.damping * shrink, self.damping * self.growth).clip(1e-8, 1e9)
+        self.growth = np.where(better, 2.0, self.growth * 2.0)
+        self.better, self.lost = better, (self.used == 1) & ~finite
+        self.flat = better & (np.abs(before - chi2) <= ROUNDING * chi2)
+        self._find_steps()
 
-    def record(self, ended: Tensor, status: Tensor) -> None:
+    def _find_steps(self) -> None:
+        diagonal = np.diagonal(self.hessian, axis1=1, axis2=2)
+        ridge = 1e-12 * diagonal + 1e-300
+        number = np.arange(diagonal.shape[1])
+        matrix = np.concatenate([self.hessian, self.hessian])
+        matrix[:, number, number] += np.concatenate([ridge, self.damping[:, None] * diagonal + ridge])
+        room = (np.concatenate([side - self.point] * 2) for side in (self.lower, self.upper))
+        steps = best_steps(matrix, np.concatenate([self.gradient, self.gradient]), *room)
+        self.plain, self.damped = np.split(steps, 2)
+
+    def judge(self, tolerance: float, noise: Floats, max_iterations: int) -> tuple[Flags, NDArray[np.int64]]:
+        """Return which problems have ended, and how."""
+        decrement = (self.plain * self.gradient).sum(axis=1)
+        nearly = decrement <= 25 * tolerance**2 * noise
+        converged = self.better & ((decrement <= tolerance**2 * noise) | (self.flat & nearly))
+        stalled = ~self.better & (self.damping > MOST_DAMPING)
+        status = np.full(len(noise), int(Status.TOO_MANY_ITERATIONS))
+        status[stalled] = int(Status.STALLED)
+        status[converged | (stalled & nearly)] = int(Status.CONVERGED)
+        status[self.lost] = int(Status.NOT_FINITE)
+        return self.active & (converged | stalled | self.lost | (self.used >= max_iterations)), status
+
+    def _decrease(self, step: Floats) -> Floats:
+        """Return by how much a step lowers chi-square, as the quadratic form says."""
+        return np.asarray((step * (2 * self.gradient - times(self.hessian, step))).sum(axis=1))
+
+    def advance(self, which: Flags) -> None:
+        """Take a last step from the best points, without evaluating where it leads."""
+        self.chi2 = np.where(which, self.chi2 - self._decrease(self.plain), self.chi2)
+        self.point = np.where(which[:, None], (self.point + self.plain).clip(self.lower, self.upper), self.point)
+
+    def record(self, ended: Flags, status: NDArray[np.int64]) -> None:
         """Write the problems that ended into the result."""
-        done = self.problem[ended]
-        self.result.parameters[done] = self.point[ended]
-        self.result.chi2[done] = self.chi2[ended]
-        self.result.hessian[done] = self.hessian[ended]
-        self.result.status[done] = status[ended]
-        self.result.iterations[done] = self.used[ended]
+        done = torch.from_numpy(self.problem[ended])
+        new = {"parameters": self.point, "chi2": self.chi2, "hessian": self.hessian, "status": status}
+        for name, values in (new | {"iterations": self.used, "step": self.plain}).items():
+            getattr(self.result, name)[done] = torch.from_numpy(values[ended])
 
-    def move(self, step: ParameterVectors) -> None:
-        """Set the trial points a step from the best ones."""
-        self.predicted = (step * (2 * self.gradient - _times(self.hessian, step))).sum(dim=1)
-        trial = self.point + step
-        self.trial = torch.where(torch.isfinite(trial), trial, self.point).clamp(self.lower, self.upper)
+    def move(self) -> None:
+        """Set the trial points a damped step from the best ones."""
+        self.predicted = self._decrease(self.damped)
+        trial = self.point + self.damped
+        self.trial = np.where(np.isfinite(trial), trial, self.point).clip(self.lower, self.upper)
 
-    def refill(self, ended: Tensor) -> None:
+    def refill(self, ended: Flags) -> None:
         """Give the slots of problems that ended to those that wait."""
-        for slot in torch.nonzero(ended)[:, 0].tolist():
-            self.active[slot] = self.waiting < len(self.result.chi2)
+        for slot in np.flatnonzero(ended).tolist():
+            self.active[slot] = self.waiting < len(self.start)
             if self.active[slot]:
                 self.problem[slot] = self.waiting
+                self.trial[slot] = self.point[slot] = self.start[self.waiting]
                 self.waiting += 1
-                start = self.result.parameters[self.problem[slot]].clamp(self.lower, self.upper)
-                self.trial[slot] = self.point[slot] = start
-                self.chi2[slot], self.damping[slot], self.growth[slot] = torch.inf, FIRST_DAMPING, 2.0
+                self.chi2[slot], self.damping[slot], self.growth[slot] = np.inf, FIRST_DAMPING, 2.0
                 self.predicted[slot], self.used[slot] = 1.0, 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stargap.arrays import Labels, LabelsAndDirections, PerStar, PriorSlopes, PriorTerms
-from stargap.fit.polynomial import clamp_to_range, monomial_slopes, monomials
+from stargap.fit.polynomial import clamp_to_range
 from stargap.labels import LOGG, M_H, TEFF
 from stargap.theory.isochrones import Isochrones
 
@@ -55,16 +55,17 @@ class LabelPrior:
         Beyond `RANGE` it keeps its value and its derivative is 0.
         """
         given = torch.stack([(labels[:, TEFF] - CENTRE) / SCALE, labels[:, M_H]], dim=1)
-        x, inside = clamp_to_range(given, *torch.tensor(RANGE, dtype=torch.float64).T)
-        (in_x, slope_x), (in_y, slope_y) = (_powers(x[:, [k]], degree) for k, degree in enumerate(DEGREES))
-
-        def total(a: Tensor, b: Tensor) -> Tensor:
-            return (a[:, :, None] * self.sequence * b[:, None]).sum(dim=(1, 2))
-
+        held, inside = clamp_to_range(given, *torch.tensor(RANGE, dtype=torch.float64).T)
+        x, y = held[:, :1], held[:, 1:]
+        in_x = torch.cumprod(torch.cat([torch.ones_like(x), x.expand(-1, DEGREES[0])], dim=1), dim=1)
+        constant, linear, square = self.sequence.T
+        by_power = constant + y * (linear + y * square)
+        by_x = (by_power[:, 1:] * in_x[:, :-1] * torch.arange(1, DEGREES[0] + 1)).sum(dim=1)
+        by_y = ((linear + 2 * y * square) * in_x).sum(dim=1)
         slope = torch.zeros_like(labels)
-        slope[:, TEFF] = torch.where(inside[:, 0], total(slope_x / SCALE, in_y), 0.0)
-        slope[:, M_H] = torch.where(inside[:, 1], total(in_x, slope_y), 0.0)
-        return total(in_x, in_y), slope
+        slope[:, TEFF] = torch.where(inside[:, 0], by_x / SCALE, 0.0)
+        slope[:, M_H] = torch.where(inside[:, 1], by_y, 0.0)
+        return (by_power * in_x).sum(dim=1), slope
 
     def __call__(self, labels: Labels, directions: LabelsAndDirections) -> tuple[PriorTerms, PriorSlopes]:
         """Return what a fit adds to its residuals: departures in standard deviations, and their derivatives.
@@ -85,12 +86,6 @@ class LabelPrior:
         change = torch.stack([across / self.logg_width, directions[:, :, M_H] / self.m_h_width], dim=2)
         free = torch.stack([(directions[:, :, place] != 0).any(dim=1) for place in (LOGG, M_H)], dim=1)
         return torch.where(free, departure, 0.0), torch.where(free[:, None], change, 0.0)
-
-
-def _powers(x: Tensor, degree: int) -> tuple[Tensor, Tensor]:
-    """Return 1, x ... x^degree of one variable ``(row, 1)``, and their derivatives, ``(row, degree + 1)`` each."""
-    exponents = torch.arange(degree + 1)[:, None]
-    return monomials(x, exponents), monomial_slopes(x, exponents)[:, :, 0]
 
 
 def fit_sequence(isochrones: Isochrones) -> Tensor:

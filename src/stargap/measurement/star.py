@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from stargap.arrays import Labels, PerStar, StarFlags
 from stargap.errors import SpectrumError, UsageError
+from stargap.fit.compressed import compressed_emulator
 from stargap.fit.domains import DomainFit, Transfer, fit_domains
 from stargap.fit.forward import EmulatorModel
 from stargap.fit.labels import LabelFit, fit_labels
@@ -47,6 +49,8 @@ BATCH = 128
 
 Columns = dict[str, NDArray[np.generic]]
 
+NEAR = 0.2
+"""Tolerance of the last fit with the emulator alone, the step of which is taken."""
 MANY_BAD = 0.2
 """Fraction of bad pixels above which a spectrum is flagged."""
 FACTS = tuple(column.name for column in MEASURED if column.name in Facts.__dataclass_fields__)
@@ -167,7 +171,7 @@ def batch_velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emu
     """
     count, native = len(native), _padded(native)
     velocity = measure_velocity(native, emulator_templates(emulator))
-    coarse = _fit(prepare(native, velocity.rv, grid_for(settings.preset)), settings, emulator)
+    coarse = _fit(prepare(native, velocity.rv, grid_for(settings.preset)), settings, emulator, last=False)
     velocity = refine_velocity(native, velocity, templates_at(emulator, coarse.labels))
     flags = velocity.flags | (coarse.flags & int(Flag.STARTS_DISAGREE))
     whole = (velocity.rv, velocity.error, velocity.chi2, flags, coarse.labels)
@@ -232,6 +236,7 @@ def measure_native(
             start=start,
             max_iterations=settings.max_iterations,
             optimiser=settings.optimiser,
+            exact=settings.exact,
         )
         fitted = Fitted(native, prepared, domains.observed, domains)
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
@@ -366,7 +371,15 @@ def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDAr
     return with_marks(columns)
 
 
-def _fit(star: Prepared, settings: MeasureSettings, emulator: Emulator, start: Labels | None = None) -> LabelFit:
+def _fit(
+    star: Prepared,
+    settings: MeasureSettings,
+    emulator: Emulator,
+    start: Labels | None = None,
+    *,
+    last: bool = True,
+) -> LabelFit:
+    """Fit with the emulator alone; `last`: with errors, and as closely as can be."""
     return fit_labels(
         star,
         EmulatorModel(emulator, star),
@@ -376,6 +389,9 @@ def _fit(star: Prepared, settings: MeasureSettings, emulator: Emulator, start: L
         starts=settings.starts,
         error_floor=settings.floor,
         max_iterations=settings.max_iterations,
+        errors=last,
+        compressed=None if settings.exact else compressed_emulator(emulator, star.grid),
+        near=NEAR if last else math.inf,
     )
 
 

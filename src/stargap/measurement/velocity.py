@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stargap.arrays import StarRows
-from stargap.fit.optimise import Status, full_chunks, gram, levenberg_marquardt
+from stargap.fit.linear import gram
+from stargap.fit.optimise import Status, full_chunks, levenberg_marquardt
 from stargap.flags import Flag
 from stargap.labels import alpha_relation
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP

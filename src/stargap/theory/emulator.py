@@ -104,13 +104,14 @@ class Emulator(nn.Module):
         return log_flux.exp()
 
     def flux_and_tangents(
-        self, labels: LabelInputs, directions: LabelDirections
+        self, labels: LabelInputs, directions: LabelDirections, pixels: Tensor | None = None
     ) -> tuple[SupportSpectra, SupportTangents]:
         """Return the flux and its derivatives along `directions`, in one forward-mode pass.
 
         Args:
             labels: ``(row, label)``.
             directions: ``(row, direction, label)``: each a change of labels per unit of a parameter.
+            pixels: numbers of the pixels of the support that are wanted; all by default.
 
         Returns:
             flux ``(row, support)`` in units of ``exp(level)``, so that float32 keeps its precision, and its
@@ -126,8 +127,9 @@ class Emulator(nn.Module):
             slope = gate * (1 + before * (1 - gate))
             hidden = before * gate
             tangent = (tangent @ layer.weight.T) * slope[:, None]
-        flux = torch.addmm(self.mean, self.last(hidden), self.basis).exp()
-        return flux, (tangent @ self.last.weight.T @ self.basis) * flux[:, None]
+        mean, basis = (self.mean, self.basis) if pixels is None else (self.mean[pixels], self.basis[:, pixels])
+        flux = torch.addmm(mean, self.last(hidden), basis).exp()
+        return flux, (tangent @ self.last.weight.T @ basis) * flux[:, None]
 
     def save(self, path: str | Path) -> None:
         """Write the safetensors file and its card."""

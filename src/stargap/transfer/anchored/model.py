@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stargap.errors import ModelError
 from stargap.fit.forward import EmulatorModel
-from stargap.fit.optimise import gram, solve_small
+from stargap.fit.linear import gram, gram_shared, solve_small
 from stargap.fit.polynomial import clamp_to_range, monomial_slopes, monomials
 from stargap.fit.prior import DEGREES, LabelPrior
 from stargap.labels import A_M, M_H, TEFF
@@ -21,13 +21,16 @@ from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
 from stargap.transfer.anchored.label_map import NUMBERS, AnchorMap
 from stargap.transfer.base import TrainedTransfer, TransferCard, all_positive
-from stargap.transfer.residual.model import SPLIT_SCALE, split_columns
+from stargap.transfer.residual.model import SPLIT_SCALE, combined_split, split_columns
 
 __all__ = ["AnchoredCard", "AnchoredModel", "AnchoredTransfer", "lamost_transfer"]
 
 CENTRE, SCALE = (3600.0, 0.0), (300.0, 0.3)
 """Of Teff (K) and [M/H] (dex) in the correction."""
 MOST_TERMS, MOST_DIRECTIONS = 20, 50
+EVERY = slice(None)
+SPLIT_COUNT = len(SPLIT_SCALE)
+"""How many of a star's own numbers come before its amplitudes along the directions."""
 LEAST_FLUX = 0.05
 """Synthetic normalised flux below which its changes say nothing."""
 
@@ -143,17 +146,26 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
         """Return Teff and [M/H] of labels ``(row, 4)`` as the correction has them, ``(row, 2)``: held, then scaled."""
         return (labels[:, [TEFF, M_H]].clamp(*self.held) - torch.tensor(CENTRE)) / torch.tensor(SCALE)
 
-    def correction(self, labels: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def correction(self, labels: Tensor, directions: Tensor, pixels: Tensor | slice = EVERY) -> tuple[Tensor, Tensor]:
         """Return c ``(row, pixel)`` at labels ``(row, 4)`` and its derivatives along `directions` ``(row, k, 4)``.
 
         Beyond ``held`` (least and largest Teff and [M/H]) c keeps its value.
         """
+        coefficients = self.coefficients[:, pixels]
         along = directions[:, :, [TEFF, M_H]]
         _, inside = clamp_to_range(labels[:, [TEFF, M_H]], *self.held)
         x = self.scaled(labels)
         slope = monomial_slopes(x, self.exponents) * (inside / torch.tensor(SCALE))[:, None]
         change = torch.einsum("rtl,rkl->rkt", slope, along)
-        return monomials(x, self.exponents).float() @ self.coefficients, change.float() @ self.coefficients
+        return monomials(x, self.exponents).float() @ coefficients, change.float() @ coefficients
+
+    def correct(
+        self, flux: Tensor, tangents: Tensor, labels: Tensor, directions: Tensor, pixels: Tensor | slice = EVERY
+    ) -> tuple[Tensor, Tensor]:
+        """Return the emulator's normalised spectra ``(row, pixel)`` and derivatives corrected, at some pixels."""
+        flux, tangents = self.contrasted(flux, tangents)
+        c, slope = self.correction(labels, directions, pixels)
+        return flux * (1 + c), tangents * (1 + c)[:, None] + flux[:, None] * slope
 
     def model(self, prepared: Prepared) -> AnchoredModel:
         """Return the forward model of the observed domain for these stars."""
@@ -250,48 +262,81 @@ class AnchoredModel:
     def __call__(self, labels: Tensor, directions: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return spectra and derivatives, each followed by those of z / s (see `ForwardModel`)."""
         plain, change = self.corrected(labels, directions, rows)
-        weighted, columns, matrix = self._own(plain, rows)
-        right = gram(weighted, (self.prepared.flux[rows] - plain)[:, None]).double()[:, :, 0]
-        z = solve_small(matrix, right).float()
-        spectrum, along = plain.clone(), change.clone()
-        for number in range(columns.shape[1]):  # not one product: its bits depend on where a row stands
-            spectrum += z[:, number, None] * columns[:, number]
+        own = self.own_terms(plain, rows)
+        z = own.solve(own.products((self.prepared.flux[rows] - plain)[:, None]))[:, :, 0].float()
+        spectrum = plain + own.combine(z[:, None])[:, 0]
         known = torch.where(torch.isfinite(z), z, 0.0)  # a spectrum of NaN is told by its chi-square
-        for k in range(change.shape[1]):
-            moved = self._columns(change[:, k], rows)
-            for number in range(columns.shape[1]):
-                along[:, k] += known[:, number, None] * moved[:, number]
-        projected = gram(weighted, along).double()
-        parts = [solve_small(matrix, projected[:, :, k]) for k in range(along.shape[1])]
-        for k, part in enumerate(parts):
-            for number in range(columns.shape[1]):
-                along[:, k] -= part[:, number, None].float() * columns[:, number]
+        along = change * (1 + known[:, SPLIT_COUNT:] @ self.transfer.directions)[:, None]
+        along += combined_split(change, known[:, :SPLIT_COUNT])
+        parts = own.solve(own.products(along)).float().transpose(1, 2)
+        along -= own.combine(parts)
         scatter = self.transfer.scatter
-        slope = torch.stack([-part.float() / scatter for part in parts], dim=1)
-        return torch.cat([spectrum, z / scatter], dim=1), torch.cat([along, slope], dim=2)
+        return torch.cat([spectrum, z / scatter], dim=1), torch.cat([along, -parts / scatter], dim=2)
 
     def corrected(self, labels: Tensor, directions: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return spectra ``(slot, pixel)`` and derivatives ``(slot, k, pixel)`` without what is the star's own."""
-        flux, tangents = self.transfer.contrasted(*self.synthetic(labels, directions, rows))
-        c, slope = self.transfer.correction(labels, directions)
-        return flux * (1 + c), tangents * (1 + c)[:, None] + flux[:, None] * slope
+        return self.transfer.correct(*self.synthetic(labels, directions, rows), labels, directions)
 
     def own(self, spectra: Tensor, rows: Tensor) -> Tensor:
         """Return the star's own numbers over their scatter, ``(slot, number)`` float64, at corrected `spectra`."""
-        weighted, _, matrix = self._own(spectra, rows)
-        right = gram(weighted, (self.prepared.flux[rows] - spectra)[:, None]).double()[:, :, 0]
-        return solve_small(matrix, right) / self.transfer.scatter
+        own = self.own_terms(spectra, rows)
+        residual = (self.prepared.flux[rows] - spectra)[:, None]
+        return own.solve(own.products(residual))[:, :, 0] / self.transfer.scatter
 
-    def _columns(self, spectra: Tensor, rows: Tensor) -> Tensor:
-        """Return X at `spectra` ``(slot, pixel)``, in which it is linear: ``(slot, number, pixel)``."""
-        columns = torch.cat([split_columns(spectra), spectra[:, None] * self.transfer.directions], dim=1)
-        return torch.where(self.prepared.good[rows][:, None], columns, 0.0)
+    def own_terms(self, spectra: Tensor, rows: Tensor) -> OwnTerms:
+        """Return what stars have for themselves at corrected `spectra` ``(slot, pixel)``."""
+        return OwnTerms(self.transfer, spectra, self.weight[rows])
 
-    def _own(self, spectra: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        columns = self._columns(spectra, rows)
-        weighted = columns * self.weight[rows][:, None]
-        matrix = gram(weighted, columns).double() + torch.diag(self.transfer.scatter.double() ** -2)
-        return weighted, columns, matrix
+
+class OwnTerms:
+    """What is each spectrum's own: X = (split columns, spectrum times each direction), and X^T W X + s^-2.
+
+    The second half of X is never written out: products with it are products with the directions, which all stars share.
+
+    Args:
+        transfer: directions and scatters s.
+        spectra: at which X is, ``(slot, pixel)``.
+        weight: W, ``(slot, pixel)``.
+    """
+
+    def __init__(self, transfer: AnchoredTransfer, spectra: Tensor, weight: Tensor) -> None:
+        self.shapes = transfer.directions
+        self.spectra = spectra
+        self.split = split_columns(spectra)
+        self.weighted_split, self.weighted = self.split * weight[:, None], spectra * weight
+        number = len(self.shapes)
+        pairs = (self.shapes[:, None] * self.shapes).flatten(0, 1)
+        square = gram_shared((self.weighted * spectra)[:, None], pairs).reshape(len(spectra), number, number)
+        cross = gram_shared(self.weighted_split * spectra[:, None], self.shapes)
+        top = torch.cat([gram(self.weighted_split, self.split), cross], dim=2)
+        bottom = torch.cat([cross.transpose(1, 2), square], dim=2)
+        self.matrix = torch.cat([top, bottom], dim=1).double() + torch.diag(transfer.scatter.double() ** -2)
+
+    def products(self, spectra: Tensor) -> Tensor:
+        """Return X^T W a, ``(slot, number, k)`` float64, of spectra a ``(slot, k, pixel)``."""
+        split = gram(self.weighted_split, spectra)
+        along = gram_shared(self.weighted[:, None] * spectra, self.shapes)
+        return torch.cat([split, along.transpose(1, 2)], dim=1).double()
+
+    def shared_products(self, spectra: Tensor) -> Tensor:
+        """Return X^T W a, ``(slot, number, k)`` float64, of spectra a ``(k, pixel)`` that all slots share."""
+        split = gram_shared(self.weighted_split, spectra)
+        pairs = (self.shapes[:, None] * spectra).flatten(0, 1)
+        along = gram_shared(self.weighted[:, None], pairs).reshape(len(split), len(self.shapes), len(spectra))
+        return torch.cat([split, along], dim=1).double()
+
+    def solve(self, right: Tensor) -> Tensor:
+        """Return (X^T W X + s^-2)^-1 times `right` ``(slot, number, k)``."""
+        return solve_small(self.matrix, right)
+
+    def combine(self, numbers: Tensor) -> Tensor:
+        """Return X times `numbers` ``(slot, k, number)``: ``(slot, k, pixel)``."""
+        slots, count, _ = numbers.shape
+        shape = (numbers[:, :, SPLIT_COUNT:].flatten(0, 1) @ self.shapes).reshape(slots, count, self.shapes.shape[1])
+        shape *= self.spectra[:, None]
+        for number in range(SPLIT_COUNT):  # not one product: its bits depend on where a row stands
+            shape += numbers[:, :, number, None] * self.split[:, None, number]
+        return shape
 
 
 @cache

@@ -44,6 +44,7 @@ SPLIT_SCALE = (0.06, 0.06, 5.0)
 """Their standard deviations over stars: fibres differ by about 6 % in line width, velocities of M dwarfs by 5 km/s."""
 INTERPOLATION = 0.004
 """Error floor of fits through the correction, which is its error of interpolation."""
+EVERY = slice(None)
 FWHM_TO_SIGMA = 0.42466090014400953
 
 
@@ -175,17 +176,26 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
         self.register_buffer("split_scale", torch.tensor(SPLIT_SCALE if split else ()))
         self.register_buffer("sequence", torch.zeros(5, dtype=torch.float64))
 
-    def correction(self, labels: Tensor) -> Tensor:
+    def correction(self, labels: Tensor, pixels: Tensor | slice = EVERY) -> Tensor:
         """Return c ``(row, pixel)`` at labels ``(row, 4)``."""
-        return monomials(self.label_map.scaled(labels), self.exponents).float() @ self.coefficients
+        return monomials(self.label_map.scaled(labels), self.exponents).float() @ self.coefficients[:, pixels]
 
-    def correction_and_tangents(self, labels: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def correction_and_tangents(
+        self, labels: Tensor, directions: Tensor, pixels: Tensor | slice = EVERY
+    ) -> tuple[Tensor, Tensor]:
         """Return c ``(row, pixel)`` and its derivatives along `directions` ``(row, k, pixel)``."""
         x, inside = self.label_map.clamped(labels)
         scale = torch.where(inside, 1 / self.label_map.scale, 0.0)
         slope = monomial_slopes(x, self.exponents) * scale.unsqueeze(1)
         along = torch.einsum("rfl,rkl->rkf", slope, directions[:, :, :MAPPED])
-        return self.correction(labels), along.float() @ self.coefficients
+        return self.correction(labels, pixels), along.float() @ self.coefficients[:, pixels]
+
+    def correct(
+        self, flux: Tensor, tangents: Tensor, labels: Tensor, directions: Tensor, pixels: Tensor | slice = EVERY
+    ) -> tuple[Tensor, Tensor]:
+        """Return the emulator's normalised spectra ``(row, pixel)`` and derivatives corrected, at some pixels."""
+        change, slope = self.correction_and_tangents(labels, directions, pixels)
+        return flux * (1 + change), tangents * (1 + change)[:, None] + flux[:, None] * slope
 
     def main_sequence(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return log g of the main sequence at labels ``(row, 3)`` and its derivative ``(row, 3)``."""
@@ -267,13 +277,34 @@ def shipped_transfer() -> ResidualTransfer:
 
 def split_columns(spectrum: Tensor) -> Tensor:
     """Return the change of normalised spectra ``(row, pixel)`` per unit of each `SPLIT` number, ``(row, 3, pixel)``."""
-    wavelength = torch.as_tensor(STARGAP.wavelength, dtype=spectrum.dtype)
-    first, second = torch.zeros_like(spectrum), torch.zeros_like(spectrum)
-    first[:, 1:-1] = (spectrum[:, 2:] - spectrum[:, :-2]) / 2
-    second[:, 1:-1] = spectrum[:, 2:] + spectrum[:, :-2] - 2 * spectrum[:, 1:-1]
+    first, second = _differences(spectrum)
+    spread, along, velocity = _split_factors(spectrum.dtype)
+    return torch.stack([second * spread, second * along, first * velocity], dim=1)
+
+
+def combined_split(spectra: Tensor, numbers: Tensor) -> Tensor:
+    """Return the change of spectra ``(row, k, pixel)`` by `SPLIT` `numbers` ``(row, 3)``, ``(row, k, pixel)``."""
+    first, second = _differences(spectra)
+    spread, along, velocity = _split_factors(spectra.dtype)
+    width = numbers[:, :1] * spread + numbers[:, 1:2] * along
+    return second * width[:, None] + first * (numbers[:, 2:] * velocity)[:, None]
+
+
+def _differences(spectra: Tensor) -> tuple[Tensor, Tensor]:
+    """Return first and second differences per pixel, 0 at both ends."""
+    step = torch.diff(spectra)
+    first, second = torch.zeros_like(spectra), torch.zeros_like(spectra)
+    first[..., 1:-1] = (step[..., 1:] + step[..., :-1]) / 2
+    second[..., 1:-1] = step[..., 1:] - step[..., :-1]
+    return first, second
+
+
+@cache
+def _split_factors(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_differences` are multiplied with, ``(pixel,)`` each: widths, their tilt, and the velocity."""
+    wavelength = torch.as_tensor(STARGAP.wavelength, dtype=dtype)
     variance = (wavelength / 1800.0 * FWHM_TO_SIGMA) ** 2
-    width = second * variance
-    return torch.stack([width, width * (wavelength - 7500.0) / 1500.0, -first * wavelength / SPEED_OF_LIGHT], dim=1)
+    return variance, variance * ((wavelength - 7500.0) / 1500.0), -wavelength / SPEED_OF_LIGHT
 
 
 class ResidualModel:
@@ -287,6 +318,4 @@ class ResidualModel:
 
     def __call__(self, labels: Tensor, directions: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return spectra and derivatives (see `ForwardModel`)."""
-        spectrum, jacobian = self.synthetic(labels, directions, rows)
-        change, slope = self.transfer.correction_and_tangents(labels, directions)
-        return spectrum * (1 + change), jacobian * (1 + change)[:, None] + spectrum[:, None] * slope
+        return self.transfer.correct(*self.synthetic(labels, directions, rows), labels, directions)

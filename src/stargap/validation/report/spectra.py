@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stargap.arrays import Labels, Spectra
 from stargap.errors import UsageError
+from stargap.fit.forward import EmulatorModel
 from stargap.labels import LABELS
 from stargap.measurement.models import AnyTransfer, load_transfer, settings_for
 from stargap.measurement.star import BATCH, BatchVelocity, Columns, Fitted, measure_native
@@ -19,6 +21,7 @@ from stargap.pixels import grid_for
 from stargap.processor import single_thread
 from stargap.settings import MeasureSettings, read_settings_as
 from stargap.spectra.log_lambda import concatenate
+from stargap.spectra.prepare import Prepared
 from stargap.spectra.spectrum import Facts
 from stargap.spectra.store.shards import Shard
 from stargap.statistics import mean_residual
@@ -94,7 +97,7 @@ def fit_again(folder: str | Path, spectrum_id: NDArray[np.int64]) -> FittedSpect
         after[rows] = mean_residual(flux, fit, sigma, good)
         labels[rows] = np.stack([np.asarray(columns[name], dtype=float) for name in LABELS], axis=1)
         if fitted.domains is not None:
-            first = fitted.domains.synthetic.model[:count].numpy()
+            first = _synthetic_spectra(star, fitted.domains.synthetic.labels, emulator)[:count].numpy()
             synthetic[rows], before[rows] = _average(first, good), mean_residual(flux, first, sigma, good)
         far = np.abs(np.log(np.maximum(np.asarray(columns["snr_r"], dtype=float), 0.1) / EXAMPLE_SNR))
         far = np.where(np.isfinite(far) & np.isfinite(labels[rows, 0]), far, np.inf)
@@ -111,6 +114,12 @@ def fit_again(folder: str | Path, spectrum_id: NDArray[np.int64]) -> FittedSpect
         None if transfer is None else before,
         None if example is None else example[1],
     )
+
+
+def _synthetic_spectra(star: Prepared, labels: Labels, emulator: Emulator) -> Spectra:
+    """Return the emulator's spectra at `labels`, normalised as the stars were; NaN where labels are."""
+    nothing = torch.zeros(len(labels), 0, len(LABELS), dtype=torch.float64)
+    return EmulatorModel(emulator, star)(labels, nothing, torch.arange(len(labels)))[0]
 
 
 def _models(folder: Path) -> tuple[Emulator, AnyTransfer | None]:
