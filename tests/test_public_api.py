@@ -43,7 +43,7 @@ def test_importing_the_package_and_printing_help_load_no_numerical_library():
 def test_reading_and_comparing_tables_loads_no_torch():
     program = (
         "import sys\n"
-        "import stargap.tables.print, stargap.tables.validate, stargap.catalogue.publish, stargap.validation.compare\n"
+        "import stargap.tables.show, stargap.tables.validate, stargap.catalogue.publish, stargap.validation.compare\n"
         "import stargap.validation.binaries, stargap.photometry.tables\n"
         "print('torch' in sys.modules)"
     )

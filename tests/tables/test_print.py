@@ -9,7 +9,8 @@ from rich.console import Console
 from stargap.errors import UsageError
 from stargap.flags import FLAG_COLUMNS, FinalCut, Flag, bit_text, set_bits
 from stargap.tables.columns import CATALOGUE, INT_NULL, MEASURED, STARS
-from stargap.tables.print import print_rows, print_table
+from stargap.tables.print import print_table
+from stargap.tables.show import print_rows
 from stargap.tables.write import write_table
 
 
@@ -51,11 +52,12 @@ def test_numbers_that_cannot_be_used_are_not_shown():
     table["flags"] = np.array([0, Flag.UNLIKE_TRAINING | Flag.LOW_SN, Flag.TEFF_AT_BOUND], dtype=np.int64)
     lines = printed(table, width=140)
     assert lines[2].split()[1:8].count("–") == 0
-    assert lines[3].split()[2:8] == ["–"] * 6
-    assert lines[4].split()[3:6] == ["–"] * 3
+    assert [line[0] for line in lines[2:5]] == [" ", "✗", "✗"]
+    assert lines[3].split()[3:9] == ["–"] * 6
+    assert lines[4].split()[4:7] == ["–"] * 3
     assert f"{table['rv'][2]:.1f}±2.5" in lines[4]
     assert lines[3].endswith("unlike_training, low_sn"), "the worst first"
-    assert lines[6].startswith("  – stands for numbers that cannot be used, in 2 of these rows")
+    assert lines[6].startswith("  ✗ marks labels that cannot be used, in 2 of these rows")
     assert [line.split()[2] for line in lines[7:]] == ["unlike_training:", "teff_at_bound:", "low_sn:"]
 
 
@@ -67,12 +69,37 @@ def test_it_fits(width):
     assert max(map(len, lines)) <= width
     row = lines[2]
     assert ("spec-55000-F5902_sp00-000" in row) == (width >= 100)
-    assert row.split()[0].endswith("00-000")
+    assert row.split()[1].endswith("00-000")
     assert f"{table['rv'][0]:.1f}±2.5" in row
     assert f"{table['teff'][0]:.0f}±11" in row
     assert f"{table['logg'][0]:.2f}±0.01" in row
     assert f"{table['spt'][0]:.1f}" in row.split()
     assert "low_sn" in row
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_no_flag_is_cut_and_names_stay_different(width):
+    """The worst flag of every row is whole, in its line or below it; files of one plate differ in the middle."""
+    table = survey(4)
+    table["path"] = [f"spec-55862-B{plate}_sp{spid:02d}-006.fits.gz" for plate in (6202, 6212) for spid in (1, 7)]
+    table["flags"] = [0, Flag.OUTSIDE_TRAINING | Flag.LOW_SN | Flag.ACTIVE, Flag.UNLIKE_TRAINING | Flag.BAD_FIT, 16]
+    lines = printed(table, width=width)
+    lines = lines[: lines.index("4 spectra")]
+    assert width < 80 or max(map(len, lines)) <= width
+    rows = "\n".join(lines[2:])
+    for flag in ("outside_training", "unlike_training", "low_sn"):
+        assert flag in rows
+    assert "outside_training, low_sn, active" in rows or "outside_training +2" in rows
+    assert (width >= 100) == (lines[0].split()[-1] == "flags")
+    names = [line[2:].split()[0] for line in lines[2:] if not line.startswith("    ")]
+    assert len(set(names)) == 4
+
+
+def test_rows_that_cannot_be_used_are_dim_on_a_terminal():
+    table = survey(2) | {"flags": np.array([0, Flag.UNLIKE_TRAINING])}
+    raw = io.StringIO()
+    print_table(table, console=Console(file=raw, width=100, force_terminal=True, color_system="standard"))
+    assert [line.startswith("\x1b[2m✗") for line in raw.getvalue().splitlines()[2:4]] == [False, True]
 
 
 def test_numbers_are_whole_on_a_narrow_console():
@@ -113,7 +140,7 @@ def test_a_value_without_an_error_stands_alone():
 def test_odd_names_are_shown_as_they_are():
     table = survey(4)
     table["path"] = ["x/[red]a.fits", "é 名.fits", "a\x1b[31m.fits", ".fits"]
-    names = [line.split("  ")[0] for line in printed(table, width=120)[2:6]]
+    names = [line[2:].split("  ")[0] for line in printed(table, width=120)[2:6]]
     assert names == ["[red]a", "é 名", r"a\x1b[31m", ".fits"]
 
 
@@ -122,7 +149,7 @@ def test_ascii_terminals():
     table["path"][0] = "é.fits"
     table["flags"][:] = 1 << 31 - 3 | 1 << 4
     lines = printed(table, width=120, encoding="ascii")
-    assert lines[2].startswith(r"\xe9 ")
+    assert lines[2].startswith(r"! \xe9 ")
     assert f"{table['rv'][0]:.1f}+-2.5" in lines[2]
     assert lines[-1] == "  3 x bit_28: user bit 28"
 
@@ -159,9 +186,10 @@ def test_the_catalogue_is_shown_by_designation_with_all_its_flags():
     table = {column.name: [None] * 3 for column in CATALOGUE}
     table |= {"designation": ["J1", "J2", ""], "flags": [16, 0, INT_NULL], "cuts": [0, 8, INT_NULL]}
     lines = printed(table)
-    assert [line.split()[0] for line in lines[2:5]] == ["J1", "J2", "–"]
+    assert [line[:4].strip() for line in lines[2:5]] == ["! J1", "J2", "–"]
     assert lines[5:] == [
         "3 spectra",
+        "  ! marks what should be used with care, in 1 of these rows",
         "  1 × low_sn: S/N below 5 in r or i",
         "  1 × cuts too_hot: Teff too high for an M dwarf",
     ]
@@ -174,6 +202,24 @@ def star(folder, suffix=".fits"):
     rows |= {"cuts": [int(FinalCut.YOUNG | FinalCut.ACTIVE) | 1 << 27, None, 0], "in_final_catalogue": [False] * 3}
     write_table(rows, folder / f"stars{suffix}", schema=STARS, provenance={})
     return folder / f"stars{suffix}"
+
+
+def test_all_that_is_known_is_wrapped_to_the_terminal(tmp_path):
+    file = star(tmp_path)
+    for width in (80, 100):
+        lines = rows_printed(file, ["11"], width=width)
+        assert max(map(len, lines)) <= width
+        text = " ".join(" ".join(lines).split())
+        assert "mean or median kinematic age too low for the isochrones of the label prior" in text
+
+
+def test_labels_that_cannot_be_used_are_marked(tmp_path):
+    row = {column.name: [None] for column in MEASURED} | {"spectrum_id": [0], "flags": [int(Flag.GIANT)]}
+    row |= {"teff": [3500.0], "e_teff": [30.0], "e_teff_sys": [40.0], "rv": [10.0], "limit_teff": [20.0]}
+    write_table(row, tmp_path / "t.fits", schema=MEASURED, provenance={})
+    told = {line.split()[0]: line for line in rows_printed(tmp_path / "t.fits", ["0"])}
+    assert all("✗ cannot be used" in told[name] for name in ("teff", "e_teff", "e_teff_sys", "limit_teff"))
+    assert "✗" not in told["rv"]
 
 
 def rows_printed(*request, width=300, encoding="utf-8"):

@@ -222,7 +222,7 @@ def show(table: Path, /, *, id: Annotated[list[str], Parameter(name="--id", nega
         spectrum_id, obsid, gaia_source_id, designation or path; can be given several times. The first row that stargap
         measure prints has spectrum_id 0.
     """
-    from stargap.tables.print import print_rows
+    from stargap.tables.show import print_rows
 
     print_rows(table, id, console=console())
 
