@@ -58,7 +58,7 @@ def test_every_command_is_in_the_readme_or_on_the_page_of_surveys():
     commands = [name for name in app if not name.startswith("-")]
     survey = {"run", "stage", "settings", "mock", "missing"}
     tables = {"gaia", "photometry", "catalogue", "report", "compare", "binaries", "show", "validate", "limits"}
-    assert set(commands) == {"measure", "demo", "emulator", "train"} | survey | tables
+    assert set(commands) == {"measure", "demo", "emulator", "train", "completion"} | survey | tables
     for command in commands:
         assert f"stargap {command}" in readme or f"make {command}" in readme
 

@@ -144,7 +144,7 @@ def read_settings_as(
             known = re.findall("'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
             place, key, table = place[:-2], place[-2], "".join(f"{part}." for part in place[:-2])
             reason = f"unknown key {table + key!r}"
-            reason += f"; did you mean {table + nearest(key, known)!r}?" if known else ""
+            reason += nearest(key, known, table) if known else ""
         message = f"{where}: {'.'.join(place) or 'settings'}: {reason}"
         raise UsageError(message) from None
 
@@ -153,26 +153,41 @@ def _check_keys(kind: type[BaseModel], content: dict[str, Any], where: str, tabl
     known = list(kind.model_fields)
     for key, value in content.items():
         if key not in known:
-            message = f"{where}: unknown key {table + key!r}; did you mean {table + nearest(key, known)!r}?"
+            message = f"{where}: unknown key {table + key!r}{nearest(key, known, table)}"
             raise UsageError(message)
         inner = kind.model_fields[key].annotation
         if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, BaseModel):
             _check_keys(inner, value, where, f"{table}{key}.")
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return the known name that somebody who wrote another one probably meant.
+def nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """Return the question after the known name that somebody who wrote another one probably meant; else the names.
+
+    Args:
+        name: as it was written.
+        known: names, at least one.
+        prefix: what stands before each of them.
 
     Example:
         >>> nearest("mesure", ["table", "measure"])
-        'measure'
+        "; did you mean 'measure'?"
+        >>> nearest("foo", ["table", "measure"])
+        '; known are table, measure'
     """
-    begun = [one for one in known if one.startswith(name)]
-    return (begun or difflib.get_close_matches(name, known, n=1, cutoff=0.0))[0]
+    begun = [one for one in known if name and one.startswith(name)]
+    inside = [one for one in known if name and name.lower() in one.lower()]
+    near = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.6) or inside
+    if near:
+        return f"; did you mean {prefix + near[0]!r}?"
+    return f"; known are {', '.join(prefix + one for one in known)}"
 
 
-def example_toml(settings: BaseModel) -> str:
+def example_toml(settings: BaseModel, *, only: Sequence[str] | None = None) -> str:
     """Return settings as TOML with their explanations; what is None stands there as a comment.
+
+    Args:
+        settings: of any kind.
+        only: leave out what is as by default, save these: names with the tables that they are in, as ``input.gaia``.
 
     Raises:
         UsageError: a path is not UTF-8, which TOML cannot hold.
@@ -181,8 +196,14 @@ def example_toml(settings: BaseModel) -> str:
         >>> print("\\n".join(example_toml(MeasureSettings()).splitlines()[:2]))
         # Preparation of spectra: that of stargap, or the paper's (section 2.4).
         preset = "stargap"
+        >>> print(example_toml(MeasureSettings(starts=1), only=["preset"]))
+        # Preparation of spectra: that of stargap, or the paper's (section 2.4).
+        preset = "stargap"
+        # Number of starting points of a fit.
+        starts = 1
+        <BLANKLINE>
     """
-    text = "\n".join(_example_lines(settings, "")) + "\n"
+    text = "\n".join(_example_lines(settings, "", only)).lstrip("\n") + "\n"
     odd = next((line for line in text.splitlines() if not _is_utf8(line)), None)
     if odd is not None:
         message = f"{odd.encode('utf-8', 'backslashreplace').decode()}: is not UTF-8, which a settings file cannot hold"
@@ -198,27 +219,39 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _example_lines(settings: BaseModel, table: str) -> Iterator[str]:
+def _example_lines(settings: BaseModel, table: str, only: Sequence[str] | None = None) -> Iterator[str]:
     explained = _explanations(type(settings))
     tables = {name: value for name, value in settings if isinstance(value, (BaseModel, dict))}
     for name, value in settings:
-        if name not in tables:
+        if name not in tables and (only is None or table + name in only or not _is_default(settings, name)):
             yield from _comment(explained.get(name, ""))
             yield f"# {name} =" if value is None else f"{name} = {_toml_value(value)}"
     for name, inner in tables.items():
-        yield ""
-        yield from _comment(explained.get(name, ""))
-        yield f"[{table}{name}]"
-        if isinstance(inner, BaseModel):
-            yield from _example_lines(inner, f"{table}{name}.")
-            continue
-        for key, value in inner.items():
-            if not isinstance(value, BaseModel):
-                yield f"{_toml_key(key)} = {_toml_value(value)}"
-        for key, value in inner.items():
-            if isinstance(value, BaseModel):
-                yield f"[{table}{name}.{_toml_key(key)}]"
-                yield from _example_lines(value, f"{table}{name}.{_toml_key(key)}.")
+        lines = list(_table_lines(inner, f"{table}{name}", only))
+        if only is None or lines:
+            yield ""
+            yield from _comment(explained.get(name, ""))
+            yield f"[{table}{name}]"
+            yield from lines
+
+
+def _table_lines(inner: BaseModel | dict[str, Any], table: str, only: Sequence[str] | None) -> Iterator[str]:
+    """Yield the lines of a table below its head."""
+    if isinstance(inner, BaseModel):
+        yield from _example_lines(inner, f"{table}.", only)
+        return
+    for key, value in inner.items():
+        if not isinstance(value, BaseModel):
+            yield f"{_toml_key(key)} = {_toml_value(value)}"
+    for key, value in inner.items():
+        if isinstance(value, BaseModel):
+            yield f"[{table}.{_toml_key(key)}]"
+            yield from _example_lines(value, f"{table}.{_toml_key(key)}.", only)
+
+
+def _is_default(settings: BaseModel, name: str) -> bool:
+    field = type(settings).model_fields[name]
+    return not field.is_required() and getattr(settings, name) == field.get_default(call_default_factory=True)
 
 
 def _comment(text: str) -> Iterator[str]:

@@ -148,7 +148,11 @@ def test_nothing_that_can_be_read_is_exit_code_1(folder, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["measure", str(folder / "broken.fits"), "-o", str(tmp_path / "l.fits"), "--workers", "1"])
     assert stop.value.code == 1
-    assert capsys.readouterr().err == "stargap: none of the files could be read\n"
+    printed = capsys.readouterr()
+    assert printed.err == (
+        "stargap: none of the 1 files could be read: 1 x not a FITS file (starts with HTML): HTML, not a spectrum\n"
+    )
+    assert "HTML" not in printed.out, "it is said once"
     assert len(fits.getdata(tmp_path / "l.fits")) == 1, "the row says why"
 
 
@@ -160,9 +164,29 @@ def test_every_command_has_help_with_every_option_explained(command, capsys):
     printed = capsys.readouterr().out
     cells = [line.strip("│* ") for line in printed.splitlines() if line.startswith("│")]
     options = [cell for cell in cells if cell.startswith("--")]
-    assert options or command == "validate", "it has none"
+    assert options or command in ("validate", "completion"), "they have none"
     for line in options:
         assert re.search(r"  \S", line) or line.endswith(("INT", "PATH", "FLOAT")), line
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_and_options(shell, tmp_path):
+    result = run("completion", shell)
+    assert result.returncode == 0
+    assert "measure" in result.stdout
+    assert "zero-points" in result.stdout
+    if shell == "bash":
+        (tmp_path / "complete.sh").write_text(result.stdout)
+        subprocess.run(["bash", "-n", tmp_path / "complete.sh"], check=True)
+
+
+def test_spectra_and_models_are_written(folder, tmp_path):
+    result = run("measure", folder / "spec-0.fits", "--spectra", tmp_path / "s.fits", "--workers", "1")
+    assert "spectra and models of 1 rows" in result.stdout
+    assert fits.getheader(tmp_path / "s.fits", 1)["EXTNAME"] == "SPECTRUM_0"
+    refused = run("measure", folder / "spec-0.fits", "--spectra", tmp_path / "s.csv", "--workers", "1")
+    assert refused.returncode == 2
+    assert "its name must end in .fits or .parquet" in refused.stderr
 
 
 def test_help_does_not_import_torch_or_astropy():

@@ -105,6 +105,24 @@ def test_click_shows_the_star_its_spectrum_and_its_row(browser, written, finishe
     assert browser.problems == []
 
 
+def test_labels_that_cannot_be_used_are_marked(browser, written, finished_run):
+    opened(browser, written)
+    table = read_columns(finished_run / "catalogue/spectra.parquet")
+    rows = choose_rows(table)
+    for use in (0, 1):
+        number = int(np.flatnonzero(table["use_teff"][rows] == use)[0])
+        browser.run("document.getElementById('removed').checked = true")
+        find(browser, str(table["spectrum_id"][rows[number]]))
+        browser.until(f"{EXPLORER}.ready === '{table['spectrum_id'][rows[number]]}'")
+        heads = "(row) => row.className + ' ' + row.cells[0].textContent + ': ' + row.cells[3].textContent"
+        marked = [line for line in browser.run(f"Array.from(document.querySelectorAll('#row tr'), {heads})")]
+        assert (
+            f"{'unusable' if use == 0 else ''} teff: {'cannot be used. ' if use == 0 else ''}Effective temperature"
+        ) in marked
+        assert any(line.startswith("unusable e_teff_sys: cannot be used") for line in marked) == (use == 0)
+    assert browser.problems == []
+
+
 def test_status_tells_the_identifiers_in_full(browser, written, finished_run):
     opened(browser, written)
     table = read_columns(finished_run / "catalogue/spectra.parquet")

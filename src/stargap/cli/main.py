@@ -144,16 +144,19 @@ def measure(
     if sources is not None:
         joined, notes = with_photometry(table.arrays(), sources)
         table = type(table).of(joined, table.provenance)
-    print_table(table.arrays(), max_rows=rows, console=console())
+    nothing = all(table["failure"] != "")
+    if not nothing:
+        print_table(table.arrays(), max_rows=rows, console=console())
     print("".join(f"{note}\n" for note in notes), end="")
     if _of_simulated_stars(model):
-        print(f"the model {model} was trained on simulated stars: its labels of real stars mean nothing")
+        print(f"the model {model} was trained on simulated stars: it is not for real ones")
     if offsets is not None:
         there = set(zip(table["plan_id"].tolist(), table["spectrograph"].tolist(), strict=True))
         used = len(there.intersection(offsets))
         print(f"{used} of {len(offsets)} zero points are of plates and spectrographs measured here")
-    for reason, count in table.failures().items():
-        print(f"not read: {count} x {reason}")
+    if not nothing:
+        for reason, count in table.failures().items():
+            print(f"not read: {count} x {reason}")
     if output is not None:
         table.write(output)
         print(f"wrote {output}: {len(table)} rows")
@@ -174,8 +177,9 @@ def measure(
         print(f"pictures in {plot}")
         for fault in faults:
             print(f"stargap: {fault}", file=sys.stderr)
-    if all(table["failure"] != ""):
-        print("stargap: none of the files could be read", file=sys.stderr)
+    if nothing:
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in table.failures().items())
+        print(f"stargap: none of the {len(table)} files could be read: {reasons}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -341,6 +345,20 @@ def _train(path: Path | None, example: bool) -> None:
         print(f"  {name:<32} {value:.5g}")
     print(f"wrote {result.path}")
     print(f"use: stargap measure SPECTRA --model {result.path}")
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print a script that lets a shell complete commands, options and files: source it, or keep it where shells look.
+
+    For bash: stargap completion bash > ~/.local/share/bash-completion/completions/stargap
+
+    Parameters
+    ----------
+    shell
+        The shell that is to complete.
+    """
+    print(app.generate_completion(shell=shell), end="")
 
 
 def _of_simulated_stars(model: Path | None) -> bool:

@@ -25,6 +25,10 @@ FAILED = 3
 """Exit code of a run of which some pieces failed."""
 
 
+MINIMAL = ("preset", "output", "input.spectra", "input.catalogue", "input.gaia")
+"""The settings that a run is begun with."""
+
+
 def add_commands(app: App) -> None:
     """Add the commands of this module to the command line."""
     for command in (run, stage, settings, mock, missing):
@@ -82,7 +86,10 @@ def run(
 
     chosen = read_survey(survey)
     if status:
-        report_states(stage_states(Run(chosen.output.absolute(), chosen.absolute())), chosen)
+        run_folder = Run(chosen.output.absolute(), chosen.absolute())
+        report_states(stage_states(run_folder), chosen)
+        if not (chosen.input.spectra or chosen.input.catalogue or run_folder.shards()):
+            print(f"{survey}: input.spectra is empty, so there is nothing to do: name files, folders, globs or @lists")
         return
     if not timeout > 0:
         message = f"--timeout is {timeout:g}; it must be above 0"
@@ -134,6 +141,7 @@ def settings(
     *,
     write: Path | None = None,
     preset: Literal["stargap", "paper"] | None = None,
+    minimal: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Print the settings of a survey run with what each means, all defaults if no file is named.
 
@@ -145,6 +153,8 @@ def settings(
         File to write them to, instead of printing; it must not exist.
     preset
         Defaults to print: ours, or the paper's choices in every stage. A file names its preset itself.
+    minimal
+        Only where the spectra and Gaia's table are and where the run goes, and what is not as by default.
     """
     from stargap.files import replacing
     from stargap.pipeline.settings import SurveySettings
@@ -153,7 +163,8 @@ def settings(
     if survey is not None and preset is not None:
         message = f'--preset is for settings without a file: write preset = "{preset}" into {survey} instead'
         raise UsageError(message)
-    text = example_toml(SurveySettings(preset=preset or "stargap") if survey is None else read_survey(survey))
+    chosen = SurveySettings(preset=preset or "stargap") if survey is None else read_survey(survey)
+    text = example_toml(chosen, only=MINIMAL if minimal else None)
     if write is None:
         print(text, end="")
         return

@@ -134,7 +134,7 @@ def _chosen_stages(
     names = [stage.name for stage in stages.STAGES]
     for name in (until, since, only):
         if name is not None and name not in names:
-            message = f"no stage {name!r}; did you mean {nearest(name, names)!r}? The stages are {', '.join(names)}"
+            message = f"no stage {name!r}{nearest(name, names)}"
             raise UsageError(message)
     if part is not None and (gather or not 1 <= part[0] <= part[1]):
         message = f"shard {part[0]}/{part[1]}: i/N with i from 1 to N, and not together with gather"

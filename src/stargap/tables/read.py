@@ -29,6 +29,9 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _NEAREST_NAMES = 2000
 """Columns among which a near name is looked for."""
 
+_IDENTIFIER = re.compile(r"(gaia_?)?(dr3_?)?source_?id\d?", re.IGNORECASE)
+"""Names of columns of Gaia's identifiers."""
+
 
 def read_table(
     path: str | Path,
@@ -69,7 +72,8 @@ def read_table(
 
     Raises:
         UsageError: the file is missing, damaged, cut short by the service that made it or no table, lacks a column or
-            a row, has several tables with these columns, an integer exceeds int64, or a unit cannot be converted.
+            a row, has several tables with these columns, an integer exceeds int64, identifiers of Gaia are floats, or a
+            unit cannot be converted.
 
     Example:
         >>> file = getfixture("tmp_path") / "dr10.csv"
@@ -90,6 +94,8 @@ def read_table(
             whole, size = values, len(values)
             if units is not None and name in units:
                 whole = _in_unit(values, units[name], f"{path}: column {there!r}", source, source.fields[there].unit)
+            elif _IDENTIFIER.fullmatch(there):
+                _refuse_floats(whole, f"{there}: holds floats", path, source)
             table[name] = whole[kept]
             if size != (source.rows or size) or len(table[name]) != len(next(iter(table.values()))):
                 message = f"columns differ in length: {there!r} has {size:,} rows"
@@ -102,6 +108,18 @@ def _in_unit(values: AnyColumn, unit: str, what: str, source: Source, stated: st
     first, line = (1, "row") if source.first_line is None else (source.first_line, "line")
     values = parsed(values, what, first=first, line=line)
     return converted(values, stated, unit, what) if stated and unit else values
+
+
+def _refuse_floats(values: AnyColumn, what: str, path: Path, source: Source) -> None:
+    """Refuse identifiers that went through a float, by file and line: their last digits are lost."""
+    if values.dtype.kind == "f" and not np.isnan(values).all():
+        row = int((~np.isnan(values)).argmax())
+        place = f"row {row + 1}" if source.first_line is None else f"line {source.first_line + row}"
+        message = (
+            f"{path}: {place}: {what}, which keep 15 digits of an identifier, such as {values[row]!s}; write whole "
+        )
+        message += "numbers (pandas: astype('int64'), or 'Int64' where some are unknown)"
+        raise UsageError(message)
 
 
 @contextmanager

@@ -6,6 +6,7 @@
     kiel: {x: "teff", y: "logg", xTitle: "Teff (K)", yTitle: "log g (dex)", xDown: true},
     hr: {x: "bp_rp", y: "m_g", xTitle: "BP − RP (mag)", yTitle: "M_G (mag)", xDown: false},
   };
+  const QUANTITIES = ["rv", "teff", "logg", "m_h"];
   const byId = (name) => document.getElementById(name);
   const waiting = new Map(), loaded = new Map();
   let points = null, chosen = -1, spectrum = null;
@@ -265,13 +266,17 @@
     const table = byId("row");
     table.replaceChildren();
     const nulls = [];
+    const unusable = new Set(QUANTITIES.filter(
+      (quantity) => cells[points.schema.findIndex(([name]) => name === "use_" + quantity)] === "0"));
     points.schema.forEach(([name, unit, about], place) => {
       if (cells[place] === "") { nulls.push(name); return; }
       const line = table.insertRow(), head = document.createElement("th");
       head.scope = "row";
       head.textContent = name;
       line.append(head);
-      for (const text of [cells[place], unit, about]) line.insertCell().textContent = text;
+      const spoilt = unusable.has(name.replace(/^(e|limit)_/, "").replace(/_(sys|fit|paper)$/, ""));
+      line.className = spoilt ? "unusable" : "";
+      for (const text of [cells[place], unit, spoilt ? "cannot be used. " + about : about]) line.insertCell().textContent = text;
       line.cells[1].className = /^-?[\d.]+$/.test(cells[place]) ? "number" : "";
     });
     byId("nulls").textContent = nulls.length ? "null: " + nulls.join(", ") : "";
