@@ -130,7 +130,7 @@ def test_what_cannot_be_looked_up_says_what_to_do(tmp_path):
     file = table(tmp_path, ra=["10 00 00"], dec=["+10 00 00"], source_id=[1.5])
     for problem, columns in (
         ("no column 'id'", {"keys": ("id",)}),
-        ("t: source_id: holds floats", {"keys": ("source_id",)}),
+        ("t.fits: row 1: source_id: holds floats", {"keys": ("source_id",)}),
         ("column 'ra', row 1: ", {"radius_arcsec": 1}),
     ):
         with pytest.raises(UsageError, match=problem):
