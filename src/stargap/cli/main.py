@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from stargap import __version__
+from stargap.cli import completion as cli_completion
 from stargap.cli import survey as cli_survey
 from stargap.cli import tables as cli_tables
 from stargap.console import bar, bars, console, sigterm_as_ctrl_c, worker_count
@@ -347,20 +348,6 @@ def _train(path: Path | None, example: bool) -> None:
     print(f"use: stargap measure SPECTRA --model {result.path}")
 
 
-@app.command
-def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
-    """Print a script that lets a shell complete commands, options and files: source it, or keep it where shells look.
-
-    For bash: stargap completion bash > ~/.local/share/bash-completion/completions/stargap
-
-    Parameters
-    ----------
-    shell
-        The shell that is to complete.
-    """
-    print(app.generate_completion(shell=shell), end="")
-
-
 def _of_simulated_stars(model: Path | None) -> bool:
     """Say whether a model, which has been read without complaint, was trained on simulated stars."""
     if model is None or model.suffix != ".safetensors":
@@ -368,7 +355,7 @@ def _of_simulated_stars(model: Path | None) -> bool:
     return bool(json.loads(model.with_suffix(".json").read_bytes())["simulated"])
 
 
-for commands in (cli_survey, cli_tables):
+for commands in (cli_survey, cli_tables, cli_completion):
     commands.add_commands(app)
 
 
