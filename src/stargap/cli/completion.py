@@ -14,7 +14,7 @@ def add_commands(app: App) -> None:
 
     @app.command
     def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
-        """Print a script that lets a shell complete commands, options and files: source it, or keep it where shells look.
+        """Print a script that lets a shell complete commands and options: source it, or keep it where shells look.
 
         For bash: stargap completion bash > ~/.local/share/bash-completion/completions/stargap
 
