@@ -51,6 +51,11 @@ def test_columns_page_is_what_the_schema_says():
     assert (ROOT / "docs/columns.md").read_text(encoding="utf-8") == page, "run: python docs/make_columns.py"
 
 
+def test_page_of_lines_has_the_definitions_of_the_code():
+    definitions = runpy.run_path(str(ROOT / "docs/make_lines.py"))["definitions"]()
+    assert definitions in (ROOT / "docs/lines.md").read_text(encoding="utf-8"), "run: python docs/make_lines.py"
+
+
 def test_every_command_is_in_the_readme_or_on_the_page_of_surveys():
     from stargap.cli.main import app
 

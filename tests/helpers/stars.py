@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stargap.features import HALPHA
 from stargap.labels import A_M, LOGG, M_H, TEFF, alpha_relation
-from stargap.measurement.halpha import HALPHA, measure_halpha
+from stargap.measurement.halpha import measure_halpha
 from stargap.mock.instrument import Truth, mock_wavelength, planck, simulate
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.log_lambda import NativeBatch, to_log_lambda

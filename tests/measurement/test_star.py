@@ -10,6 +10,7 @@ import torch
 
 import stargap
 from stargap.errors import SpectrumError
+from stargap.features import FEATURES
 from stargap.flags import Flag
 from stargap.measurement.star import BATCH, measure_batch
 from stargap.measurement.velocity import emulator_templates, measure_velocity
@@ -25,7 +26,7 @@ from stargap.tables.conform import conform, validate
 WAVE = mock_wavelength()
 RV = 30.0
 TRUTH = {"rv": RV, "teff": 3500.0, "logg": 4.8, "m_h": -0.1}
-VALUES = ("rv", "teff", "logg", "m_h", "a_m", "chi2", "spt", "tio5", "cah2", "cah3", "zeta", "halpha_ew")
+VALUES = ("rv", "teff", "logg", "m_h", "a_m", "chi2", "spt", "zeta", *(one.name for one in FEATURES))
 HALPHA = air_to_vacuum(6562.801) * (1 + RV / SPEED_OF_LIGHT)
 SPIKES = (6105.0, 6500.0, HALPHA, HALPHA - 4.0, 7000.0, 7133.0, 7500.0, 8400.0, 8800.0)
 

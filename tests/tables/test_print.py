@@ -73,7 +73,7 @@ def test_it_fits(width):
     assert f"{table['rv'][0]:.1f}±2.5" in row
     assert f"{table['teff'][0]:.0f}±11" in row
     assert f"{table['logg'][0]:.2f}±0.01" in row
-    assert f"{table['spt'][0]:.1f}" in row.split()
+    assert f"M{table['spt'][0]:.1f}" in row.split()
     assert "low_sn" in row
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr
 
 from stargap.marks import with_marks
 from stargap.tables.columns import CATALOGUE, INT_NULL, STARS
@@ -21,7 +22,7 @@ Columns = dict[str, NDArray[Any]]
 Combination = Literal["weighted", "best"]
 
 _LABELS = ("rv", "teff", "logg", "m_h")
-_COMBINED = (*_LABELS, "a_m", "spt", "halpha_ew")
+_COMBINED = (*_LABELS, "a_m", "spt", "halpha_ew", "lhalpha_lbol")
 _BITS = ("flags", "cuts", "vb_flag")
 _ACTIVE_EW = 0.75  # Angstrom, paper section 4.3
 _STARS_PER_BLOCK = 100_000
@@ -95,6 +96,7 @@ def combine_spectra(columns: Mapping[str, NDArray[Any]], star: NDArray[np.int64]
         table |= _combined(name, given, chosen, used, weight, groups)
     width, error = table["halpha_ew"], table["e_halpha_ew"]
     table["activity"] = np.where(np.isnan(width), INT_NULL, width > _ACTIVE_EW)
+    table["p_active"] = ndtr((width - _ACTIVE_EW) / error)
     sure = width - 3 * error
     table["activity_3sigma"] = np.where(np.isnan(sure), INT_NULL, sure > _ACTIVE_EW)
     counted = chosen | ~groups.any(chosen)

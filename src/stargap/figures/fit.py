@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stargap.features import subtype_name
 from stargap.figures.panels import BOX, no_stars, tidy
 from stargap.figures.style import new_figure, plain_style
 from stargap.flags import Flag
@@ -205,7 +206,7 @@ def _title(columns: Mapping[str, Any], row: int) -> str:
         "   ".join(name for name in names if name),
         f"RV {value('rv', 1, ' km/s')}   Teff {value('teff', 0, ' K')}   log g {value('logg', 2)}   "
         f"[M/H] {value('m_h', 2)}   χ² {value('chi2', 2)}   "
-        f"SpT {value('spt', 1)}   EW Hα {value('halpha_ew', 2, ' Å')}",
+        f"SpT {subtype_name(_usable(columns, 'spt', row)) or '–'}   EW Hα {value('halpha_ew', 2, ' Å')}",
     ]
     if flags := Flag.describe(int(columns["flags"][row])):
         lines += textwrap.wrap(f"flags: {flags}", _WIDE)

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from stargap.arrays import PerStar, StarFlags
-from stargap.measurement.bands import Band, band_mean, band_ratio
-from stargap.pixels import air_to_vacuum
+from stargap.features import feature
+from stargap.measurement.bands import band_mean, band_ratio, mean_of
+from stargap.rows import FloatColumn
 from stargap.spectra.log_lambda import NativeBatch
 
-__all__ = ["ACTIVE_WIDTH", "HALPHA", "Halpha", "measure_halpha"]
+__all__ = ["ACTIVE_WIDTH", "CHI", "Halpha", "halpha_luminosity", "measure_halpha"]
 
-HALPHA = air_to_vacuum(6562.801)
-"""6564.61 A, vacuum."""
-HALF_WIDTH = 7.0
-"""Half the width of the window of the line (A)."""
-SIDE = (9.61, 19.61)
-"""Distances of the two continuum windows from the line (A): 6545.00-6555.00 and 6574.22-6584.22 A in vacuum."""
 ACTIVE_WIDTH = 0.75
 """Equivalent width (A) above which a star is active."""
 MOST_MISSING = 0.02
 """Fraction of the window of the line that may be missing: less than one pixel."""
+CHI = (6.6453, 6.0334, 5.2658, 4.4872, 3.5926, 2.4768, 1.7365, 1.2057, 0.6122, 0.3522)
+"""Continuum flux per A at H-alpha over bolometric flux, in 1e-5 / A, of M0 to M9 (Douglas et al. 2014, ApJ 795, 161, as
+public code has these numbers)."""
+CHI_SCATTER = (0.6207, 0.5326, 0.5963, 0.4967, 0.5297, 0.4860, 0.3475, 0.3267, 0.2053, 0.1432)
+"""How much stars of one subtype differ in it, in the same unit."""
 
 
 class Halpha(NamedTuple):
-    """Equivalent width (A, emission positive), its error, and activity by two rules: 1, 0, or -1 where unknown."""
+    """Equivalent width (A, emission positive), its error, the probability that the star is active, and activity by two
+    rules: 1, 0, or -1 where unknown."""
 
     width: PerStar
     error: PerStar
+    probability: PerStar
     active: StarFlags
     active_3sigma: StarFlags
 
@@ -41,7 +44,8 @@ def measure_halpha(native: NativeBatch, rv: PerStar, *, noise_factor: PerStar | 
 
     F_cont is the straight line through the mean fluxes of two 10 A windows, one each side; below 3 sigma it gives
     nulls, and so does a missing pixel of the line. ``active`` is the paper's rule, EW > 0.75 A; ``active_3sigma`` asks
-    for EW - 3 sigma > 0.75 A, since at S/N 5 sigma is about 0.9 A.
+    for EW - 3 sigma > 0.75 A, since at S/N 5 sigma is about 0.9 A; ``probability`` is that of EW > 0.75 A given the
+    measurement and its noise, without a prior.
 
     Args:
         native: spectra on the log-lambda grid.
@@ -54,13 +58,35 @@ def measure_halpha(native: NativeBatch, rv: PerStar, *, noise_factor: PerStar | 
         >>> abs(line.width.item()) < 1e-9, int(line.active)
         (True, 0)
     """
-    line = band_mean(native, rv, HALPHA - HALF_WIDTH, HALPHA + HALF_WIDTH, most_missing=MOST_MISSING)
-    blue = band_mean(native, rv, HALPHA - SIDE[1], HALPHA - SIDE[0])
-    red = band_mean(native, rv, HALPHA + SIDE[0], HALPHA + SIDE[1])
-    ratio = band_ratio(line, Band((blue.mean + red.mean) / 2, (blue.variance + red.variance) / 4))
-    width = 2 * HALF_WIDTH * (ratio.mean - 1)
-    error = 2 * HALF_WIDTH * ratio.variance.sqrt() * noise_factor
+    (low, high), sides = feature("halpha_ew").vacuum()
+    line = band_mean(native, rv, low, high, most_missing=MOST_MISSING)
+    ratio = band_ratio(line, mean_of([band_mean(native, rv, *side) for side in sides]))
+    width = (high - low) * (ratio.mean - 1)
+    error = (high - low) * ratio.variance.sqrt() * noise_factor
     unknown = torch.isnan(width)
     active = torch.where(unknown, -1, (width > ACTIVE_WIDTH).long())
     certain = torch.where(unknown, -1, (width - 3 * error > ACTIVE_WIDTH).long())
-    return Halpha(width, error, active, certain)
+    probability = torch.special.ndtr((width - ACTIVE_WIDTH) / error)
+    return Halpha(width, error, probability, active, certain)
+
+
+def halpha_luminosity(width: FloatColumn, error: FloatColumn, spt: FloatColumn) -> tuple[FloatColumn, FloatColumn]:
+    r"""Return L(H-alpha) / L(bol) = EW chi and its error, from the noise and the scatter of chi, ``(row,)`` each.
+
+    chi is interpolated between the subtypes M0 to M9 of `CHI`; other stars get NaN. Nothing is taken off for the
+    photosphere, which absorbs up to 0.6 A in early M dwarfs: inactive stars come out at or below 0.
+
+    Args:
+        width: equivalent widths (A, emission positive).
+        error: their errors.
+        spt: numeric subtypes.
+
+    Example:
+        >>> value, error = halpha_luminosity(np.array([2.0, 2.0]), np.array([0.1, 0.1]), np.array([3.0, -2.0]))
+        >>> value.round(6), error.round(6)
+        (array([9.e-05,    nan]), array([1.1e-05,    nan]))
+    """
+    types = np.arange(len(CHI))
+    known = (spt >= -0.5) & (spt < len(CHI) - 0.5)
+    chi, scatter = (1e-5 * np.where(known, np.interp(spt, types, values), np.nan) for values in (CHI, CHI_SCATTER))
+    return width * chi, np.hypot(error * chi, width * scatter)

@@ -20,9 +20,9 @@ from stargap.fit.parameters import Parameters
 from stargap.flags import Flag
 from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF
 from stargap.marks import with_marks
-from stargap.measurement.halpha import measure_halpha
 from stargap.measurement.limits import LIMITED, star_limits
-from stargap.measurement.subtype import is_giant, measure_indices
+from stargap.measurement.lines import line_columns
+from stargap.measurement.subtype import is_giant
 from stargap.measurement.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
 from stargap.pixels import grid_for
 from stargap.rows import BoolColumn, FloatColumn
@@ -247,7 +247,7 @@ def measure_native(
         **{name: _fact_column(name, [getattr(fact, name) for fact in facts]) for name in FACTS},
         **_velocity_columns(velocity, factor, np.where(lamost, settings.lamost_rv_floor, 0.0)),
         **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy())),
-        **_line_columns(native, rv, factor),
+        **line_columns(native, rv, factor),
         **_correlations(fitted, settings, emulator, count),
         **_limit_columns(fitted, rv, settings, emulator, factor),
     }
@@ -309,21 +309,6 @@ def _limit_columns(
     parameters = parameters_for(settings, emulator)
     bounds = star_limits(fitted.native, fitted.prepared, rv, fitted.fit.labels, emulator, parameters)
     return {f"limit_{name}": bounds.numpy()[: len(factor), k] * factor for k, name in enumerate(LIMITED)}
-
-
-def _line_columns(native: NativeBatch, rv: PerStar, factor: FloatColumn) -> Columns:
-    """Return band indices, the subtype, H-alpha and activity, measured on native pixels."""
-    count = len(factor)
-    padded = torch.as_tensor(np.pad(factor, (0, len(native) - count), constant_values=1.0))
-    columns: Columns = {
-        name: values.numpy()[:count]
-        for name, values in measure_indices(native, rv, noise_factor=padded)._asdict().items()
-    }
-    halpha = measure_halpha(native, rv, noise_factor=padded)
-    columns["halpha_ew"], columns["e_halpha_ew"] = halpha.width.numpy()[:count], halpha.error.numpy()[:count]
-    for name, values in (("activity", halpha.active), ("activity_3sigma", halpha.active_3sigma)):
-        columns[name] = np.where(values.numpy()[:count] < 0, INT_NULL, values.numpy()[:count])
-    return columns
 
 
 def _marks(columns: Columns, fitted: Fitted, facts: Sequence[Facts], least_snr: float) -> dict[Flag, NDArray[np.bool_]]:

@@ -10,19 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from stargap.arrays import PerStar
+from stargap.features import feature
 from stargap.measurement.bands import band_mean, band_ratio
-from stargap.pixels import air_to_vacuum
 from stargap.spectra.log_lambda import NativeBatch
 
-__all__ = ["BANDS", "Indices", "is_giant", "measure_indices"]
-
-BANDS = {
-    "tio5": (7126.0, 7135.0),
-    "cah2": (6814.0, 6846.0),
-    "cah3": (6960.0, 6990.0),
-    "reference": (7042.0, 7046.0),
-}
-"""Bands of Reid et al. (1995): first and last wavelength (A) in AIR, as they defined them."""
+__all__ = ["Indices", "is_giant", "measure_indices"]
 
 LEAST_DEPTH = 0.05
 """Least depth of TiO5 in a dwarf of solar metallicity at which zeta means anything."""
@@ -58,7 +50,8 @@ class Indices(NamedTuple):
 def measure_indices(native: NativeBatch, rv: PerStar, *, noise_factor: PerStar | float = 1.0) -> Indices:
     """Measure TiO5, CaH2, CaH3, zeta and the numeric subtype on flux, on native pixels.
 
-    An index is the mean flux of its band over that of 7042-7046 A; where the latter is below 3 sigma it is null.
+    An index is the mean flux of its band (`stargap.features`) over that of 7042-7046 A, which all three share;
+    where the latter is below 3 sigma it is null.
     zeta = (1 - TiO5) / (1 - TiO5 of a dwarf of solar metallicity with the same CaH2 + CaH3); it loses its meaning at
     early types, where both are near 0, and is null where the denominator is below 0.05. Errors of the subtype are
     photon noise; the relation itself scatters by 0.5.
@@ -74,11 +67,9 @@ def measure_indices(native: NativeBatch, rv: PerStar, *, noise_factor: PerStar |
         >>> round(indices.tio5.item(), 3), round(indices.spt.item(), 3)
         (1.0, -2.575)
     """
-    means = {
-        name: band_mean(native, rv, air_to_vacuum(low), air_to_vacuum(high)) for name, (low, high) in BANDS.items()
-    }
-    reference = means.pop("reference")
-    bands = {name: band_ratio(mean, reference) for name, mean in means.items()}
+    reference = band_mean(native, rv, *feature("tio5").vacuum()[1][0])
+    names = ("tio5", "cah2", "cah3")
+    bands = {name: band_ratio(band_mean(native, rv, *feature(name).vacuum()[0]), reference) for name in names}
     (tio5, v_tio5), (cah2, v_cah2), (cah3, v_cah3) = (
         (bands[name].mean, bands[name].variance) for name in ("tio5", "cah2", "cah3")
     )

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stargap.errors import UsageError
+from stargap.features import HALPHA
 from stargap.labels import TEFF
-from stargap.measurement.halpha import HALPHA
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP, WINDOWS
 from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
 from stargap.spectra.prepare import blur, prepare

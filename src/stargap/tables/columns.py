@@ -8,16 +8,12 @@ from typing import Any
 
 from stargap.tables.column import INT_NULL, Column, with_error
 from stargap.tables.photometric_columns import JOINT, PHOTOMETRIC, PHOTOMETRY
+from stargap.tables.spectral import SPECTRAL
 
 __all__ = ["CATALOGUE", "DOMAINS", "INT_NULL", "JOINED", "JOINT", "MEASURED", "PAPER", "PHOTOMETRIC", "PHOTOMETRY",
            "STARS", "SURVEY", "Column", "columns_table"]  # fmt: skip
 
 _INF = float("inf")
-
-
-def _precise(name: str, unit: str, ucd: str, description: str) -> tuple[Column, Column]:
-    value, error = with_error(name, unit, ucd, description)
-    return replace(value, dtype="float64"), error
 
 
 def _systematic(error: Column) -> Column:
@@ -37,9 +33,6 @@ def _marks(name: str, what: str) -> tuple[Column, Column]:
         Column(f"use_{name}", "int32", "", "meta.code.qual", use, (0, 1)),
         Column(f"care_{name}", "int32", "", "meta.code.qual", care, (0, 1)),
     )
-
-
-_RATIO = "phot.flux.density;arith.ratio"
 
 
 def _rho(one: str, other: str, ucds: str) -> Column:
@@ -90,37 +83,7 @@ MEASURED: tuple[Column, ...] = (
     *with_error("a_m", "", "phys.abund", "Alpha enhancement [a/M] in dex", (-1, 2)),
     Column("chi2", "float64", "", "stat.fit.chi2", "Reduced chi-square of the label fit", (0, _INF)),
     *INFORMATION,
-    *with_error(
-        "spt", "", "src.spType", "Numeric subtype from TiO5: -2 = K5, -1 = K7, 0 to 7 = M0 to M7", (-250, 250), "SpT"
-    ),
-    *with_error("tio5", "", _RATIO, "TiO5 band index", (-20, 20)),
-    *with_error("cah2", "", _RATIO, "CaH2 band index", (-20, 20)),
-    *with_error("cah3", "", _RATIO, "CaH3 band index", (-20, 20)),
-    *with_error("zeta", "", "spect.line.strength;arith.ratio", "Metallicity index zeta(TiO5, CaH2 + CaH3)"),
-    *with_error(
-        "halpha_ew",
-        "Angstrom",
-        "spect.line.eqWidth;em.opt.R",
-        "H-alpha equivalent width, positive in emission",
-        (-100, 1000),
-    ),
-    Column(
-        "activity",
-        "int32",
-        "",
-        "meta.code.class;spect.line.eqWidth",
-        "1 if halpha_ew > 0.75 Angstrom, else 0",
-        (0, 1),
-        "Activity",
-    ),
-    Column(
-        "activity_3sigma",
-        "int32",
-        "",
-        "meta.code.class;spect.line.eqWidth",
-        "1 if halpha_ew - 3 e_halpha_ew > 0.75 Angstrom, else 0",
-        (0, 1),
-    ),
+    *SPECTRAL,
     Column("snr_source", "str", "", "meta.code", "Where the S/N comes from: header or ivar"),
     Column("layout", "str", "", "meta.code", "Structure of the file, such as lamost-image"),
     Column("release", "str", "", "meta.version;meta.dataset", "Data release named by the file"),
@@ -275,8 +238,7 @@ CATALOGUE: tuple[Column, ...] = (
     *_some("a_m", "e_a_m", "chi2"),
     *INFORMATION,
     *map(_synthetic, ("teff", "logg", "m_h", "chi2")),
-    *_some("tio5", "e_tio5", "cah2", "e_cah2", "cah3", "e_cah3", "zeta", "e_zeta"),
-    *_some("halpha_ew", "e_halpha_ew", "activity", "activity_3sigma"),
+    *SPECTRAL[2:],
     *_AGES,
     _VB_FLAG,
     *_some("bad_fraction"),
@@ -320,7 +282,7 @@ STARS: tuple[Column, ...] = (
     *JOINT,
     *_some("a_m", "e_a_m"),
     replace(_BY_NAME["chi2"], description="Reduced chi-square of the best spectrum's label fit"),
-    *_some("halpha_ew", "e_halpha_ew", "activity", "activity_3sigma"),
+    *_some("halpha_ew", "e_halpha_ew", "activity", "activity_3sigma", "p_active", "lhalpha_lbol", "e_lhalpha_lbol"),
     *_AGES,
     _VB_FLAG,
     *MARKS,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
+from stargap.features import subtype_name
 from stargap.flags import FLAG_COLUMNS, bit_text, worst_first
 from stargap.marks import CARE, MARKED, usable
 from stargap.tables.columns import INT_NULL, MEASURED, Column
@@ -118,7 +119,10 @@ def _rows(
         values = shown[value]
         if value in _MARK_OF:
             values = np.where(usable(_MARK_OF[value], shown["flags"]), values, np.nan)
-        texts = [title, unit, *_numbers(values, _total(shown, columns, error, max_rows), digits)]
+        if value == "spt":
+            texts = [title, unit, *(subtype_name(one) or "–" for one in values.tolist())]
+        else:
+            texts = [title, unit, *_numbers(values, _total(shown, columns, error, max_rows), digits)]
         cells = [_plain(text, ascii_only) for text in texts]
         numbers.append([cell.rjust(_widest(cells)) for cell in cells])
     bits = shown["flags"]
