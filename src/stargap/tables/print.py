@@ -41,7 +41,7 @@ ASCII: Final = str.maketrans({"±": "+-", "–": "-", "α": "a", "…": "~", "Å
 """What stands for characters that a terminal of plain ASCII does not have."""
 _MARK_OF = {name: name for name in MARKED} | {"spt": "activity", "halpha_ew": "activity"}
 _NARROW = 100
-_NAME_WIDTH = 12
+_NAME_WIDTH = 11
 _INDENT = 4
 _HEAD, _FLAGS = "file", "flags"
 
