@@ -234,14 +234,24 @@ def lost_workers(survey: Survey, work: Path, tries: int, random: np.random.Gener
 
 
 def _worker_at(process: subprocess.Popen[str], moment: float) -> int:
-    """Return the first worker of a run that is there from a moment on; 0 if it ends before."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    """Return the first worker of a run that is there from a moment on; 0 if it ends before.
+
+    Workers are the children of the server that the run starts (`stargap.workers`).
+    """
     while process.poll() is None:
-        workers = [int(name) for name in children.read_text().split() if b"spawn_main" in _command(name)]
+        servers = [name for name in _children(process.pid) if b"forkserver" in _command(name)]
+        workers = [int(name) for server in servers for name in _children(server)]
         if time.monotonic() > moment and workers:
             return workers[0]
         time.sleep(0.01)
     return 0
+
+
+def _children(pid: int | str) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
 
 
 def _command(name: str) -> bytes:

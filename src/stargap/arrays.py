@@ -21,6 +21,7 @@ __all__ = [
     "LabelsAndDirections",
     "LeftVectors",
     "LogFluxes",
+    "NativeJacobians",
     "NativePixels",
     "NativeSpectra",
     "NuisanceValues",
@@ -32,6 +33,7 @@ __all__ = [
     "PixelMask",
     "PriorSlopes",
     "PriorTerms",
+    "ProblemParameters",
     "Products",
     "RightVectors",
     "RowNumbers",
@@ -81,6 +83,8 @@ Jacobians = Float[Tensor, "star parameter pixel"]
 """Derivatives of spectra with respect to the free parameters."""
 ParameterVectors = Float[Tensor, "star parameter"]
 """One number per free parameter: gradients, steps, bounds of steps."""
+NativeJacobians = Float[Tensor, "star parameter native"]
+"""Derivatives with respect to the free parameters, on the log-lambda grid of the survey."""
 ParameterVariances = Float[Tensor, " parameter"]
 """One number per parameter, the same for all stars."""
 Bounds = Float[Tensor, " parameter"]
@@ -109,6 +113,8 @@ RightVectors = Float[Tensor, "star l pixel"]
 """Spectra or derivatives, several per star, of another number."""
 Products = Float[Tensor, "star k l"]
 """Scalar products of the two."""
+ProblemParameters = Float[Tensor, "problem parameter"]
+"""Values of the free parameters, one row per problem; several problems can be of one star."""
 RowNumbers = Int64[Tensor, " problem"]
 """Positions of problems or rows in a batch."""
 

@@ -9,6 +9,7 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -224,13 +225,13 @@ def _example_lines(settings: BaseModel, table: str, only: Sequence[str] | None =
     tables = {name: value for name, value in settings if isinstance(value, (BaseModel, dict))}
     for name, value in settings:
         if name not in tables and (only is None or table + name in only or not _is_default(settings, name)):
-            yield from _comment(explained.get(name, ""))
+            yield from explained.get(name, ())
             yield f"# {name} =" if value is None else f"{name} = {_toml_value(value)}"
     for name, inner in tables.items():
         lines = list(_table_lines(inner, f"{table}{name}", only))
         if only is None or lines:
             yield ""
-            yield from _comment(explained.get(name, ""))
+            yield from explained.get(name, ())
             yield f"[{table}{name}]"
             yield from lines
 
@@ -254,10 +255,6 @@ def _is_default(settings: BaseModel, name: str) -> bool:
     return not field.is_required() and getattr(settings, name) == field.get_default(call_default_factory=True)
 
 
-def _comment(text: str) -> Iterator[str]:
-    yield from (f"# {line}" for line in textwrap.wrap(text, 110))
-
-
 def _toml_value(value: Any) -> str:
     import tomlkit
 
@@ -272,13 +269,14 @@ def _toml_key(name: str) -> str:
     return tomlkit.key(name).as_string() if name else '""'
 
 
-def _explanations(kind: type[BaseModel]) -> dict[str, str]:
-    """Return the docstrings of the fields of a class and of its bases, by name."""
-    found: dict[str, str] = {}
+@cache
+def _explanations(kind: type[BaseModel]) -> dict[str, list[str]]:
+    """Return the docstrings of the fields of a class and of its bases as comments, by name."""
+    found: dict[str, list[str]] = {}
     for one in reversed(kind.__mro__[: kind.__mro__.index(BaseModel)]):
         body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body  # type: ignore[attr-defined]
         found |= {
-            field.target.id: " ".join(str(text.value.value).split())
+            field.target.id: [f"# {line}" for line in textwrap.wrap(inspect.cleandoc(str(text.value.value)), 110)]
             for field, text in pairwise(body)
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
             if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
@@ -20,6 +22,9 @@ __all__ = ["Workers", "each_alone", "each_result"]
 
 Result = TypeVar("Result")
 Job = tuple[Any, ...]
+
+START = "forkserver" if sys.platform == "linux" else "spawn"
+"""How processes start: on Linux a server imports what they need once, and they are forks of it."""
 
 
 class Workers:
@@ -65,7 +70,7 @@ class Workers:
             try:
                 while todo:
                     while len(running) < min(2 * self.count, len(todo)):
-                        self._pool = self._pool or self._open.enter_context(_pool(self.count))
+                        self._pool = self._pool or self._open.enter_context(_pool(self.count, function))
                         running.append(_submit(self._pool, function, *todo[len(running)]))
                     result = running[0].result()
                     running.popleft()
@@ -103,7 +108,7 @@ def each_alone(function: Callable[..., Result], jobs: Iterable[Job]) -> Iterator
     while todo:
         started = False
         try:
-            with _pool(1) as pool:
+            with _pool(1, function) as pool:
                 _submit(pool, os.getpid).result()
                 started = True
                 while todo:
@@ -119,9 +124,11 @@ def each_alone(function: Callable[..., Result], jobs: Iterable[Job]) -> Iterator
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def _pool(workers: int, function: Callable[..., Any]) -> Iterator[ProcessPoolExecutor]:
     others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(START)
+    context.set_forkserver_preload(["torch", function.__module__])
+    resource_tracker.ensure_running()  # it unblocks SIGINT when it starts: see _submit
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
         try:
             yield pool
@@ -133,7 +140,8 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _follow_parent() -> None:
-    """End this process when its parent ends, however that ends: a killed parent cannot tell its workers."""
+    """End this process when its parent ends, however that ends, and leave Ctrl-C to the parent."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
     if parent is not None:
 
@@ -145,7 +153,7 @@ def _follow_parent() -> None:
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
-    """Submit with SIGINT blocked: a process that starts here inherits that, so Ctrl-C is the parent's alone."""
+    """Submit with SIGINT blocked: processes that start here inherit that, so Ctrl-C is the parent's alone."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(function, *arguments)

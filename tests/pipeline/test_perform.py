@@ -44,6 +44,6 @@ def test_a_piece_that_hangs_fails_in_this_process_too(asked, tmp_path, monkeypat
 
 
 def test_one_worker_keeps_the_limit(asked, tmp_path):
-    states = run_survey(asked(tmp_path / "run"), workers=1, timeout=1e-4)
+    states = run_survey(asked(tmp_path / "run"), until="ingest", workers=1, timeout=1e-4)
     assert states[0].state == "failed"
     assert set(states[0].failures.values()) == {"it took longer than 0.0001 s (--timeout), twice"}

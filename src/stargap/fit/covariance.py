@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stargap.arrays import Jacobians, ParameterVariances, Spectra, SquareMatrices, StarRows
+from stargap.arrays import Jacobians, NativeJacobians, ParameterVariances, Spectra, SquareMatrices, StarRows
 from stargap.fit.linear import gram
 from stargap.pixels import LOG_LAMBDA
 from stargap.spectra.prepare import Prepared
@@ -55,7 +55,7 @@ def linear_covariance(
     return inverse, inverse @ (gram(native, native) + torch.diag(prior)) @ inverse
 
 
-def _by_native_pixels(prepared: Prepared, weighted: Jacobians, rows: StarRows) -> Jacobians:
+def _by_native_pixels(prepared: Prepared, weighted: Jacobians, rows: StarRows) -> NativeJacobians:
     """Return sums over normalised pixels, ``(row, parameter, pixel)``, as sums over native ones: the adjoint.
 
     A native pixel enters the normalised flux directly and through the pseudo-continuum.

@@ -13,6 +13,7 @@ from stargap.arrays import (
     Labels,
     ParameterValues,
     PerStar,
+    RowNumbers,
     Spectra,
     SquareMatrices,
     StarFlags,
@@ -249,7 +250,7 @@ class _Problem:
         return chi2 / (self.prepared.good.sum(dim=1)[rows] - len(self.parameters.free))
 
 
-def _summarise(problem: _Problem, fitted: StarRows, result: LeastSquares, ambiguous: StarRows) -> LabelFit:
+def _summarise(problem: _Problem, fitted: StarRows, result: LeastSquares, ambiguous: RowNumbers) -> LabelFit:
     """Return labels and flags of all stars from the fits of the stars `fitted`; errors and models are NaN."""
     stars, size, nan = len(problem.prepared.flux), len(problem.parameters.free), torch.nan
     labels = torch.full((stars, len(LABELS)), nan, dtype=torch.float64)
@@ -272,7 +273,7 @@ def _summarise(problem: _Problem, fitted: StarRows, result: LeastSquares, ambigu
     fit.flags[problem.prepared.good.sum(dim=1) < LEAST_PIXELS] |= int(Flag.TOO_FEW_PIXELS)
     fit.flags[fitted[result.status != int(Status.CONVERGED)]] |= int(Flag.NOT_CONVERGED)
     fit.flags[ambiguous] |= int(Flag.STARTS_DISAGREE)
-    _flag_bounds(fit.flags, problem.parameters, fitted, result.parameters, full)
+    _flag_bounds(fit, problem.parameters, fitted, result.parameters, full)
     fit.flags[chi2 > POOR] |= int(Flag.POOR_FIT)
     fit.flags[chi2 > BAD] |= int(Flag.BAD_FIT)
     return fit
@@ -300,15 +301,14 @@ def _fill_errors(fit: LabelFit, problem: _Problem, fitted: StarRows, theta: Para
 
 
 def _flag_bounds(
-    flags: StarFlags, parameters: Parameters, fitted: StarRows, theta: ParameterValues, labels: Labels
+    fit: LabelFit, parameters: Parameters, fitted: StarRows, theta: ParameterValues, labels: Labels
 ) -> None:
     """Flag free labels within a thousandth of their range of a bound, and [a/M] that a bound cuts."""
     lower, upper = parameters.bounds()
     margin = 1e-3 * (upper - lower)
     at_bound = (theta <= lower + margin) | (theta >= upper - margin)
     for k, name in enumerate(parameters.free):
-        flags[fitted[at_bound[:, k]]] |= int(AT_BOUND[name])
+        fit.flags[fitted[at_bound[:, k]]] |= int(AT_BOUND[name])
     if parameters.tied:
-        flags[fitted[(relation_of(labels, parameters.alpha_slope) - labels[:, A_M]).abs() > 0.01]] |= int(
-            Flag.A_M_AT_BOUND
-        )
+        cut = (relation_of(labels, parameters.alpha_slope) - labels[:, A_M]).abs() > 0.01
+        fit.flags[fitted[cut]] |= int(Flag.A_M_AT_BOUND)

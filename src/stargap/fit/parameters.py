@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from stargap.arrays import Bounds, Labels, LabelsAndDirections, ParameterValues
+from stargap.arrays import Bounds, Labels, LabelsAndDirections, ParameterValues, PerStar
 from stargap.labels import A_M, LABELS, M_H, alpha_relation
 
 __all__ = ["Parameters", "relation_of"]
@@ -95,6 +95,6 @@ class Parameters:
         return labels, directions
 
 
-def relation_of(labels: Labels, slope: float = 0.4) -> ParameterValues:
+def relation_of(labels: Labels, slope: float = 0.4) -> PerStar:
     """Return [a/M] (dex) that is related to [M/H] of `labels` ``(row, 4)``, `slope` at -1, with rounded corners."""
     return torch.as_tensor(alpha_relation(labels[:, M_H].numpy(), rounding=ROUNDING, slope=slope)).to(labels)
