@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-limits results-marks results-transfer results-cleaning results-photometry results-precision results-scale results-validation results-reliability figures lock clean
+.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-limits results-marks results-transfer results-cleaning results-photometry results-joint results-precision results-scale results-validation results-reliability figures lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
@@ -18,6 +18,7 @@ help:
 	@echo "make results-transfer    docs/results/transfer.md: train and score transfers on a simulated survey (about 2 hours)"
 	@echo "make results-cleaning    docs/results/cleaning.md: what the cleaning rejects, of simulated and real spectra (about 10 minutes)"
 	@echo "make results-photometry  labels from photometry against published ones, as docs/results/photometry.md has them (a minute)"
+	@echo "make results-joint       the section of docs/results/photometry.md on spectrum and photometry together (5 minutes)"
 	@echo "make results-precision   docs/results/precision.md: errors from repeats against the truth (about 7 minutes)"
 	@echo "make results-scale       docs/results/scale.md: 1,000 to 100,000 simulated spectra through stargap run (about an hour)"
 	@echo "make results-validation  docs/results/validation.md: the paper's numbers on 20,000 simulated stars (about 20 minutes)"
@@ -74,6 +75,9 @@ results-cleaning: $(READY)
 
 results-photometry: $(READY)
 	$(BIN)/python docs/results/make_photometry.py $(DATA)/labels
+
+results-joint: $(READY)
+	$(BIN)/python docs/results/make_joint.py --data $(DATA)
 
 results-precision: $(READY)
 	$(BIN)/python docs/results/make_precision.py

@@ -6,6 +6,8 @@ import pytest
 from stargap.catalogue import stars
 from stargap.catalogue.stars import combine_spectra, combine_stars, star_numbers
 from stargap.marks import with_marks
+from stargap.photometry.joint import joint_labels
+from stargap.photometry.surface import magnitude_table
 from stargap.tables.columns import CATALOGUE, INT_NULL, STARS
 from stargap.tables.conform import conform, validate
 from stargap.tables.write import write_table
@@ -144,3 +146,41 @@ def test_blocks_and_order_have_no_effect(tmp_path, monkeypatch, block):
     for name in ("spectrum_id", "n_epochs", "cuts", "designation"):
         np.testing.assert_array_equal(again[name], whole[name])
     np.testing.assert_allclose(again["teff"], whole["teff"], rtol=1e-12)
+
+
+def with_photometry(table, star):
+    """Spectra with the magnitudes of single stars of 3500 K and solar [M/H] at 10 pc, and joint labels."""
+    rows, magnitudes = len(star), magnitude_table()(np.array([3500.0]), np.array([0.0]), np.array([0]))[0][0]
+    table |= {f"{band}_mag": np.full(rows, magnitudes[k]) for k, band in enumerate(("g", "bp", "rp", "ks"))}
+    table |= {"e_ks_mag": np.full(rows, 0.02), "parallax": np.full(rows, 99.97), "e_parallax": np.full(rows, 0.02)}
+    table |= {"ruwe": np.ones(rows), "a_v_phot": np.zeros(rows), "e_a_v_phot": np.zeros(rows)}
+    table["m_h"] = table["m_h"] + 0.2
+    marked = with_marks(table)
+    return marked | joint_labels(marked, marked)
+
+
+def test_combined_labels_are_joined_with_photometry_once():
+    star = np.array([0, 0, 0, 0, 1])
+    table = spectra(star)
+    table |= {f"e_{name}": np.full(5, error) for name, error in (("teff", 60.0), ("logg", 0.05), ("m_h", 0.15))}
+    table |= {f"e_{name}_sys": np.zeros(5) for name in ("teff", "logg", "m_h")}
+    table["snr_r"][:] = table["snr_i"][:] = 20.0
+    table = with_photometry(table, star)
+    found = combine_spectra(table, star, "weighted")
+    for name in ("teff_joint", "e_teff_joint", "p_single_joint", "use_joint"):
+        assert found[name][1] == table[name][4]
+    combined = {name: values[:1] for name, values in found.items()}
+    combined |= {name: np.full(1, np.nan) for name in ("rho_teff_logg", "rho_teff_m_h", "rho_logg_m_h")}
+    again = joint_labels(combined, combined)
+    assert found["teff_joint"][0] == again["teff_joint"][0] != table["teff_joint"][0]
+    assert found["e_teff"][0] == pytest.approx(30.0)
+    assert found["e_teff_joint"][0] < table["e_teff_joint"][0]
+    assert found["e_teff_joint"][0] > 1 / np.sqrt(4 / 60**2 + 4 / 46**2)
+    best = combine_spectra(table, star, "best")
+    assert best["teff_joint"][0] in table["teff_joint"][:4]
+
+
+def test_without_joint_labels_none_are_made():
+    found = combine_spectra(spectra(np.array([0, 0])), np.array([0, 0]), "weighted")
+    assert np.isnan(found["teff_joint"]).all()
+    assert found["joint_flags"].tolist() == [INT_NULL]

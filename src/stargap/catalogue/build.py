@@ -16,6 +16,7 @@ from stargap.catalogue.cuts import CUT_COLUMNS, CutSettings, final_cuts
 from stargap.catalogue.stars import Combination, combine_stars, star_numbers
 from stargap.errors import UsageError
 from stargap.files import replacing
+from stargap.photometry.likelihood import Population
 from stargap.settings import Settings
 from stargap.survey.sample import Sample, counts_json, counts_table
 from stargap.tables.columns import CATALOGUE, STARS, SURVEY
@@ -78,6 +79,7 @@ def build_catalogue(
     settings: CatalogueSettings | None = None,
     *,
     added: Mapping[str, ArrayLike] | None = None,
+    population: Population | None = None,
 ) -> Built:
     """Make ``spectra.parquet`` and ``stars.parquet`` of a survey run's table, in its order, nothing left out.
 
@@ -95,6 +97,7 @@ def build_catalogue(
         settings: see `CatalogueSettings`.
         added: further columns ``(row,)`` of `CATALOGUE`, with ``spectrum_id``, by which they are joined: calibrated
             errors (``e_*``, ``e_*_paper``, ``e_*_sys``) and ages.
+        population: what joint labels of combined spectra assume of stars.
 
     Raises:
         UsageError: the table is not one of a survey run, a column of `added` is unknown, or a catalogue of variables
@@ -154,7 +157,8 @@ def build_catalogue(
     path = folder / "spectra.parquet"
     write_parts(spectra(), path, schema=CATALOGUE, provenance=about)
     stars = folder / "stars.parquet"
-    write_parts(combine_stars(path, star, star_count, settings.combine), stars, schema=STARS, provenance=about)
+    combined = combine_stars(path, star, star_count, settings.combine, population=population)
+    write_parts(combined, stars, schema=STARS, provenance=about)
     for name, text in {"cuts.md": counts_table(cuts), "cuts.json": counts_json(cuts)}.items():
         with replacing(folder / name) as file:
             file.write(f"{text}\n".encode())

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from stargap.marks import with_marks
+from stargap.photometry.joint import joint_labels
+from stargap.photometry.likelihood import Population
 from stargap.tables.columns import CATALOGUE, INT_NULL, STARS
 from stargap.tables.parquet import open_parquet, parquet_writer, read_columns
 
@@ -23,11 +25,13 @@ Combination = Literal["weighted", "best"]
 
 _LABELS = ("rv", "teff", "logg", "m_h")
 _COMBINED = (*_LABELS, "a_m", "spt", "halpha_ew", "lhalpha_lbol")
+_PHOTOMETRY = ("g_mag", "bp_mag", "rp_mag", "ks_mag", "e_ks_mag", "parallax", "e_parallax", "ruwe")
 _BITS = ("flags", "cuts", "vb_flag")
 _ACTIVE_EW = 0.75  # Angstrom, paper section 4.3
 _STARS_PER_BLOCK = 100_000
 _ROWS = 50_000
-_NEEDED = [column.name for column in CATALOGUE if column.name in {star.name for star in STARS}]
+_RHO = ("rho_teff_logg", "rho_teff_m_h", "rho_logg_m_h")
+_NEEDED = [column.name for column in CATALOGUE if column.name in {*_RHO, *(star.name for star in STARS)}]
 
 
 def star_numbers(gaia_source_id: ArrayLike) -> tuple[NDArray[np.int64], int]:
@@ -47,18 +51,26 @@ def star_numbers(gaia_source_id: ArrayLike) -> tuple[NDArray[np.int64], int]:
     return rank[star], len(first)
 
 
-def combine_spectra(columns: Mapping[str, NDArray[Any]], star: NDArray[np.int64], combine: Combination) -> Columns:
+def combine_spectra(
+    columns: Mapping[str, NDArray[Any]],
+    star: NDArray[np.int64],
+    combine: Combination,
+    *,
+    population: Population | None = None,
+) -> Columns:
     """Combine the spectra of each star.
 
     Those in the final catalogue count; of a star that has none there, all with a Teff. The best is the one with the
     highest S/N, the lower of r and i. With weights w = (S/N)^2 a value is sum(w x) / sum(w), its random error
     sqrt(sum(w^2 e^2)) / sum(w), and its systematic error, which does not average out, sum(w e_sys) / sum(w). Scatter is
     the standard deviation between spectra (n - 1), unweighted. Activity follows from the combined width of H-alpha.
+    Combined labels are joined with the star's photometry anew where its best spectrum is.
 
     Args:
-        columns: of `CATALOGUE`, those that `STARS` has too, ``(row,)``.
+        columns: of `CATALOGUE`, those that `STARS` has too and ``rho_*``, ``(row,)``.
         star: number of the star of each row, from 0 on, each at least once.
         combine: "weighted", or "best" for the best spectrum alone; scatter is that of all either way.
+        population: what joint labels assume of stars.
 
     Returns:
         the columns of `STARS`, ``(star,)``.
@@ -105,7 +117,17 @@ def combine_spectra(columns: Mapping[str, NDArray[Any]], star: NDArray[np.int64]
         table[name] = np.bitwise_or.reduceat(bits, groups.first) if len(bits) else bits
     table["in_final_catalogue"] = groups.total(final) > 0
     table = with_marks(table)
+    _join_again(table, np.flatnonzero((groups.total(chosen) > 1) & np.isfinite(table["teff_joint"])), population)
     return {column.name: table[column.name] for column in STARS}
+
+
+def _join_again(table: Columns, rows: NDArray[np.int64], population: Population | None) -> None:
+    """Put joint labels of combined spectra in the place of those of the best one, in place."""
+    stars = {name: values[rows] for name, values in table.items()}
+    magnitudes = {name: stars[name] for name in _PHOTOMETRY} | {"a_v": stars["a_v_phot"], "e_a_v": stars["e_a_v_phot"]}
+    for name, values in joint_labels(stars, magnitudes, population=population).items():
+        table[name] = table[name].copy()
+        table[name][rows] = values
 
 
 class _Groups:
@@ -153,7 +175,14 @@ def _combined(
     return result
 
 
-def combine_stars(spectra: Path, star: NDArray[np.int64], star_count: int, combine: Combination) -> Iterator[Columns]:
+def combine_stars(
+    spectra: Path,
+    star: NDArray[np.int64],
+    star_count: int,
+    combine: Combination,
+    *,
+    population: Population | None = None,
+) -> Iterator[Columns]:
     """Give the columns of `STARS` block by block, in the memory of one block, from a Parquet table of `CATALOGUE`.
 
     Rows are first sorted into files by block, in a temporary folder beside the table.
@@ -163,6 +192,7 @@ def combine_stars(spectra: Path, star: NDArray[np.int64], star_count: int, combi
         star: number of the star of each of its rows, as `star_numbers` gives them.
         star_count: number of stars.
         combine: see `combine_spectra`.
+        population: see `combine_spectra`.
     """
     import pyarrow as pa
 
@@ -183,4 +213,4 @@ def combine_stars(spectra: Path, star: NDArray[np.int64], star_count: int, combi
                 first += batch.num_rows
         for number, file in enumerate(files):
             columns = read_columns(file)
-            yield combine_spectra(columns, columns["star"] - number * size, combine)
+            yield combine_spectra(columns, columns["star"] - number * size, combine, population=population)

@@ -52,8 +52,9 @@ def photometric_labels(
     Returns:
         Columns ``(star,)``, one row for each given, float64: ``teff_phot``, ``logg_phot``, ``m_h_phot`` (K, dex, dex),
         their errors ``e_...``, the correlations of these ``corr_teff_logg_phot``, ``corr_teff_m_h_phot``,
-        ``corr_logg_m_h_phot``, the probability ``p_single``; and int64 ``phot_flags`` of `stargap.flags.PhotFlag`. All
-        but the flags are NaN without BP, RP and a parallax of 5 sigma, or where the magnitudes are those of no M dwarf.
+        ``corr_logg_m_h_phot``, the probability ``p_single``, the extinction that was taken off and its error,
+        ``a_v_phot`` and ``e_a_v_phot`` (mag); and int64 ``phot_flags`` of `stargap.flags.PhotFlag`. All but the flags
+        are NaN without BP, RP and a parallax of 5 sigma, or where the magnitudes are those of no M dwarf.
 
     Raises:
         UsageError: a needed column is missing, or columns are not of one length.
@@ -107,6 +108,9 @@ def _labels(photometry: Photometry, population: Population | None) -> dict[str, 
         correlation = covariance[:, one, two] / (errors[:, one] * errors[:, two])
         columns[f"corr_{LABEL_NAMES[one]}_{LABEL_NAMES[two]}_phot"] = correlation
     columns["p_single"] = np.where(null, np.nan, mixture.weights[:, 0])
+    columns |= {
+        f"{mark}a_v_phot": np.where(null, np.nan, photometry.a_v[:, place]) for place, mark in enumerate(("", "e_"))
+    }
     columns["phot_flags"] = flags
     return columns
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,7 @@ class Photometry:
         covariance: of these (mag^2), ``(star, 4, 4)``: each band's error, and what all share through parallax and
             extinction; the identity in rows and columns of unknown bands.
         ruwe: Gaia's RUWE, ``(star,)``; NaN where unknown.
+        a_v: extinction and its error that are in these (mag), ``(star, 2)``; NaN without a distance.
         usable: which stars have BP, RP and a parallax that is good enough, ``(star,)``.
         flags: of `PhotFlag`, int64 ``(star,)``.
     """
@@ -67,6 +68,7 @@ class Photometry:
     magnitudes: _Floats
     covariance: _Floats
     ruwe: _Floats
+    a_v: _Floats
     usable: NDArray[np.bool_]
     flags: NDArray[np.int64]
 
@@ -76,9 +78,7 @@ class Photometry:
 
     def __getitem__(self, rows: slice | NDArray[np.intp]) -> Photometry:
         """Return some of the stars."""
-        return Photometry(
-            self.magnitudes[rows], self.covariance[rows], self.ruwe[rows], self.usable[rows], self.flags[rows]
-        )
+        return Photometry(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def observed(table: Mapping[str, ArrayLike], *, zero_point: float = ZERO_POINT, length: float = LENGTH) -> Photometry:
@@ -130,7 +130,8 @@ def observed(table: Mapping[str, ArrayLike], *, zero_point: float = ZERO_POINT, 
         (PhotFlag.EXTINCTION_UNKNOWN, guessed),
     ):
         flags[where] |= int(flag)
-    return Photometry(np.where(known, absolute, np.nan), covariance, columns["ruwe"], usable, flags)
+    extinction = np.where(np.isfinite(modulus)[:, None], np.stack([a_v, e_a_v], axis=1), np.nan)
+    return Photometry(np.where(known, absolute, np.nan), covariance, columns["ruwe"], extinction, usable, flags)
 
 
 def distance_modulus(

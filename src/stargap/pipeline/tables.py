@@ -125,7 +125,8 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
         ages = kinematic_ages({**columns, "e_rv": errors["e_rv"]})
         added |= _age_columns(ages)
         counts = {f"young by {name}": number for name, number in ages.young.items()}
-    built = build_catalogue(table, folder, run.settings.catalogue, added=added)
+    population = run.settings.photometry
+    built = build_catalogue(table, folder, run.settings.catalogue, added=added, population=population)
     written = write_catalogue(folder, formats=run.settings.publish.formats)
     if run.settings.publish.paper_table:
         written += write_catalogue(folder, formats=run.settings.publish.formats, paper=True)

@@ -36,6 +36,7 @@ PHOTOMETRIC: tuple[Column, ...] = (
     *_label("m_h", "phot", "[M/H] in dex from photometry, scale of Mann et al. 2015"),
     *(_correlation(*names) for names in combinations(_LABELS, 2)),
     Column("p_single", "float32", "", "stat.probability", "Probability of no unresolved companion", (0, 1)),
+    *with_error("a_v_phot", "mag", "phys.absorption;em.opt.V", "Extinction A_V taken off magnitudes", (-10, 100)),
     Column(
         "phot_flags", "int64", "", "meta.code.qual", "Bit mask: labels from photometry null, or unsure", (0, 2**32 - 1)
     ),
