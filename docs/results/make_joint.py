@@ -140,6 +140,7 @@ def bars(stars: Stars, use: NDArray[np.bool_]) -> list[list[str]]:
 
     def add(what: str, value: float, other: float, low: float, high: float, bar: str) -> None:
         met = "met" if low <= value <= high else "**not met**"
+        met += "" if low <= other <= high or met != "met" else "; in brackets not"
         lines.append([what, f"{value:.2f} ({other:.2f})", bar, met])
 
     for name in NAMES:
@@ -172,6 +173,7 @@ def section(stars: Stars, walked: Walk, real: str) -> str:
     flags = stars.both["joint_flags"]
     use = flags & int(NULLS) == 0
     tense = float(np.mean(flags[use] & int(JointFlag.TENSION) != 0))
+    logg = robust_scatter((stars.off("logg", "_joint") / stars.error("logg", "_joint"))[use])
     head = ["S/N in r", "stars", "spectrum", "photometry", "both", "both over spectrum", "median, both",
             "pulls: spectrum", "pulls: both"]  # fmt: skip
     kinds = ["S/N 5 to 20", "stars", "median: spectrum", "both", "r.m.s.: spectrum", "both", "p(single) < 0.5"]
@@ -199,8 +201,8 @@ Bars are judged by all stars, without clipping.
 The gain is largest where labels of the spectrum alone have tails, at low S/N: clipped, the ratios are nearer to one,
 and the better the spectrum the less photometry, with 45 K and 0.08 dex of its own, has to give. It also brings a part
 of the offset of its relations, and of young stars' too much light. log g is no bar: nature's scatters by twice what the
-relations' does, so that joint log g has pulls of 2. Spectrum and photometry disagree (`TENSION`, chance below 1e-4) for
-{100 * tense:.1f} % of the stars.
+relations' does, so that joint log g has pulls of {logg:.1f}. Spectrum and photometry disagree (`TENSION`, chance below
+1e-4) for {100 * tense:.1f} % of the stars.
 
 {walk_text(walked)}
 

@@ -17,7 +17,7 @@ __all__ = ["add_commands"]
 
 def add_commands(app: App) -> None:
     """Add the commands of this module to the command line."""
-    for command in (gaia, photometry, catalogue, report, compare, binaries, show, validate, limits):
+    for command in (gaia, extinction, photometry, catalogue, report, compare, binaries, show, validate, limits):
         app.command(command)
 
 
@@ -38,6 +38,30 @@ def gaia(spectra: Path, /, *, output: Annotated[Path, Parameter(name=["--output"
     with sigterm_as_ctrl_c(), bars() as report:
         told = fetch_gaia(read_targets(spectra), output, progress=report)
     print(f"{told.found:,} of {told.ids:,} identifiers and {told.positions:,} positions: {told.sources:,} sources")
+    print(f"wrote {output}")
+
+
+def extinction(
+    table: Path, /, *, output: Annotated[Path, Parameter(name=["--output", "-o"])], dust_map: Path | None = None
+) -> None:
+    """Add the extinction up to each source to a Gaia table: columns a_v and e_a_v, which photometry then uses.
+
+    From the three-dimensional map of Edenhofer et al. (2024), which reaches from 69 to 1250 pc; none within 70 pc.
+    Needs stargap[dust] and the map (3 GB): python -c "import dustmaps.edenhofer2023 as map; map.fetch()".
+
+    Parameters
+    ----------
+    table
+        Table that stargap gaia wrote, or any with source_id, ra, dec, parallax and parallax_error.
+    output
+        Table to write: .parquet, .fits, .csv, .vot or .ecsv.
+    dust_map
+        File of the map, mean_and_std_healpix.fits, if it is not where dustmaps keeps it.
+    """
+    from stargap.survey.gaia.dust import write_extinction
+
+    told = write_extinction(table, output, file=dust_map)
+    print(f"{told.known:,} of {told.sources:,} sources have an extinction, A_V = {told.median:.2f} in the median")
     print(f"wrote {output}")
 
 
