@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -230,3 +231,32 @@ def test_stilts_keeps_ids_units_ucds_and_nulls(tmp_path, suffix, made):
             assert null.any() or column.name == "spectrum_id"
         unit = str(table[column.name].unit or "").replace("0.1nm", "Angstrom")  # as VOTable spells it
         assert units.Unit(unit) == units.Unit(column.unit)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hats_keeps_ids_and_nulls_and_leaves_out_rows_without_a_position(tmp_path):
+    lsdb = pytest.importorskip("lsdb", reason="lsdb is not installed")
+    folder = catalogue(tmp_path, 20)
+    written = write_catalogue(folder, formats=["hats"])
+    assert [str(path.relative_to(folder)) for path in written] == ["hats/spectra", "hats/stars", "README.md"]
+    write_catalogue(folder, formats=["hats"])
+    expected = read_columns(folder / "spectra.parquet")
+    there = np.isfinite(expected["ra"]) & np.isfinite(expected["dec"])
+    found = lsdb.open_catalog(folder / "hats" / "spectra").compute()
+    assert sorted(found["spectrum_id"].tolist()) == sorted(expected["spectrum_id"][there].tolist())
+    assert found["teff"].isna().sum() == np.isnan(expected["teff"][there]).sum()
+
+
+def test_hats_without_lsdb_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lsdb", None)
+    with pytest.raises(UsageError, match=r"pip install 'stargap\[hats\]'"):
+        write_catalogue(catalogue(tmp_path, 3), formats=["hats"])
+
+
+def test_published_settings_name_files_without_their_folders():
+    about = CatalogueSettings(companions={
+        "sb2": {"table": "/home/somebody/sb2.fits", "means": "binary", "keys": ("source_id",)},
+        "vizier": {"table": "I/358/vclassre", "means": "variable", "keys": ("Source",)},
+    })  # fmt: skip
+    assert [one.table for one in about.published().companions.values()] == ["sb2.fits", "I/358/vclassre"]
+    assert "somebody" not in about.published().model_dump_json()

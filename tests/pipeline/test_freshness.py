@@ -144,6 +144,17 @@ def changed(settings, place, value):
     return SurveySettings.model_validate(content)
 
 
+def test_a_run_that_moved_with_its_inputs_is_as_it_was(pretended, files, tmp_path):
+    """Content counts, not the place: no receipt holds a whole path."""
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(files, moved)
+    there = SurveySettings.model_validate_json(pretended.model_dump_json().replace(str(files), str(moved)))
+    assert is_fresh(there)
+    receipts = [path.read_text() for path in (moved / "run" / "receipts").rglob("*.json")]
+    assert receipts
+    assert not any(str(files) in text for text in receipts)
+
+
 def test_every_setting_that_changes_is_noticed(pretended, files):
     (files / "other.csv").write_text("obsid\n1\n")
     unnoticed, same, count = [], [], 0

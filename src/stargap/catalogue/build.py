@@ -62,6 +62,10 @@ class CatalogueSettings(Settings):
     companions: dict[str, CompanionTable] = {}
     """Catalogues of variable and binary candidates (section 4.5), each under its name."""
 
+    def published(self) -> CatalogueSettings:
+        """Return what a catalogue says of its settings: tables of companions by the names of their files alone."""
+        return self.model_copy(update={"companions": {name: one.bare() for name, one in self.companions.items()}})
+
 
 @dataclass(frozen=True)
 class Built:
@@ -136,7 +140,7 @@ def build_catalogue(
     about = {
         **provenance,
         "catalogue_creator": f"stargap {__version__}",
-        "catalogue_settings": settings.model_dump_json(),
+        "catalogue_settings": settings.published().model_dump_json(),
     }
     version = "; ".join(provenance[name] for name in ("creator", "model") if name in provenance)
     wanted_here = [column.name for column in CATALOGUE if column.name in names]

@@ -67,6 +67,11 @@ class CompanionTable(Settings):
             return self
         return self.model_copy(update={"table": str(Path(self.table).absolute())})
 
+    def bare(self) -> CompanionTable:
+        """Return the same with the name of the file alone, where its whole path is given."""
+        path = Path(self.table)
+        return self.model_copy(update={"table": path.name}) if path.is_absolute() else self
+
     def path(self) -> Path:
         """Return the file.
 

@@ -18,12 +18,15 @@ from stargap.settings import read_settings_as
 from stargap.tables.cds import cds_readme, write_fixed_width
 from stargap.tables.columns import CATALOGUE, INT_NULL, PAPER, STARS
 from stargap.tables.fits import ascii_text
+from stargap.tables.hats import write_hats
 from stargap.tables.parquet import open_parquet, provenance_of, read_columns
 from stargap.tables.write import write_table
 
 __all__ = ["Format", "paper_table", "write_catalogue"]
 
-Format = Literal["fits", "fits.gz", "csv", "vot", "ecsv", "cds"]
+Format = Literal["fits", "fits.gz", "csv", "vot", "ecsv", "cds", "hats"]
+_FOLDERS = ("cds", "hats")
+"""The formats that are more than a file per table."""
 
 _TABLES = {
     "spectra": (CATALOGUE, "One row per spectrum, nothing left out"),
@@ -65,12 +68,14 @@ def paper_table(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 def write_catalogue(folder: str | Path, *, formats: Sequence[Format] = ("fits",), paper: bool = False) -> list[Path]:
     """Write a catalogue that `build_catalogue` made in further formats, beside its Parquet tables, and a README.
 
-    ``cds`` is fixed-width text with a ReadMe, as the CDS takes it. A table is held in memory, but for ``cds``.
+    ``cds`` is fixed-width text with a ReadMe, as the CDS takes it; ``hats`` are folders ``hats/spectra`` and
+    ``hats/stars`` of Parquet in HEALPix pixels, for LSDB (`stargap.tables.hats`). A table is held in memory, but for
+    ``cds``.
 
     Args:
         folder: that of the catalogue.
         formats: what to write.
-        paper: write the paper's Table 1 instead, ``table1`` in each of the formats but ``cds``.
+        paper: write the paper's Table 1 instead, ``table1`` in each of the formats but ``cds`` and ``hats``.
 
     Returns:
         the files written.
@@ -108,16 +113,18 @@ def write_catalogue(folder: str | Path, *, formats: Sequence[Format] = ("fits",)
     if paper:
         names = [column.name for column in CATALOGUE if column.paper_name]
         columns = paper_table(read_columns(folder / "spectra.parquet", [*names, "in_final_catalogue"]))
-        for suffix in (name for name in formats if name != "cds"):
+        for suffix in (name for name in formats if name not in _FOLDERS):
             written.append(folder / f"table1.{suffix}")
             write_table(columns, written[-1], schema=PAPER, provenance=provenance)
     else:
-        for suffix in (name for name in formats if name != "cds"):
+        for suffix in (name for name in formats if name not in _FOLDERS):
             for name, (schema, _) in _TABLES.items():
                 written.append(folder / f"{name}.{suffix}")
                 write_table(read_columns(folder / f"{name}.parquet"), written[-1], schema=schema, provenance=provenance)
         if "cds" in formats:
             written += _write_cds(folder, about, provenance)
+        if "hats" in formats:
+            written += [write_hats(folder / f"{name}.parquet", folder / "hats" / name) for name in _TABLES]
     written.append(folder / "README.md")
     with replacing(written[-1]) as file:
         file.write(_readme(folder, about, provenance).encode())

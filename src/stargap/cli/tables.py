@@ -90,7 +90,7 @@ def catalogue(
     /,
     *,
     formats: Annotated[
-        list[Literal["fits", "vot", "csv", "ecsv", "cds"]] | None, Parameter(consume_multiple=True)
+        list[Literal["fits", "vot", "csv", "ecsv", "cds", "hats"]] | None, Parameter(consume_multiple=True)
     ] = None,
     paper: bool = False,
 ) -> None:

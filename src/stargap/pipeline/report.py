@@ -51,7 +51,8 @@ def report_digests(run: Run, unit: int | None) -> dict[str, str]:
         return {}
     results = [path for suffix in ("json", "csv") for path in sorted((run.folder / "compare").glob(f"*/*.{suffix}"))]
     found = {str(path.relative_to(run.folder)): content_digest(path) for path in results}
-    return found | {str(path): content_digest(path) if path.exists() else "missing" for path in chosen.files}
+    shown = enumerate(chosen.files, start=1)
+    return found | {f"{n} {path.name}": content_digest(path) if path.exists() else "missing" for n, path in shown}
 
 
 def check_report_files(chosen: ReportSettings) -> None:

@@ -136,7 +136,7 @@ class PublishSettings(Settings):
 
     ages: bool = False
     """Add kinematic ages (section 4, cut 3); needs galpy: pip install 'stargap[ages]'."""
-    formats: list[Literal["fits", "vot", "csv", "ecsv", "cds"]] = ["fits"]
+    formats: list[Literal["fits", "vot", "csv", "ecsv", "cds", "hats"]] = ["fits"]
     """Formats beside Parquet."""
     paper_table: bool = False
     """Write the paper's Table 1 too."""

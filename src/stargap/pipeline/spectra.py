@@ -73,8 +73,9 @@ def file_states(run: Run, unit: int | None) -> dict[str, str]:
     assert unit is not None
     if not (run.store / "plan.parquet").exists():
         return {}
-    rows = [{**row, "path": os.fsdecode(row["path"])} for row in plan_rows(run.store, unit)]
-    return {"files": digest({"rows": rows, "state": [stamp(Path(split_address(row["path"])[0])) for row in rows]})}
+    plan = [(row, os.fsdecode(row["path"])) for row in plan_rows(run.store, unit)]
+    rows = [{**row, "path": Path(path).name} for row, path in plan]  # a folder that moved holds the same files
+    return {"files": digest({"rows": rows, "state": [stamp(Path(split_address(path)[0])) for _, path in plan]})}
 
 
 CUT_COUNTS = ("before", "failed", "unknown", "left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stargap.pipeline.folder import Made, Run
@@ -67,7 +68,16 @@ TRAINING = 24.0
 
 def _only(*names: str) -> Callable[[SurveySettings], dict[str, Any]]:
     """Return a function that picks some of a run's settings."""
-    return lambda settings: settings.model_dump(mode="json", include=set(names))
+    return lambda settings: _file_names(settings.model_dump(mode="json", include=set(names)))
+
+
+def _file_names(value: Any) -> Any:
+    """Return settings in JSON types with the name of a file for its whole path: its content counts, not its place."""
+    if isinstance(value, dict):
+        return {name: _file_names(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_file_names(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 STAGES: tuple[Stage, ...] = (

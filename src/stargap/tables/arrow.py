@@ -16,13 +16,13 @@ __all__ = ["arrow_table", "from_arrow", "product_column"]
 
 
 def arrow_table(arrays: Mapping[str, NDArray[Any]], schema: Sequence[Column], *, all_nulls: bool) -> Any:
-    """Return columns as an arrow table, nulls of integers, or of all types, as arrow's nulls."""
+    """Return columns as an arrow table, nulls of numbers, or of text as well, as arrow's nulls."""
     import pyarrow as pa
 
     columns, fields = [], []
     for column in schema:
         values = arrays[column.name]
-        null = column.is_null(values) if all_nulls or column.dtype.startswith("int") else None
+        null = column.is_null(values) if all_nulls or column.dtype != "str" else None
         kind = pa.type_for_alias("string" if column.dtype == "str" else column.dtype)
         columns.append(pa.chunked_array([pa.array(values, type=kind, mask=null)], type=kind))
         about = {"unit": column.unit, "ucd": column.ucd, "description": column.description}

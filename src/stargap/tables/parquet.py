@@ -73,9 +73,7 @@ def write_parquet(
     arrays: Mapping[str, NDArray[Any]], schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO
 ) -> None:
     """Write columns as `stargap.tables.conform.conform` returns them, with units, UCDs, descriptions and provenance."""
-    table = _described(arrays, schema, provenance)
-    with parquet_writer(file, table.schema) as writer:
-        writer.write_table(table)
+    _write_described([arrays], schema, provenance, file)
 
 
 def write_parts(
@@ -93,16 +91,22 @@ def write_parts(
         UsageError: a part does not fit the schema.
     """
     with replacing(path) as file:
-        writer = None
-        for part in parts:
-            table = _described(conform(part, schema=schema), schema, provenance)
-            writer = writer or parquet_writer(file, table.schema)
-            writer.write_table(table)
-        if writer is None:
-            nothing = {column.name: np.empty(0, object if column.dtype == "str" else column.dtype) for column in schema}
-            write_parquet(nothing, schema, provenance, file)
-        else:
-            writer.close()
+        _write_described((conform(part, schema=schema) for part in parts), schema, provenance, file)
+
+
+def _write_described(
+    parts: Iterable[Mapping[str, NDArray[Any]]], schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO
+) -> None:
+    """Write parts of a table, and at the end the VOTable header, which says how long texts are."""
+    nothing = {column.name: np.empty(0, object if column.dtype == "str" else column.dtype) for column in schema}
+    kinds = arrow_table(nothing, schema, all_nulls=False).replace_schema_metadata(dict(provenance)).schema
+    longest = {column.name: 1 for column in schema if column.dtype == "str"}
+    with parquet_writer(file, kinds) as writer:
+        for arrays in parts:
+            writer.write_table(arrow_table(arrays, schema, all_nulls=False).cast(kinds))
+            longest |= {name: max([size, *map(len, arrays[name])]) for name, size in longest.items()}
+        header = votable_header(schema, provenance, longest)
+        writer.add_key_value_metadata({"IVOA.VOTable-Parquet.version": "1.0", "IVOA.VOTable-Parquet.content": header})
 
 
 def write_columns(path: str | Path, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -194,15 +198,6 @@ def parquet_sources(path: Path) -> Iterator[list[Source]]:
                 yield from_arrow(file.read(columns=[name])[name])
 
         yield [Source("the table", fields, rows, read)]
-
-
-def _described(arrays: Mapping[str, NDArray[Any]], schema: Sequence[Column], provenance: Mapping[str, str]) -> Any:
-    """Return an arrow table with all that a Parquet file says of itself."""
-    header = {
-        "IVOA.VOTable-Parquet.version": "1.0",
-        "IVOA.VOTable-Parquet.content": votable_header(schema, provenance),
-    }
-    return arrow_table(arrays, schema, all_nulls=False).replace_schema_metadata({**header, **provenance})
 
 
 def _checked(path: str | Path, name: str, values: NDArray[Any]) -> NDArray[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +25,13 @@ _TYPES = {"int64": "long", "int32": "int", "float64": "double", "float32": "floa
 _DTYPES = {kind: dtype for dtype, kind in _TYPES.items()} | {"char": "str", "unicodeChar": "str"}
 _UNITS = {"Angstrom": "0.1nm"}
 _NULLS = {"int64": "-9999", "int32": "-9999", "float64": "NaN", "float32": "NaN"}
+_FRAMES: Mapping[str, tuple[str, ...]] = {
+    "icrs": ("ra", "dec", "RA", "Dec"),
+    "gaia_dr3": ("pmra", "pmdec", "parallax", "Plx"),
+    "local_night": ("lmjd",),
+}
+"""Systems of coordinates and times: positions are of the survey's input catalogue, whose epoch is not known; the local
+modified Julian day counts nights of the observatory."""
 _ROWS_PER_BLOCK = 10_000
 _BYTES_PER_BLOCK = 1 << 22
 _LONGEST_TAG = 4096
@@ -55,22 +62,33 @@ def write_votable(
     file.write(f"    </TABLEDATA>\n   </DATA>\n  </TABLE>{tail}".encode())
 
 
-def votable_header(schema: Sequence[Column], provenance: Mapping[str, str]) -> str:
-    """Return a VOTable without data: fields with units, UCDs, nulls and limits, and the provenance as INFO."""
+def votable_header(
+    schema: Sequence[Column], provenance: Mapping[str, str], longest: Mapping[str, int] | None = None
+) -> str:
+    """Return a VOTable without data: fields with units, UCDs, nulls, limits and frames, and the provenance as INFO.
+
+    Args:
+        schema: of the table.
+        provenance: names and texts.
+        longest: characters of the longest text of a column, where that is known: astropy's reader of Parquet needs it.
+    """
     from astropy.io.votable import tree
 
     document = tree.VOTableFile(version="1.4")
     resource = tree.Resource()
+    frames = _add_frames(resource, {column.name for column in schema})
     table = tree.TableElement(document, name="stargap")
     for number, (name, value) in enumerate(provenance.items(), start=1):
         resource.infos.append(tree.Info(ID=f"provenance_{number}", name=name, value=ascii_text(value)))
     for column in schema:
-        text = {"datatype": "unicodeChar", "arraysize": "*"}
+        size = (longest or {}).get(column.name)
+        text = {"datatype": "unicodeChar", "arraysize": "*" if size is None else str(size)}
         kind = text if column.dtype == "str" else {"datatype": _TYPES[column.dtype]}
         unit = _UNITS.get(column.unit, column.unit) or None
         identity = re.sub(r"\W+", "_", column.name).strip("_")
         field = tree.Field(document, ID=identity, name=column.name, unit=unit, ucd=column.ucd or None, **kind)
         field.description = column.description
+        field.ref = frames.get(column.name)
         if column.dtype.startswith("int"):
             field.values.null = column.null
         low, high = column.valid_range or (-math.inf, math.inf)
@@ -82,6 +100,21 @@ def votable_header(schema: Sequence[Column], provenance: Mapping[str, str]) -> s
     file = io.BytesIO()
     document.to_xml(file)
     return file.getvalue().decode()
+
+
+def _add_frames(resource: Any, names: Collection[str]) -> dict[str, str]:
+    """Add the coordinate and time systems of the columns that a table has, and return which column refers to which."""
+    from astropy.io.votable import tree
+
+    frames = {name: frame for frame, columns in _FRAMES.items() for name in columns if name in names}
+    for frame in dict.fromkeys(frames.values()):
+        if frame == "local_night":
+            night = {"timeorigin": "MJD-origin", "timescale": "UNKNOWN", "refposition": "TOPOCENTER"}
+            resource.time_systems.append(tree.TimeSys(ID=frame, **night, config={"version_1_4_or_later": True}))
+        else:
+            epoch = "J2016.0" if frame == "gaia_dr3" else None
+            resource.coordinate_systems.append(tree.CooSys(ID=frame, system="ICRS", epoch=epoch))
+    return frames
 
 
 @contextmanager

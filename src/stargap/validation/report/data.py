@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def read_run(
         precision=Precision.model_validate_json((folder / "catalogue" / "precision.json").read_bytes()),
         simulated=simulated,
         provenance=provenance_of(spectra),
-        settings=_text(folder / "survey.toml"),
+        settings=_without_folders(_text(folder / "survey.toml")),
         stages=tuple(_stages(folder)),
         cards={name: card for name, card in cards.items() if card},
         cuts=cuts,
@@ -170,6 +171,16 @@ def _text(path: Path) -> str:
 def _json(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(_text(path) or "{}")
     return content
+
+
+def _without_folders(settings: str) -> str:
+    """Return settings with names of files alone: a page that is published does not tell where somebody's files are.
+
+    Example:
+        >>> _without_folders('gaia = "/home/me/gaia.parquet"')
+        'gaia = ".../gaia.parquet"'
+    """
+    return re.sub(r'"(@?)/(?:[^"/\n]*/)*([^"/\n]*)"', r'"\1.../\2"', settings)
 
 
 def _receipts(folder: Path, stage: str) -> list[dict[str, Any]]:
