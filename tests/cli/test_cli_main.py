@@ -376,7 +376,8 @@ def test_anchors_move_the_labels(here, capsys):
     truth = np.load(here / "out/spectra/truth.npy")
     rows = [f"{row},{t + 200},20,{g},0.05,{m},0.05" for row, (t, g, m, _) in enumerate(truth[:60])]
     (here / "anchors.csv").write_text(HEAD + "\n".join(rows) + "\n")
-    (here / "anchored.toml").write_text("anchors = 'anchors.csv'\n" + TINY.replace('"out"', '"anchored"'))
+    text = "anchors = 'anchors.csv'\n" + TINY.replace('"out"', '"anchored"') + "match = false\n"
+    (here / "anchored.toml").write_text(text)
     succeeds(["train", "anchored.toml"])
     assert "anchors match: anchors           60" in capsys.readouterr().out
     places = ResidualTransfer.load(here / "out/transfer.safetensors").label_map.centre[None]

@@ -87,13 +87,13 @@ def test_unsound_photometric_labels_tie_nothing(tables):
         f"{name}_phot": np.array([value, value]) for name, value in (("teff", 3400.0), ("logg", 4.9), ("m_h", 0.0))
     }
     for flag, kept in (
-        (PhotFlag.OUTSIDE_RELATIONS, [0]),
+        (PhotFlag.OUTSIDE_RELATIONS, [0, 1]),
         (PhotFlag.INCONSISTENT, [0]),
         (PhotFlag.BINARY_LIKELY, [0, 1]),
     ):
         rows, labels = photometric_anchors(column | {"phot_flags": np.array([0, int(flag)])})
         assert rows.tolist() == kept
-        assert len(labels) == len(kept)
+        assert labels.inside.tolist() == [True, flag != PhotFlag.OUTSIDE_RELATIONS][: len(kept)]
     (tables / "bad.csv").write_text("row,teff_phot,logg_phot,m_h_phot,phot_flags\n0,3400,4.9,0,"
                                     f"{int(PhotFlag.NO_SOLUTION)}\n1,,,,\n")  # fmt: skip
     with pytest.raises(UsageError, match=r"bad.csv: no star has known labels that are sound"):

@@ -118,4 +118,5 @@ def test_the_likelihood_is_that_of_a_mixture_of_two_normal_distributions(stars):
         chance += WILD * np.prod(scale / WILDEST) / (2 * np.pi) ** 1.5
         total -= np.log(chance)
     constant = 5 * 1.5 * np.log(2 * np.pi)
+    assert term.used.all()
     assert float(term.cost(weight, torch.zeros(0).double())) + constant == pytest.approx(total, rel=1e-9)

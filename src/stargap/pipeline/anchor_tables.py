@@ -25,7 +25,7 @@ UNITS = ("K", "", "")
 IDS = ("gaia_source_id", "source_id")
 PHOTOMETRY = "photometry"
 """Source of labels that ``stargap photometry`` wrote."""
-UNSOUND = PhotFlag.OUTSIDE_RELATIONS | PhotFlag.INCONSISTENT | PhotFlag.NO_SOLUTION
+UNSOUND = PhotFlag.INCONSISTENT | PhotFlag.NO_SOLUTION
 """Photometric labels that tie nothing."""
 
 
@@ -50,7 +50,8 @@ def read_anchor_tables(
         paths: each with teff, logg, m_h (K, dex), or teff_phot, logg_phot, m_h_phot, which are preferred, as ``stargap
             photometry`` writes them; optionally their errors ``e_...``, ``p_single``, ``source`` (photometry, or the
             name of the file), ``star`` and ``scored``. Stars without photometric labels, or with unsound ones, are
-            left out.
+            left out. Of photometric labels the mean p_single counts for all: what the magnitudes of one star say of it
+            is in its [M/H] already, and weighing by it would bend a regression.
         key: which column names the spectrum; a path starts at the folder of its table. With gaia_source_id it is the
             star that is named, and source_id does as well.
         targets: a table with this column and gaia_source_id, for tables of labels that have only the latter.
@@ -142,6 +143,8 @@ def _known_labels(path: Path, table: dict[str, AnyColumn], end: str) -> tuple[ND
     errors = np.stack([numbers(table, f"e_{name}{end}", size) for name in LABELS], axis=1)
     errors = np.where(np.isnan(errors), ERRORS, errors)
     p_single = np.nan_to_num(numbers(table, "p_single", size), nan=P_SINGLE)
+    if end:
+        p_single = np.full(size, np.mean(p_single))
     sound = (errors > 0).all(axis=1) & (p_single >= 0) & (p_single <= 1)
     _check(path, sound, "errors must be positive, p_single from 0 to 1")
     flags = np.nan_to_num(numbers(table, "phot_flags", size)).astype(np.int64)
@@ -149,7 +152,8 @@ def _known_labels(path: Path, table: dict[str, AnyColumn], end: str) -> tuple[ND
         for place, name in enumerate(LABELS):
             _check(path, np.isfinite(values[:, place]), f"{name} is missing or not a finite number")
     usual = PHOTOMETRY if end else path.stem
-    labels = AnchorLabels(values, errors, p_single, [word or usual for word in _words(table, "source", size)])
+    sources = [word or usual for word in _words(table, "source", size)]
+    labels = AnchorLabels(values, errors, p_single, sources, (flags & int(PhotFlag.OUTSIDE_RELATIONS)) == 0)
     rows = np.flatnonzero(np.isfinite(values).all(axis=1) & ((flags & int(UNSOUND)) == 0))
     return rows, labels[rows]
 

@@ -27,7 +27,9 @@ class AnchorLabels:
 
     ``labels (anchor, 3)`` Teff (K), log g, [M/H] (dex); ``errors (anchor, 3)`` of these (`ERRORS` by default);
     ``p_single (anchor,)`` the chance that the star is no unresolved pair; ``sources`` say where labels are from: all
-    but the most frequent one have a zero point.
+    but the most frequent one have a zero point. ``inside (anchor,)`` is False for labels beyond the range in which
+    their source holds: what uses them chooses stars by another measure than the label, such as a spectrum, since a cut
+    in noisy labels bends a regression.
 
     Example:
         >>> some = AnchorLabels(np.array([[3500.0, 4.8, 0.0]] * 3), sources=["Mann", "photometry", "photometry"])
@@ -39,6 +41,7 @@ class AnchorLabels:
     errors: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
     p_single: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     sources: Sequence[str] = ()
+    inside: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -48,13 +51,15 @@ class AnchorLabels:
             object.__setattr__(self, "p_single", np.full(count, P_SINGLE))
         if not len(self.sources):
             object.__setattr__(self, "sources", [""] * count)
+        if not len(self.inside):
+            object.__setattr__(self, "inside", np.ones(count, dtype=bool))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> AnchorLabels:
         sources = np.array(self.sources, dtype=object)[rows].tolist()
-        return AnchorLabels(self.labels[rows], self.errors[rows], self.p_single[rows], sources)
+        return AnchorLabels(self.labels[rows], self.errors[rows], self.p_single[rows], sources, self.inside[rows])
 
     @classmethod
     def joined(cls, parts: Sequence[AnchorLabels]) -> AnchorLabels:
@@ -64,6 +69,7 @@ class AnchorLabels:
             np.concatenate([part.errors for part in parts]),
             np.concatenate([part.p_single for part in parts]),
             [source for part in parts for source in part.sources],
+            np.concatenate([part.inside for part in parts]),
         )
 
     @property
@@ -72,6 +78,16 @@ class AnchorLabels:
         every, counts = np.unique(list(self.sources), return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return tuple(every[order].tolist())
+
+    def ranges(self) -> NDArray[np.float64]:
+        """Return the range of the labels that are inside, ``(source, 2, 3)``; infinite where a source has none."""
+        found = np.tile([[-np.inf], [np.inf]], (len(self.names), 1, 3))
+        for place in range(len(self.names)):
+            own = self.source == place
+            sound = self.labels[own & self.inside]
+            if 0 < len(sound) < own.sum():
+                found[place] = sound.min(axis=0), sound.max(axis=0)
+        return found
 
     @property
     def source(self) -> NDArray[np.int64]:

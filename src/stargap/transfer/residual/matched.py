@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stargap.errors import UsageError
 from stargap.fit.parameters import Parameters
@@ -17,12 +19,26 @@ from stargap.transfer.anchor_labels import AnchorLabels
 from stargap.transfer.residual.fits import Fits, fit_spectra
 from stargap.transfer.residual.known import LabelledFits
 from stargap.transfer.residual.model import MAPPED, ResidualTransfer
+from stargap.transfer.residual.scatter import own_scatter
 from stargap.transfer.residual.train import ResidualSettings, match_labels
 
-__all__ = ["match_anchors"]
+__all__ = ["AnchorFits", "fit_known", "left_out", "match_anchors", "tie_labels"]
 
 FOLDS = 4
 """Groups of anchors that are left out in turn."""
+MANY, BEND = 1000, 2
+"""Anchors from which the label prior is no longer needed, and the least degree of the label map with so many."""
+
+
+@dataclass(frozen=True)
+class AnchorFits:
+    """What a label map is tied with: ``anchors``, in whose covariances is ``own (3,)``, the scatter of fitted labels
+    that is not noise (`own_scatter`); ``group (anchor,)``, which are left out together; ``sample`` of the training."""
+
+    anchors: LabelledFits
+    own: Tensor
+    group: NDArray[np.int64]
+    sample: Fits
 
 
 def match_anchors(
@@ -43,16 +59,30 @@ def match_anchors(
         known: labels of the anchors.
         prior: labels drawn from the prior, ``(draw, 4)``.
         parameters: free labels and bounds of the fits.
-        settings: of the training.
+        settings: of the training; see `tie_labels`.
 
     Returns:
-        what `match_labels` returns, ``anchors``, their number, and of anchors left out in turn the median, scatter and
-        slopes of published less known labels (K, dex), by name: ``..._slope`` of ours on known ones, which errors of
-        these flatten, ``..._slope_true`` without that (`undiluted_slope`).
+        what `tie_labels` returns, and of anchors left out in turn the median, clipped scatter and slopes of published
+        less known labels (K, dex), by name: ``..._slope`` of ours on known ones, which errors of these flatten, and
+        ``..._slope_true`` without that (`undiluted_slope`).
 
     Raises:
         UsageError: none of the anchors can be fitted.
     """
+    fits = fit_known(transfer, spectra, rows, known, parameters, settings)
+    scores = left_out(transfer, fits, prior, settings)
+    return {**tie_labels(transfer, fits, prior, settings), **scores}
+
+
+def fit_known(
+    transfer: ResidualTransfer,
+    spectra: PreparedSpectra,
+    rows: NDArray[np.int64],
+    known: AnchorLabels,
+    parameters: Parameters,
+    settings: ResidualSettings,
+) -> AnchorFits:
+    """Fit anchors and a random sample of the training spectra; arguments as in `match_anchors`."""
     unique, place = np.unique(rows, return_inverse=True)
     fits = fit_spectra(spectra, unique, transfer, parameters)
     sound = (torch.isfinite(fits.labels).all(dim=1) & torch.isfinite(fits.covariance).all(dim=(1, 2))).numpy()[place]
@@ -60,30 +90,60 @@ def match_anchors(
         message = f"none of {len(rows)} anchor spectra can be fitted"
         raise UsageError(message)
     place = place[sound]
-    anchors = LabelledFits(fits.labels[place, :MAPPED], fits.covariance[place], known[sound])
-    chosen = np.sort(split_rows(len(spectra), settings.seed)["training"][: settings.match_stars])
-    sample = fit_spectra(spectra, chosen, transfer, parameters)
-    scores = _left_out(transfer, anchors, place % FOLDS, sample, prior, settings)
-    report = match_labels(transfer, sample.labels, sample.covariance, prior, settings, known=anchors)
-    return {**report, "anchors": float(len(anchors)), **scores}
+    training = split_rows(len(spectra), settings.seed)["training"]
+    own = own_scatter(transfer, spectra, training, parameters)
+    covariance = fits.covariance[place] + torch.diag(own.square())
+    anchors = LabelledFits(fits.labels[place, :MAPPED], covariance, known[sound])
+    sample = fit_spectra(spectra, np.sort(training[: settings.match_stars]), transfer, parameters)
+    return AnchorFits(anchors, own, place % FOLDS, sample)
 
 
-def _left_out(
+def tie_labels(
     transfer: ResidualTransfer,
-    anchors: LabelledFits,
-    group: NDArray[np.int64],
-    sample: Fits,
+    fits: AnchorFits,
     prior: NDArray[np.float64],
     settings: ResidualSettings,
+    *,
+    rows: Tensor | None = None,
 ) -> dict[str, float]:
-    """Publish each group of anchors by a map that was made of the others, and compare."""
+    """Fit label map and main sequence, with the systematic errors of the map, the models and the labels' scale.
+
+    Args:
+        transfer: whose label map is set in place.
+        fits: of `fit_known`.
+        prior: labels drawn from the prior, ``(draw, 4)``.
+        settings: of the training. With `MANY` anchors or more labels are tied to these alone (``match = false``), by a
+            map that may bend.
+        rows: which anchors take part, ``(anchor,)`` bool; all by default.
+
+    Returns:
+        what `match_labels` returns, ``own_scatter_...`` and ``anchors``, their number.
+    """
+    anchors = fits.anchors if rows is None else fits.anchors[rows]
+    if len(fits.anchors) >= MANY:
+        settings = settings.model_copy(update={"match": False})
+        transfer.bend_map(max(settings.map_degree, BEND))
+    report = match_labels(transfer, fits.sample.labels, fits.sample.covariance, prior, settings, known=anchors)
+    label_map, first = transfer.label_map, anchors.known.names[0]
+    through = (label_map.jacobian(label_map.centre[None])[0] * fits.own).square().sum(dim=1)
+    beyond = torch.tensor([report[f"scatter {first} {name}"] for name in LABELS[:MAPPED]], dtype=torch.float64)
+    label_map.covariance[:, 0, 0] += (through + beyond.square()) / label_map.scale.square()
+    own = {f"own_scatter_{name}": float(value) for name, value in zip(LABELS[:MAPPED], fits.own, strict=True)}
+    return {**report, **own, "anchors": float(len(anchors))}
+
+
+def left_out(
+    transfer: ResidualTransfer, fits: AnchorFits, prior: NDArray[np.float64], settings: ResidualSettings
+) -> dict[str, float]:
+    """Publish each group of anchors by a map that was made of the others, and compare; see `match_anchors`."""
+    anchors, group = fits.anchors, fits.group
     ours, errors = np.full((len(anchors), MAPPED), np.nan), np.full((len(anchors), MAPPED), np.nan)
     for one in np.unique(group):
         out = torch.as_tensor(group == one)
         if out.all():
             return {}
         other = copy.deepcopy(transfer)
-        match_labels(other, sample.labels, sample.covariance, prior, settings, known=anchors[~out])
+        tie_labels(other, fits, prior, settings, rows=~out)
         published, spread, _ = other.publish(anchors.fitted[out], anchors.covariance[out])
         ours[out.numpy()] = published.numpy()
         errors[out.numpy()] = spread.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt().numpy()
@@ -91,8 +151,8 @@ def _left_out(
 
 
 def _scores(known: AnchorLabels, ours: NDArray[np.float64], errors: NDArray[np.float64]) -> dict[str, float]:
-    """Return what published labels are off by from those of the most frequent source."""
-    first = known.source == 0
+    """Return what published labels are off by from those of the most frequent source, within its range."""
+    first = (known.source == 0) & known.inside
     scores: dict[str, float] = {"left_out": float(first.sum())}
     for place, name in enumerate(LABELS[:MAPPED]):
         mine, theirs, error = ours[first, place], known.labels[first, place], errors[first, place]

@@ -36,6 +36,8 @@ OUTLIERS = -12.0
 """Logarithm of the density of one more component, everywhere the same, which stars far from the prior belong to."""
 ANCHOR_ROUNDS = 3
 """Times that the map is fitted with anchors, each with what their labels scatter by beyond their errors."""
+LEAST_SHARE = 0.5
+"""Least reliability (`AnchorTerm.reliability`) that is made up for."""
 MIXED = (TEFF, M_H)
 """The labels in which the survey may be mixed differently from the prior."""
 
@@ -104,10 +106,12 @@ def fit_label_map(
         known: stars with known labels.
         free_mix: let the survey differ from the prior by a shift and a stretch in Teff and [M/H] (`MIX_WIDTHS`,
             `STRETCH_WIDTH`), so that a mismatch is shared between the map and the mix.
-        effective: weight of the match in stars: the prior is known no better than this many stars determine it.
+        effective: weight of the match in stars: the prior is known no better than this many stars determine it. With 0
+            the map is that of the anchors alone, and regression dilution is taken out of it (`AnchorTerm.reliability`).
 
     Returns:
-        mean ln likelihood before and after, and the shift of the mix (K, dex).
+        mean ln likelihood before and after, the shift of the mix (K, dex), and of known labels how many were used, the
+        zero points of their sources and their scatter beyond errors, and the reliability that was made up for, by name.
     """
     match = _Match(label_map, fitted, covariance, density, known, free_mix, effective)
     best = torch.zeros(match.size, dtype=torch.float64)
@@ -122,26 +126,37 @@ def fit_label_map(
     blocks = inverse.view(count, MAPPED, count, MAPPED)
     label_map.weight.copy_(weight)
     label_map.covariance.copy_(torch.stack([blocks[:, k, :, k] for k in range(MAPPED)]))
+    stretched = {}
+    if match.anchors is not None and not effective:
+        share, mean = match.anchors.reliability(weight)
+        label_map.stretch(1 / share.clamp_min(LEAST_SHARE), mean)
+        stretched = {f"reliability_{name}": float(value) for name, value in zip(LABELS[:MAPPED], share, strict=True)}
     shift = mix[:2] * match.mix_scale * label_map.scale[match.mixed]
     return {
         "log_likelihood_before": float(match.likelihood(torch.zeros_like(weight), torch.zeros_like(mix))),
         "log_likelihood": float(match.likelihood(weight, mix)),
         "mix_teff": float(shift[0]),
         "mix_m_h": float(shift[1]),
-        **_zero_points(known, points),
+        **stretched,
+        **_of_sources(label_map, match.anchors, known, points),
     }
 
 
-def _zero_points(known: LabelledFits | None, points: Tensor) -> dict[str, float]:
-    """Return by how much labels of each source but the first are too large, by name (K, dex)."""
-    if known is None:
+def _of_sources(
+    label_map: LabelMap, anchors: AnchorTerm | None, known: LabelledFits | None, points: Tensor
+) -> dict[str, float]:
+    """Return by how much labels of each source but the first are too large, and scatter beyond errors (K, dex)."""
+    if anchors is None or known is None:
         return {}
-    found = points.view(-1, MAPPED) * torch.tensor(ZERO_POINT, dtype=torch.float64)
-    return {
-        f"zero_point {source} {label}": float(found[place, column])
-        for place, source in enumerate(known.known.names[1:])
-        for column, label in enumerate(LABELS[:MAPPED])
-    }
+    zero = torch.cat([torch.zeros(1, MAPPED).double(), points.view(-1, MAPPED) * torch.tensor(ZERO_POINT).double()])
+    scatter = anchors.excess.sqrt() * label_map.scale
+    found = {"used": float(anchors.used.sum())}
+    for place, source in enumerate(known.known.names):
+        for column, label in enumerate(LABELS[:MAPPED]):
+            if place:
+                found[f"zero_point {source} {label}"] = float(zero[place, column])
+            found[f"scatter {source} {label}"] = float(scatter[place, column])
+    return found
 
 
 class _Match:
@@ -203,7 +218,9 @@ class _Match:
     def loss(self, parameters: Tensor) -> Tensor:
         """Return minus the ln posterior."""
         weight, mix, points = self.parts(parameters)
-        total = -self.effective * self.likelihood(weight, mix if self.free_mix else mix.detach() * 0)
+        total = torch.zeros((), dtype=torch.float64)
+        if self.effective:
+            total = -self.effective * self.likelihood(weight, mix if self.free_mix else mix.detach() * 0)
         total = total + 0.5 * (weight / self.widths).square().sum() + 0.5 * mix.square().sum()
         return total if self.anchors is None else total + self.anchors.cost(weight, points)
 

@@ -108,6 +108,18 @@ class LabelMap(nn.Module):
         change = torch.einsum("rfk,fj->rjk", monomial_slopes(x, self.exponents), self.weight)
         return torch.eye(MAPPED).double() + change * self.scale[:, None] / self.scale * inside.double()[:, None]
 
+    def stretch(self, factor: Tensor, mean: Tensor) -> None:
+        """Stretch mapped labels about a mean in scaled labels, ``(3,)`` each; of a map of degree 0 nothing changes."""
+        order = self.exponents.sum(dim=1)
+        if not (order == 1).any():
+            return
+        whole = self.weight.clone()
+        for row in torch.nonzero(order == 1)[:, 0]:
+            whole[row] += self.exponents[row]
+        whole[0] -= mean
+        self.weight += (factor - 1) * whole
+        self.covariance *= factor.square()[:, None, None]
+
     def uncertainty(self, labels: Tensor) -> Tensor:
         """Return the standard error of the map itself ``(row, 3)``: what no number of spectra takes away."""
         x = monomials(self.scaled(labels), self.exponents)
@@ -241,6 +253,13 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
             mapped = mapped - gain * (expected - mapped[:, 1])[:, None]
             spread = spread - gain[:, :, None] * across[:, None, :]
         return mapped, spread, systematic
+
+    def bend_map(self, degree: int) -> None:
+        """Begin the label map anew, as the identity, with another degree and the same range."""
+        label_map = LabelMap(degree)
+        label_map.low.copy_(self.label_map.low)
+        label_map.high.copy_(self.label_map.high)
+        self.label_map, self.map_degree = label_map, degree
 
     def architecture(self) -> dict[str, Any]:
         """Return degrees and whether there are split numbers, for the card."""

@@ -61,8 +61,9 @@ class ResidualSettings(Settings):
     floor: Annotated[float, Field(gt=0)] = 0.003
     """Least error floor (normalised flux)."""
     match: bool = True
-    """Fit the label map; otherwise labels are those at which the emulator fits."""
-    effective: Annotated[float, Field(ge=0)] = 150.0
+    """Fit the label map to the label prior; otherwise labels are those at which the emulator fits, or, with anchors,
+    those that agree with these alone. A thousand anchors or more need no prior, and the match is left out."""
+    effective: Annotated[float, Field(gt=0)] = 150.0
     """Stars that the match of labels to the prior is worth: how well the prior is known."""
     free_mix: bool = False
     """Let the survey's labels be mixed otherwise than the prior; sensible with anchor stars (see `fit_label_map`)."""
@@ -281,7 +282,7 @@ def match_labels(
     usable = torch.isfinite(labels).all(dim=1) & torch.isfinite(covariance).all(dim=(1, 2))
     labels, covariance = labels[usable, :MAPPED], covariance[usable, :MAPPED, :MAPPED]
     report: dict[str, float] = {}
-    if settings.match:
+    if settings.match or known is not None:
         density = fit_density(prior, transfer.label_map, seed=settings.seed)
         report = fit_label_map(
             transfer.label_map,
@@ -290,7 +291,7 @@ def match_labels(
             density,
             known=known,
             free_mix=settings.free_mix,
-            effective=settings.effective,
+            effective=settings.effective if settings.match else 0.0,
         )
     if settings.sequence:
         transfer.sequence.copy_(main_sequence(transfer.label_map, labels, covariance))
