@@ -131,8 +131,8 @@ class AnchorTerm:
 
 def _log_root(spread: Tensor) -> Tensor:
     """Return half of ln of the determinants of symmetric matrices ``(row, 3, 3)``."""
-    pivots = _pivots(spread)
-    return 0.5 * sum(pivot.log() for pivot in pivots[:MAPPED])
+    one, two, three, *_ = _pivots(spread)
+    return 0.5 * (one.log() + two.log() + three.log())
 
 
 def _squares(spread: Tensor, left: Tensor) -> Tensor:
