@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-limits results-marks results-transfer results-cleaning results-photometry results-joint results-precision results-scale results-validation results-reliability figures lock clean
+.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-cleaning results-photometry results-joint results-precision results-scale results-validation results-reliability figures lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
@@ -13,6 +13,7 @@ help:
 	@echo "make benchmarks          speeds, as a table with ratios against scipy and numpy"
 	@echo "make results-real-stars  docs/results/real-stars.md: recipes of the shipped model, cross-validated on real stars (about 15 minutes)"
 	@echo "make results-emulator-stars  docs/results/emulator-stars.md: the emulator alone on the spectra in $(DATA)/lamost"
+	@echo "make results-instruments docs/results/instruments.md: other instruments, parts of the range, resolutions (a quarter of an hour)"
 	@echo "make results-limits      docs/what-a-spectrum-tells.md: the smallest errors that noise allows, and ours (a few minutes)"
 	@echo "make results-marks       docs/results/marks.md: what the marks use_* let through, and what they lose (a minute or two)"
 	@echo "make results-transfer    docs/results/transfer.md: train and score transfers on a simulated survey (about 2 hours)"
@@ -54,6 +55,9 @@ emulator: $(READY)
 
 transfer-lamost: $(READY)
 	$(BIN)/python docs/make_lamost_transfer.py --data $(DATA)
+
+results-instruments: $(READY)
+	$(BIN)/python docs/results/make_instruments.py --data $(DATA)
 
 results-emulator-stars: $(READY)
 	$(BIN)/python docs/results/make_emulator_stars.py --data $(DATA)

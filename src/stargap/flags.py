@@ -94,6 +94,7 @@ class Flag(BitFlag):
     BAD_CONTINUUM = 1 << 3, "the pseudo-continuum is not positive in places"
     ACTIVE = 1 << 18, "H-alpha in emission: labels are suspect"
     A_M_AT_BOUND = 1 << 13, "[a/M] is at the edge of the model"
+    PARTIAL_COVERAGE = 1 << 36, "less than 95 % of 6000-8900 A: labels come from what there is"
     FRAME_UNKNOWN = 1 << 35, "the frame of the wavelengths is not known: RV is not heliocentric"
     NO_SUBTYPE = 1 << 16, "pixels of TiO5 are missing, or its reference is below 3 sigma: no subtype"
     NO_HALPHA = 1 << 17, "pixels at H-alpha are missing, or its continuum is below 3 sigma: no equivalent width"

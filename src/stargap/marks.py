@@ -53,6 +53,7 @@ _CARE_LABELS: Final = (
     | Flag.DOMAINS_DISAGREE
     | Flag.ACTIVE
     | Flag.A_M_AT_BOUND
+    | Flag.PARTIAL_COVERAGE
 )
 CARE: Final[Mapping[str, Flag]] = {
     "rv": _CARE_ALWAYS | Flag.POOR_FIT,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "LOG_LAMBDA",
+    "MODEL_RESOLUTION",
     "PAPER",
     "STARGAP",
     "WINDOWS",
@@ -83,6 +84,8 @@ class LogLambdaGrid:
 
 
 LOG_LAMBDA = LogLambdaGrid()
+MODEL_RESOLUTION = 1800.0
+"""Resolving power lambda / FWHM of models: that of LAMOST."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from stargap.catalogue import stars
 from stargap.catalogue.stars import combine_spectra, combine_stars, star_numbers
@@ -36,6 +37,32 @@ def spectra(star, *, seed=1):
     table["vb_flag"] = np.zeros(rows, np.int32)
     table["designation"] = np.array([f"J{i}" for i in star], dtype=object)
     return table
+
+
+def test_velocities_that_vary_are_found_at_the_rate_of_their_probability():
+    rng = np.random.default_rng(5)
+    stars, epochs = 4000, 4
+    number = np.repeat(np.arange(stars), epochs)
+    rows = {c.name: np.full(number.size, c.null, object if c.dtype == "str" else c.dtype) for c in CATALOGUE}
+    error = rng.uniform(2.0, 8.0, number.size)
+    moving = np.arange(stars) % 100 == 0
+    orbit = np.where(moving[number], 60.0 * rng.choice([-1.0, 1.0], number.size), 0.0)
+    rows |= {"rv": rng.normal(10.0, error) + orbit, "e_rv": error, "teff": np.full(number.size, 3400.0)}
+    rows |= {"use_rv": np.ones(number.size, np.int64), "snr_r": np.full(number.size, 20.0)}
+    rows |= {"snr_i": rows["snr_r"].copy()}
+    rows["use_rv"][:epochs] = 0
+    rows["rv"][epochs : 2 * epochs - 1] = np.nan
+    table = combine_spectra(rows, number, "weighted")
+    assert table["rv_variable"][:2].tolist() == [INT_NULL, INT_NULL]
+    assert np.isnan(table["p_constant_rv"][:2]).all()
+    known = np.arange(2, stars)
+    quiet = known[~moving[known]]
+    assert stats.kstest(table["p_constant_rv"][quiet], "uniform").pvalue > 0.01
+    assert table["rv_variable"][quiet].sum() <= 3
+    assert abs(table["rv_chi2"][quiet].mean() - 1) < 0.05
+    several = known[moving[known]]
+    differ = np.array([len(set(orbit[number == star])) > 1 for star in several])
+    assert (table["rv_variable"][several[differ]] == 1).mean() > 0.95
 
 
 def test_numbers_are_in_order_of_appearance_and_exact():

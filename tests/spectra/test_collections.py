@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.io import fits
+from helpers.collections import BOSS_LOGLAM, boss_rows, rest, write_desi, write_mrs, write_mwm, write_spplate
 
 from stargap.errors import SpectrumError
 from stargap.spectra.inputs import find_spectra, list_spectra
@@ -12,7 +13,6 @@ from stargap.spectra.readers.read import read_spectrum, spectrum_addresses
 from stargap.spectra.store.ingest import IngestSettings, file_inputs, ingest_shard
 from stargap.spectra.store.plan import extend_plan
 from stargap.spectra.store.shards import Shard
-from tests.helpers.collections import BOSS_LOGLAM, boss_rows, rest, write_desi, write_mrs, write_mwm, write_spplate
 
 FULLREJECT, NEARBADPIXEL = 1 << 18, 1 << 4
 IDS = [39633293045302999, 39633293045302998, -5]

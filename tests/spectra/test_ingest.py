@@ -108,7 +108,7 @@ def test_one_row_a_file_in_order_with_its_facts_and_reason(survey, tmp_path):
     read = pixels(tmp_path / "store")
     assert differing(read, {name: getattr(native, name) for name in read}) == []
     assert (native.ivar[[9, 10]] == 0).all()
-    assert store.manifest["settings"] == {"dtype": "float32", "shard_rows": 4}
+    assert store.manifest["settings"] == IngestSettings(shard_rows=4).model_dump(mode="json")
 
 
 def test_a_file_named_twice_has_one_row(survey, tmp_path):
@@ -340,11 +340,11 @@ read = room.read_spectrum
 def die(*anything, **more):
     os.kill(os.getpid(), 9)
 
-def reading(path):
+def reading(path, how):
     if "deadly" in str(path):
         die()
     time.sleep({pause})
-    return read(path)
+    return read(path, how)
 
 room.read_spectrum = reading
 {more}

@@ -17,8 +17,9 @@ from scipy.stats import norm
 from stargap.errors import SpectrumError
 from stargap.mock.instrument import mock_wavelength
 from stargap.pixels import LOG_LAMBDA, PAPER, SPEED_OF_LIGHT, STARGAP
+from stargap.spectra.linespread import blur
 from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
-from stargap.spectra.prepare import blur, prepare
+from stargap.spectra.prepare import prepare
 from stargap.spectra.readers.content import Content, check_spectrum
 from stargap.spectra.smoother import Smoother, normalise, smoother_for
 from stargap.spectra.spectrum import Facts, Spectrum

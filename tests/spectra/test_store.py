@@ -229,9 +229,9 @@ def test_float16_takes_half_the_room(tmp_path):
         (lambda f: (f / "manifest.json").unlink(), "not finished: run the ingest again"),
         (lambda f: (f / "manifest.json").write_text("{"), "damaged, or not of a stargap store"),
         (lambda f: (f / "manifest.json").write_text("[1]"), "damaged, or not of a stargap store"),
-        (lambda f: (f / "manifest.json").write_text('{"format": 2}'), "damaged, or not of a stargap store"),
+        (lambda f: (f / "manifest.json").write_text('{"format": 3}'), "damaged, or not of a stargap store"),
         (lambda f: edit(f / "manifest.json", kind="zarr"), "damaged, or not of a stargap store"),
-        (lambda f: edit(f / "manifest.json", format=99), "format 99, where this version of stargap reads 2"),
+        (lambda f: edit(f / "manifest.json", format=99), "format 99, where this version of stargap reads 3"),
         (lambda f: edit(f / "manifest.json", lattice={"first": 1, "count": 2, "step": 3}), "pixels are"),
         (lambda f: flip(f / "index.parquet"), "index.parquet: its checksum does not fit"),
         (lambda f: (f / "index.parquet").unlink(), "index.parquet: No such file"),
@@ -287,7 +287,7 @@ def test_an_array_that_was_exchanged_is_refused(folder):
 def test_one_flipped_bit_of_any_file_is_noticed_where_it_is_read(dtype, tmp_path):
     build(tmp_path, dtype=dtype)
     rng, names = np.random.default_rng(1), sorted(Shard.open(tmp_path, 0).card.files)
-    assert names == sorted(["flux.npy", "index.parquet", "scale.npy", "spikes.npy", SIGMA[dtype]])
+    assert names == sorted(["flux.npy", "index.parquet", "resolution.npy", "scale.npy", "spikes.npy", SIGMA[dtype]])
     for name in names:
         path = tmp_path / "shard-00000" / name
         whole = path.read_bytes()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
+from scipy.special import chdtrc, ndtr
 
 from stargap.marks import with_marks
 from stargap.photometry.joint import joint_labels
@@ -27,6 +27,8 @@ _LABELS = ("rv", "teff", "logg", "m_h")
 _COMBINED = (*_LABELS, "a_m", "spt", "halpha_ew", "lhalpha_lbol")
 _PHOTOMETRY = ("g_mag", "bp_mag", "rp_mag", "ks_mag", "e_ks_mag", "parallax", "e_parallax", "ruwe")
 _BITS = ("flags", "cuts", "vb_flag")
+IMPROBABLE = 1e-4
+"""Probability of a larger chi-square of constant velocity below which RV varies: one false mark in 10,000 stars."""
 _ACTIVE_EW = 0.75  # Angstrom, paper section 4.3
 _STARS_PER_BLOCK = 100_000
 _ROWS = 50_000
@@ -63,7 +65,8 @@ def combine_spectra(
     Those in the final catalogue count; of a star that has none there, all with a Teff. The best is the one with the
     highest S/N, the lower of r and i. With weights w = (S/N)^2 a value is sum(w x) / sum(w), its random error
     sqrt(sum(w^2 e^2)) / sum(w), and its systematic error, which does not average out, sum(w e_sys) / sum(w). Scatter is
-    the standard deviation between spectra (n - 1), unweighted. Activity follows from the combined width of H-alpha.
+    the standard deviation between spectra (n - 1), unweighted. Whether RV varies follows from chi-square of
+    constant velocity, activity from the combined width of H-alpha.
     Combined labels are joined with the star's photometry anew where its best spectrum is.
 
     Args:
@@ -106,6 +109,7 @@ def combine_spectra(
     weight = snr**2 + 1e-9  # a spectrum of unknown S/N counts where a star has no other
     for name in _COMBINED:
         table |= _combined(name, given, chosen, used, weight, groups)
+    table |= _constancy(given, used & np.isfinite(given["rv"]) & (given["use_rv"] == 1), groups)
     width, error = table["halpha_ew"], table["e_halpha_ew"]
     table["activity"] = np.where(np.isnan(width), INT_NULL, width > _ACTIVE_EW)
     table["p_active"] = ndtr((width - _ACTIVE_EW) / error)
@@ -173,6 +177,26 @@ def _combined(
             square = groups.total(np.where(every > 0, deviation**2, 0.0))
             result[f"scatter_{name}"] = np.where(size > 1, np.sqrt(square / (size - 1)), np.nan)
     return result
+
+
+def _constancy(given: Columns, known: NDArray[np.bool_], groups: _Groups) -> Columns:
+    """Return chi-square of constant velocity, per degree of freedom, its probability, and whether RV varies.
+
+    chi^2 = sum((v_i - v)^2 / e_i^2) about the mean v with weights 1 / e_i^2, of the usable velocities of a star, with
+    n - 1 degrees of freedom; a star varies where the probability of a larger one is below `IMPROBABLE`.
+    """
+    value, error = given["rv"].astype(float), given["e_rv"].astype(float)
+    known = known & np.isfinite(error) & (error > 0)
+    weight = np.where(known, 1.0 / np.where(known, error, 1.0) ** 2, 0.0)
+    total, size = groups.total(weight), groups.total(known)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = groups.total(np.where(known, weight * value, 0.0)) / total
+        square = groups.total(np.where(known, weight * (value - mean[groups.star]) ** 2, 0.0))
+        several = size > 1
+        freedom = np.where(several, size - 1, np.nan)
+        probability = np.where(several, chdtrc(np.where(several, size - 1, 1), square), np.nan)
+    varies = np.where(several, probability < IMPROBABLE, INT_NULL)
+    return {"rv_chi2": square / freedom, "p_constant_rv": probability, "rv_variable": varies.astype(np.int64)}
 
 
 def combine_stars(

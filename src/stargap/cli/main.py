@@ -49,6 +49,7 @@ def measure(
     air: Annotated[bool | None, Parameter(negative="--vacuum")] = None,
     frame: Literal["heliocentric", "observed", "rest"] | None = None,
     snr: float | None = None,
+    instrument: str | None = None,
     loader: Annotated[str | None, Parameter(name="--format")] = None,
 ) -> None:
     """Measure RV, Teff, log g, [M/H], subtype and H-alpha of spectra, one row each.
@@ -93,6 +94,9 @@ def measure(
         Frame of the wavelengths, where a file does not say; velocities that are not heliocentric are flagged.
     snr
         S/N per pixel of spectra that come without errors.
+    instrument
+        Resolving power, or an instrument's name (lamost, sdss, boss, desi, miles, ...), where files do not tell: else
+        spectra are taken to be as sharp as LAMOST's.
     loader
         Loader of specutils to read the files with.
     """
@@ -129,7 +133,9 @@ def measure(
             message = f"{path}: there is no such file or folder"
             raise UsageError(message)
     found = find_spectra(paths)
-    read = ReadSettings(columns=named_columns(columns or ()), air=air, frame=frame, snr=snr, format=loader)
+    read = ReadSettings(
+        columns=named_columns(columns or ()), air=air, frame=frame, snr=snr, instrument=instrument, format=loader
+    )
     with bar("measuring", len(found)) as advance:
         table = run(
             found,
@@ -250,7 +256,7 @@ def emulator(
     Parameters
     ----------
     grid
-        HDF5 grid, or a folder of BT-Settl (.spec.7, .spec.fits) or PHOENIX-ACES HiRes files.
+        HDF5 grid, or a folder of model spectra: BT-Settl, PHOENIX-ACES, PHOENIX NewEra, MARCS, SPHINX or SVO's files.
     output
         Folder for emulator.safetensors and its card.
     plot
@@ -263,11 +269,13 @@ def emulator(
     from stargap.figures.emulator import emulator_figure
     from stargap.figures.style import png
     from stargap.files import replacing
-    from stargap.theory.grids import read_grid, read_hdf5_grid
+    from stargap.theory.grids import covered_box, read_grid, read_hdf5_grid
     from stargap.theory.train_emulator import Training, emulator_error, fit_emulator
 
     settings = Training(resolution=resolution, seed=seed)
-    spectra = read_hdf5_grid(grid) if grid.is_file() else read_grid(grid, resolution=4 * resolution)
+    ours = grid.suffix in (".h5", ".hdf5") and grid.is_file() and "phoenix-newera" not in grid.name.lower()
+    spectra = read_hdf5_grid(grid) if ours else read_grid(grid, resolution=4 * resolution)
+    print(covered_box(spectra.labels))
     with bar("training", settings.steps) as advance:
         trained, held_out = fit_emulator(spectra, settings, progress=lambda step, total, loss: advance(200))
     output.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,8 @@ import torch
 
 from stargap.arrays import Jacobians, Labels, LabelsAndDirections, Spectra, StarRows
 from stargap.pixels import STARGAP
-from stargap.spectra.prepare import Prepared, blur
+from stargap.spectra.linespread import blur
+from stargap.spectra.prepare import Prepared
 from stargap.spectra.smoother import smoother_for
 from stargap.theory.emulator import Emulator
 

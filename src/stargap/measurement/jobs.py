@@ -13,6 +13,7 @@ from stargap.measurement.star import Columns, Fitted, measure_batch
 from stargap.pixels import grid_for
 from stargap.processor import single_thread
 from stargap.settings import MeasureSettings
+from stargap.spectra.linespread import over
 from stargap.spectra.readers.content import Content, check_spectrum
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.reading import ReadSettings
@@ -98,4 +99,7 @@ def measure_items(
 def _checked(given: Spectrum | SpectrumError) -> Spectrum:
     if isinstance(given, SpectrumError):
         raise given
-    return check_spectrum(Content(given.wavelength, given.flux, given.ivar, facts=given.facts), given.facts.path)
+    power = None if given.resolution is None else over(given.wavelength, given.resolution)
+    return check_spectrum(
+        Content(given.wavelength, given.flux, given.ivar, facts=given.facts, resolution=power), given.facts.path
+    )

@@ -24,11 +24,12 @@ from stargap.measurement.limits import LIMITED, star_limits
 from stargap.measurement.lines import line_columns
 from stargap.measurement.subtype import is_giant
 from stargap.measurement.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
-from stargap.pixels import grid_for
+from stargap.pixels import LOG_LAMBDA, grid_for
 from stargap.rows import BoolColumn, FloatColumn
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, native_batch
 from stargap.spectra.prepare import Prepared, prepare
+from stargap.spectra.readers.content import RANGE
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.tables.columns import INT_NULL, MEASURED
 from stargap.theory.emulator import Emulator
@@ -53,6 +54,12 @@ NEAR = 0.2
 """Tolerance of the last fit with the emulator alone, the step of which is taken."""
 MANY_BAD = 0.2
 """Fraction of bad pixels above which a spectrum is flagged."""
+PARTIAL = 0.95
+"""Fraction of 6000-8900 A below which a spectrum covers a part of it."""
+PARTIAL_SYSTEMATIC = np.array([45.0, 0.03, 0.09, 0.0])
+"""Standard deviations of Teff (K), log g, [M/H] and [a/M] (dex) that are added in quadrature to systematic errors,
+times the fraction of 6000-8900 A that is not covered: what labels of LAMOST spectra move by when they are cut to less
+(docs/results/instruments.md)."""
 FACTS = tuple(column.name for column in MEASURED if column.name in Facts.__dataclass_fields__)
 
 
@@ -241,20 +248,23 @@ def measure_native(
         fitted = Fitted(native, prepared, domains.observed, domains)
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
+    covered = _covered(native)[:count]
     columns: Columns = {
         "spectrum_id": spectrum_id,
         "failure": np.array(failure, dtype=object),
         **{name: _fact_column(name, [getattr(fact, name) for fact in facts]) for name in FACTS},
         **_velocity_columns(velocity, factor, np.where(lamost, settings.lamost_rv_floor, 0.0)),
-        **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy())),
+        **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy()), covered),
         **line_columns(native, rv, factor),
         **_correlations(fitted, settings, emulator, count),
         **_limit_columns(fitted, rv, settings, emulator, factor),
     }
     read = columns["failure"] == ""
+    columns["resolution"] = np.where(read, native.resolution.numpy()[:count], np.nan)
     columns["bad_fraction"] = np.where(read, fitted.prepared.bad_fraction.numpy()[:count], np.nan)
     flags = velocity.flags.numpy() | fitted.fit.flags.numpy()[:count]
-    for flag, where in _marks(columns, fitted, facts, settings.least_snr).items():
+    marks = _marks(columns, fitted, facts, settings.least_snr) | {Flag.PARTIAL_COVERAGE: covered < PARTIAL}
+    for flag, where in marks.items():
         flags[where] |= flag
     columns["flags"] = np.where(read, flags, int(Flag.UNREADABLE))
     columns["flag_text"] = np.array([Flag.describe(bits) for bits in columns["flags"].tolist()], dtype=object)
@@ -269,7 +279,16 @@ def _velocity_columns(velocity: BatchVelocity, factor: FloatColumn, floor: Float
     return {"rv": velocity.rv.numpy().copy(), "e_rv": error}
 
 
-def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn) -> Columns:
+def _covered(native: NativeBatch) -> FloatColumn:
+    """Return the fraction of 6000-8900 A between the first and the last good pixel of each spectrum."""
+    wave = torch.as_tensor(LOG_LAMBDA.wavelength).clamp(*RANGE)
+    good = native.ivar > 0
+    first = torch.where(good, wave, RANGE[1]).amin(dim=1)
+    last = torch.where(good, wave, RANGE[0]).amax(dim=1)
+    return np.asarray(((last - first) / (RANGE[1] - RANGE[0])).clamp_min(0).numpy())
+
+
+def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn, covered: FloatColumn) -> Columns:
     """Return labels, their errors and systematic errors, and reduced chi-square; NaN without a velocity."""
     count = len(factor)
     labels, errors = fitted.fit.labels.numpy()[:count].copy(), fitted.fit.errors.numpy()[:count] * factor[:, None]
@@ -278,7 +297,8 @@ def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn)
     errors[missing] = np.nan
     systematic = np.full_like(labels, np.nan)
     if fitted.domains is not None:
-        systematic = np.where(missing, np.nan, fitted.domains.systematic.numpy()[:count])
+        lacking = np.where(covered < PARTIAL, 1.0 - covered, 0.0)[:, None] * PARTIAL_SYSTEMATIC
+        systematic = np.where(missing, np.nan, np.hypot(fitted.domains.systematic.numpy()[:count], lacking))
     columns: Columns = {"chi2": np.where(missing[:, TEFF], np.nan, fitted.fit.chi2.numpy()[:count])}
     for place, name in enumerate(LABELS):
         columns[name], columns[f"e_{name}"] = labels[:, place], errors[:, place]
@@ -314,7 +334,7 @@ def _limit_columns(
 def _marks(columns: Columns, fitted: Fitted, facts: Sequence[Facts], least_snr: float) -> dict[Flag, NDArray[np.bool_]]:
     """Return the flags that follow from other columns and from the preparation, and the rows that have them."""
     count = len(facts)
-    snr = np.array([min(fact.snr_r or 0.0, fact.snr_i or 0.0) for fact in facts], dtype=float)
+    snr = np.array([_least_snr(fact) for fact in facts], dtype=float)
     return {
         Flag.MANY_BAD_PIXELS: fitted.prepared.bad_fraction.numpy()[:count] > MANY_BAD,
         Flag.BAD_CONTINUUM: fitted.prepared.bad_continuum.numpy()[:count],
@@ -327,6 +347,12 @@ def _marks(columns: Columns, fitted: Fitted, facts: Sequence[Facts], least_snr: 
         Flag.GIANT: is_giant(columns),
         Flag.SPIKES_REMOVED: fitted.native.spikes.numpy()[:count] > 0,
     }
+
+
+def _least_snr(facts: Facts) -> float:
+    """Return the S/N in r or i, whichever is lower; the other of a spectrum that does not reach into one of them."""
+    known = [snr for snr in (facts.snr_r, facts.snr_i) if snr is not None]
+    return min(known, default=0.0) if len(known) == 2 or facts.snr_source == "ivar" else 0.0
 
 
 def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDArray[np.int64]) -> Columns:

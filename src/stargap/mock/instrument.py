@@ -15,8 +15,9 @@ from stargap.errors import UsageError
 from stargap.features import HALPHA
 from stargap.labels import TEFF
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP, WINDOWS
+from stargap.spectra.linespread import blur
 from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
-from stargap.spectra.prepare import blur, prepare
+from stargap.spectra.prepare import prepare
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.spectrum import Spectrum
 from stargap.theory.emulator import Emulator

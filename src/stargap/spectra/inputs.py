@@ -14,6 +14,7 @@ import numpy as np
 from stargap.errors import UsageError
 from stargap.pixels import air_to_vacuum
 from stargap.spectra.exchange import from_specutils, is_specutils
+from stargap.spectra.linespread import instrument_resolution
 from stargap.spectra.readers.read import spectrum_addresses
 from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Facts, Spectrum
@@ -216,4 +217,7 @@ def spectra_from_arrays(flux: Any, wavelength: Any, ivar: Any, read: ReadSetting
     if read is not None and read.air:
         wave = air_to_vacuum(wave)
     frame = None if read is None or read.frame == "heliocentric" else read.frame
-    return [Spectrum(wave, f, w, Facts(layout="arrays", frame=frame)) for f, w in zip(values, weights, strict=True)]
+    instrument = None if read is None else read.instrument
+    power = None if instrument is None else instrument_resolution(wave, instrument)
+    facts = Facts(layout="arrays", frame=frame)
+    return [Spectrum(wave, f, w, facts, power) for f, w in zip(values, weights, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from stargap.arrays import NativeSpectra, PerStar
 from stargap.errors import SpectrumError
-from stargap.pixels import LOG_LAMBDA
+from stargap.pixels import LOG_LAMBDA, MODEL_RESOLUTION
+from stargap.spectra.linespread import FINE, LEAST_GOOD, match_resolution
 from stargap.spectra.readers.content import facts_with_snr
 from stargap.spectra.spectrum import Facts, Spectrum
 
@@ -32,12 +33,19 @@ class NativeBatch:
 
     ``flux`` and ``ivar`` are float32 ``(star, native)``; ``ivar`` is 0 where a pixel must not be used. ``scale`` is
     float64 ``(star,)``: the flux unit of each row. ``spikes`` counts the pixels that were killed as spikes.
+    ``resolution`` is the resolving power of each row, float64 ``(star,)``: the models' where it is left out.
     """
 
     flux: NativeSpectra
     ivar: NativeSpectra
     scale: PerStar
     spikes: Tensor
+    resolution: PerStar = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+
+    def __post_init__(self) -> None:
+        if len(self.resolution) != len(self.flux):
+            whole = torch.full((len(self.flux),), MODEL_RESOLUTION, dtype=torch.float64)
+            object.__setattr__(self, "resolution", whole)
 
     def __len__(self) -> int:
         return self.flux.shape[0]
@@ -117,8 +125,9 @@ def to_log_lambda(spectra: Sequence[Spectrum]) -> NativeBatch:
     """
     flux = np.zeros((len(spectra), LOG_LAMBDA.count))
     ivar = np.zeros_like(flux)
+    resolution = np.full(len(spectra), MODEL_RESOLUTION)
     for row, spectrum in enumerate(spectra):
-        flux[row], ivar[row] = _resample(spectrum)
+        flux[row], ivar[row], resolution[row] = _on_grid(spectrum)
     good = (ivar > 0) & np.isfinite(ivar) & np.isfinite(flux)
     scale = np.ones(len(spectra))
     for row in np.flatnonzero(good.any(axis=1)).tolist():
@@ -137,7 +146,47 @@ def to_log_lambda(spectra: Sequence[Spectrum]) -> NativeBatch:
         torch.as_tensor(np.where(good, ivar, 0.0), dtype=torch.float32),
         torch.as_tensor(scale),
         torch.as_tensor(spikes.sum(axis=1)),
+        torch.as_tensor(resolution),
     )
+
+
+def _on_grid(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return flux, ivar and resolving power of a spectrum on the grid."""
+    if spectrum.resolution is None:
+        return *_resample(spectrum), MODEL_RESOLUTION
+    steps = np.diff(np.log10(spectrum.wavelength))
+    averaged = bool(steps.size and np.median(steps) < FINE * LOG_LAMBDA.step)
+    flux, ivar = _average(spectrum) if averaged else _resample(spectrum)
+    known = np.isfinite(spectrum.resolution) & (spectrum.resolution > 0)
+    if not known.any():
+        return flux, ivar, MODEL_RESOLUTION
+    power = np.interp(LOG_LAMBDA.wavelength, spectrum.wavelength[known], spectrum.resolution[known])
+    flux, resolution = match_resolution(flux, ivar, power, averaged)
+    return flux, ivar, resolution
+
+
+def _average(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return means of narrower pixels over those of the grid, weighted by how much of each lies inside."""
+    place = np.log10(spectrum.wavelength) / LOG_LAMBDA.step - LOG_LAMBDA.first
+    if place.size < 2 or place[-1] < 0 or place[0] > LOG_LAMBDA.count - 1:
+        raise SpectrumError(spectrum.facts.path, "its wavelengths do not overlap 6000-8900 A")
+    middle = (place[1:] + place[:-1]) / 2
+    edges = np.concatenate([[2 * place[0] - middle[0]], middle, [2 * place[-1] - middle[-1]]])
+    ends = np.arange(LOG_LAMBDA.count + 1) - 0.5
+    good = spectrum.ivar > 0
+    width = np.where(good, np.diff(edges), 0.0)
+    inverse = np.divide(1.0, spectrum.ivar, out=np.zeros(good.shape), where=good)
+
+    def within(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        total = np.concatenate([[0.0], np.cumsum(values)])
+        return np.diff(np.interp(ends, edges, total))
+
+    covered, sums = within(width), within(width * spectrum.flux)
+    variance = within(width**2 * inverse)
+    enough = covered >= LEAST_GOOD
+    flux = np.divide(sums, covered, out=np.zeros(covered.shape), where=enough)
+    ivar = np.divide(covered**2, variance, out=np.zeros(covered.shape), where=enough & (variance > 0))
+    return flux, ivar
 
 
 def _resample(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

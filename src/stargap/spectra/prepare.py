@@ -9,10 +9,11 @@ from torch import Tensor
 
 from stargap.arrays import NativePixels, PerStar, PixelMask, Spectra, StarMask, SupportSpectra
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP, PixelGrid
+from stargap.spectra.linespread import missing_blur
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.smoother import normalise, smoother_for
 
-__all__ = ["Prepared", "blur", "prepare", "prepare_again", "restore", "smear"]
+__all__ = ["Prepared", "prepare", "prepare_again", "restore", "smear"]
 
 LEAST_CONTINUUM = 1e-6
 """The least pseudo-continuum that a flux is divided by, as a fraction of the star's typical flux."""
@@ -44,25 +45,6 @@ class Prepared:
 
     def __getitem__(self, rows: slice | Tensor) -> Prepared:
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "grid"})
-
-
-def blur(flux: Tensor, amount: Tensor) -> Tensor:
-    """Smear model spectra as linear resampling smeared the star's.
-
-    Linear interpolation at phase t between pixels D apart is a kernel of variance t (1 - t) D^2. Three taps
-    ``(a, 1 - 2a, a)`` with ``a = t (1 - t) D^2 / 2`` have the same variance.
-
-    Args:
-        flux: ``(..., support)`` on a 1 A grid.
-        amount: a, in squared pixels, broadcastable to `flux`.
-
-    Example:
-        >>> blur(torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]), torch.tensor(0.25))
-        tensor([0.0000, 0.2500, 0.5000, 0.2500, 0.0000])
-    """
-    step = torch.diff(flux)
-    curvature = torch.nn.functional.pad(step, (0, 1)) - torch.nn.functional.pad(step, (1, 0))
-    return flux + amount * curvature
 
 
 def prepare(native: NativeBatch, rv: PerStar, grid: PixelGrid = STARGAP) -> Prepared:
@@ -113,7 +95,7 @@ def prepare(native: NativeBatch, rv: PerStar, grid: PixelGrid = STARGAP) -> Prep
         good=usable,
         weight=weight if see else torch.ones_like(weight),
         inverse_kernel=1.0 / kernel.clamp_min(grid.least_kernel_weight),
-        blur=smear(t, gap, grid) if see else torch.zeros_like(t),
+        blur=smear(t, gap, grid) + missing_blur(native.resolution, grid) if see else torch.zeros_like(t),
         index=index,
         fraction=t,
         bad_fraction=1.0 - usable.sum(dim=1) / unmasked[:, inner].sum(dim=1),
@@ -157,7 +139,7 @@ def prepare_again(
         good=usable,
         weight=weight,
         inverse_kernel=1.0 / coverage.clamp_min(grid.least_kernel_weight),
-        blur=smear(t, gap, grid),
+        blur=smear(t, gap, grid) + missing_blur(native.resolution, grid),
         index=index,
         fraction=t,
         bad_fraction=1.0 - usable.sum(dim=1) / _unmasked(index, grid)[:, inner].sum(dim=1),

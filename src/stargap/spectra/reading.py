@@ -33,6 +33,10 @@ class ReadSettings(Settings):
     """Names of a table's columns, where they are not the usual ones; error is the standard deviation of the flux."""
     snr: Annotated[float, Field(gt=0)] | None = None
     """S/N per pixel of spectra that come without errors; without it they are refused."""
+    instrument: str | float | list[tuple[float, float]] | None = None
+    """Resolving power lambda / FWHM, where a file does not tell: the name of an instrument
+    (`stargap.spectra.linespread.INSTRUMENTS`), a number, or pairs of wavelength (A) and number. Without it spectra are
+    taken to be as sharp as LAMOST's."""
     format: str | None = None
     """Name of a loader of specutils, such as ``6dFGS-tabular``, to read files with."""
 

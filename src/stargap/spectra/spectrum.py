@@ -65,6 +65,8 @@ class Spectrum:
     flux: NDArray[np.float64]
     ivar: NDArray[np.float64]
     facts: Facts = field(default_factory=Facts)
+    resolution: NDArray[np.float64] | None = None
+    """Resolving power lambda / FWHM at each pixel, ``(pixel,)``; None where it is the models' (LAMOST's 1800)."""
 
     def to_specutils(self) -> Any:
         """Return it as a ``specutils.Spectrum`` (`stargap.spectra.exchange.to_specutils`).

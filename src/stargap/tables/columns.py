@@ -87,6 +87,7 @@ MEASURED: tuple[Column, ...] = (
     Column("snr_source", "str", "", "meta.code", "Where the S/N comes from: header or ivar"),
     Column("layout", "str", "", "meta.code", "Structure of the file, such as lamost-image"),
     Column("release", "str", "", "meta.version;meta.dataset", "Data release named by the file"),
+    Column("resolution", "float32", "", "spect.resolution", "Resolving power that models were broadened to", (0, _INF)),
     Column("target_id", "int64", "", "meta.id;src", "Identifier of the star in its survey (SDSS-V, DESI)"),
     Column("plan_id", "str", "", "meta.id;obs.field", "Observing plan or plate"),
     Column("lmjd", "int64", "d", "time.epoch;obs", "Local modified Julian day of the night", (40000, 100000)),
@@ -275,6 +276,11 @@ STARS: tuple[Column, ...] = (
     _DISTANCE,
     *_MOTION,
     *_of_star("rv"),
+    Column("rv_chi2", "float32", "", "stat.fit.chi2", "Reduced chi-square of constant RV, of usable ones", (0, _INF)),
+    Column(
+        "p_constant_rv", "float64", "", "stat.probability", "Probability of a larger chi-square of constant RV", (0, 1)
+    ),
+    Column("rv_variable", "int32", "", "meta.code;src.var", "1 if RV varies: p_constant_rv below 1e-4; else 0", (0, 1)),
     *_of_star("teff"),
     *_of_star("logg"),
     *_of_star("m_h"),

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from stargap.errors import UsageError
 
-__all__ = ["labels_from_name", "read_bt_settl_ascii", "read_bt_settl_fits", "read_phoenix_aces"]
+__all__ = ["flux_scale", "labels_from_name", "ordered", "read_bt_settl_ascii", "read_bt_settl_fits", "read_packed",
+           "read_phoenix_aces"]  # fmt: skip
 
 Spectrum = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 """Labels (4,), wavelength (pixel,), flux (pixel,)."""
@@ -35,7 +36,7 @@ LABEL_TOLERANCE = (1.0, 0.05, 0.05, 0.05)
 
 NAME = re.compile(
     r"^lte(?P<teff>\d{3,5}(?:\.\d+)?)(?P<gravity>[+-]\d+(?:\.\d+)?)(?P<m_h>[+-]\d+(?:\.\d+)?)"
-    r"(?:a(?P<a>[+-]?\d+(?:\.\d+)?)|\.Alpha=(?P<alpha>[+-]?\d+(?:\.\d+)?))?\.(?:BT-Settl|PHOENIX-ACES)",
+    r"(?:a(?P<a>[+-]?\d+(?:\.\d+)?)|\.Alpha=(?P<alpha>[+-]?\d+(?:\.\d+)?))?\.(?:BT-Settl|PHOENIX-ACES|PHOENIX-NewEra)",
     re.IGNORECASE,
 )
 NUMBER = rb"([+-]?(?:\d++\.?\d*+|\.\d++)(?:[DdEe][+-]?\d++)?+)"
@@ -45,7 +46,7 @@ LOST = re.compile(rb"^(?!" + PAIR + rb"|[ \t]*+(?:[#!;%]|\r?$))[^\n]*+", re.MULT
 
 
 def labels_from_name(path: str | Path) -> NDArray[np.float64]:
-    """Return the labels that the name of a BT-Settl or PHOENIX-ACES file states.
+    """Return the labels that the name of a BT-Settl, PHOENIX-ACES or PHOENIX NewEra file states.
 
     ``lte{Teff}-{log g}{[M/H]}``, then ``a{[a/M]}`` (BT-Settl) or ``.Alpha={[a/M]}`` (PHOENIX-ACES), 0 when
     left out. Teff is in units of 100 K with three digits before the point, and in K with more. The sign
@@ -96,7 +97,7 @@ def read_bt_settl_ascii(path: str | Path) -> Spectrum:
         (np.float64(3000.0), array([ 900., 6000., 6001.]), array([1.e-09, 1.e+05, 1.e+06]))
     """
     labels = labels_from_name(path)
-    data = _read_bytes(path)
+    data = read_packed(path)
     rows = ROW.findall(data)
     lines = data.count(b"\n") + (not data.endswith(b"\n"))
     if lines > len(rows) and (lost := LOST.search(data)):
@@ -108,7 +109,7 @@ def read_bt_settl_ascii(path: str | Path) -> Spectrum:
     if columns.size and columns[:, 1].max() > MOST_LOG_FLUX:
         msg = f"{path}: column 2 reaches {columns[:, 1].max():g}, so it is not the log10 of a flux"
         raise UsageError(msg)
-    return labels, *_ordered(path, columns[:, 0], 10.0 ** (columns[:, 1] + DF))
+    return labels, *ordered(path, columns[:, 0], 10.0 ** (columns[:, 1] + DF))
 
 
 def read_bt_settl_fits(path: str | Path) -> Spectrum:
@@ -141,11 +142,11 @@ def read_bt_settl_fits(path: str | Path) -> Spectrum:
         msg = f"{path}: HDU 1 has no column {' and no '.join(sorted(missing))}"
         raise UsageError(msg)
     stated = [_stated_unit(header, names[key]) for key in ("wavelength", "flux")]
-    wave_scale = _scale(path, stated[0] or "um", u.AA)
-    flux_scale = _scale(path, stated[1] or "W m-2 um-1", u.erg / u.s / u.cm**2 / u.AA)
+    wave_scale = flux_scale(path, stated[0] or "um", u.AA)
+    to_flux = flux_scale(path, stated[1] or "W m-2 um-1", u.erg / u.s / u.cm**2 / u.AA)
     wavelength = np.asarray(table[names["wavelength"]], dtype=np.float64).ravel() * wave_scale
-    flux = np.asarray(table[names["flux"]], dtype=np.float64).ravel() * flux_scale
-    return _labels(path, header), *_ordered(path, wavelength, flux)
+    flux = np.asarray(table[names["flux"]], dtype=np.float64).ravel() * to_flux
+    return _labels(path, header), *ordered(path, wavelength, flux)
 
 
 def read_phoenix_aces(path: str | Path, *, wavelength_path: str | Path | None = None) -> Spectrum:
@@ -176,7 +177,7 @@ def read_phoenix_aces(path: str | Path, *, wavelength_path: str | Path | None = 
         ([3000.0, 5.0, 0.0, 0.0], array([6000., 7000.]), array([500000., 600000.]))
     """
     image, header = _read_hdu(path, 0)
-    flux_scale = _scale(path, header.get("BUNIT") or "erg/s/cm2/cm", u.erg / u.s / u.cm**2 / u.AA)
+    to_flux = flux_scale(path, header.get("BUNIT") or "erg/s/cm2/cm", u.erg / u.s / u.cm**2 / u.AA)
     if wavelength_path is None:
         folders = [Path(path).parent, *Path(path).absolute().parent.parents[:2]]
         if not (found := [folder / PHOENIX_WAVE for folder in folders if (folder / PHOENIX_WAVE).is_file()]):
@@ -187,10 +188,15 @@ def read_phoenix_aces(path: str | Path, *, wavelength_path: str | Path | None = 
     if image.ndim != 1 or wavelength.shape != image.shape:
         msg = f"{path}: {image.shape} fluxes do not fit the {wavelength.shape} wavelengths of {wavelength_path}"
         raise UsageError(msg)
-    return _labels(path, header), *_ordered(path, wavelength, image.astype(np.float64) * flux_scale)
+    return _labels(path, header), *ordered(path, wavelength, image.astype(np.float64) * to_flux)
 
 
-def _read_bytes(path: str | Path) -> bytes:
+def read_packed(path: str | Path) -> bytes:
+    """Return the content of a file, unpacked if it is gzip, bzip2 or xz.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     try:
         data = Path(path).read_bytes()
         if data.startswith(b"\x1f\x8b"):
@@ -203,7 +209,7 @@ def _read_bytes(path: str | Path) -> bytes:
         raise UsageError(msg) from error
 
 
-def _ordered(
+def ordered(
     path: str | Path, wavelength: NDArray[Any], flux: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sort by wavelength, keeping the first of equals."""
@@ -216,7 +222,7 @@ def _ordered(
 
 def _read_hdu(path: str | Path, index: int) -> tuple[NDArray[Any], fits.Header]:
     """Return the data of one HDU, and its header over that of HDU 0."""
-    data = _read_bytes(path)
+    data = read_packed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyUserWarning)
@@ -242,7 +248,12 @@ def _stated_unit(header: fits.Header, column: str) -> str | None:
     return None
 
 
-def _scale(path: str | Path, stated: str, target: u.UnitBase) -> float:
+def flux_scale(path: str | Path, stated: str, target: u.UnitBase) -> float:
+    """Return what turns values in a stated unit into the target unit.
+
+    Raises:
+        UsageError: it cannot be done.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", u.UnitsWarning)

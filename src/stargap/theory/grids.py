@@ -18,10 +18,12 @@ from stargap.console import progress_bars
 from stargap.errors import UsageError
 from stargap.labels import LABELS
 from stargap.theory.broadening import broaden_constant_resolution
+from stargap.theory.downloads import is_svo, read_marcs, read_newera, read_sphinx, read_svo
 from stargap.theory.formats import Spectrum, read_bt_settl_ascii, read_bt_settl_fits, read_phoenix_aces
 
 __all__ = [
     "Grid",
+    "covered_box",
     "read_bt_settl_ascii",
     "read_bt_settl_fits",
     "read_grid",
@@ -41,6 +43,10 @@ HDF5_LABELS = {"teff": "teff", "logg": "logg", "mh": "m_h", "m_h": "m_h", "am": 
 CITATIONS = {
     "BT-Settl": "Allard, Homeier & Freytag 2012, RSPTA 370, 2765 (BT-Settl)",
     "PHOENIX-ACES": "Husser et al. 2013, A&A 553, A6 (PHOENIX-ACES)",
+    "PHOENIX-NewEra": "Hauschildt et al. 2025, A&A 698, A47 (PHOENIX NewEra)",
+    "MARCS": "Gustafsson et al. 2008, A&A 486, 951 (MARCS)",
+    "SPHINX": "Iyer et al. 2023, ApJ 944, 41 (SPHINX)",
+    "SVO": "the models' own paper, and the SVO Theoretical Spectra server (svo2.cab.inta-csic.es/theory/newov2)",
 }
 
 
@@ -150,7 +156,8 @@ def read_grid(
     """Read models from a file or from every model file under a folder, broadened onto one wavelength grid.
 
     Args:
-        path: an HDF5 grid, a BT-Settl or PHOENIX-ACES file, or a folder with any of them.
+        path: an HDF5 grid, a file of BT-Settl, PHOENIX-ACES, PHOENIX NewEra, MARCS, SPHINX or SVO's server, or a folder
+            with any of them (docs/formats.md).
         resolution: R = lambda / FWHM of the result (paper section 2.2: about 2000).
         wavelength_range: the ends of the log-uniform grid, of 2.5 pixels per FWHM (vacuum A). Spectra must
             cover it, but for one FWHM at the ends, where the grid then ends earlier.
@@ -210,9 +217,45 @@ def read_grid(
     )
 
 
+def covered_box(labels: NDArray[np.float64]) -> str:
+    """Return how much of the box between the smallest and largest labels has models, one line a label and one in all.
+
+    Args:
+        labels: ``(spectrum, 4)``: Teff (K), log g, [M/H], [a/M].
+
+    Example:
+        >>> print(covered_box(np.array([[3000.0, 5, 0, 0], [3100, 5, 0, 0], [3000, 5.5, 0, 0]])))
+        Teff   3000 to 3100 K, 2 values
+        log g  5 to 5.5, 2 values
+        [M/H]  0, 1 value
+        [a/M]  0, 1 value
+        3 of the 4 nodes of this box have a model; at (3100, 5.5, 0, 0) and the like there is none
+    """
+    values = [np.unique(column.round(4)) for column in labels.T]
+    lines = []
+    for name, unit, found in zip(("Teff", "log g", "[M/H]", "[a/M]"), (" K", "", "", ""), values, strict=True):
+        ends = f"{found[0]:g} to {found[-1]:g}" if len(found) > 1 else f"{found[0]:g}"
+        lines.append(f"{name:<6} {ends}{unit}, {len(found)} value{'s' if len(found) > 1 else ''}")
+    there = {tuple(row) for row in labels.round(4).tolist()}
+    box = [tuple(node) for node in np.stack(np.meshgrid(*values, indexing="ij"), axis=-1).reshape(-1, 4).tolist()]
+    missing = [node for node in box if node not in there]
+    text = f"{len(there)} of the {len(box)} nodes of this box have a model"
+    if missing:
+        text += f"; at ({', '.join(f'{value:g}' for value in missing[-1])}) and the like there is none"
+    return "\n".join([*lines, text])
+
+
 def _reader(path: Path) -> Callable[[Path], Grid] | None:
     """What reads a file of this name, if it is a model's."""
     name = path.name.lower()
+    if "phoenix-newera" in name and name.endswith(".h5"):
+        return partial(_one, read_newera, "PHOENIX-NewEra")
+    if name.removesuffix(".gz").endswith(".flx"):
+        return partial(_one, read_marcs, "MARCS")
+    if name.startswith("teff_") and "_ctoo_" in name:
+        return partial(_one, read_sphinx, "SPHINX")
+    if is_svo(path):
+        return partial(_one, read_svo, "SVO")
     if name.endswith((".h5", ".hdf5")):
         return read_hdf5_grid
     if not name.startswith("lte"):
@@ -238,7 +281,10 @@ def _model_files(path: Path) -> list[tuple[Path, Callable[[Path], Grid]]]:
     found = sorted(path.rglob("*")) if path.is_dir() else [path]
     files = [(file, reader) for file in found if (reader := _reader(file)) and file.is_file()]
     if not files:
-        kinds = "*.h5, lte*.BT-Settl.spec.7, lte*.BT-Settl.spec.fits, lte*.PHOENIX-ACES*.fits"
+        kinds = (
+            "*.h5, lte*.BT-Settl.spec.7, lte*.BT-Settl.spec.fits, lte*.PHOENIX-ACES*.fits, *.PHOENIX-NewEra*.h5, "
+            "*.flx, Teff_*_CtoO_*.txt, or SVO's *.dat.txt and VOTables"
+        )
         msg = f"{path}: there is no model file: nothing is called like {kinds}"
         raise UsageError(msg)
     return files

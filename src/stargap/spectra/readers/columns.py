@@ -57,15 +57,16 @@ def spectrum_columns(names: Iterable[str], read: ReadSettings, path: str | Path)
     return found
 
 
-def has_spectrum(names: Iterable[str]) -> bool:
-    """Whether columns of the usual names hold wavelengths and fluxes.
+def has_spectrum(names: Iterable[str], *, errors: bool = False) -> bool:
+    """Whether columns of the usual names hold wavelengths and fluxes, and also errors.
 
     Example:
         >>> has_spectrum(["LAMBDA", "FLUX"]), has_spectrum(["FLUX", "IVAR"])
         (True, False)
     """
     lower = [name.strip().lower() for name in names]
-    return all(any(_USUAL[quantity].fullmatch(name) for name in lower) for quantity in ("wavelength", "flux"))
+    there = {quantity for quantity, pattern in _USUAL.items() if any(pattern.fullmatch(name) for name in lower)}
+    return {"wavelength", "flux"} <= there and (not errors or bool(there & {"error", "ivar"}))
 
 
 def inverse_variance(flux: Any, error: Any, ivar: Any, read: ReadSettings, path: str | Path) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import SpectrumError
+from stargap.spectra.linespread import Power
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.units import plain_arrays
 
@@ -40,6 +41,7 @@ class Content:
         ivar: ``(pixel,)``, inverse variances of the fluxes.
         bad: ``(pixel,)``, true where a mask of the survey says that the pixel must not be used; None for nowhere.
         facts: passed on.
+        resolution: resolving power over wavelength (A); None for that of the models.
     """
 
     wavelength: Any
@@ -47,6 +49,7 @@ class Content:
     ivar: Any
     bad: ArrayLike | None = None
     facts: Facts = field(default_factory=Facts)
+    resolution: Power | None = None
 
 
 def snr_by_band(
@@ -136,4 +139,5 @@ def check_spectrum(content: Content, path: str | Path) -> Spectrum:
         raise SpectrumError(path, f"covers less than {LEAST_COVERED:.0f} A of 6000-8900 A")
     finite = np.isfinite(values)
     bad |= ~(finite & np.isfinite(weights) & (weights > 0))
-    return Spectrum(wave, np.where(finite, values, 0.0), np.where(bad, 0.0, weights), content.facts)
+    power = None if content.resolution is None else content.resolution(wave)
+    return Spectrum(wave, np.where(finite, values, 0.0), np.where(bad, 0.0, weights), content.facts, power)

@@ -10,6 +10,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from stargap.errors import SpectrumError
+from stargap.spectra.linespread import INSTRUMENTS, Power, from_resolution_matrix, over
 from stargap.spectra.readers.cards import fact_angle, fact_int, fact_number
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
@@ -42,7 +43,7 @@ def parse_desi(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
     """Read one spectrum: the arms B, R and Z joined, weighted by their inverse variances where they overlap.
 
     Wavelengths are vacuum and barycentric. A pixel of an arm is bad where its mask is not 0. Sky fibres are refused.
-    ``target_id`` is TARGETID.
+    ``target_id`` is TARGETID. The resolving power is that of the spectrum's own resolution matrix, or else DESI's.
 
     Source: desidatamodel, coadd-SURVEY-PROGRAM-PIXNUM and spectra-SURVEY-PROGRAM-PIXNUM.
 
@@ -55,7 +56,7 @@ def parse_desi(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
         raise SpectrumError(path, "a sky fibre (OBJTYPE = SKY)")
     names = {hdu.name for hdu in hdul}
     arms = [_arm(hdul, arm, place, path) for arm in _ARMS if f"{arm}_WAVELENGTH" in names]
-    return Content(*join_arms(arms, path), facts=_facts(row, path))
+    return Content(*join_arms(arms, path), facts=_facts(row, path), resolution=_resolution(hdul, place))
 
 
 _FACTS = (
@@ -86,6 +87,19 @@ def _arm(hdul: fits.HDUList, arm: str, place: int, path: str | Path) -> Arm:
         raise SpectrumError(path, f"HDUs of the {arm} arm differ in length")
     good = (masked == 0) & np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
     return wavelength.astype(float), np.where(good, flux, 0.0), np.where(good, ivar, 0.0)
+
+
+def _resolution(hdul: fits.HDUList, place: int) -> Power:
+    """Return the resolving power over the wavelengths of the arms R and Z."""
+    hdus = {hdu.name: hdu for hdu in hdul}
+    waves, powers = [], []
+    for arm in ("R", "Z"):
+        matrix, wave = hdus.get(f"{arm}_RESOLUTION"), hdus.get(f"{arm}_WAVELENGTH")
+        if matrix is not None and wave is not None and matrix.data is not None:
+            waves.append(np.asarray(wave.data, dtype=float))
+            powers.append(from_resolution_matrix(np.asarray(matrix.data[place], dtype=float), waves[-1]))
+    found = over(np.concatenate(waves), np.concatenate(powers)) if waves else None
+    return found or INSTRUMENTS["desi"]
 
 
 def join_arms(arms: list[Arm], path: str | Path) -> Arm:

@@ -67,7 +67,10 @@ def to_vacuum_heliocentric(
     if air is None:
         raise SpectrumError(path, "nothing says whether wavelengths are in air or vacuum: give --air or --vacuum")
     frame = stated.frame or read.frame or default.frame
-    wave, flux, ivar, masked = plain_arrays(content.wavelength, content.flux, content.ivar)
+    try:
+        wave, flux, ivar, masked = plain_arrays(content.wavelength, content.flux, content.ivar)
+    except (ValueError, TypeError) as error:
+        raise SpectrumError(path, str(error)) from None
     wave = air_to_vacuum(wave) if air else wave
     facts = content.facts
     if frame != "heliocentric":
@@ -76,7 +79,7 @@ def to_vacuum_heliocentric(
         wave = wave * (1 + (velocity or 0.0) / SPEED_OF_LIGHT)
         facts = replace(facts, frame=frame, helio_rv=velocity if velocity is not None else facts.helio_rv)
     bad = masked if content.bad is None else masked | np.asarray(content.bad, dtype=bool)
-    return Content(wave, flux, ivar, bad, facts)
+    return Content(wave, flux, ivar, bad, facts, content.resolution)
 
 
 def barycentric_velocity(headers: Iterable[fits.Header]) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 from astropy.io import fits
 
 from stargap.errors import SpectrumError
+from stargap.spectra.linespread import INSTRUMENTS
 from stargap.spectra.readers.cards import card, fact_int, fact_number
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
@@ -20,6 +21,7 @@ __all__ = ["count_mrs", "is_mrs", "parse_mrs"]
 
 _HDU = re.compile(r"COADD_[BR]|[BR]-\d+")
 _RED = re.compile(r"COADD_R|R-\d+")
+_POWER = INSTRUMENTS["lamost-mrs"]
 _MASKS = ("PIXMASK", "ANDMASK", "AND_MASK")
 """Columns of bits that are not 0 where a pixel must not be used, best first."""
 
@@ -69,7 +71,7 @@ def parse_mrs(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
     if hdu.name.startswith("R-"):
         minute = fact_int(hdu.name[2:])
         facts = replace(facts, lmjd=None if minute is None else minute // 1440, exposure=_exposure(hdu))
-    return Content(column(hdu, axis, path, logarithm=axis == "LOGLAM"), flux, ivar, bad, facts)
+    return Content(column(hdu, axis, path, logarithm=axis == "LOGLAM"), flux, ivar, bad, facts, _POWER)
 
 
 def _red(hdul: fits.HDUList) -> list[fits.BinTableHDU]:

@@ -10,6 +10,7 @@ from astropy.io import fits
 
 from stargap.errors import SpectrumError
 from stargap.pixels import SPEED_OF_LIGHT
+from stargap.spectra.linespread import INSTRUMENTS
 from stargap.spectra.readers.cards import Value, card, fact_angle, fact_int, fact_number, fact_text
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
@@ -44,7 +45,7 @@ def parse_mwm(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
     the velocity v of XCSAO, ``v_rad`` of a co-add and ``xcsao_v_rad`` of a visit with ``in_stack``; visits that are not
     in the stack were not shifted. The shift is undone here, so that a measured velocity is the heliocentric one. Where
     v is null the spectrum stays as it is and ``frame`` is ``rest``. A pixel is bad where pixel_flags has one of
-    ``KILLING_BITS``.
+    ``KILLING_BITS``. The resolving power is that of the BOSS spectrograph.
 
     Source: astra's code of these products, and www.sdss.org/dr19/mwm/astra/output-files.
 
@@ -62,7 +63,7 @@ def parse_mwm(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
     bad = None
     if "PIXEL_FLAGS" in names:
         bad = (bits(hdu, "PIXEL_FLAGS", path)[row] & sum(1 << bit for bit in KILLING_BITS)) != 0
-    return Content(wavelength, flux, ivar, bad, _facts(hdul, hdu, row, path, velocity))
+    return Content(wavelength, flux, ivar, bad, _facts(hdul, hdu, row, path, velocity), INSTRUMENTS["boss"])
 
 
 def _boss(hdul: fits.HDUList) -> list[fits.BinTableHDU]:

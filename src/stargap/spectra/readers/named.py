@@ -18,9 +18,9 @@ from stargap.spectra.spectrum import Facts
 __all__ = ["is_named_table", "parse_named_table"]
 
 
-def is_named_table(hdul: fits.HDUList) -> bool:
-    """Whether a table has columns of usual names for wavelength and flux."""
-    return any(has_spectrum(_names(hdu)) for hdu in hdul)
+def is_named_table(hdul: fits.HDUList, *, errors: bool = False) -> bool:
+    """Whether a table has columns of usual names for wavelength and flux, and for errors."""
+    return any(has_spectrum(_names(hdu), errors=errors) for hdu in hdul)
 
 
 def parse_named_table(hdul: fits.HDUList, path: str | Path, read: ReadSettings) -> Content:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from astropy.io import fits
 from stargap.errors import SpectrumError, UsageError
 from stargap.spectra.address import join_address, split_address
 from stargap.spectra.exchange import read_with_specutils
+from stargap.spectra.linespread import instrument_resolution
 from stargap.spectra.readers.content import Content, check_spectrum, facts_with_snr
 from stargap.spectra.readers.desi import count_desi, is_desi, parse_desi
 from stargap.spectra.readers.fitsfile import load_fits, open_fits
@@ -98,7 +99,10 @@ def read_spectrum(path: str | Path, read: ReadSettings | None = None) -> Spectru
     read = ReadSettings() if read is None else read
     try:
         with np.errstate(all="ignore"):
-            spectrum = check_spectrum(_content(path, read), path)
+            content = _content(path, read)
+            if read.instrument is not None:
+                content = replace(content, resolution=partial(instrument_resolution, instrument=read.instrument))
+            spectrum = check_spectrum(content, path)
             return replace(spectrum, facts=facts_with_snr(spectrum))
     except (SpectrumError, UsageError):
         raise
@@ -193,7 +197,8 @@ def _single(hdul: fits.HDUList, path: str | Path, read: ReadSettings) -> Content
     if is_image(hdul):
         return parse_image(hdul, path, read)
     parse = next((parse for recognises, parse in LAYOUTS if recognises(hdul)), None)
-    if parse is not None and not (parse is parse_table and not has_ivar(hdul) and is_named_table(hdul)):
+    has_errors = is_named_table(hdul, errors=read.snr is None)
+    if parse is not None and not (parse is parse_table and not has_ivar(hdul) and has_errors):
         return parse(hdul, path)
     if is_named_table(hdul):
         return parse_named_table(hdul, path, read)

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.io import fits
 
 from stargap.errors import SpectrumError
+from stargap.spectra.linespread import INSTRUMENTS, from_pixel_sigma, over
 from stargap.spectra.readers.cards import Value, card, fact_angle, fact_int, fact_number, fact_text
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
@@ -44,6 +45,9 @@ def parse_sdss(hdul: fits.HDUList, path: str | Path) -> Content:
     off by more than the errors say. NODATA, which SDSS asks to ignore since DR9, the other bits and or_mask are not
     used.
 
+    The resolving power is that of wdisp, the sigma of the line-spread function in pixels of 1e-4 dex, or else that of
+    the BOSS spectrograph.
+
     S/N is the pipeline's SN_MEDIAN (u, g, r, i, z) in the table with CLASS and Z. ``lmjd`` is SDSS's MJD, ``plan_id``
     the plate or field, ``designation`` the name of the file: ``spec-PLATE-MJD-FIBER``, in SDSS-V
     ``spec-FIELD-MJD-CATALOGID``. The position is that of the fibre or of the catalogue, never the telescope's.
@@ -59,7 +63,11 @@ def parse_sdss(hdul: fits.HDUList, path: str | Path) -> Content:
     wavelength = column(hdu, "LOGLAM", path, logarithm=True)
     flux, ivar = (column(hdu, name, path) for name in ("FLUX", "IVAR"))
     bad = (bits(hdu, "AND_MASK", path) & sum(1 << bit for bit in KILLING_BITS)) != 0
-    return Content(wavelength, flux, ivar, bad, _facts(hdul, path))
+    power = None
+    if "WDISP" in column_names(hdu):
+        sigma = np.asarray(column(hdu, "WDISP", path), dtype=float)
+        power = over(10.0 ** np.asarray(hdu.data["LOGLAM"], dtype=float), from_pixel_sigma(sigma))
+    return Content(wavelength, flux, ivar, bad, _facts(hdul, path), power or INSTRUMENTS["boss"])
 
 
 def _facts(hdul: fits.HDUList, path: str | Path) -> Facts:

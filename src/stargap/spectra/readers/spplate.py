@@ -8,6 +8,7 @@ import numpy as np
 from astropy.io import fits
 
 from stargap.errors import SpectrumError
+from stargap.spectra.linespread import INSTRUMENTS, from_pixel_sigma, over
 from stargap.spectra.readers.cards import card, fact_angle, fact_int, fact_number, fact_text
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
@@ -35,7 +36,7 @@ def parse_spplate(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
     """Read one fibre of a ``spPlate`` file: HDU 0 flux, 1 ivar, 2 and-mask, then the table of fibres.
 
     Wavelengths are ``10**(COEFF0 + COEFF1 i)``, vacuum, heliocentric. A pixel is bad where the and-mask has one of
-    ``KILLING_BITS``. A fibre on the sky is refused.
+    ``KILLING_BITS``. HDU 4 holds the sigma of the line-spread function in pixels. A fibre on the sky is refused.
 
     Source: sdss/datamodel, spPlate (DR8-DR17).
 
@@ -70,7 +71,9 @@ def parse_spplate(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
         exposure=fact_number(card(header, "EXPTIME")),
         helio_rv=fact_number(card(header, "HELIO_RV")),
     )
-    return Content(wavelength, hdul[0].data[place], hdul[1].data[place], bad, facts)
+    wide = len(hdul) > 4 and _shape(hdul[4]) == _shape(hdul[0])
+    power = over(wavelength, from_pixel_sigma(hdul[4].data[place], step)) if wide else None
+    return Content(wavelength, hdul[0].data[place], hdul[1].data[place], bad, facts, power or INSTRUMENTS["boss"])
 
 
 def _shape(hdu: fits.PrimaryHDU) -> tuple[int, ...]:

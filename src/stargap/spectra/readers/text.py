@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,22 @@ _PLAIN = ("wavelength", "flux", "error")
 
 
 def is_text(path: str | Path) -> bool:
-    """Whether the name is that of a text file, packed or not.
+    """Whether the name is that of a text file, packed or not, and its content not that of a FITS file.
 
     Example:
         >>> is_text("star.csv.gz"), is_text("star.fits")
         (True, False)
     """
-    return Path(path).name.lower().removesuffix(".gz").endswith(TEXT_SUFFIXES)
+    if not Path(path).name.lower().removesuffix(".gz").endswith(TEXT_SUFFIXES):
+        return False
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(4096)
+        if start.startswith(b"\x1f\x8b"):
+            start = zlib.decompressobj(wbits=31).decompress(start, 80)
+    except (OSError, ValueError, zlib.error):
+        return True
+    return not start.startswith(b"SIMPLE  =")
 
 
 def parse_text(path: str | Path, read: ReadSettings) -> Content:

@@ -49,7 +49,7 @@ __all__ = [
 
 Dtype = Literal["float32", "float16"]
 
-FORMAT = 2
+FORMAT = 3
 """Version of shards and manifests."""
 SHARD_ROWS = 1024
 """Default number of rows of a shard, which is 15 MB in float32."""
@@ -63,6 +63,8 @@ CATALOGUE = {
     "catalogue_z": "float | None",
 }
 """What the index keeps of a survey's catalogue, beside the facts of the file itself."""
+_BY_ROW = ("scale", "spikes", "resolution")
+"""Arrays with a number for each row, in the order of `NativeBatch`."""
 _FILE = {"bytes": "int", "mtime_ns": "int", "sha256": "str", "failure": "str"}
 PLACE = {"spectrum_id": "int", "shard": "int", "row": "int"}
 """Where a row is; `write_shard` fills it in."""
@@ -140,8 +142,7 @@ class Shard:
         flux = torch.from_numpy(self._array("flux")[rows].astype(np.float32))
         weight = torch.from_numpy(self._array(_weight_name(self.card.dtype))[rows].astype(np.float32))
         ivar = weight if self.card.dtype == "float32" else weight.square().reciprocal()
-        scale, spikes = (torch.from_numpy(self._array(name)[rows].copy()) for name in ("scale", "spikes"))
-        return NativeBatch(flux, ivar, scale, spikes)
+        return NativeBatch(flux, ivar, *(torch.from_numpy(self._array(name)[rows].copy()) for name in _BY_ROW))
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return this shard's part of the index."""
@@ -173,7 +174,7 @@ class Shard:
         return all(file_sha256(self.folder / name) == file.sha256 for name, file in self.card.files.items())
 
     def _array(self, name: str) -> NDArray[Any]:
-        path, pixels = self.file(f"{name}.npy"), () if name in ("scale", "spikes") else (LOG_LAMBDA.count,)
+        path, pixels = self.file(f"{name}.npy"), () if name in _BY_ROW else (LOG_LAMBDA.count,)
         try:
             array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -351,7 +352,7 @@ def _encoded(native: NativeBatch, dtype: Dtype) -> list[tuple[str, NDArray[Any]]
         flux, weight = flux.half(), weight.rsqrt().half()
         finite = torch.isfinite(flux) & torch.isfinite(weight)
         flux, weight = torch.where(finite, flux, 0), torch.where(finite, weight, torch.inf)
-    arrays = {"flux": flux, _weight_name(dtype): weight, "scale": native.scale, "spikes": native.spikes}
+    arrays = {"flux": flux, _weight_name(dtype): weight} | {name: getattr(native, name) for name in _BY_ROW}
     return [(name, tensor.numpy()) for name, tensor in arrays.items()]
 
 
