@@ -21,7 +21,7 @@ from real_star_anchors import prepared_anchors, read_stars, trainable
 
 import stargap
 from stargap.errors import SpectrumError
-from stargap.measurement.star import PARTIAL_SYSTEMATIC
+from stargap.measurement.coverage import PARTIAL_SYSTEMATIC
 from stargap.photometry.labels import photometric_labels
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.reading import ReadSettings

@@ -19,7 +19,7 @@ from stargap.fit.parameters import Parameters
 from stargap.fit.prior import LabelPrior
 from stargap.fit.start_table import across_knee, far_nodes, start_nodes
 from stargap.pixels import LOG_LAMBDA, STARGAP, PixelGrid
-from stargap.spectra.prepare import blur
+from stargap.spectra.linespread import blur
 from stargap.spectra.smoother import smoother_for
 from stargap.theory.emulator import Emulator
 

@@ -20,18 +20,19 @@ from stargap.fit.parameters import Parameters
 from stargap.flags import Flag
 from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF
 from stargap.marks import with_marks
+from stargap.measurement.coverage import PARTIAL, covered_fraction, least_snr, missing_systematic
+from stargap.measurement.facts import fact_columns
 from stargap.measurement.limits import LIMITED, star_limits
 from stargap.measurement.lines import line_columns
 from stargap.measurement.subtype import is_giant
 from stargap.measurement.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
-from stargap.pixels import LOG_LAMBDA, grid_for
+from stargap.pixels import grid_for
 from stargap.rows import BoolColumn, FloatColumn
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, native_batch
 from stargap.spectra.prepare import Prepared, prepare
-from stargap.spectra.readers.content import RANGE
 from stargap.spectra.spectrum import Facts, Spectrum
-from stargap.tables.columns import INT_NULL, MEASURED
+from stargap.tables.columns import MEASURED
 from stargap.theory.emulator import Emulator
 
 __all__ = [
@@ -54,13 +55,6 @@ NEAR = 0.2
 """Tolerance of the last fit with the emulator alone, the step of which is taken."""
 MANY_BAD = 0.2
 """Fraction of bad pixels above which a spectrum is flagged."""
-PARTIAL = 0.95
-"""Fraction of 6000-8900 A below which a spectrum covers a part of it."""
-PARTIAL_SYSTEMATIC = np.array([45.0, 0.03, 0.09, 0.0])
-"""Standard deviations of Teff (K), log g, [M/H] and [a/M] (dex) that are added in quadrature to systematic errors,
-times the fraction of 6000-8900 A that is not covered: what labels of LAMOST spectra move by when they are cut to less
-(docs/results/instruments.md)."""
-FACTS = tuple(column.name for column in MEASURED if column.name in Facts.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -248,11 +242,11 @@ def measure_native(
         fitted = Fitted(native, prepared, domains.observed, domains)
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
-    covered = _covered(native)[:count]
+    covered = covered_fraction(native)[:count]
     columns: Columns = {
         "spectrum_id": spectrum_id,
         "failure": np.array(failure, dtype=object),
-        **{name: _fact_column(name, [getattr(fact, name) for fact in facts]) for name in FACTS},
+        **fact_columns(facts),
         **_velocity_columns(velocity, factor, np.where(lamost, settings.lamost_rv_floor, 0.0)),
         **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy()), covered),
         **line_columns(native, rv, factor),
@@ -263,8 +257,7 @@ def measure_native(
     columns["resolution"] = np.where(read, native.resolution.numpy()[:count], np.nan)
     columns["bad_fraction"] = np.where(read, fitted.prepared.bad_fraction.numpy()[:count], np.nan)
     flags = velocity.flags.numpy() | fitted.fit.flags.numpy()[:count]
-    marks = _marks(columns, fitted, facts, settings.least_snr) | {Flag.PARTIAL_COVERAGE: covered < PARTIAL}
-    for flag, where in marks.items():
+    for flag, where in _marks(columns, fitted, facts, settings.least_snr, covered).items():
         flags[where] |= flag
     columns["flags"] = np.where(read, flags, int(Flag.UNREADABLE))
     columns["flag_text"] = np.array([Flag.describe(bits) for bits in columns["flags"].tolist()], dtype=object)
@@ -279,15 +272,6 @@ def _velocity_columns(velocity: BatchVelocity, factor: FloatColumn, floor: Float
     return {"rv": velocity.rv.numpy().copy(), "e_rv": error}
 
 
-def _covered(native: NativeBatch) -> FloatColumn:
-    """Return the fraction of 6000-8900 A between the first and the last good pixel of each spectrum."""
-    wave = torch.as_tensor(LOG_LAMBDA.wavelength).clamp(*RANGE)
-    good = native.ivar > 0
-    first = torch.where(good, wave, RANGE[1]).amin(dim=1)
-    last = torch.where(good, wave, RANGE[0]).amax(dim=1)
-    return np.asarray(((last - first) / (RANGE[1] - RANGE[0])).clamp_min(0).numpy())
-
-
 def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn, covered: FloatColumn) -> Columns:
     """Return labels, their errors and systematic errors, and reduced chi-square; NaN without a velocity."""
     count = len(factor)
@@ -297,8 +281,8 @@ def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn,
     errors[missing] = np.nan
     systematic = np.full_like(labels, np.nan)
     if fitted.domains is not None:
-        lacking = np.where(covered < PARTIAL, 1.0 - covered, 0.0)[:, None] * PARTIAL_SYSTEMATIC
-        systematic = np.where(missing, np.nan, np.hypot(fitted.domains.systematic.numpy()[:count], lacking))
+        systematic = np.hypot(fitted.domains.systematic.numpy()[:count], missing_systematic(covered))
+        systematic[missing] = np.nan
     columns: Columns = {"chi2": np.where(missing[:, TEFF], np.nan, fitted.fit.chi2.numpy()[:count])}
     for place, name in enumerate(LABELS):
         columns[name], columns[f"e_{name}"] = labels[:, place], errors[:, place]
@@ -331,15 +315,18 @@ def _limit_columns(
     return {f"limit_{name}": bounds.numpy()[: len(factor), k] * factor for k, name in enumerate(LIMITED)}
 
 
-def _marks(columns: Columns, fitted: Fitted, facts: Sequence[Facts], least_snr: float) -> dict[Flag, NDArray[np.bool_]]:
+def _marks(
+    columns: Columns, fitted: Fitted, facts: Sequence[Facts], least: float, covered: FloatColumn
+) -> dict[Flag, NDArray[np.bool_]]:
     """Return the flags that follow from other columns and from the preparation, and the rows that have them."""
     count = len(facts)
-    snr = np.array([_least_snr(fact) for fact in facts], dtype=float)
+    snr = np.array([least_snr(fact) for fact in facts], dtype=float)
     return {
         Flag.MANY_BAD_PIXELS: fitted.prepared.bad_fraction.numpy()[:count] > MANY_BAD,
         Flag.BAD_CONTINUUM: fitted.prepared.bad_continuum.numpy()[:count],
-        Flag.LOW_SN: snr < least_snr,
+        Flag.LOW_SN: snr < least,
         Flag.SN_FROM_IVAR: columns["snr_source"] == "ivar",
+        Flag.PARTIAL_COVERAGE: covered < PARTIAL,
         Flag.FRAME_UNKNOWN: np.array([fact.frame is not None for fact in facts], dtype=bool),
         Flag.NO_SUBTYPE: np.isnan(columns["spt"].astype(float)),
         Flag.NO_HALPHA: np.isnan(columns["halpha_ew"].astype(float)),
@@ -347,12 +334,6 @@ def _marks(columns: Columns, fitted: Fitted, facts: Sequence[Facts], least_snr: 
         Flag.GIANT: is_giant(columns),
         Flag.SPIKES_REMOVED: fitted.native.spikes.numpy()[:count] > 0,
     }
-
-
-def _least_snr(facts: Facts) -> float:
-    """Return the S/N in r or i, whichever is lower; the other of a spectrum that does not reach into one of them."""
-    known = [snr for snr in (facts.snr_r, facts.snr_i) if snr is not None]
-    return min(known, default=0.0) if len(known) == 2 or facts.snr_source == "ivar" else 0.0
 
 
 def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDArray[np.int64]) -> Columns:
@@ -369,11 +350,9 @@ def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDAr
         ([7], [nan], ['outside the sample and not measured: sample_flags say why'])
     """
     count = len(facts)
-    columns: Columns = {}
+    columns: Columns = fact_columns(facts)
     for column in MEASURED:
-        if column.name in FACTS:
-            columns[column.name] = _fact_column(column.name, [getattr(fact, column.name) for fact in facts])
-        else:
+        if column.name not in columns:
             columns[column.name] = np.full(count, column.null, dtype=object if column.dtype == "str" else column.dtype)
     flags = [int(Flag.UNREADABLE if reason else Flag.NOT_SELECTED) for reason in failure]
     columns["spectrum_id"], columns["flags"] = spectrum_id, np.array(flags, dtype=np.int64)
@@ -412,12 +391,3 @@ def _padded(native: NativeBatch) -> NativeBatch:
         message = f"{count} spectra in a batch of {BATCH}"
         raise ValueError(message)
     return concatenate([native, empty_batch(BATCH - count)])
-
-
-def _fact_column(name: str, values: list[object]) -> NDArray[np.generic]:
-    dtype = next(column.dtype for column in MEASURED if column.name == name)
-    if dtype == "str":
-        return np.array(["" if value is None else value for value in values], dtype=object)
-    if dtype.startswith("int"):
-        return np.array([INT_NULL if value is None else value for value in values], dtype=np.int64)
-    return np.array([np.nan if value is None else value for value in values], dtype=float)

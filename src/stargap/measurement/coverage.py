@@ -1,0 +1,57 @@
+"""How much of the range a spectrum covers, and what labels lose where that is a part."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from stargap.pixels import LOG_LAMBDA
+from stargap.rows import FloatColumn
+from stargap.spectra.log_lambda import NativeBatch
+from stargap.spectra.readers.content import RANGE
+from stargap.spectra.spectrum import Facts
+
+__all__ = ["PARTIAL", "PARTIAL_SYSTEMATIC", "covered_fraction", "least_snr", "missing_systematic"]
+
+PARTIAL = 0.95
+"""Fraction of 6000-8900 A below which a spectrum covers a part of it."""
+PARTIAL_SYSTEMATIC = np.array([45.0, 0.03, 0.09, 0.0])
+"""Standard deviations of Teff (K), log g, [M/H] and [a/M] (dex) that are added in quadrature to systematic errors,
+times the fraction of 6000-8900 A that is not covered: what labels of LAMOST spectra move by when they are cut to less
+(docs/results/instruments.md)."""
+
+
+def covered_fraction(native: NativeBatch) -> FloatColumn:
+    """Return the fraction of 6000-8900 A between the first and the last good pixel of each spectrum.
+
+    Example:
+        >>> ivar = torch.as_tensor(LOG_LAMBDA.wavelength < 7450.0).float()[None]
+        >>> covered_fraction(NativeBatch(ivar, ivar, torch.ones(1), torch.zeros(1))).round(3)
+        array([0.5])
+    """
+    wave = torch.as_tensor(LOG_LAMBDA.wavelength).clamp(*RANGE)
+    good = native.ivar > 0
+    first = torch.where(good, wave, RANGE[1]).amin(dim=1)
+    last = torch.where(good, wave, RANGE[0]).amax(dim=1)
+    return np.asarray(((last - first) / (RANGE[1] - RANGE[0])).clamp_min(0).numpy())
+
+
+def missing_systematic(covered: FloatColumn) -> FloatColumn:
+    """Return the systematic errors of labels that a part of the range adds, ``(star, 4)``; 0 from `PARTIAL` on.
+
+    Example:
+        >>> missing_systematic(np.array([1.0, 0.5]))[:, 0]
+        array([ 0. , 22.5])
+    """
+    return np.asarray(np.where(covered < PARTIAL, 1.0 - covered, 0.0)[:, None] * PARTIAL_SYSTEMATIC)
+
+
+def least_snr(facts: Facts) -> float:
+    """Return the S/N in r or i, whichever is lower; the other of a spectrum that does not reach into one of them.
+
+    Example:
+        >>> least_snr(Facts(snr_r=20.0, snr_source="ivar")), least_snr(Facts(snr_r=20.0, snr_source="header"))
+        (20.0, 0.0)
+    """
+    known = [snr for snr in (facts.snr_r, facts.snr_i) if snr is not None]
+    return min(known, default=0.0) if len(known) == 2 or facts.snr_source == "ivar" else 0.0
