@@ -1,4 +1,4 @@
-"""Names for arrays and tensors: each gives the shape and the kind of number, and tests check both (jaxtyping).
+"""Names for arrays and tensors: each gives the shape and the kind of number (jaxtyping; checked by tests/array_checks.py).
 
 Dimensions are ``star`` (one row per star or spectrum of a batch), ``pixel`` (the rest-frame grid that fits use),
 ``support`` (that grid with its margins), ``native`` (the log-lambda grid of the survey), ``label`` (Teff, log g,
