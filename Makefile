@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-cleaning results-photometry results-joint results-precision results-scale results-validation results-reliability figures lock clean
+.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability figures lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
@@ -22,6 +22,7 @@ help:
 	@echo "make results-joint       the section of docs/results/photometry.md on spectrum and photometry together (5 minutes)"
 	@echo "make results-precision   docs/results/precision.md: errors from repeats against the truth (about 7 minutes)"
 	@echo "make results-scale       docs/results/scale.md: 1,000 to 100,000 simulated spectra through stargap run (about an hour)"
+	@echo "make results-speed       docs/results/speed-fits.md: fits beside exact ones, speed and agreement (about 5 minutes)"
 	@echo "make results-validation  docs/results/validation.md: the paper's numbers on 20,000 simulated stars (about 20 minutes)"
 	@echo "make results-reliability docs/results/reliability.md: kills, full disks, flipped bits, damaged files, hostile texts (half an hour)"
 	@echo "make figures             docs/figures.md: the paper's figures from simulated stars (half a minute)"
@@ -88,6 +89,9 @@ results-precision: $(READY)
 
 results-scale: $(READY)
 	$(BIN)/python docs/results/make_scale.py
+
+results-speed: $(READY)
+	$(BIN)/python benchmarks/fits.py --write --stars 1024 --data $(DATA)
 
 results-validation: $(READY)
 	$(BIN)/python docs/results/make_validation.py

@@ -35,6 +35,23 @@ from stargap.spectra.prepare import prepare
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Spectrum
 
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "speed-fits.md"
+HEAD = """# Fits that begin in a few numbers, beside exact ones
+
+Made by `make results-speed` (`python benchmarks/fits.py --write --stars {stars}`): the default measurement and the same
+with `exact = true`, on one thread, in turns in one process. Milliseconds are processor time on a machine with other
+work, whose caches and memory are shared: read the ratios. Simulated stars (seed 1, survey noise) are the emulator's
+own, which `transfer-lamost` does not fit well: many have several minima, far from any anchor. Real spectra are those of
+the shared data: `cool` are M dwarfs, `formats` stars of any class in every layout, `repeats` are F to K stars, which no
+model here fits.
+
+"Whole path" compares columns of the table, velocities included. "Same velocities" compares fits of the observed domain
+with the exact path at a tolerance of 1e-3 (50 times tighter than its own) as the reference. Errors are the published
+ones. `STARTS_DISAGREE` says that two starts ended in minima about as deep; which of several minima a start reaches
+differs between the ways.
+
+```
+"""
 WAYS = {"exact": MeasureSettings(exact=True), "compressed": MeasureSettings()}
 LABELS = ("teff", "logg", "m_h")
 
@@ -159,10 +176,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared/data")
     parser.add_argument("--stars", type=int, default=1024, help="simulated stars")
     parser.add_argument("--folders", nargs="*", default=["cool", "formats", "repeats"], help="real spectra")
+    parser.add_argument("--write", action="store_true", help="also write docs/results/speed-fits.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     transfer = load_model_named(LAMOST)
-    say = print
+    said = []
+
+    def say(line):
+        print(line, flush=True)
+        said.append(line)
+
     begin = time.process_time()
     compressed_emulator(transfer.emulator, STARGAP), compressed_transfer(transfer)
     say(f"tables of the compressed start: {time.process_time() - begin:.2f} s")
@@ -176,6 +199,8 @@ def main() -> None:
             report(f"real spectra, {folder}", read_all(paths, clock), transfer, clock, say)
     if arguments.stars:
         report("simulated stars", simulated(transfer.emulator, arguments.stars), transfer, Clock(), say)
+    if arguments.write:
+        PAGE.write_text(HEAD.format(stars=arguments.stars) + "\n".join(said) + "\n```\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

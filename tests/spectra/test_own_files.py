@@ -17,7 +17,7 @@ import stargap
 from stargap.errors import SpectrumError, UsageError
 from stargap.pixels import SPEED_OF_LIGHT, air_to_vacuum
 from stargap.spectra.inputs import list_spectra, spectra_from_arrays
-from stargap.spectra.readers.frame import barycentric_velocity
+from stargap.spectra.readers.observer import barycentric_velocity
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Spectrum

@@ -12,16 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stargap.arrays import (
-    Jacobians,
-    Labels,
-    LabelsAndDirections,
-    ParameterValues,
-    PerStar,
-    RowNumbers,
-    Spectra,
-    StarRows,
-)
+from stargap.arrays import Jacobians, Labels, LabelsAndDirections, ParameterValues, PerStar, Spectra, StarRows
 from stargap.fit.linear import gram, gram_shared, solve_small
 from stargap.fit.optimise import LeastSquares, Quadratic, full_chunks, minimise
 from stargap.fit.parameters import Parameters
@@ -56,6 +47,8 @@ RIDGE = 1e-8
 """Of the linear maps between samples and coefficients, relative to the variance of samples."""
 TOLERANCE = 0.1
 """Of the fits (see `levenberg_marquardt`); the step that is left is taken."""
+MOST_EVALUATIONS = 20
+"""After so many from each start the exact model goes on: a few stragglers would hold up all others."""
 SLOTS = 64
 """Fits that are made together."""
 
@@ -157,16 +150,17 @@ class Compressed:
         places = torch.nonzero(seen)[:, 0]
         self.pixels = places[torch.linspace(0, len(places) - 1, SAMPLES).round().long()]
         extra = round((STARGAP.support[0] - grid.wavelength[0]) / -grid.step)
-        self.places = self.pixels + extra
+        places = self.pixels + extra
+        self.reader = emulator.at(places)
         labels = _spread_labels(emulator, SPECTRA)
         still = torch.zeros(len(labels), 0, labels.shape[1], dtype=torch.float64)
         flux, _ = emulator.flux_and_tangents(labels, still)
-        flux = flux / flux[:, self.places].mean(dim=1, keepdim=True)
+        flux = flux / flux[:, places].mean(dim=1, keepdim=True)
         inner, continuum = _prepared_flux(flux, grid)
         normal = torch.where(seen, inner / continuum, 1.0)
         if correct is not None:
             normal, _ = correct(normal, normal[:, None][:, :0], labels, still, slice(None))
-        samples = flux[:, self.places]
+        samples = flux[:, places]
         self.to_continuum = _linear_map(samples.double(), continuum[:, self.pixels].double()).float()
 
         self.mean = normal.mean(dim=0)
@@ -191,7 +185,7 @@ class Compressed:
 
     def coefficients(self, labels: Labels, directions: LabelsAndDirections) -> tuple[Tensor, Tensor]:
         """Return b ``(row, component)`` float64 and its derivatives along `directions` ``(row, k, component)``."""
-        flux, tangents = self.emulator.flux_and_tangents(labels, directions, self.places)
+        flux, tangents = self.reader.flux_and_tangents(labels, directions)
         stack = torch.cat([flux[:, None], tangents], dim=1)
         continuum = (stack.flatten(0, 1) @ self.to_continuum).reshape(stack.shape)
         level = continuum[:, :1]
@@ -214,7 +208,7 @@ class Compressed:
         self,
         flux: Spectra,
         weight: Spectra,
-        rows: RowNumbers,
+        rows: StarRows,
         own: Callable[[StarRows], Own] | None = None,
     ) -> Reduced:
         """Write the chi-square of some stars as a form in the coefficients, at the best numbers of their `own`.
@@ -299,7 +293,7 @@ class Compressed:
                 upper=upper,
                 rows=rows,
                 slots=SLOTS,
-                max_iterations=max_iterations,
+                max_iterations=min(max_iterations, MOST_EVALUATIONS),
                 tolerance=TOLERANCE,
                 finish=True,
             )
@@ -316,15 +310,17 @@ class Compressed:
         if starts == 1:
             return Found(result, nobody, solve(nobody, nothing))
 
-        def start_again(where: Tensor) -> tuple[StarRows, LeastSquares]:
+        def start_again(where: Tensor) -> tuple[StarRows, ParameterValues]:
             other_chi2, other = torch.where(where, table, torch.inf).min(dim=1)
             noise = (result.chi2 / freedom.clamp_min(1)).clamp_min(1.0)
             again = torch.nonzero(other_chi2 - result.chi2 < 2 * (chi2 - result.chi2) + 9 * noise)[:, 0]
-            return again, solve(again, theta[other[again]])
+            return again, theta[other[again]]
 
-        again, other = start_again(across_knee(theta, best, parameters))
-        result.swap_better(other, again)
-        return Found(result, *start_again(far_nodes(theta, best, parameters)))
+        across, begin = start_again(across_knee(theta, best, parameters))
+        again, other = start_again(far_nodes(theta, best, parameters))
+        found = solve(torch.cat([across, again]), torch.cat([begin, other]))
+        result.swap_better(found.part(slice(0, len(across))), across)
+        return Found(result, again, found.part(slice(len(across), None)))
 
     def _table(self, reduced: Reduced, coefficients: Tensor) -> Tensor:
         """Return chi-square of all stars at all nodes, ``(star, node)``."""
@@ -340,7 +336,7 @@ class Compressed:
     ) -> Quadratic:
         labels, directions = parameters.expand(theta)
         b, change = self.coefficients(labels, directions)
-        applied = gram(torch.cat([b[:, None], change], dim=1), reduced.gram[rows])
+        applied = gram(torch.cat([b[:, None], change], dim=1), reduced.gram.index_select(0, rows))
         cross = reduced.cross[rows]
         chi2 = reduced.constant[rows] + (b * (applied[:, 0] - 2 * cross)).sum(dim=1)
         gradient = (change * (cross - applied[:, 0])[:, None]).sum(dim=2)

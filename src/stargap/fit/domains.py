@@ -176,6 +176,7 @@ def fit_domains(
         slots=slots,
         errors=False,
         compressed=None if quick is None else compressed_emulator(quick.emulator, prepared.grid),
+        near=NEAR / 2,
     )
     model = transfer.model(prepared)
     compressed = None if quick is None else compressed_transfer(quick)

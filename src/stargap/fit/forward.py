@@ -77,13 +77,11 @@ class EmulatorModel:
         star = self.prepared
         flux, tangents = self.emulator.flux_and_tangents(labels, directions)
         stack = torch.cat([flux[:, None], tangents], dim=1)[:, :, self.cut]
-        stack = blur(stack, star.blur[rows][:, None])
+        blurs, weight, inverse = (of.index_select(0, rows) for of in (star.blur, star.weight, star.inverse_kernel))
+        stack = blur(stack, blurs[:, None])
         inner = stack[:, :, star.grid.inner]
-        weighted = (stack * star.weight[rows][:, None]).flatten(0, 1)
-        smooth = (
-            self.smoother(weighted)[:, star.grid.inner].reshape(*stack.shape[:2], -1)
-            * star.inverse_kernel[rows][:, None]
-        )
+        sums = self.smoother((stack * weight[:, None]).flatten(0, 1))[:, star.grid.inner]
+        smooth = sums.reshape(*stack.shape[:2], -1).mul_(inverse[:, None])
         continuum = smooth[:, :1].clamp_min(1e-30)
         normal = inner[:, :1] / continuum
-        return normal[:, 0], (inner[:, 1:] - normal * smooth[:, 1:]) / continuum
+        return normal[:, 0], torch.addcmul(inner[:, 1:], normal, smooth[:, 1:], value=-1).div_(continuum)

@@ -14,7 +14,6 @@ from stargap.arrays import (
     ParameterValues,
     PerStar,
     RowNumbers,
-    SomeRows,
     Spectra,
     SquareMatrices,
     StarFlags,
@@ -42,7 +41,7 @@ AT_BOUND = dict(
 )
 MOST_BAD = 0.5
 """Fraction of bad pixels above which a star is fitted by the exact model from the start on."""
-FEW = 8
+FEW = 4
 """Slots for these few stars."""
 UNSURE = 0.1
 """Difference of the chi-squares of two compressed minima, relative to them, from which on the deeper one is known."""
@@ -187,7 +186,7 @@ class _Problem:
 
     def solve_from_table(
         self, rows: StarRows, emulator: Emulator, starts: int, tolerance: float
-    ) -> tuple[LeastSquares, SomeRows]:
+    ) -> tuple[LeastSquares, StarRows]:
         """Fit the stars `rows` from the table of starts; return also those with two minima about as deep."""
         if not len(rows):
             return self.solve(rows, torch.zeros(0, len(self.parameters.free)).double(), tolerance), rows
@@ -205,12 +204,12 @@ class _Problem:
 
     def solve_compressed(
         self,
-        rows: RowNumbers,
+        rows: StarRows,
         compressed: Compressed,
         begin: ParameterValues | None,
         starts: int,
         near: float,
-    ) -> tuple[LeastSquares, SomeRows]:
+    ) -> tuple[LeastSquares, StarRows]:
         """Fit the stars `rows` in a few numbers, then from there; return also those with two minima about as deep.
 
         Where a second minimum might be as deep, the exact model decides.
@@ -251,7 +250,7 @@ class _Problem:
         return chi2 / (self.prepared.good.sum(dim=1)[rows] - len(self.parameters.free))
 
 
-def _summarise(problem: _Problem, fitted: StarRows, result: LeastSquares, ambiguous: SomeRows) -> LabelFit:
+def _summarise(problem: _Problem, fitted: StarRows, result: LeastSquares, ambiguous: RowNumbers) -> LabelFit:
     """Return labels and flags of all stars from the fits of the stars `fitted`; errors and models are NaN."""
     stars, size, nan = len(problem.prepared.flux), len(problem.parameters.free), torch.nan
     labels = torch.full((stars, len(LABELS)), nan, dtype=torch.float64)
@@ -281,11 +280,15 @@ def _summarise(problem: _Problem, fitted: StarRows, result: LeastSquares, ambigu
 
 
 def _fill_errors(fit: LabelFit, problem: _Problem, fitted: StarRows, theta: ParameterValues) -> None:
-    """Write errors, covariances and best models of the stars `fitted`, from the model's derivatives there."""
+    """Write errors, covariances, chi-squares and models of the stars `fitted`, from the model at their labels."""
     parameters, pixels = problem.parameters, problem.prepared.flux.shape[1]
     for chunk in full_chunks(fitted, problem.slots):
         rows = fitted[chunk]
         spectrum, jacobian = problem.evaluate(theta[chunk], rows)
+        data = torch.nn.functional.pad(problem.prepared.flux[rows], (0, problem.extra))
+        weight = torch.nn.functional.pad(problem.weight[rows], (0, problem.extra), value=1.0)
+        squares = torch.where(weight > 0, weight * (data - spectrum).square(), 0.0)
+        fit.chi2[rows] = problem.reduced(squares.sum(dim=1, dtype=torch.float64), rows)
         jacobian, change = jacobian[:, :, :pixels], jacobian[:, :, pixels:]
         constant = gram(change, change).double() if problem.extra else None
         _, covariance = linear_covariance(problem.prepared, jacobian, problem.weight[rows], rows, constant=constant)
@@ -298,7 +301,9 @@ def _fill_errors(fit: LabelFit, problem: _Problem, fitted: StarRows, theta: Para
         if parameters.tied and M_H in parameters.places:
             m_h = parameters.places.index(M_H)
             fit.errors[rows, A_M] = directions[:, m_h, A_M].abs() * errors[:, m_h]
-    fit.errors[torch.isnan(fit.labels)] = torch.nan
+    unknown = torch.isnan(fit.labels)
+    fit.errors[unknown] = torch.nan
+    fit.chi2[unknown.any(dim=1)] = torch.nan
 
 
 def _flag_bounds(

@@ -78,6 +78,10 @@ class LeastSquares:
         both = ((getattr(self, field.name), getattr(others, field.name)) for field in fields(self))
         return LeastSquares(*(torch.cat(pair) for pair in both))
 
+    def part(self, rows: slice) -> LeastSquares:
+        """Return some of these problems."""
+        return LeastSquares(*(getattr(self, field.name)[rows].clone() for field in fields(self)))
+
     def put(self, rows: RowNumbers, other: LeastSquares) -> None:
         """Put what `other` fits of the problems `rows` lead to in the place of these; evaluations count together."""
         other.iterations.add_(self.iterations[rows])
@@ -171,10 +175,11 @@ def levenberg_marquardt(
 
     def at(theta: Tensor, row: Tensor) -> Quadratic:
         model, jacobian = evaluate(theta, row)
-        residual = data[row] - model
-        weighted = weight[row] * residual
+        weights = weight.index_select(0, row)
+        residual = data.index_select(0, row) - model
+        weighted = weights * residual
         chi2 = (weighted * residual).sum(dim=1, dtype=torch.float64)
-        products = gram(jacobian, torch.cat([weighted[:, None], jacobian * weight[row][:, None]], dim=1)).double()
+        products = gram(jacobian, torch.cat([weighted[:, None], jacobian * weights[:, None]], dim=1)).double()
         return Quadratic(chi2, products[:, :, 0], products[:, :, 1:])
 
     return minimise(
@@ -194,7 +199,7 @@ def levenberg_marquardt(
 def minimise(
     evaluate: Callable[[ParameterValues, RowNumbers], Quadratic],
     freedom: PerStar,
-    start: ProblemParameters,
+    start: ParameterVectors,
     *,
     lower: Bounds,
     upper: Bounds,

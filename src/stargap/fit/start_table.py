@@ -7,8 +7,9 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from stargap.arrays import NodeMask, Nodes, ParameterValues, PerStar, Spectra, StarRows
+from stargap.arrays import ParameterValues, PerStar, Spectra, StarRows
 from stargap.fit.parameters import Parameters
 from stargap.labels import LABELS, M_H
 from stargap.pixels import STARGAP, PixelGrid
@@ -53,7 +54,7 @@ def find_starts(prepared: Prepared, weight: Spectra, emulator: Emulator, paramet
     return Start(nodes[best], chi2), Start(nodes[far_best], far_chi2)
 
 
-def far_nodes(nodes: Nodes, best: StarRows, parameters: Parameters) -> NodeMask:
+def far_nodes(nodes: ParameterValues, best: StarRows, parameters: Parameters) -> Tensor:
     """Return which nodes ``(node, parameter)`` are far from each star's `best` one, ``(star, node)`` bool."""
     far = torch.zeros(len(best), len(nodes), dtype=torch.bool)
     for k, name in enumerate(parameters.free):
@@ -61,7 +62,7 @@ def far_nodes(nodes: Nodes, best: StarRows, parameters: Parameters) -> NodeMask:
     return far
 
 
-def across_knee(nodes: Nodes, best: StarRows, parameters: Parameters) -> NodeMask:
+def across_knee(nodes: ParameterValues, best: StarRows, parameters: Parameters) -> Tensor:
     """Return which nodes ``(node, parameter)`` are across `KNEE` from each star's `best` one and not far from it.
 
     The result is ``(star, node)`` bool.
@@ -73,7 +74,7 @@ def across_knee(nodes: Nodes, best: StarRows, parameters: Parameters) -> NodeMas
     return near & ((m_h < KNEE) != (m_h[best] < KNEE)[:, None])
 
 
-def start_nodes(parameters: Parameters) -> Nodes:
+def start_nodes(parameters: Parameters) -> ParameterValues:
     """Return the free labels of the nodes of the table, ``(node, parameter)``."""
     axes = []
     for low, high, name in zip(*(side.tolist() for side in parameters.bounds()), parameters.free, strict=True):
@@ -83,7 +84,7 @@ def start_nodes(parameters: Parameters) -> Nodes:
 
 
 @lru_cache(maxsize=8)
-def _table(emulator: Emulator, parameters: Parameters, grid: PixelGrid) -> tuple[Nodes, Spectra]:
+def _table(emulator: Emulator, parameters: Parameters, grid: PixelGrid) -> tuple[ParameterValues, Spectra]:
     """Return the nodes ``(node, parameter)`` and their normalised spectra ``(node, pixel)``."""
     nodes = start_nodes(parameters)
     labels, _ = parameters.expand(nodes)

@@ -43,16 +43,21 @@ __all__ = [
     "batch_velocity",
     "measure_batch",
     "measure_native",
+    "padded_size",
     "parameters_for",
 ]
 
 BATCH = 128
-"""Spectra in a micro-batch; shorter ones are padded, so that results do not depend on how many there are."""
+"""Spectra in a micro-batch."""
+BLOCK = 32
+"""Micro-batches are padded to a multiple of it, so that results do not depend on how many spectra there are."""
 
 Columns = dict[str, NDArray[np.generic]]
 
 NEAR = 0.2
 """Tolerance of the last fit with the emulator alone, the step of which is taken."""
+REFINED = 0.3
+"""Tolerance of the last velocity fit, the step of which is taken."""
 MANY_BAD = 0.2
 """Fraction of bad pixels above which a spectrum is flagged."""
 
@@ -129,7 +134,7 @@ def measure_batch(
         first_id: ``spectrum_id`` of the first row.
 
     Returns:
-        the columns of ``MEASURED``, arrays ``(row,)``, and what was fitted (padded to ``BATCH`` rows).
+        the columns of ``MEASURED``, arrays ``(row,)``, and what was fitted (padded to `padded_size` rows).
 
     Raises:
         ValueError: more than ``BATCH`` items.
@@ -171,9 +176,14 @@ def batch_velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emu
         tensor([nan], dtype=torch.float64)
     """
     count, native = len(native), _padded(native)
-    velocity = measure_velocity(native, emulator_templates(emulator))
-    coarse = _fit(prepare(native, velocity.rv, grid_for(settings.preset)), settings, emulator, last=False)
-    velocity = refine_velocity(native, velocity, templates_at(emulator, coarse.labels))
+    templates = emulator_templates(emulator)
+    first = measure_velocity(native, templates, search=not settings.exact)
+    coarse = _fit(prepare(native, first.rv, grid_for(settings.preset)), settings, emulator, last=False)
+    own = templates_at(emulator, coarse.labels)
+    velocity = refine_velocity(native, first, own, tolerance=0.01 if settings.exact else REFINED)
+    lost = torch.isfinite(first.rv) & torch.isnan(velocity.chi2)  # searched, and the fit did not hold
+    if lost.any():
+        velocity = velocity.where_not(lost, measure_velocity(native, templates))
     flags = velocity.flags | (coarse.flags & int(Flag.STARTS_DISAGREE))
     whole = (velocity.rv, velocity.error, velocity.chi2, flags, coarse.labels)
     return BatchVelocity(*(values[:count] for values in whole))
@@ -202,7 +212,7 @@ def measure_native(
         spectrum_id: of each row.
         transfer: as for `measure_batch`.
         velocity: from `batch_velocity` with the same settings and emulator; measured here if it is not given.
-        prepared: the spectra prepared at these velocities and padded to ``BATCH`` rows; prepared here if it is not
+        prepared: the spectra prepared at these velocities, padded to `padded_size` rows; prepared here if it is not
             given.
 
     Returns:
@@ -222,8 +232,9 @@ def measure_native(
     if velocity is None:
         velocity = batch_velocity(native, settings, emulator)
     count, native = len(native), _padded(native)
-    rv = torch.nn.functional.pad(velocity.rv, (0, BATCH - count), value=torch.nan)
-    start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, BATCH - count), value=torch.nan)
+    nothing = len(native) - count
+    rv = torch.nn.functional.pad(velocity.rv, (0, nothing), value=torch.nan)
+    start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, nothing), value=torch.nan)
     if prepared is None:
         prepared = prepare(native, rv, grid_for(settings.preset))
     if transfer is None:
@@ -385,9 +396,19 @@ def _fit(
     )
 
 
+def padded_size(count: int) -> int:
+    """Return the rows that `count` spectra are padded to: whole blocks, in which products round alike.
+
+    Example:
+        >>> padded_size(1), padded_size(32), padded_size(33), padded_size(0)
+        (32, 32, 64, 32)
+    """
+    return max(-(-count // BLOCK), 1) * BLOCK
+
+
 def _padded(native: NativeBatch) -> NativeBatch:
     count = len(native)
     if count > BATCH:
         message = f"{count} spectra in a batch of {BATCH}"
         raise ValueError(message)
-    return concatenate([native, empty_batch(BATCH - count)])
+    return concatenate([native, empty_batch(padded_size(count) - count)])

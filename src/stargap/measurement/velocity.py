@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.smoother import Smoother
 from stargap.theory.emulator import Emulator
-from stargap.theory.sampling import cubic
+from stargap.theory.sampling import cubic, cubic_slopes, cubic_weights
 
 __all__ = [
     "Templates",
@@ -51,6 +52,8 @@ SECOND_PEAK = 0.5
 """A second peak is fitted as well where it is higher than this fraction of the highest one."""
 AMBIGUOUS = 100.0
 """Distance (km/s) from which on two fits of about equal chi-square make a velocity ambiguous."""
+SEARCHED = 0.3
+"""Tolerance of fits in a search, the last step of which is taken (see `levenberg_marquardt`)."""
 DETECTION = 25.0
 """Least decrease of chi-square by the template, and least difference between two fits (over reduced chi-square)."""
 
@@ -62,7 +65,7 @@ class Templates:
     Args:
         flux: ``(template, fine)`` float32, any positive scale, on ``log10(lambda) = first + step * i`` (A, vacuum).
         first: log10 of the first wavelength.
-        step: spacing in dex.
+        step: spacing in dex, a whole fraction of that of the log-lambda grid.
     """
 
     flux: Tensor
@@ -79,16 +82,22 @@ class Templates:
         Returns:
             flux ``(row, native)`` and d flux / d velocity (per km/s).
         """
-        native = LOG_LAMBDA.step * (LOG_LAMBDA.first + torch.arange(LOG_LAMBDA.count, dtype=torch.float64))
         shift = torch.log10(1 + velocity.double() / SPEED_OF_LIGHT)
-        place = (native - shift[:, None] - self.first) / self.step
+        begin = ((LOG_LAMBDA.step * LOG_LAMBDA.first - self.first - shift) / self.step)[:, None]
+        left = begin.floor()
+        every = round(LOG_LAMBDA.step / self.step) * torch.arange(LOG_LAMBDA.count)
+        index = (left.long() + every).clamp(1, self.flux.shape[1] - 3)
+        flux, t = self.flux[which], (begin - left).float()
+        parts = [flux.gather(1, index + k) for k in (-1, 0, 1, 2)]
         slope = -1.0 / (np.log(10.0) * self.step) / (SPEED_OF_LIGHT + velocity.double())
-        return cubic(self.flux[which], place), cubic(self.derivative[which], place) * slope[:, None].float()
+        return _combined(cubic_weights(t), parts), _combined(cubic_slopes(t), parts) * slope[:, None].float()
 
-    @cached_property
-    def derivative(self) -> Tensor:
-        """Derivative by fine pixel, ``(template, fine)``."""
-        return torch.gradient(self.flux, dim=1)[0]
+
+def _combined(weights: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
+    total = weights[0] * parts[0]
+    for weight, part in zip(weights[1:], parts[1:], strict=True):
+        total += weight * part
+    return total
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,11 @@ class Velocities:
     template: Tensor
     chi2: Tensor
     flags: Tensor
+
+    def where_not(self, rows: Tensor, other: Velocities) -> Velocities:
+        """Return these velocities, and `other` ones where `rows` ``(star,)`` is true."""
+        pairs = ((getattr(other, f.name), getattr(self, f.name)) for f in fields(self))
+        return Velocities(*(torch.where(rows, *pair) for pair in pairs))
 
 
 def templates_at(emulator: Emulator, labels: Tensor) -> Templates:
@@ -144,7 +158,12 @@ def _search_table(templates: Templates) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def measure_velocity(
-    native: NativeBatch, templates: Templates, *, only: StarRows | None = None, slots: int = 32
+    native: NativeBatch,
+    templates: Templates,
+    *,
+    only: StarRows | None = None,
+    slots: int = 32,
+    search: bool = False,
 ) -> Velocities:
     """Measure velocities within +-1000 km/s; the header's redshift is never used.
 
@@ -159,6 +178,8 @@ def measure_velocity(
         templates: spectra at rest.
         only: number of the one template that each star is compared with, ``(star,)``; all by default.
         slots: see `levenberg_marquardt`.
+        search: leave it at the search where a spectrum has one peak: its velocity is that of the parabola through the
+            three highest points, good to a few km/s for `refine_velocity` to begin from, its error and chi-square NaN.
     """
     stars = len(native)
     weight = _weights(native)
@@ -168,9 +189,11 @@ def measure_velocity(
 
     rows = torch.arange(2 * stars) % max(stars, 1)
     lag = torch.cat([peaks.first, peaks.second])
-    fitted = torch.nonzero(torch.cat([enough, enough & peaks.has_second]))[:, 0]
-    problem = _TemplateFit(native, weight, templates, rows, peaks.template[rows, lag], peaks.velocity[lag])
-    fit = problem.solve(fitted, slots)
+    searched = enough & ~peaks.has_second & torch.isfinite(peaks.parabola) & search
+    fitted = torch.nonzero(torch.cat([enough & ~searched, enough & peaks.has_second]))[:, 0]
+    some, where = rows[fitted], lag[fitted]
+    problem = _TemplateFit(native, weight, templates, some, peaks.template[some, where], peaks.velocity[where])
+    fit = problem.solve(slots, tolerance=SEARCHED if search else 0.01, finish=search).among(fitted, 2 * stars)
 
     chi2 = fit.chi2.view(2, stars)
     winner = chi2.argmin(dim=0)
@@ -180,12 +203,12 @@ def measure_velocity(
     close = chi2[1 - winner, at] - chi2[winner, at] < DETECTION * fit.reduced[best].clamp_min(1.0)
     distant = (fit.rv[other] - fit.rv[best]).abs() > AMBIGUOUS
     flags[enough & close & distant] |= int(Flag.RV_AMBIGUOUS)
-    template = peaks.template[at, lag[best]]
-    return Velocities(fit.rv[best], fit.error[best], template, fit.reduced[best], flags)
+    rv, template = torch.where(searched, peaks.parabola, fit.rv[best]), peaks.template[at, lag[best]]
+    return Velocities(rv, fit.error[best], template, fit.reduced[best], flags)
 
 
 def refine_velocity(
-    native: NativeBatch, velocities: Velocities, templates: Templates, *, slots: int = 32
+    native: NativeBatch, velocities: Velocities, templates: Templates, *, slots: int = 32, tolerance: float = 0.01
 ) -> Velocities:
     """Measure again from known velocities, each star against the template of its own row.
 
@@ -197,13 +220,15 @@ def refine_velocity(
         velocities: from `measure_velocity`.
         templates: one per star, ``(star, fine)``; rows that are not finite are not refined.
         slots: see `levenberg_marquardt`.
+        tolerance: see `levenberg_marquardt`; the step that is left is taken.
     """
     stars = torch.arange(len(native))
     usable = torch.isfinite(velocities.rv) & torch.isfinite(templates.flux).all(dim=1)
     finite = Templates(torch.where(usable[:, None], templates.flux, 1.0), templates.first, templates.step)
     begin = torch.where(usable, velocities.rv, 0.0)
-    problem = _TemplateFit(native, _weights(native), finite, stars, stars, begin)
-    fit = problem.solve(torch.nonzero(usable)[:, 0], slots)
+    some = torch.nonzero(usable)[:, 0]
+    problem = _TemplateFit(native, _weights(native), finite, some, some, begin[some])
+    fit = problem.solve(slots, tolerance=tolerance, finish=tolerance > 0.01).among(some, len(stars))
     better = usable & ((fit.rv - velocities.rv).abs() < SEPARATION)
     return Velocities(
         torch.where(better, fit.rv, velocities.rv),
@@ -215,13 +240,22 @@ def refine_velocity(
 
 
 class _Fit(NamedTuple):
-    """Results of all problems ``(problem,)``, NaN (chi2: infinite, flags: 0) for those that were not fitted."""
+    """Results of problems ``(problem,)``; NaN (chi2: infinite, flags: 0) for those that were not fitted."""
 
     rv: Tensor
     error: Tensor
     chi2: Tensor
     reduced: Tensor
     flags: Tensor
+
+    def among(self, fitted: Tensor, count: int) -> _Fit:
+        """Return the results of `count` problems, of which these are the `fitted` ones."""
+        nothing = [torch.full((count,), empty, dtype=torch.float64) for empty in (torch.nan, torch.nan, torch.inf)]
+        unknown, flags = torch.full_like(nothing[0], torch.nan), torch.zeros(count, dtype=torch.long)
+        whole = _Fit(nothing[0], nothing[1], nothing[2], unknown, flags)
+        for values, mine in zip(whole, self, strict=True):
+            values[fitted] = mine
+        return whole
 
 
 class _TemplateFit:
@@ -256,24 +290,24 @@ class _TemplateFit:
         amplitude = theta[:, 1:].float()
         return 1 + amplitude * shape, torch.stack([amplitude * moved, shape], dim=1)
 
-    def solve(self, fitted: Tensor, slots: int) -> _Fit:
-        """Fit the problems `fitted`, and say how each ended."""
+    def solve(self, slots: int, *, tolerance: float, finish: bool) -> _Fit:
+        """Fit all problems, and say how each ended."""
         start = torch.stack([self.begin.clamp(-RANGE, RANGE), torch.ones_like(self.begin)], dim=1)
         result = levenberg_marquardt(
             self.evaluate,
             self.normal,
             self.ivar,
-            start[fitted],
+            start,
             lower=torch.tensor([-RANGE, 0.0]),
             upper=torch.tensor([RANGE, 3.0]),
-            rows=fitted,
             slots=slots,
+            tolerance=tolerance,
+            finish=finish,
         )
-        spread = self._velocity_errors(result.parameters, fitted, slots)
-        good = (self.ivar[fitted] > 0).sum(dim=1)
-        reduced = result.chi2 / (good - 2).clamp_min(1)
+        spread = self._velocity_errors(result.parameters, slots)
+        reduced = result.chi2 / ((self.ivar > 0).sum(dim=1) - 2).clamp_min(1)
         noise = reduced.clamp_min(1.0)
-        flat = (self.ivar[fitted] * (self.normal[fitted] - 1).square()).sum(dim=1).double()
+        flat = (self.ivar * (self.normal - 1).square()).sum(dim=1).double()
         rv, amplitude = result.parameters[:, 0], result.parameters[:, 1]
         not_finite = result.status == int(Status.NOT_FINITE)
         weak = (flat - result.chi2 < DETECTION * noise) | (amplitude <= 0) | not_finite
@@ -281,46 +315,34 @@ class _TemplateFit:
         moving = (result.status != int(Status.CONVERGED)) & ~weak
         flags = torch.where(weak, int(Flag.RV_WEAK), 0) | torch.where(edge, int(Flag.RV_EDGE), 0)
         flags |= torch.where(moving, int(Flag.NOT_CONVERGED), 0)
+        return _Fit(rv, torch.where(amplitude > 0, spread * noise.sqrt(), torch.nan), result.chi2, reduced, flags)
 
-        def for_all(values: Tensor, empty: float) -> Tensor:
-            whole = torch.full((len(self.rows),), empty, dtype=values.dtype)
-            whole[fitted] = values
-            return whole
-
-        nan = torch.nan
-        return _Fit(
-            for_all(rv, nan),
-            for_all(torch.where(amplitude > 0, spread * noise.sqrt(), nan), nan),
-            for_all(result.chi2, torch.inf),
-            for_all(reduced, nan),
-            for_all(flags, 0),
-        )
-
-    def _velocity_errors(self, theta: Tensor, fitted: Tensor, slots: int) -> Tensor:
+    def _velocity_errors(self, theta: Tensor, slots: int) -> Tensor:
         """Return the noise of native pixels propagated to velocities (km/s); the floor sets weights alone."""
-        spread = torch.zeros(len(fitted), dtype=torch.float64)
-        for chunk in full_chunks(fitted, slots):
-            p = fitted[chunk]
-            _, jacobian = self.evaluate(theta[chunk], p)
+        spread = torch.zeros(len(theta), dtype=torch.float64)
+        for p in full_chunks(torch.arange(len(theta)), slots):
+            _, jacobian = self.evaluate(theta[p], p)
             weighted = jacobian * self.ivar[p][:, None]
             inverse = torch.linalg.pinv(gram(weighted, jacobian).double(), hermitian=True)
             star = self.native[self.rows[p]]
             level = (self.smooth(star.flux * self.mask[p]) / self.kernel[p]).clamp_min(1e-30)
             noise = torch.where(self.ivar[p] > 0, star.ivar.clamp_min(1e-10).rsqrt() / level, 0.0)
             scaled = (weighted * noise[:, None]).double()
-            spread[chunk] = (inverse @ gram(scaled, scaled) @ inverse)[:, 0, 0].clamp_min(0).sqrt()
+            spread[p] = (inverse @ gram(scaled, scaled) @ inverse)[:, 0, 0].clamp_min(0).sqrt()
         return spread
 
 
 class _Peaks(NamedTuple):
     """Velocities of the search ``(lag,)``, each star's two highest peaks ``(star,)``, whether the second one counts,
-    and the best template of each star at each lag ``(star, lag)``."""
+    the best template of each star at each lag ``(star, lag)``, and the velocity of the parabola through the highest
+    peak and the lags beside it ``(star,)``, NaN at the ends."""
 
     velocity: Tensor
     first: Tensor
     second: Tensor
     has_second: Tensor
     template: Tensor
+    parabola: Tensor
 
 
 def _search(normal: Tensor, ivar: Tensor, templates: Templates, only: Tensor | None) -> _Peaks:
@@ -344,7 +366,18 @@ def _search(normal: Tensor, ivar: Tensor, templates: Templates, only: Tensor | N
     distant = (velocity - velocity[first][:, None]).abs() >= SEPARATION
     rest = torch.where(distant, height, -1.0)
     second = rest.argmax(dim=1)
-    return _Peaks(velocity, first, second, rest[at, second] > SECOND_PEAK * curve[at, first], template)
+    has_second = rest[at, second] > SECOND_PEAK * curve[at, first]
+    return _Peaks(velocity, first, second, has_second, template, _parabola(curve.double(), first))
+
+
+def _parabola(curve: Tensor, peak: Tensor) -> Tensor:
+    """Return the velocities (km/s) at which parabolas through the lags about `peak` are highest, NaN at the ends."""
+    at, last = torch.arange(len(curve)), curve.shape[1] - 1
+    before, top, after = (curve[at, (peak + k).clamp(0, last)] for k in (-1, 0, 1))
+    offset = (0.5 * (before - after) / (before - 2 * top + after)).clamp(-0.5, 0.5)
+    step = LOG_LAMBDA.step * LAG * (peak - last / 2 + offset)
+    velocity = SPEED_OF_LIGHT * (10.0**step - 1)
+    return torch.where((peak > 0) & (peak < last), velocity, torch.nan)
 
 
 def _weights(native: NativeBatch) -> Tensor:

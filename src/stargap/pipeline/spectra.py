@@ -19,7 +19,15 @@ from stargap.arrays import PerStar
 from stargap.files import replacing
 from stargap.labels import LABELS
 from stargap.measurement.models import settings_for
-from stargap.measurement.star import BATCH, BatchVelocity, Fitted, batch_velocity, measure_native, unmeasured
+from stargap.measurement.star import (
+    BATCH,
+    BatchVelocity,
+    Fitted,
+    batch_velocity,
+    measure_native,
+    padded_size,
+    unmeasured,
+)
 from stargap.pipeline.folder import Columns, Made, Run, content_digest, joined_rows, stamp
 from stargap.pipeline.receipts import digest
 from stargap.pixels import STARGAP, grid_for
@@ -186,8 +194,8 @@ class _PreparedShard:
         return cls(PreparedSpectra.load(folder), np.load(folder / CONTINUUM, mmap_mode="r", allow_pickle=False))
 
     def batch(self, part: slice, native: NativeBatch, rv: PerStar) -> Prepared:
-        """Return some rows as `prepare` gave them, padded to ``BATCH`` rows without a good pixel."""
-        nothing = BATCH - len(native)
+        """Return some rows as `prepare` gave them, padded to `padded_size` rows by ones without a good pixel."""
+        nothing = padded_size(len(native)) - len(native)
 
         def padded(values: NDArray[Any], fill: float = 0.0) -> Tensor:
             return pad(torch.from_numpy(np.array(values[part])).float(), (0, 0, 0, nothing), value=fill)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -104,14 +105,13 @@ class Emulator(nn.Module):
         return log_flux.exp()
 
     def flux_and_tangents(
-        self, labels: LabelInputs, directions: LabelDirections, pixels: Tensor | None = None
+        self, labels: LabelInputs, directions: LabelDirections
     ) -> tuple[SupportSpectra, SupportTangents]:
         """Return the flux and its derivatives along `directions`, in one forward-mode pass.
 
         Args:
             labels: ``(row, label)``.
             directions: ``(row, direction, label)``: each a change of labels per unit of a parameter.
-            pixels: numbers of the pixels of the support that are wanted; all by default.
 
         Returns:
             flux ``(row, support)`` in units of ``exp(level)``, so that float32 keeps its precision, and its
@@ -127,9 +127,16 @@ class Emulator(nn.Module):
             slope = gate * (1 + before * (1 - gate))
             hidden = before * gate
             tangent = (tangent @ layer.weight.T) * slope[:, None]
-        mean, basis = (self.mean, self.basis) if pixels is None else (self.mean[pixels], self.basis[:, pixels])
-        flux = torch.addmm(mean, self.last(hidden), basis).exp()
-        return flux, (tangent @ self.last.weight.T @ basis) * flux[:, None]
+        coefficients = torch.cat([self.last(hidden)[:, None], tangent @ self.last.weight.T], dim=1)
+        found = (coefficients.flatten(0, 1) @ self.basis).reshape(*coefficients.shape[:2], -1)
+        flux = (found[:, 0] + self.mean).exp()
+        return flux, found[:, 1:].mul_(flux[:, None])
+
+    def at(self, pixels: Tensor) -> Emulator:
+        """Return this emulator at some pixels of the support only; it is not fit for anything but fluxes there."""
+        part = copy(self)
+        part._buffers = self._buffers | {"mean": self.mean[pixels], "basis": self.basis[:, pixels].contiguous()}
+        return part
 
     def save(self, path: str | Path) -> None:
         """Write the safetensors file and its card."""

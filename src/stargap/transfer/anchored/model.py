@@ -165,7 +165,18 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
         """Return the emulator's normalised spectra ``(row, pixel)`` and derivatives corrected, at some pixels."""
         flux, tangents = self.contrasted(flux, tangents)
         c, slope = self.correction(labels, directions, pixels)
-        return flux * (1 + c), tangents * (1 + c)[:, None] + flux[:, None] * slope
+        factor, changed = 1 + c, tangents * (1 + c)[:, None]
+        return flux * factor, changed if self.constant else changed.addcmul_(flux[:, None], slope)
+
+    @property
+    def pairs(self) -> Tensor:
+        """Products of all pairs of directions, ``(direction^2, pixel)``."""
+        return (self.directions[:, None] * self.directions).flatten(0, 1)
+
+    @property
+    def constant(self) -> bool:
+        """Whether the correction is the same at all labels."""
+        return not self.exponents.any()
 
     def model(self, prepared: Prepared) -> AnchoredModel:
         """Return the forward model of the observed domain for these stars."""
@@ -177,7 +188,8 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
             return flux, tangents
         positive = flux.clamp_min(LEAST_FLUX)
         power = positive**self.contrast
-        return power, tangents * torch.where(flux > LEAST_FLUX, self.contrast * power / positive, 0.0)[:, None]
+        slope = torch.where(flux > LEAST_FLUX, self.contrast * power / positive, 0.0)
+        return power, tangents * slope[:, None]
 
     @property
     def label_map(self) -> AnchorMap:
@@ -305,8 +317,7 @@ class OwnTerms:
         self.split = split_columns(spectra)
         self.weighted_split, self.weighted = self.split * weight[:, None], spectra * weight
         number = len(self.shapes)
-        pairs = (self.shapes[:, None] * self.shapes).flatten(0, 1)
-        square = gram_shared((self.weighted * spectra)[:, None], pairs).reshape(len(spectra), number, number)
+        square = gram_shared((self.weighted * spectra)[:, None], transfer.pairs).reshape(len(spectra), number, number)
         cross = gram_shared(self.weighted_split * spectra[:, None], self.shapes)
         top = torch.cat([gram(self.weighted_split, self.split), cross], dim=2)
         bottom = torch.cat([cross.transpose(1, 2), square], dim=2)
