@@ -6,7 +6,7 @@ first use, so that ``import stargap`` is quick.
 Example:
     >>> import stargap
     >>> dir(stargap)
-    ['MeasureSettings', 'Measurements', 'Spectrum', '__version__', 'measure', 'plot', 'read_spectrum', 'run', 'train']
+    ['MeasureSettings', 'Measurements', 'ReadSettings', 'Spectrum', '__version__', 'measure', ..., 'stack', 'train']
 """
 
 from importlib import import_module
@@ -16,21 +16,25 @@ if TYPE_CHECKING:
     from stargap.measurement.files import measure
     from stargap.measurement.measurements import Measurements
     from stargap.measurement.plot import plot
+    from stargap.measurement.stack import stack
     from stargap.pipeline.public import run
     from stargap.pipeline.train import train
     from stargap.settings import MeasureSettings
     from stargap.spectra.readers.read import read_spectrum
+    from stargap.spectra.reading import ReadSettings
     from stargap.spectra.spectrum import Spectrum
 
 __all__ = [
     "MeasureSettings",
     "Measurements",
+    "ReadSettings",
     "Spectrum",
     "__version__",
     "measure",
     "plot",
     "read_spectrum",
     "run",
+    "stack",
     "train",
 ]
 
@@ -43,7 +47,9 @@ _HOMES = {
     "measure": "stargap.measurement.files",
     "plot": "stargap.measurement.plot",
     "read_spectrum": "stargap.spectra.readers.read",
+    "ReadSettings": "stargap.spectra.reading",
     "run": "stargap.pipeline.public",
+    "stack": "stargap.measurement.stack",
     "train": "stargap.pipeline.train",
 }
 

@@ -24,6 +24,7 @@ __all__ = [
     "match_resolution",
     "missing_blur",
     "over",
+    "to_resolution",
 ]
 
 FWHM_PER_SIGMA = float(np.sqrt(8.0 * np.log(2.0)))
@@ -239,10 +240,36 @@ def match_resolution(
     if not good.any():
         return flux, MODEL_RESOLUTION
     target = min(MODEL_RESOLUTION, float(power[good].min()))
+    return to_resolution(flux, ivar, power, target, averaged=averaged), target
+
+
+def to_resolution(
+    flux: NDArray[np.float64],
+    ivar: NDArray[np.float64],
+    power: NDArray[np.float64],
+    target: float,
+    *,
+    averaged: bool = False,
+) -> NDArray[np.float64]:
+    """Return fluxes on the log-lambda grid convolved from a resolving power at each pixel to a lower one.
+
+    Args:
+        flux: ``(native,)``.
+        ivar: 0 at bad pixels, which have no weight.
+        power: at each pixel.
+        target: of the result; pixels that are not above it stay as they are.
+        averaged: as for `match_resolution`.
+
+    Example:
+        >>> flat = np.ones(LOG_LAMBDA.count)
+        >>> bool(np.allclose(to_resolution(flat, flat, 2000 * flat, 1000.0), 1.0))
+        True
+    """
+    good = ivar > 0
     sigma2 = (target**-2.0 - power**-2.0) / (FWHM_PER_SIGMA * LOG_LAMBDA.step * np.log(10.0)) ** 2
     amount = torch.as_tensor((sigma2 - (1 / 12 if averaged else 0.0)).clip(min=0.0) / 2)
     weight = torch.as_tensor(good, dtype=torch.float64)
     steps = (amount.max() / FINE_STEP).ceil().clamp_min(1.0)
     both = _repeated(torch.stack([torch.as_tensor(flux) * weight, weight]), amount / steps, steps[None, None])
     broad = torch.where(both[1] > 1e-6, both[0] / both[1].clamp_min(1e-6), torch.as_tensor(flux))
-    return broad.numpy(), target
+    return np.asarray(broad.numpy())

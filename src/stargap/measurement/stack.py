@@ -1,0 +1,118 @@
+"""Several spectra of one star as one: shifted by their velocities and averaged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stargap.errors import UsageError
+from stargap.measurement.files import measure
+from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
+from stargap.settings import MeasureSettings
+from stargap.spectra.inputs import expand_spectra, list_spectra
+from stargap.spectra.linespread import FINE, to_resolution
+from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.readers.read import read_spectrum
+from stargap.spectra.reading import ReadSettings
+from stargap.spectra.spectrum import Spectrum
+
+__all__ = ["stack"]
+
+
+def stack(
+    inputs: Any,
+    *,
+    rv: ArrayLike | None = None,
+    settings: MeasureSettings | None = None,
+    model: str | Path | None = None,
+    read: ReadSettings | None = None,
+) -> Spectrum:
+    """Co-add spectra of one star after their velocities, so that `stargap.measure` fits one set of labels to all.
+
+    Each is shifted to the mean velocity (weighted by squared S/N), brought to the log-lambda grid and, where resolving
+    powers differ, to the lowest of them, divided by its median flux, and averaged with its inverse variances, which are
+    reduced where linear interpolation correlates pixels, so that errors of labels stay true (chi-square is then below
+    1). Spectra of which no velocity is usable are left out.
+
+    Args:
+        inputs: files, folders and so on, or `Spectrum` objects, as `stargap.measure` takes them.
+        rv: heliocentric velocities (km/s), ``(spectrum,)``, NaN for a spectrum to leave out; measured if not given.
+        settings: of the measurement of velocities.
+        model: as for `stargap.measure`.
+        read: as for `stargap.measure`.
+
+    Returns:
+        the mean spectrum, with the facts of the one of the highest S/N and without a path.
+
+    Raises:
+        UsageError: velocities of another number, or none that is usable.
+        SpectrumError: a file that cannot be read.
+
+    Example:
+        >>> import stargap
+        >>> wave = LOG_LAMBDA.wavelength
+        >>> one = stargap.Spectrum(wave, 1 + 0 * wave, 25 + 0 * wave)
+        >>> mean = stargap.stack([one, one, one, one], rv=[0.0, 0.0, 0.0, 0.0])
+        >>> round(float(np.median(mean.flux * np.sqrt(mean.ivar))), 3)
+        10.0
+    """
+    given = expand_spectra(list_spectra(inputs))
+    spectra = [item if isinstance(item, Spectrum) else read_spectrum(item, read) for item in given]
+    if rv is None:
+        table = measure(spectra, settings=settings, model=model, progress=False).arrays()
+        velocity = np.where(table["use_rv"] == 1, table["rv"], np.nan).astype(float)
+    else:
+        velocity = np.atleast_1d(np.asarray(rv, dtype=float))
+    if velocity.shape != (len(spectra),):
+        message = f"{len(spectra)} spectra and {velocity.size} velocities: give one for each"
+        raise UsageError(message)
+    used = np.flatnonzero(np.isfinite(velocity))
+    if not used.size:
+        message = "no spectrum has a usable velocity: nothing to co-add"
+        raise UsageError(message)
+    chosen = [spectra[row] for row in used]
+    snr2 = np.array([_squared_snr(one) for one in chosen])
+    centre = float(np.average(velocity[used], weights=np.maximum(snr2, 1e-12)))
+    flux, ivar, power = _moved(chosen, velocity[used], centre)
+    weight = ivar.sum(axis=0)
+    mean = np.divide((flux * ivar).sum(axis=0), weight, out=np.zeros(weight.shape), where=weight > 0)
+    facts = replace(chosen[int(snr2.argmax())].facts, path="", obsid=None, snr_source=None)
+    wave = LOG_LAMBDA.wavelength
+    return Spectrum(wave, mean, weight, facts, np.full(wave.size, power))
+
+
+def _squared_snr(spectrum: Spectrum) -> float:
+    good = spectrum.ivar > 0
+    return float(np.median(spectrum.flux[good] ** 2 * spectrum.ivar[good])) if good.any() else 0.0
+
+
+def _shared(wavelength: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what inverse variances of linear interpolation are too large by, if its pixels count as independent."""
+    if np.median(np.diff(np.log10(wavelength))) < FINE * LOG_LAMBDA.step:
+        return np.ones(LOG_LAMBDA.count)  # averaged, and so nearly independent
+    target = LOG_LAMBDA.wavelength
+    left = np.clip(np.searchsorted(wavelength, target, side="right") - 1, 0, wavelength.size - 2)
+    t = ((target - wavelength[left]) / (wavelength[left + 1] - wavelength[left])).clip(0, 1)
+    return np.asarray((1 - t) ** 2 + t**2)
+
+
+def _moved(
+    spectra: list[Spectrum], velocity: NDArray[np.float64], centre: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return fluxes and inverse variances at one velocity on the grid, ``(spectrum, native)``, and their R."""
+    moved = [
+        replace(one, wavelength=one.wavelength * (1 + centre / SPEED_OF_LIGHT) / (1 + v / SPEED_OF_LIGHT))
+        for one, v in zip(spectra, velocity, strict=True)
+    ]
+    native = to_log_lambda(moved)
+    flux, ivar = native.flux.double().numpy().copy(), native.ivar.double().numpy()
+    ivar = ivar * np.stack([_shared(one.wavelength) for one in moved])
+    lowest = float(native.resolution.min())
+    for row, power in enumerate(native.resolution.tolist()):
+        if power > lowest:
+            flux[row] = to_resolution(flux[row], ivar[row], np.full(flux.shape[1], power), lowest)
+    return flux, ivar, lowest

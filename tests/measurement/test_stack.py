@@ -1,0 +1,61 @@
+"""Spectra of one star co-added: velocities, noise and labels of the mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import stargap
+from stargap.errors import UsageError
+from stargap.pixels import LOG_LAMBDA
+from stargap.spectra.spectrum import Facts, Spectrum
+
+EPOCHS = 6
+LABELS = [[3400.0, 4.85, -0.2, 0.08]]
+
+
+@pytest.fixture(scope="module")
+def visits(simulate, spectra):
+    """Six spectra of S/N 40 of one star, at velocities up to 150 km/s apart."""
+    rv = np.linspace(-60.0, 90.0, EPOCHS)
+    stars = simulate(EPOCHS, seed=9, snr=40.0, labels=LABELS * EPOCHS, rv=rv, bad_pixels=False)
+    return spectra(stars), rv
+
+
+def test_labels_of_the_mean_have_the_noise_of_all(visits):
+    one = stargap.measure(visits[0], model="emulator", progress=False).arrays()
+    mean = stargap.stack(visits[0], model="emulator")
+    assert isinstance(mean, Spectrum)
+    table = stargap.measure(mean, model="emulator", progress=False).arrays()
+    for place, name in enumerate(("teff", "logg", "m_h")):
+        assert abs(table[name][0] - LABELS[0][place]) < 4 * table[f"e_{name}"][0]
+        assert table[f"e_{name}"][0] == pytest.approx(np.median(one[f"e_{name}"]) / np.sqrt(EPOCHS), rel=0.3)
+    assert abs(table["rv"][0] - np.average(visits[1])) < 4 * table["e_rv"][0] + 1.0
+    assert table["use_teff"][0] == 1
+    assert table["chi2"][0] < 1.5
+
+
+def test_given_velocities_are_taken_and_spectra_without_one_left_out(visits):
+    spectra, rv = visits
+    known = rv.copy()
+    known[2:] = np.nan
+    two = stargap.stack(spectra, rv=known)
+    same = stargap.stack(spectra[:2], rv=rv[:2])
+    np.testing.assert_array_equal(two.flux, same.flux)
+    np.testing.assert_array_equal(two.wavelength, same.wavelength)
+    for wrong, reason in ((rv[:3], "6 spectra and 3 velocities"), (rv * np.nan, "no spectrum has a usable velocity")):
+        with pytest.raises(UsageError, match=reason):
+            stargap.stack(spectra, rv=wrong)
+
+
+def test_the_lowest_resolution_counts_and_facts_are_the_best_ones():
+    wave = LOG_LAMBDA.wavelength
+    line = np.where(np.abs(wave - 7000) < 1.0, 0.5, 1.0)
+    good = Spectrum(wave, line, 400 + 0 * wave, Facts(path="a.fits", layout="sdss", ra=10.0, target_id=5))
+    low = Spectrum(wave, line, 100 + 0 * wave, Facts(path="b.fits", layout="mrs"), np.full(wave.size, 1000.0))
+    mean = stargap.stack([good, low], rv=[0.0, 0.0])
+    np.testing.assert_allclose(mean.resolution, 1000.0)
+    assert (mean.facts.path, mean.facts.layout, mean.facts.ra, mean.facts.target_id) == ("", "sdss", 10.0, 5)
+    alone = stargap.stack([good], rv=[0.0])
+    assert mean.flux.min() > alone.flux.min()
+    np.testing.assert_allclose(np.median(mean.ivar), 500.0)
