@@ -8,9 +8,9 @@ import pytest
 from stargap.errors import UsageError
 from stargap.flags import PhotFlag
 from stargap.photometry.tables import write_photometric_labels
-from stargap.pipeline.anchor_tables import photometric_anchors, read_anchor_tables
+from stargap.pipeline.anchor_tables import photometric_anchors, read_anchor_tables, usable_anchors
 from stargap.pipeline.anchors import read_anchor_labels
-from stargap.transfer.anchor_labels import ERRORS, P_SINGLE
+from stargap.transfer.anchor_labels import ERRORS, P_SINGLE, AnchorLabels
 
 GAIA = """source_id,phot_g_mean_mag,phot_bp_mean_mag,phot_rp_mean_mag,ks_m,parallax,parallax_error,ruwe
 3139847906307949696,8.5764,10.1117,7.3539,4.857,264.127,0.041,1.24
@@ -98,3 +98,12 @@ def test_unsound_photometric_labels_tie_nothing(tables):
                                     f"{int(PhotFlag.NO_SOLUTION)}\n1,,,,\n")  # fmt: skip
     with pytest.raises(UsageError, match=r"bad.csv: no star has known labels that are sound"):
         read_anchor_tables([tables / "bad.csv"], "row")
+
+
+def test_what_a_model_cannot_take_is_left_out_of_photometry_and_kept_to_be_refused_of_the_literature():
+    labels = np.array([[3400.0, 4.9, 0.0], [2700.0, 5.2, 0.0], [2700.0, 5.2, 0.0], [3400.0, 4.9, -0.6]])
+    known = AnchorLabels(
+        labels, sources=["photometry", "photometry", "Mann", "photometry"], inside=np.array([True, True, True, False])
+    )
+    kept = usable_anchors(known, np.array([2800.0, 4.5, -2.0]), np.array([4400.0, 5.5, 0.5]))
+    assert kept.tolist() == [True, False, True, False]

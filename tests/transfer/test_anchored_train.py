@@ -17,9 +17,9 @@ from stargap.flags import Flag
 from stargap.labels import LOGG, M_H, TEFF
 from stargap.theory.emulator import shipped_emulator
 from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars
-from stargap.transfer.anchored.correction import BLIND
+from stargap.transfer.anchored.correction import BLIND, _largest
 from stargap.transfer.anchored.model import AnchoredTransfer
-from stargap.transfer.anchored.train import LEAST_LIMIT, cross_validate, fit_anchored, train_anchored
+from stargap.transfer.anchored.train import LEAST_LIMIT, _folds, cross_validate, fit_anchored, train_anchored
 
 SMALL = 8
 """Anchors of the tests that are not about how good a transfer is."""
@@ -356,3 +356,27 @@ def test_anchors_that_cannot_be_fitted(few):
     with pytest.raises(UsageError, match="none of 8 anchor spectra can be fitted"):
         train_anchored(replace(few, prepared=replace(few.prepared, good=good)), shipped_emulator(), PLAIN,
                        scored=only([2]))  # fmt: skip
+
+
+# ---- many anchors
+
+
+def test_directions_of_many_stars_are_those_of_the_whole_decomposition():
+    rng = np.random.default_rng(12)
+    shapes = np.linalg.qr(rng.normal(size=(400, 5)))[0]
+    values = torch.as_tensor(rng.normal(size=(600, 5)) * [9.0, 7.0, 5.0, 3.0, 2.0] @ shapes.T)
+    values += 0.01 * torch.as_tensor(rng.normal(size=(600, 400)))
+    strength, shape = _largest(values, 4)
+    _, every, vectors = torch.linalg.svd(values, full_matrices=False)
+    torch.testing.assert_close(strength, every[:4], rtol=1e-6, atol=0)
+    torch.testing.assert_close((shape @ vectors[:4].T).abs(), torch.eye(4).double(), rtol=0, atol=1e-6)
+    again = _largest(values, 4)
+    assert torch.equal(again[0], strength)
+    assert torch.equal(again[1], shape)
+    assert len(_largest(values, 0)[0]) == 0
+
+
+@pytest.mark.parametrize(("count", "groups"), [(499, 8), (600, 3)])
+def test_many_anchors_are_left_out_in_three_groups(count, groups):
+    stars = AnchorStars(None, np.tile([3500.0, 4.8, 0.0], (count, 1)), [str(number) for number in range(count)])
+    assert len(np.unique(_folds(stars, 8))) == groups

@@ -18,7 +18,7 @@ from stargap.tables.nulls import is_null_word, numbers, whole_ids
 from stargap.tables.read import read_table
 from stargap.transfer.anchor_labels import ERRORS, P_SINGLE, AnchorLabels
 
-__all__ = ["AnchorTable", "photometric_anchors", "read_anchor_tables"]
+__all__ = ["AnchorTable", "photometric_anchors", "read_anchor_tables", "usable_anchors"]
 
 LABELS = ("teff", "logg", "m_h")
 UNITS = ("K", "", "")
@@ -39,6 +39,17 @@ class AnchorTable:
     labels: AnchorLabels
     scored: NDArray[np.bool_]
     lines: list[str]
+
+    def within(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> AnchorTable:
+        """Return the lines that `usable_anchors` keeps."""
+        rows = np.flatnonzero(usable_anchors(self.labels, low, high))
+        return AnchorTable(
+            [self.spectra[row] for row in rows],
+            [self.stars[row] for row in rows],
+            self.labels[rows],
+            self.scored[rows],
+            [self.lines[row] for row in rows],
+        )
 
 
 def read_anchor_tables(
@@ -75,6 +86,13 @@ def read_anchor_tables(
 def photometric_anchors(table: dict[str, AnyColumn]) -> tuple[NDArray[np.int64], AnchorLabels]:
     """Return the rows of a table of photometric labels (`stargap.photometry.labels`) that are sound, and the labels."""
     return _known_labels(Path(PHOTOMETRY), table, "_phot")
+
+
+def usable_anchors(labels: AnchorLabels, low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which anchors are no photometric ones beyond their relations or some bounds ``(3,)``, ``(anchor,)``."""
+    photometric = np.array([source == PHOTOMETRY for source in labels.sources], dtype=bool)
+    within = ((labels.labels >= low) & (labels.labels <= high)).all(axis=1)
+    return np.asarray(labels.inside & (within | ~photometric))
 
 
 def _read(path: Path, key: str, targets: Path | None) -> AnchorTable:

@@ -20,6 +20,7 @@ from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import native_batch
 from stargap.spectra.prepare import prepare
 from stargap.spectra.readers.read import read_spectrum
+from stargap.statistics import undiluted_slope
 from stargap.tables.nulls import parsed
 from stargap.theory.emulator import Emulator
 from stargap.transfer.anchor_labels import AnchorLabels
@@ -51,7 +52,7 @@ def read_anchor_stars(
     Raises:
         UsageError: a table cannot be read, a column or a label is missing, or a spectrum cannot be used.
     """
-    table = read_anchor_tables(paths, "path", targets)
+    table = read_anchor_tables(paths, "path", targets).within(emulator.lower[:3].numpy(), emulator.upper[:3].numpy())
     files, place = np.unique(table.spectra, return_inverse=True)
     try:
         native, _, _ = native_batch([read_spectrum(file) for file in files.tolist()])
@@ -99,7 +100,8 @@ def scores_of(stars: AnchorStars, found: CrossValidated) -> dict[str, float]:
     """Return median, standard deviation and slopes of measured against known labels of the stars left out.
 
     ``_slope`` is that of ours on known ones, shrunk by their errors; ``_slope_both`` is with errors in both (ours
-    scatter by half as much as theirs); ``m_h_gain`` is the change of [M/H] by spectra alone, before the label map.
+    scatter by half as much as theirs), ``_slope_true`` without what errors of known ones do (`undiluted_slope`, ours
+    have no error but noise); ``m_h_gain`` is the change of [M/H] by spectra alone, before the label map.
     """
     counted = np.isfinite(found.labels).all(axis=1)
     scores = {"anchors": float(len(set(stars.names))), "left_out": float(counted.sum())}
@@ -110,6 +112,8 @@ def scores_of(stars: AnchorStars, found: CrossValidated) -> dict[str, float]:
         scores[f"{name}_slope"] = float(np.polyfit(known, ours, 1)[0]) if np.ptp(known) > 0 else float("nan")
         error = stars.errors[counted, place]
         scores[f"{name}_slope_both"] = fit_slope(known, ours, error, OURS * float(np.mean(error)))
+        noise, single = found.errors[counted, place], stars.p_single[counted]
+        scores[f"{name}_slope_true"] = undiluted_slope(ours, known, noise, weight=single)
     if found.label_map is not None:
         scores["m_h_gain"] = found.label_map.gain
     return {key: value for key, value in scores.items() if np.isfinite(value)}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stargap.errors import ModelError
 from stargap.files import replacing
 from stargap.measurement.models import AnyTransfer, load_transfer
+from stargap.pipeline.anchor_tables import usable_anchors
 from stargap.pipeline.anchors import scores_of, write_cross_validation
 from stargap.pipeline.folder import Made, Run, content_digest
 from stargap.pipeline.settings import SurveySettings
@@ -161,10 +162,12 @@ def _train_anchored(
     run: Run, spectra: PreparedSpectra, prior: NDArray[np.float64], anchors: SurveyAnchors | None
 ) -> tuple[AnyTransfer, AnchorSettings, dict[str, float]] | None:
     assert anchors is not None
-    settings, known = run.settings.transfer.anchored, anchors.labels
-    parts = (known.labels, anchors.stars, known.errors, known.p_single, known.sources)
-    stars = AnchorStars(spectra.prepared(anchors.rows), *parts)
-    transfer, found = train_anchored(stars, run.emulator(), settings)
+    settings, emulator = run.settings.transfer.anchored, run.emulator()
+    rows = np.flatnonzero(usable_anchors(anchors.labels, emulator.lower[:3].numpy(), emulator.upper[:3].numpy()))
+    known, names = anchors.labels[rows], [anchors.stars[row] for row in rows]
+    prepared = spectra.prepared(anchors.rows[rows])
+    stars = AnchorStars(prepared, known.labels, names, known.errors, known.p_single, known.sources)
+    transfer, found = train_anchored(stars, emulator, settings)
     write_cross_validation(run.folder / "transfer" / "cross-validation.csv", stars, found)
     return transfer, settings, scores_of(stars, found)
 

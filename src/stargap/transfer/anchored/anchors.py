@@ -20,6 +20,8 @@ from stargap.transfer.anchor_labels import ERRORS, P_SINGLE, ZERO_POINT
 __all__ = ["AnchorSettings", "AnchorStars", "check_anchors", "zero_points"]
 
 LEAST_STARS = 6
+MANY, FEW_FOLDS = 500, 3
+"""Anchor spectra from which directions are found by random projections, and folds that are then enough."""
 
 
 class AnchorSettings(Settings):
@@ -60,8 +62,8 @@ class AnchorSettings(Settings):
     map_reach: Annotated[float, Field(gt=0)] = 1.0
     """[M/H] below solar (dex) where that stretch has gone down to a half; further down labels are the spectrum's."""
     folds: Annotated[int, Field(ge=3, le=1000)] = 8
-    """Groups of stars that are left out in turn. The stars of one are judged by a map made without them too: this many
-    trainings squared, and halved."""
+    """Groups of stars that are left out in turn, three with 500 anchors or more. The stars of one are judged by a map
+    made without them too: this many trainings squared, and halved."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from stargap.labels import LOGG, M_H, TEFF
 from stargap.pixels import STARGAP
 from stargap.theory.emulator import Emulator
 from stargap.theory.isochrones import shipped_isochrones
-from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars
+from stargap.transfer.anchored.anchors import MANY, AnchorSettings, AnchorStars
 from stargap.transfer.anchored.model import LEAST_FLUX, AnchoredTransfer
 from stargap.transfer.residual.model import SPLIT_SCALE
 
@@ -62,10 +62,9 @@ def fit_anchors(
     size = _smooth(size, settings.gap_smoothing / STARGAP.step) if settings.gap_smoothing else size
 
     white = torch.where(seen, left * (single / (noise + variance)).sqrt(), 0.0)
-    _, strength, shape = torch.linalg.svd(white, full_matrices=False)
-    found = min(settings.directions, len(stars))
-    scatter = strength[:found] / single.sum().sqrt()
-    learned = scatter[:, None] * shape[:found] * variance.sqrt()
+    strength, shape = _largest(white, min(settings.directions, len(stars)))
+    found = len(strength)
+    learned = (strength / single.sum().sqrt())[:, None] * shape * variance.sqrt()
     variance = (variance - learned.square().sum(dim=0)).clamp_min((settings.floor / 2) ** 2)
     floor = (variance + settings.gap_weight**2 * size).sqrt()
     shown = count >= len(stars) / 2
@@ -118,6 +117,20 @@ def _terms(teff_degree: int, metallicity_degree: int) -> tuple[tuple[int, int], 
     """Exponents of Teff and [M/H], with products only up to the larger degree."""
     most = max(teff_degree, metallicity_degree)
     return tuple((j, k) for j in range(teff_degree + 1) for k in range(metallicity_degree + 1) if j + k <= most)
+
+
+def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the largest singular values, at most `count`, and their right vectors ``(count, pixel)``.
+
+    Of many stars by random projections and power iterations (Halko et al. 2011, SIAM Review 53, 217).
+    """
+    if len(values) < MANY or not count:
+        _, strength, shape = torch.linalg.svd(values, full_matrices=False)
+        return strength[:count], shape[:count]
+    from sklearn.utils.extmath import randomized_svd
+
+    _, largest, vectors = randomized_svd(values.numpy(), count, n_iter=7, random_state=0)
+    return torch.as_tensor(largest), torch.as_tensor(vectors)
 
 
 def _smooth(values: Tensor, sigma: float) -> Tensor:

@@ -17,7 +17,7 @@ from stargap.fit.parameters import Parameters
 from stargap.labels import LOGG, M_H, TEFF
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
-from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars, check_anchors, zero_points
+from stargap.transfer.anchored.anchors import FEW_FOLDS, MANY, AnchorSettings, AnchorStars, check_anchors, zero_points
 from stargap.transfer.anchored.correction import fit_anchors
 from stargap.transfer.anchored.label_map import AnchorMap, fit_map
 from stargap.transfer.anchored.model import AnchoredTransfer
@@ -166,7 +166,7 @@ class _Left:
 def _folds(stars: AnchorStars, most: int) -> NDArray[np.int64]:
     """Return the group of each spectrum, ``(spectrum,)``: by the order of the stars' names."""
     names, place = np.unique(stars.names, return_inverse=True)
-    return np.asarray(place % min(most, len(names)), dtype=np.int64)
+    return np.asarray(place % min(most if len(stars) < MANY else FEW_FOLDS, len(names)), dtype=np.int64)
 
 
 def _map(stars: AnchorStars, parts: list[_Left], settings: AnchorSettings) -> AnchorMap | None:

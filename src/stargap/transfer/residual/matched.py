@@ -26,8 +26,10 @@ __all__ = ["AnchorFits", "fit_known", "left_out", "match_anchors", "tie_labels"]
 
 FOLDS = 4
 """Groups of anchors that are left out in turn."""
-MANY, BEND = 1000, 2
-"""Anchors from which the label prior is no longer needed, and the least degree of the label map with so many."""
+ENOUGH = 100
+"""Anchors from which the label prior is no longer needed."""
+MANY, BEND = 300, 2
+"""Anchors from which the label map has this degree at least."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,17 @@ def tie_labels(
         transfer: whose label map is set in place.
         fits: of `fit_known`.
         prior: labels drawn from the prior, ``(draw, 4)``.
-        settings: of the training. With `MANY` anchors or more labels are tied to these alone (``match = false``), by a
-            map that may bend.
+        settings: of the training. With `ENOUGH` anchors labels are tied to these alone (``match = false``), with `MANY`
+            by a map that may bend.
         rows: which anchors take part, ``(anchor,)`` bool; all by default.
 
     Returns:
         what `match_labels` returns, ``own_scatter_...`` and ``anchors``, their number.
     """
     anchors = fits.anchors if rows is None else fits.anchors[rows]
-    if len(fits.anchors) >= MANY:
+    if len(fits.anchors) >= ENOUGH:
         settings = settings.model_copy(update={"match": False})
+    if len(fits.anchors) >= MANY:
         transfer.bend_map(max(settings.map_degree, BEND))
     report = match_labels(transfer, fits.sample.labels, fits.sample.covariance, prior, settings, known=anchors)
     label_map, first = transfer.label_map, anchors.known.names[0]
@@ -151,8 +154,9 @@ def left_out(
 
 
 def _scores(known: AnchorLabels, ours: NDArray[np.float64], errors: NDArray[np.float64]) -> dict[str, float]:
-    """Return what published labels are off by from those of the most frequent source, within its range."""
-    first = (known.source == 0) & known.inside
+    """Return what published labels are off by from those of the most frequent source, where they are in its range."""
+    low, high = known.ranges()[0]
+    first = (known.source == 0) & ((ours >= low) & (ours <= high)).all(axis=1)
     scores: dict[str, float] = {"left_out": float(first.sum())}
     for place, name in enumerate(LABELS[:MAPPED]):
         mine, theirs, error = ours[first, place], known.labels[first, place], errors[first, place]

@@ -62,7 +62,7 @@ class ResidualSettings(Settings):
     """Least error floor (normalised flux)."""
     match: bool = True
     """Fit the label map to the label prior; otherwise labels are those at which the emulator fits, or, with anchors,
-    those that agree with these alone. A thousand anchors or more need no prior, and the match is left out."""
+    those that agree with these alone. A hundred anchors or more need no prior, and the match is left out."""
     effective: Annotated[float, Field(gt=0)] = 150.0
     """Stars that the match of labels to the prior is worth: how well the prior is known."""
     free_mix: bool = False
