@@ -155,7 +155,11 @@ def fit(run: Source) -> Drawn:
 
     columns, one = _example(fitted), fitted.example
     assert one is not None
-    figure = fit_figure(one.columns, one.row, modelled_spectra(one.columns, one.fitted)[one.row : one.row + 1])
+    stars = run.data.spectra
+    here = int(np.flatnonzero(stars["spectrum_id"] == one.columns["spectrum_id"][one.row])[0])
+    place = {name: np.full(len(one.columns["flags"]), stars[name][here]) for name in ("bp_rp", "m_g")}
+    spectrum = modelled_spectra(one.columns, one.fitted)[one.row : one.row + 1]
+    figure = fit_figure(one.columns | place, one.row, spectrum)
     return figure, columns
 
 
