@@ -31,6 +31,8 @@ def test_without_flags_everything_known_is_usable_without_care():
     [
         Flag.UNLIKE_TRAINING,
         Flag.GIANT,
+        Flag.DOUBLE_LINED,
+        Flag.EMISSION,
         Flag.FAR_OUTSIDE,
         Flag.NOT_CONVERGED,
         Flag.TEFF_AT_BOUND,

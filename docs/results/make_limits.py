@@ -14,7 +14,7 @@ from pages import number, reflow, table
 
 import stargap
 from stargap import paper
-from stargap.measurement.limits import limits
+from stargap.measurement.limits import limits, velocity_correlations
 from stargap.mock.survey import simulate_survey
 from stargap.settings import MeasureSettings
 from stargap.statistics import robust_scatter
@@ -48,6 +48,11 @@ def page() -> str:
     """Return the page."""
     temperatures = [[f"{teff} K", *cells(limits(teff, 0.0, 10.0))] for teff in (3000, 3200, 3400, 3600, 3800, 4000)]
     metallicities = [[f"{m_h:+.1f}", *cells(limits(3500.0, m_h, 10.0))] for m_h in (-1.0, -0.5, 0.0, 0.4)]
+    correlations = []
+    for teff in (3100, 3400, 3700, 4000):
+        for m_h in (-0.5, 0.0, 0.3):
+            rho = velocity_correlations(teff, m_h).values()
+            correlations.append([f"{teff} K, [M/H] {m_h:+.1f}", *(number(value, 2, sign=True) for value in rho)])
     signals = []
     for snr in (5, 10, 20, 50, 100):
         signals.append([f"S/N {snr}: the spectrum alone", *cells(limits(3500.0, 0.0, snr))])
@@ -79,6 +84,13 @@ errors of {PHOTOMETRY["teff"]:.0f} K, {PHOTOMETRY["logg"]} and {PHOTOMETRY["m_h"
 ## By [M/H], Teff 3500 K, S/N 10
 
 {table(["[M/H]", *HEAD], metallicities)}
+
+## Velocity and labels
+
+Errors of velocity are hardly correlated with those of labels, when all are measured together: tables have `rho_*` of
+labels alone.
+
+{table(["", "Teff", "log g", "[M/H]"], correlations)}
 
 ## Ours beside the bound
 

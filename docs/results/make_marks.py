@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,14 @@ import stargap
 from stargap.flags import Flag
 from stargap.marks import MARKED
 from stargap.measurement.models import load_model_named
+from stargap.measurement.second import LEAST_RATIO, LEAST_SNR
+from stargap.measurement.star import BATCH, batch_velocity
 from stargap.mock.survey import simulate_survey
-from stargap.pixels import air_to_vacuum
+from stargap.pixels import LOG_LAMBDA, air_to_vacuum
+from stargap.settings import MeasureSettings
+from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
 from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.theory.emulator import shipped_emulator
 
 SNR = 100.0
 """S/N of spectra of libraries that have no errors."""
@@ -35,6 +41,13 @@ SIMULATED = {
     "early_k": "K0 to K3 dwarfs (simulated)",
     "lamp": "lamps (simulated)",
 }
+SUMS = {"cool": "sums of two LAMOST M dwarfs (`cool`)", "standard": "sums of two standards or SDSS means"}
+"""Made of real spectra: what thresholds were chosen on, and others."""
+SINGLE = "M dwarfs, single (simulated)"
+APART, LIGHT = (150.0, 450.0), (0.3, 0.6, 1.0)
+"""Velocities of the two stars of a sum (km/s), and light of the second over that of the first."""
+LEAST_PARENT = 15.0
+"""Least S/N of spectra that are summed."""
 OTHER = "LAMOST A to K stars (`formats`)"
 CLEAN = "LAMOST K7 to M4, clean (`cool`)"
 ALTERED = "the same, files whose continuum somebody has subtracted"
@@ -44,10 +57,10 @@ MEANS = "SDSS means, M0 to M5, [Fe/H] -0.5 to +0.5"
 
 @dataclass
 class Group:
-    """Spectra of one kind; ``dwarf``, whether they should be usable."""
+    """Spectra of one kind; ``dwarf``, whether they should be usable, None where that is not asked."""
 
     title: str
-    dwarf: bool
+    dwarf: bool | None
     spectra: list[Path | Spectrum]
 
 
@@ -62,6 +75,10 @@ def main() -> int:
         return 2
     torch.set_num_threads(1)
     groups = [*lamost(given.data / "lamost"), *libraries(given.data), *simulated()]
+    clean = [stargap.read_spectrum(path) for path in groups[0].spectra if isinstance(path, Path)]
+    standards = [one for group in groups if group.title in (TEMPLATES, MEANS) for one in group.spectra]
+    groups += [single_dwarfs()]
+    groups += [sums(SUMS["cool"], clean, seed=1), sums(SUMS["standard"], standards, seed=2)]
     measured = stargap.measure([one for group in groups for one in group.spectra]).arrays()
     (given.out / "marks.md").write_text(reflow(page(groups, measured)), encoding="utf-8")
     return 0
@@ -122,6 +139,44 @@ def simulated(stars: int = 700, seed: int = 5) -> list[Group]:
     return [Group(title, False, found[kind]) for kind, title in SIMULATED.items()]
 
 
+def single_dwarfs(stars: int = 500, seed: int = 6) -> Group:
+    """Return simulated M dwarfs of the survey without a companion within the fibre."""
+    found: list[Path | Spectrum] = []
+    for chunk in simulate_survey(stars, seed=seed, junk=0.0, repeats=0.0):
+        found += [one for one, double in zip(chunk.spectra, chunk.truth["binary"], strict=True) if not double]
+    return Group(SINGLE, None, found)
+
+
+def sums(title: str, spectra: Sequence[Path | Spectrum], *, seed: int, count: int = 120) -> Group:
+    """Return sums of two spectra each, the second moved by whole native pixels; the signal-to-noise is that of both."""
+    rng = np.random.default_rng(seed)
+    given = [
+        one for one in spectra if isinstance(one, Spectrum) and min(one.facts.snr_r or 0, one.facts.snr_i or 0) > 15
+    ]
+    native = to_log_lambda(given)
+    rv = batch_velocities(native)
+    flux, ivar = native.flux.double().numpy(), native.ivar.double().numpy()
+    made: list[Path | Spectrum] = []
+    for k in range(count):
+        one, other = rng.choice(np.flatnonzero(np.isfinite(rv)), 2)
+        apart = rng.choice([-1.0, 1.0]) * rng.uniform(*APART)
+        pixels = round((rv[one] + apart - rv[other]) / LOG_LAMBDA.velocity_step)
+        light = LIGHT[k % len(LIGHT)]
+        weight = np.roll(ivar[other], pixels)
+        good = (ivar[one] > 0) & (weight > 0)
+        variance = 1 / np.where(good, ivar[one], 1.0) + light**2 / np.where(good, weight, 1.0)
+        total = flux[one] + light * np.roll(flux[other], pixels)
+        made.append(Spectrum(LOG_LAMBDA.wavelength, total, np.where(good, 1 / variance, 0.0), given[one].facts))
+    return Group(title, None, made)
+
+
+def batch_velocities(native: NativeBatch) -> NDArray[np.float64]:
+    """Return the velocities of spectra (km/s), ``(star,)``."""
+    settings, emulator = MeasureSettings(), shipped_emulator()
+    parts = [batch_velocity(native[k : k + BATCH], settings, emulator).rv for k in range(0, len(native), BATCH)]
+    return torch.cat(parts).numpy()
+
+
 def page(groups: list[Group], measured: dict[str, NDArray[np.generic]]) -> str:
     """Return the page."""
     rows, first, totals = [], 0, {True: np.zeros(2, dtype=int), False: np.zeros(2, dtype=int)}
@@ -129,11 +184,17 @@ def page(groups: list[Group], measured: dict[str, NDArray[np.generic]]) -> str:
     marks = {name: np.asarray(measured[name]) == 1 for one in MARKED for name in (f"use_{one}", f"care_{one}")}
     flags, known = np.asarray(measured["flags"]), np.isfinite(np.asarray(measured["teff"], dtype=float))
     reasons: dict[str, int] = {}
+    seconds = []
     for group in groups:
         here = slice(first, first + len(group.spectra))
         first = here.stop
         labelled = int(known[here].sum())
         use = [int(marks[name][here].sum()) for name in ("use_rv", "use_teff", "care_teff", "use_activity")]
+        bits = flags[here]
+        double, emission = (int(np.count_nonzero(bits & int(one))) for one in (Flag.DOUBLE_LINED, Flag.EMISSION))
+        seconds.append([group.title, str(len(bits)), str(double), f"{double / len(bits):.1%}", str(emission)])
+        if group.dwarf is None:
+            continue
         rows.append([group.title, "dwarfs" if group.dwarf else "not", str(labelled), *map(str, use)])
         total = altered if group.title == ALTERED else totals[group.dwarf]
         total += labelled, use[1]
@@ -162,9 +223,21 @@ dwarf that the model describes, **{false} are marked as usable** (goal: at most 
 
 {table(head, rows)}
 
+## Second stars and emission
+
+`DOUBLE_LINED` marks a second star at least 150 km/s away, whose lines are at least {LEAST_RATIO:g} times as strong
+and {LEAST_SNR:g} times their error (`stargap.measurement.second`). `EMISSION` marks H-alpha stronger than
+chromospheres make it, L(Hα) / L(bol) > 10^-3.3 by three errors. Sums are made of two real spectra, {APART[0]:g} to
+{APART[1]:g} km/s apart, with {LIGHT[0]:g}, {LIGHT[1]:g} or {LIGHT[2]:g} times the light of the first in the second;
+the limits were chosen on those of LAMOST's clean M dwarfs and not on any of the others.
+
+{table(["spectra", "number", "`DOUBLE_LINED`", "share", "`EMISSION`"], seconds)}
+
+## What is lost, and what to keep in mind
+
 The worst flag of the dwarfs that are lost, those of altered files included: {why or "none"}.
 
-What to keep in mind: no giant, galaxy or white dwarf of LAMOST is at hand. The giants are of the Indo-US library at
+To keep in mind: no giant, galaxy or white dwarf of LAMOST is at hand. The giants are of the Indo-US library at
 high S/N, and the other sources are sketches by `stargap mock` with the S/N of the survey. Subdwarfs count as not
 usable,
 since the labels of the training end above their metallicities. Files whose continuum somebody has subtracted are no

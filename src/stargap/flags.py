@@ -73,6 +73,8 @@ class Flag(BitFlag):
     TOO_FEW_PIXELS = 1 << 1, "too few good pixels for labels, or for velocity too where that is null"
     UNLIKE_TRAINING = 1 << 32, "the spectrum is unlike all that the model was made of: labels mean nothing"
     GIANT = 1 << 33, "CaH is too weak for a dwarf with this much TiO: a giant"
+    DOUBLE_LINED = 1 << 37, "lines of a second star: a double-lined binary or a blend"
+    EMISSION = 1 << 38, "H-alpha stronger than chromospheres make it: accretion, a flare, or a companion"
     BAD_FIT = 1 << 15, "reduced chi-square above 50"
     RV_WEAK = 1 << 8, "no significant velocity signal"
     RV_EDGE = 1 << 6, "the velocity is at the edge of the search"
@@ -160,6 +162,7 @@ class FinalCut(BitFlag):
     OUTSIDE_TRAINING = 1 << 15, "labels beyond those of the stars that the transfer was trained on"
     NOT_CONVERGED = 1 << 16, "the fit of velocity or labels did not converge"
     AT_BOUND = 1 << 17, "Teff or [M/H] is at the edge of the model"
+    NOT_SINGLE = 1 << 18, "lines of a second star, or H-alpha stronger than chromospheres make it"
 
 
 class Companion(BitFlag):

@@ -29,6 +29,8 @@ _NO_LABELS: Final = (
     _NO_VELOCITY
     | Flag.TOO_FEW_PIXELS
     | Flag.GIANT
+    | Flag.DOUBLE_LINED
+    | Flag.EMISSION
     | Flag.FAR_OUTSIDE
     | Flag.TEFF_AT_BOUND
     | Flag.LOGG_AT_BOUND
@@ -56,11 +58,11 @@ _CARE_LABELS: Final = (
     | Flag.PARTIAL_COVERAGE
 )
 CARE: Final[Mapping[str, Flag]] = {
-    "rv": _CARE_ALWAYS | Flag.POOR_FIT,
+    "rv": _CARE_ALWAYS | Flag.POOR_FIT | Flag.DOUBLE_LINED,
     "teff": _CARE_LABELS,
     "logg": _CARE_LABELS,
     "m_h": _CARE_LABELS,
-    "activity": _CARE_ALWAYS,
+    "activity": _CARE_ALWAYS | Flag.DOUBLE_LINED,
 }
 """The flags any of which means that a quantity, if it is usable, should be used with care."""
 

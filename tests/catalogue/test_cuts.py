@@ -58,6 +58,7 @@ def test_each_cut_takes_what_it_should_and_nothing_else():
         FinalCut.OUTSIDE_TRAINING: ("flags", int(Flag.OUTSIDE_TRAINING)),
         FinalCut.NOT_CONVERGED: ("flags", int(Flag.NOT_CONVERGED | Flag.SPIKES_REMOVED)),
         FinalCut.AT_BOUND: ("flags", int(Flag.M_H_AT_BOUND)),
+        FinalCut.NOT_SINGLE: ("flags", int(Flag.DOUBLE_LINED)),
     }
     assert set(spoilt) == set(FinalCut)
     plain_rows = np.flatnonzero(plain == 0)

@@ -5,7 +5,7 @@ import pytest
 
 import stargap
 from stargap.errors import UsageError
-from stargap.measurement.limits import LIMITED, limits
+from stargap.measurement.limits import LIMITED, limits, velocity_correlations
 from stargap.pixels import LOG_LAMBDA, STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.spectrum import Facts, Spectrum
@@ -54,6 +54,9 @@ def test_errors_and_scatter_of_the_emulator_s_own_spectra_reach_the_bound():
     for one, other in (("teff", "logg"), ("teff", "m_h"), ("logg", "m_h")):
         seen = np.corrcoef(found[one], found[other])[0, 1]
         assert abs(np.median(found[f"rho_{one}_{other}"]) - seen) < 0.35, (one, other)
+    for name, rho in velocity_correlations(TRUE["teff"], TRUE["m_h"]).items():
+        assert abs(rho) < 0.12, "not worth a column"
+        assert abs(np.corrcoef(found["rv"], found[name])[0, 1] - rho) < 0.35, name
 
 
 def stargap_labels(rows):

@@ -51,7 +51,8 @@ class CutSettings(Settings):
     """Spectra of stars whose mean or median kinematic age is lower are left out (Gyr; criterion 3)."""
     keep_unmodelled: bool = False
     """Keep spectra that are unlike the training or of giants, whose labels are outside the range of the training or at
-    a bound, or whose fit did not converge. The paper has no such cut and its preset keeps them."""
+    a bound, whose fit did not converge, or that show a second star or H-alpha beyond chromospheres. The paper has no
+    such cut and its preset keeps them."""
 
 
 _UNCERTAIN: Final = {
@@ -67,6 +68,7 @@ _UNMODELLED: Final = (
     ("outside the training", FinalCut.OUTSIDE_TRAINING, Flag.OUTSIDE_TRAINING),
     ("convergence", FinalCut.NOT_CONVERGED, Flag.NOT_CONVERGED),
     ("bounds", FinalCut.AT_BOUND, Flag.TEFF_AT_BOUND | Flag.M_H_AT_BOUND),
+    ("second stars", FinalCut.NOT_SINGLE, Flag.DOUBLE_LINED | Flag.EMISSION),
 )
 """Names, bits and flags of the cuts that `CutSettings.keep_unmodelled` leaves out."""
 

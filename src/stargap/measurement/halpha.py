@@ -10,10 +10,10 @@ import torch
 from stargap.arrays import PerStar, StarFlags
 from stargap.features import feature
 from stargap.measurement.bands import band_mean, band_ratio, mean_of
-from stargap.rows import FloatColumn
+from stargap.rows import BoolColumn, FloatColumn
 from stargap.spectra.log_lambda import NativeBatch
 
-__all__ = ["ACTIVE_WIDTH", "CHI", "Halpha", "halpha_luminosity", "measure_halpha"]
+__all__ = ["ACTIVE_WIDTH", "CHI", "Halpha", "beyond_saturation", "halpha_luminosity", "measure_halpha"]
 
 ACTIVE_WIDTH = 0.75
 """Equivalent width (A) above which a star is active."""
@@ -24,6 +24,9 @@ CHI = (6.6453, 6.0334, 5.2658, 4.4872, 3.5926, 2.4768, 1.7365, 1.2057, 0.6122, 0
 public code has these numbers)."""
 CHI_SCATTER = (0.6207, 0.5326, 0.5963, 0.4967, 0.5297, 0.4860, 0.3475, 0.3267, 0.2053, 0.1432)
 """How much stars of one subtype differ in it, in the same unit."""
+
+SATURATION = 10.0**-3.3
+"""L(H-alpha) / L(bol) that chromospheres do not exceed (Barrado y Navascues & Martin 2003, AJ 126, 2997)."""
 
 
 class Halpha(NamedTuple):
@@ -86,7 +89,30 @@ def halpha_luminosity(width: FloatColumn, error: FloatColumn, spt: FloatColumn) 
         >>> value.round(6), error.round(6)
         (array([9.e-05,    nan]), array([1.1e-05,    nan]))
     """
-    types = np.arange(len(CHI))
     known = (spt >= -0.5) & (spt < len(CHI) - 0.5)
-    chi, scatter = (1e-5 * np.where(known, np.interp(spt, types, values), np.nan) for values in (CHI, CHI_SCATTER))
+    chi, scatter = (np.where(known, values, np.nan) for values in _chi(spt))
     return width * chi, np.hypot(error * chi, width * scatter)
+
+
+def beyond_saturation(width: FloatColumn, error: FloatColumn, spt: FloatColumn) -> BoolColumn:
+    """Return where H-alpha is stronger than chromospheres make it, by three errors: accretion, a flare, or a companion.
+
+    The limit is L(H-alpha) / L(bol) = 10^-3.3 (Barrado y Navascues & Martin 2003), which is 8 A at M0, 11 A at M3 and
+    20 A at M5; K dwarfs have that of M0.
+
+    Args:
+        width: equivalent widths (A, emission positive), ``(row,)``.
+        error: their errors.
+        spt: numeric subtypes.
+
+    Example:
+        >>> beyond_saturation(np.array([9.0, 9.0]), np.array([0.1, 0.1]), np.array([0.0, 4.0]))
+        array([ True, False])
+    """
+    return np.asarray((width - 3 * error) * _chi(spt)[0] > SATURATION)
+
+
+def _chi(spt: FloatColumn) -> tuple[FloatColumn, FloatColumn]:
+    """Return chi and its scatter (1 / A) at a subtype; before M0 those of M0."""
+    types = np.arange(len(CHI))
+    return 1e-5 * np.interp(spt, types, CHI), 1e-5 * np.interp(spt, types, CHI_SCATTER)

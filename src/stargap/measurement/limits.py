@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stargap.arrays import Jacobians, Labels, PerStar, Spectra, SquareMatrices
+from stargap.arrays import Jacobians, Labels, LabelsAndDirections, PerStar, Spectra, SquareMatrices
 from stargap.errors import UsageError
 from stargap.fit.forward import EmulatorModel
 from stargap.fit.parameters import Parameters
@@ -22,7 +22,7 @@ from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.theory.isochrones import shipped_isochrones
 from stargap.theory.sampling import cubic
 
-__all__ = ["LIMITED", "information", "limits", "star_limits"]
+__all__ = ["LIMITED", "information", "limits", "star_limits", "velocity_correlations"]
 
 LIMITED = ("rv", "teff", "logg", "m_h")
 """The quantities that have a bound, in its order: km/s, K, dex, dex."""
@@ -138,8 +138,47 @@ def limits(
         >>> sorted(bounds), bounds["teff"] < limits(3500.0, 0.0, 20.0)["teff"]
         (['logg', 'm_h', 'rv', 'teff'], True)
     """
-    emulator = shipped_emulator()
+    for name, number in (("snr", snr), ("logg_width", 1.0 if logg_width is None else logg_width)):
+        if not 0 < number < np.inf:
+            message = f"{name} is {number:g}; it must be above 0"
+            raise UsageError(message)
     prior = LabelPrior(fit_sequence(shipped_isochrones()), logg_width or 1.0, 0.0, np.inf)
+    matrix, labels, directions = _of_a_star(teff, m_h, snr, logg, prior)
+    if logg_width is not None:
+        change = torch.nn.functional.pad(prior(labels, directions)[1], (0, 0, 1, 0))
+        matrix = matrix + change @ change.transpose(1, 2)
+    for name, error in (known or {}).items():
+        matrix[:, LIMITED.index(name), LIMITED.index(name)] += error**-2
+    return dict(zip(LIMITED, _bounds(matrix)[0].tolist(), strict=True))
+
+
+def velocity_correlations(teff: float, m_h: float) -> dict[str, float]:
+    """Return the correlations of the errors of velocity with those of Teff, log g and [M/H], measured together.
+
+    They do not depend on the S/N, where noise is the same at all pixels.
+
+    Args:
+        teff: Teff (K).
+        m_h: [M/H] (dex).
+
+    Raises:
+        UsageError: labels outside the emulator's range.
+
+    Example:
+        >>> all(abs(rho) < 0.05 for rho in velocity_correlations(3500.0, 0.0).values())
+        True
+    """
+    prior = LabelPrior(fit_sequence(shipped_isochrones()), 1.0, 0.0, np.inf)
+    covariance = torch.linalg.inv(_of_a_star(teff, m_h, 20.0, None, prior)[0][0])
+    errors = covariance.diagonal().sqrt()
+    return dict(zip(LIMITED[1:], (covariance[0] / (errors[0] * errors))[1:].tolist(), strict=True))
+
+
+def _of_a_star(
+    teff: float, m_h: float, snr: float, logg: float | None, prior: LabelPrior
+) -> tuple[Tensor, Labels, LabelsAndDirections]:
+    """Return the information of one star that LAMOST observes, its labels and their directions; log g of the prior."""
+    emulator = shipped_emulator()
     parameters = Parameters(emulator.card.lower, emulator.card.upper)
     given = torch.tensor([[teff, logg or 4.8, m_h]]).double()
     if logg is None:
@@ -147,10 +186,6 @@ def limits(
     for name, value, low, high in zip(LABELS, given[0].tolist(), *parameters.bounds(), strict=False):
         if not low <= value <= high:
             message = f"{name} = {value:g} is outside the emulator's {low:g} to {high:g}"
-            raise UsageError(message)
-    for name, number in (("snr", snr), ("logg_width", 1.0 if logg_width is None else logg_width)):
-        if not 0 < number < np.inf:
-            message = f"{name} is {number:g}; it must be above 0"
             raise UsageError(message)
     labels, directions = parameters.expand(given)
     wave, support = LOG_LAMBDA.wavelength, STARGAP.support
@@ -162,10 +197,4 @@ def limits(
     native, rv = to_log_lambda([Spectrum(wave, flux, ivar)]), torch.zeros(1, dtype=torch.float64)
     prepared = prepare(native, rv)
     spectrum, jacobian = EmulatorModel(emulator, prepared)(labels, directions, torch.zeros(1, dtype=torch.long))
-    matrix = information(native, prepared, rv, spectrum, jacobian)
-    if logg_width is not None:
-        change = torch.nn.functional.pad(prior(labels, directions)[1], (0, 0, 1, 0))
-        matrix = matrix + change @ change.transpose(1, 2)
-    for name, error in (known or {}).items():
-        matrix[:, LIMITED.index(name), LIMITED.index(name)] += error**-2
-    return dict(zip(LIMITED, _bounds(matrix)[0].tolist(), strict=True))
+    return information(native, prepared, rv, spectrum, jacobian), labels, directions

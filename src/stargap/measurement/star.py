@@ -18,12 +18,14 @@ from stargap.fit.forward import EmulatorModel
 from stargap.fit.labels import LabelFit, fit_labels
 from stargap.fit.parameters import Parameters
 from stargap.flags import Flag
-from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF
+from stargap.labels import LABELS, TEFF
 from stargap.marks import with_marks
+from stargap.measurement.covariances import correlation_columns, limit_columns
 from stargap.measurement.coverage import PARTIAL, covered_fraction, least_snr, missing_systematic
 from stargap.measurement.facts import fact_columns
-from stargap.measurement.limits import LIMITED, star_limits
+from stargap.measurement.halpha import beyond_saturation
 from stargap.measurement.lines import line_columns
+from stargap.measurement.second import is_double, second_star
 from stargap.measurement.subtype import is_giant
 from stargap.measurement.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
 from stargap.pixels import grid_for
@@ -58,6 +60,8 @@ NEAR = 0.2
 """Tolerance of the last fit with the emulator alone, the step of which is taken."""
 REFINED = 0.3
 """Tolerance of the last velocity fit, the step of which is taken."""
+EMISSION = ("halpha_ew", "e_halpha_ew", "spt")
+"""The columns that tell emission beyond that of chromospheres."""
 MANY_BAD = 0.2
 """Fraction of bad pixels above which a spectrum is flagged."""
 
@@ -237,10 +241,10 @@ def measure_native(
     start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, nothing), value=torch.nan)
     if prepared is None:
         prepared = prepare(native, rv, grid_for(settings.preset))
+    parameters = parameters_for(settings, emulator)
     if transfer is None:
         fitted = Fitted(native, prepared, _fit(prepared, settings, emulator, start))
     else:
-        parameters = parameters_for(settings, emulator)
         domains = fit_domains(
             prepared,
             transfer,
@@ -261,8 +265,9 @@ def measure_native(
         **_velocity_columns(velocity, factor, np.where(lamost, settings.lamost_rv_floor, 0.0)),
         **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy()), covered),
         **line_columns(native, rv, factor),
-        **_correlations(fitted, settings, emulator, count),
-        **_limit_columns(fitted, rv, settings, emulator, factor),
+        **_second_columns(native, rv, start, emulator, factor),
+        **correlation_columns(fitted.fit, fitted.domains, parameters, count),
+        **limit_columns(native, prepared, rv, fitted.fit.labels, emulator, parameters, factor),
     }
     read = columns["failure"] == ""
     columns["resolution"] = np.where(read, native.resolution.numpy()[:count], np.nan)
@@ -301,29 +306,15 @@ def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn,
     return columns
 
 
-def _correlations(fitted: Fitted, settings: MeasureSettings, emulator: Emulator, count: int) -> Columns:
-    """Return the correlations ``rho_*`` of the random errors of Teff, log g and [M/H]; NaN of fixed labels."""
-    if fitted.domains is not None:
-        covariance = fitted.domains.covariance
-    else:
-        parameters = parameters_for(settings, emulator)
-        _, directions = parameters.expand(fitted.fit.labels[:, parameters.places].nan_to_num())
-        stellar = directions[:, :, :A_M]
-        covariance = stellar.transpose(1, 2) @ fitted.fit.covariance @ stellar
-    errors = covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
-    errors = torch.where((errors > 0) & torch.isfinite(fitted.fit.labels[:, :A_M]), errors, torch.nan)
-    rho = (covariance / (errors[:, :, None] * errors[:, None])).clamp(-1.0, 1.0).numpy()[:count]
-    pairs = ((TEFF, LOGG), (TEFF, M_H), (LOGG, M_H))
-    return {f"rho_{LABELS[one]}_{LABELS[other]}": rho[:, one, other] for one, other in pairs}
-
-
-def _limit_columns(
-    fitted: Fitted, rv: PerStar, settings: MeasureSettings, emulator: Emulator, factor: FloatColumn
+def _second_columns(
+    native: NativeBatch, rv: PerStar, labels: Labels, emulator: Emulator, factor: FloatColumn
 ) -> Columns:
-    """Return the Cramer-Rao bounds ``limit_*``, with the same noise as the errors."""
-    parameters = parameters_for(settings, emulator)
-    bounds = star_limits(fitted.native, fitted.prepared, rv, fitted.fit.labels, emulator, parameters)
-    return {f"limit_{name}": bounds.numpy()[: len(factor), k] * factor for k, name in enumerate(LIMITED)}
+    """Return what is found of a second star, by the emulator at the labels that the velocity was measured with."""
+    usable = torch.isfinite(labels).all(dim=1)
+    templates = templates_at(emulator, torch.where(usable[:, None], labels, (emulator.lower + emulator.upper) / 2))
+    noise = torch.as_tensor(np.pad(factor, (0, len(native) - len(factor)), constant_values=1.0))
+    second = second_star(native, torch.where(usable, rv, torch.nan), templates, noise_factor=noise)
+    return {f"second_{name}": values.numpy()[: len(factor)] for name, values in second._asdict().items()}
 
 
 def _marks(
@@ -343,6 +334,10 @@ def _marks(
         Flag.NO_HALPHA: np.isnan(columns["halpha_ew"].astype(float)),
         Flag.ACTIVE: columns["activity_3sigma"] == 1,
         Flag.GIANT: is_giant(columns),
+        Flag.DOUBLE_LINED: is_double(columns["second_ratio"].astype(float), columns["second_snr"].astype(float)),
+        Flag.EMISSION: beyond_saturation(
+            *(columns[name].astype(float) for name in ("halpha_ew", "e_halpha_ew", "spt"))
+        ),
         Flag.SPIKES_REMOVED: fitted.native.spikes.numpy()[:count] > 0,
     }
 

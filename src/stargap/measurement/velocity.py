@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stargap.arrays import StarRows
+from stargap.arrays import PerStar, StarRows
 from stargap.fit.linear import gram
 from stargap.fit.optimise import Status, full_chunks, levenberg_marquardt
 from stargap.flags import Flag
@@ -27,6 +27,7 @@ __all__ = [
     "Velocities",
     "emulator_templates",
     "measure_velocity",
+    "normalised_pair",
     "refine_velocity",
     "templates_at",
 ]
@@ -237,6 +238,23 @@ def refine_velocity(
         torch.where(better, fit.reduced, velocities.chi2),
         torch.where(better, fit.flags | (velocities.flags & int(Flag.RV_AMBIGUOUS)), velocities.flags),
     )
+
+
+def normalised_pair(native: NativeBatch, rv: PerStar, templates: Templates) -> tuple[Tensor, Tensor, Tensor]:
+    """Return spectra and templates at their velocities, each over its running mean and less 1, and inverse variances.
+
+    Args:
+        native: spectra on the log-lambda grid.
+        rv: velocities (km/s), ``(star,)``, all finite.
+        templates: one per star, at rest, all finite.
+
+    Returns:
+        ``(star, native)`` each; template and inverse variance are 0 at pixels that are not used.
+    """
+    stars = torch.arange(len(native))
+    problem = _TemplateFit(native, _weights(native), templates, stars, stars, rv)
+    model, _ = problem.evaluate(torch.stack([rv.double(), torch.ones(len(native)).double()], dim=1), stars)
+    return problem.normal - 1, (model - 1) * problem.mask, problem.ivar
 
 
 class _Fit(NamedTuple):

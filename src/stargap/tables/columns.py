@@ -57,6 +57,17 @@ INFORMATION: tuple[Column, ...] = (
 )
 """How errors of labels are correlated, and how small errors of any method can be (`stargap.measurement.limits`)."""
 
+SECOND: tuple[Column, ...] = (
+    Column(
+        "second_dv", "float32", "km/s", "spect.dopplerVeloc.opt", "RV of the best second star less rv", (-2000, 2000)
+    ),
+    Column(
+        "second_ratio", "float32", "", "spect.line.strength;arith.ratio", "Its lines' strength over those of the star"
+    ),
+    Column("second_snr", "float32", "", "stat.snr", "Its strength over the error of it; noise alone gives up to 4"),
+)
+"""The most significant second star of any spectrum (`stargap.measurement.second`)."""
+
 MARKS: tuple[Column, ...] = (
     *_marks("rv", "RV"),
     *_marks("teff", "Teff"),
@@ -83,6 +94,7 @@ MEASURED: tuple[Column, ...] = (
     *with_error("a_m", "", "phys.abund", "Alpha enhancement [a/M] in dex", (-1, 2)),
     Column("chi2", "float64", "", "stat.fit.chi2", "Reduced chi-square of the label fit", (0, _INF)),
     *INFORMATION,
+    *SECOND,
     *SPECTRAL,
     Column("snr_source", "str", "", "meta.code", "Where the S/N comes from: header or ivar"),
     Column("layout", "str", "", "meta.code", "Structure of the file, such as lamost-image"),
@@ -238,6 +250,7 @@ CATALOGUE: tuple[Column, ...] = (
     *JOINT,
     *_some("a_m", "e_a_m", "chi2"),
     *INFORMATION,
+    *SECOND,
     *map(_synthetic, ("teff", "logg", "m_h", "chi2")),
     *SPECTRAL[2:],
     *_AGES,
