@@ -15,7 +15,7 @@ from stargap.fit.labels import pixel_weights
 from stargap.labels import A_M
 from stargap.measurement.models import load_model_named
 from stargap.measurement.star import BATCH, measure_batch, parameters_for
-from stargap.photometry.joint import joint_mixture
+from stargap.photometry.joint import SYSTEMATIC, joint_mixture
 from stargap.photometry.observed import Photometry, observed
 from stargap.settings import MeasureSettings
 from stargap.spectra.spectrum import Spectrum
@@ -77,7 +77,11 @@ def _walk(spectra: Sequence[Spectrum], photometry: Photometry, settings: Measure
         stellar = directions[:, :, :A_M]
         inner = stellar.transpose(1, 2) @ step.covariance[:, :free, :free] @ stellar
         mapped, covariance, uncertainty = transfer.publish(step.labels, inner)
-        whole = covariance + torch.diag_embed(uncertainty[:, :A_M] ** 2)
+        noise = covariance.diagonal(dim1=1, dim2=2).sqrt()
+        rho = covariance / (noise[:, :, None] * noise[:, None]) * SYSTEMATIC
+        rho = rho + torch.diag_embed(1 - rho.diagonal(dim1=1, dim2=2))
+        own = uncertainty[:, :A_M]
+        whole = covariance + rho * own[:, :, None] * own[:, None]
         mixture = joint_mixture(mapped[:, :A_M].numpy(), whole.numpy(), photometry)
         means = (mixture.weights[..., None] * mixture.means).sum(axis=1)
         apart = mixture.means - means[:, None]

@@ -23,7 +23,7 @@ from pages import number, reflow, table
 from stargap.flags import JointFlag
 from stargap.measurement.files import measure
 from stargap.mock.survey import SurveyChunk, simulate_survey
-from stargap.photometry.joint import joint_labels
+from stargap.photometry.joint import SYSTEMATIC, joint_labels, spectral_covariance
 from stargap.photometry.labels import photometric_labels
 from stargap.settings import MeasureSettings
 from stargap.statistics import clip, robust_scatter
@@ -168,6 +168,23 @@ of the pixels, nuisance numbers included, was expanded anew at the joint labels,
 last step). So the product is enough, and no spectrum is fitted a second time."""
 
 
+def correlation_text(stars: Stars, use: NDArray[np.bool_]) -> str:
+    """Return how errors of Teff and [M/H] are correlated where they are mostly systematic, and what is assumed."""
+    rows = use & (stars.truth["snr_r"] > 20) & ~stars.truth["binary"].astype(bool)
+    pulls = np.stack([stars.off(name) / stars.error(name) for name in NAMES], axis=1)
+    rows &= (np.abs(pulls) < 3).all(axis=1)
+    found = np.corrcoef(stars.off("teff")[rows], stars.off("m_h")[rows])[0, 1]
+    told = []
+    for share in (0.0, SYSTEMATIC, 1.0):
+        some = {name: values[rows] for name, values in stars.both.items()}
+        mean = spectral_covariance(some, systematic=share).mean(axis=0)
+        told.append(f"{mean[0, 2] / np.sqrt(mean[0, 0] * mean[2, 2]):.2f}")
+    return f"""Of single stars above S/N 20, whose errors are mostly systematic, Teff and [M/H] of the spectrum are off
+together with a correlation of {found:.2f} (within three errors). Systematic errors are taken to be {SYSTEMATIC:g} times
+as correlated as noise, which makes it {told[1]}; independent ones would make it {told[0]}, ones correlated as noise
+{told[2]}."""
+
+
 def section(stars: Stars, walked: Walk, real: str) -> str:
     """Return the section."""
     flags = stars.both["joint_flags"]
@@ -203,6 +220,8 @@ and the better the spectrum the less photometry, with 45 K and 0.08 dex of its o
 of the offset of its relations, and of young stars' too much light. log g is no bar: nature's scatters by twice what the
 relations' does, so that joint log g has pulls of {logg:.1f}. Spectrum and photometry disagree (`TENSION`, chance below
 1e-4) for {100 * tense:.1f} % of the stars.
+
+{correlation_text(stars, use)}
 
 {walk_text(walked)}
 

@@ -18,10 +18,11 @@ SYSTEMATIC = np.array([30.0, 0.03, 0.04])
 
 
 def spectra(truth, *, seed=1):
-    """Columns of spectra with noise of `ERRORS` correlated by `RHO`, and independent systematic errors."""
+    """Columns of spectra with noise of `ERRORS` correlated by `RHO`, and systematic errors by half as much."""
     rng = np.random.default_rng(seed)
-    labels = truth + rng.multivariate_normal(np.zeros(3), RHO * np.outer(ERRORS, ERRORS), len(truth))
-    labels += rng.normal(size=truth.shape) * SYSTEMATIC
+    labels = truth.copy()
+    for errors, rho in ((ERRORS, RHO), (SYSTEMATIC, 0.5 * (RHO + np.eye(3)))):
+        labels += rng.multivariate_normal(np.zeros(3), rho * np.outer(errors, errors), len(truth))
     columns = {}
     for place, name in enumerate(LABEL_NAMES):
         columns |= {name: labels[:, place], f"e_{name}": np.full(len(truth), ERRORS[place])}

@@ -231,6 +231,7 @@ def mock(
         input={**given, "gaia": output / "gaia.parquet", "simulated": True},  # type: ignore[arg-type]
         transfer={"use": "simulated", "prior": {"alpha": 0.0}},  # type: ignore[arg-type]
         measure={"fixed": {"a_m": 0.0}},  # type: ignore[arg-type]
+        photometry={"logg_scatter": 0.06},  # type: ignore[arg-type]
         catalogue={"companions": companion_tables(output), "position_epoch": 2016.0},  # type: ignore[arg-type]
         report=reported_tables(output),
     )

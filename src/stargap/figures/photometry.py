@@ -32,6 +32,7 @@ __all__ = ["Agreement", "agreement", "photometry_figure"]
 
 LABELS = ("teff", "logg", "m_h")
 LEAST_SNR = (5.0, 20.0, 50.0)
+SNR_TICKS = (5, 10, 20, 50, 100, 200)
 FEWEST = 10
 """Stars that a slope takes."""
 Columns = Mapping[str, ArrayLike]
@@ -140,6 +141,8 @@ def _draw_errors(axis: Axes, label: str, snr: Array, errors: Mapping[str, Column
         known = np.isfinite(values) & (snr > 0)
         axis.plot(*running_median(snr[known], values[known]), "o-", color=COLOURS[place], markersize=3, label=name)
     axis.set_xscale("log")
+    axis.set_xticks(SNR_TICKS, labels=[f"{value}" for value in SNR_TICKS])
+    axis.minorticks_off()
     axis.set_ylim(bottom=0)
     axis.set_xlabel("S/N in r")
     axis.set_ylabel(f"error of {TITLES[label]}")

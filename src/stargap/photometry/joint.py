@@ -24,6 +24,8 @@ _Floats = NDArray[np.float64]
 
 UNLIKELY = 1e-4
 """Chance below which spectrum and photometry disagree."""
+SYSTEMATIC = 0.5
+"""Correlation of systematic errors over that of noise (docs/results/photometry.md measures it on simulated stars)."""
 _TOLERANCE = np.array([0.05, 1e-4])
 _CHUNK = 5_000
 
@@ -44,28 +46,30 @@ class JointMixture(NamedTuple):
     converged: NDArray[np.bool_]
 
 
-def spectral_covariance(columns: Mapping[str, ArrayLike]) -> _Floats:
+def spectral_covariance(columns: Mapping[str, ArrayLike], *, systematic: float = SYSTEMATIC) -> _Floats:
     """Return the covariance ``(star, 3, 3)`` of Teff, log g and [M/H] (K, dex) of spectra, with the systematic part.
 
-    Random errors ``e_*`` are correlated by ``rho_*``; the systematic ones ``e_*_sys``, where there are any, are taken
-    to be independent of each other.
+    Random errors ``e_*`` are correlated by ``rho_*``, the systematic ones ``e_*_sys``, where there are any, by a
+    part of that, `systematic`: what a model cannot reproduce moves labels as noise does, but not that way alone.
 
     Example:
-        >>> columns = {"e_teff": [30.0], "e_logg": [0.02], "e_m_h": [0.1], "e_teff_sys": [40.0], "rho_teff_m_h": [0.5]}
-        >>> spectral_covariance(columns)[0].round(4)
-        array([[2.5e+03, 0.0e+00, 1.5e+00],
+        >>> columns = {"e_teff": [30.0], "e_logg": [0.02], "e_m_h": [0.1], "e_teff_sys": [40.0], "e_m_h_sys": [0.1]}
+        >>> spectral_covariance(columns | {"rho_teff_m_h": [0.5]})[0].round(4)
+        array([[2.5e+03, 0.0e+00, 2.5e+00],
                [0.0e+00, 4.0e-04, 0.0e+00],
-               [1.5e+00, 0.0e+00, 1.0e-02]])
+               [2.5e+00, 0.0e+00, 2.0e-02]])
     """
-    errors = np.stack([np.asarray(columns[f"e_{name}"], dtype=float) for name in LABEL_NAMES], axis=-1)
-    nothing = np.zeros(len(errors))
-    systematic = [np.asarray(columns.get(f"e_{name}_sys", nothing), dtype=float) for name in LABEL_NAMES]
-    covariance = errors[:, :, None] * errors[:, None, :] * np.eye(3)
+    nothing = np.zeros(np.shape(columns["e_teff"]))
+    rho = np.zeros((len(nothing), 3, 3))
     for one, two in ((0, 1), (0, 2), (1, 2)):
-        rho = np.asarray(columns.get(f"rho_{LABEL_NAMES[one]}_{LABEL_NAMES[two]}", nothing), dtype=float)
-        covariance[:, one, two] = covariance[:, two, one] = np.nan_to_num(rho) * errors[:, one] * errors[:, two]
-    variances = np.nan_to_num(np.stack(systematic, axis=-1)) ** 2
-    return np.asarray(covariance + variances[:, :, None] * np.eye(3))
+        given = np.asarray(columns.get(f"rho_{LABEL_NAMES[one]}_{LABEL_NAMES[two]}", nothing), dtype=float)
+        rho[:, one, two] = rho[:, two, one] = np.nan_to_num(given)
+    total = np.zeros((len(nothing), 3, 3))
+    for kind, share in (("", 1.0), ("_sys", systematic)):
+        parts = [np.asarray(columns.get(f"e_{name}{kind}", nothing), dtype=float) for name in LABEL_NAMES]
+        errors = np.stack(parts, axis=-1) if not kind else np.nan_to_num(np.stack(parts, axis=-1))
+        total += errors[:, :, None] * (np.eye(3) + share * rho) * errors[:, None, :]
+    return total
 
 
 def joint_labels(
