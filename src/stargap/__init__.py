@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str
     from stargap.measurement.files import measure
     from stargap.measurement.measurements import Measurements
     from stargap.measurement.plot import plot
@@ -38,8 +39,6 @@ __all__ = [
     "train",
 ]
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "MeasureSettings": "stargap.settings",
     "Spectrum": "stargap.spectra.spectrum",
@@ -55,11 +54,24 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         message = f"module 'stargap' has no attribute {name!r}"
         raise AttributeError(message)
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)
     return value
+
+
+def _version() -> str:
+    """Return the version of the installed package, which is that of its tag in git."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = globals()["__version__"] = version("stargap")
+    except PackageNotFoundError:  # its files are used without an installation
+        found = "0+unknown"
+    return found
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Names for arrays and tensors: each gives the shape and the kind of number, and tests check both (jaxtyping).
+"""Names for arrays and tensors: each gives shape and kind of number (jaxtyping; checked by tests/array_checks.py).
 
 Dimensions are ``star`` (one row per star or spectrum of a batch), ``pixel`` (the rest-frame grid that fits use),
 ``support`` (that grid with its margins), ``native`` (the log-lambda grid of the survey), ``label`` (Teff, log g,
@@ -14,6 +14,7 @@ __all__ = [
     "Bounds",
     "Coefficients",
     "Exponents",
+    "InformationMatrices",
     "Jacobians",
     "LabelDirections",
     "LabelInputs",
@@ -24,6 +25,8 @@ __all__ = [
     "NativeJacobians",
     "NativePixels",
     "NativeSpectra",
+    "NodeMask",
+    "Nodes",
     "NuisanceValues",
     "ParameterValues",
     "ParameterVariances",
@@ -35,10 +38,12 @@ __all__ = [
     "PriorTerms",
     "ProblemParameters",
     "Products",
+    "RightSides",
     "RightVectors",
     "RowNumbers",
     "Samples",
     "Spectra",
+    "SomeRows",
     "SquareMatrices",
     "StarFlags",
     "StarMask",
@@ -117,6 +122,16 @@ ProblemParameters = Float[Tensor, "problem parameter"]
 """Values of the free parameters, one row per problem; several problems can be of one star."""
 RowNumbers = Int64[Tensor, " problem"]
 """Positions of problems or rows in a batch."""
+SomeRows = Int64[Tensor, " _"]
+"""Row numbers, fewer than there are stars."""
+Nodes = Float64[Tensor, "node parameter"]
+"""Values of the free labels at the nodes of a table."""
+NodeMask = Bool[Tensor, "star node"]
+"""A truth value of each node for each star."""
+RightSides = Float[Tensor, "star parameter *system"]
+"""Right-hand sides of systems of equations, one or several of each star."""
+InformationMatrices = Float[Tensor, "star parameter+1 parameter+1"]
+"""Fisher information of the velocity and the free parameters."""
 
 LabelInputs = Float[Tensor, "star label"]
 """Labels in any precision, in the order of ``LABELS``."""

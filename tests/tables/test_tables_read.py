@@ -1,6 +1,7 @@
 """Tables in the wild: every format gives the same arrays, ids are exact, and damage is one clear error."""
 
 import gzip
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -445,13 +446,17 @@ def test_work_is_bounded(tmp_path, monkeypatch):
 
 
 def test_parquet_columns_of_unequal_length_are_refused(tmp_path):
-    path = tmp_path / "t.parquet"
+    """Each number of rows in the file, made wrong in turn; which of them pyarrow notices depends on its version."""
+    path, refused = tmp_path / "t.parquet", 0
     pq.write_table(pa.table({"a": [1, 2, 3, 4], "b": [1.0, 2.0, 3.0, 4.0]}), path, compression="none")
     content = path.read_bytes()
-    place = content.rindex(b"\x16\x08")  # the number of rows, 4, as the footer has it
-    path.write_bytes(content[:place] + b"\x16\x06" + content[place + 2 :])
-    with pytest.raises(UsageError, match=r"t\.parquet"):
-        read_table(path)
+    for place in (found.start() for found in re.finditer(b"\x16\x08", content)):
+        path.write_bytes(content[:place] + b"\x16\x06" + content[place + 2 :])
+        try:
+            assert {len(values) for values in read_table(path).values()} == {4}
+        except UsageError:
+            refused += 1
+    assert refused
 
 
 def test_missing_files(tmp_path):
