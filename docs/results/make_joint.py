@@ -30,7 +30,7 @@ from stargap.statistics import clip, robust_scatter
 
 Array = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
-STARS, SEED, WALKED = 4096, 2026, 256
+STARS, SEED, WALKED = 4096, 2027, 256
 SETTINGS = MeasureSettings(fixed={"a_m": 0.0}, lamost_noise_factor=1.0)
 """The noise of simulated stars is what their inverse variance says."""
 MODEL = "transfer-simulated"
