@@ -157,6 +157,7 @@ def report(name, items, transfer, clock, say):
     say(f"  rows with labels: {both.sum()}, in one way only: {odd.sum()}")
     for label in ("rv", *LABELS):
         pull = np.abs(other[label] - one[label])[both] / one[f"e_{label}"][both]
+        pull = pull[np.isfinite(pull)]
         say(f"  whole path, |difference| of {label:5s} in errors: median {np.median(pull):.4f}, p99 "
             f"{np.quantile(pull, 0.99):.3f}, largest {pull.max():.2f}")  # fmt: skip
     differ = one["flags"] ^ other["flags"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -164,6 +166,16 @@ def test_a_star_without_half_of_its_pixels_is_fitted_exactly(simulate, spectra, 
     assert torch.equal(one.iterations, other.iterations)
     assert torch.equal(one.labels.nan_to_num(), other.labels.nan_to_num())
     assert one.flags[0] & int(Flag.TOO_FEW_PIXELS)
+
+
+def test_a_star_of_another_resolution_is_fitted_exactly(simulate, spectra, fit, plain):
+    stars = simulate(3, seed=11, snr=50.0)
+    native = to_log_lambda(spectra(stars))
+    native = replace(native, resolution=torch.tensor([1800.0, 1000.0, 1800.0]).double())
+    prepared = prepare(native, torch.as_tensor(stars.rv))
+    one, other = fit(prepared, plain), fit(prepared, None, slots=8)
+    assert (one.iterations == other.iterations).tolist()[1]
+    assert torch.equal(one.labels[1], other.labels[1])
 
 
 def test_components_are_orthonormal(plain):

@@ -29,6 +29,7 @@ from stargap.fit.prior import TERMS, LabelPrior
 from stargap.fit.start_table import find_starts
 from stargap.flags import Flag
 from stargap.labels import A_M, LABELS, M_H
+from stargap.spectra.linespread import AT_ONCE
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
 
@@ -40,9 +41,10 @@ AT_BOUND = dict(
     zip(LABELS, (Flag.TEFF_AT_BOUND, Flag.LOGG_AT_BOUND, Flag.M_H_AT_BOUND, Flag.A_M_AT_BOUND), strict=True)
 )
 MOST_BAD = 0.5
-"""Fraction of bad pixels above which a star is fitted by the exact model from the start on."""
-FEW = 4
-"""Slots for these few stars."""
+"""Fraction of bad pixels above which a star is fitted by the exact model from the start on, and so is one of another
+line-spread function: compressed models are those of a whole spectrum at the resolution of the emulator."""
+FEW = 8
+"""Slots for these stars, which are few."""
 UNSURE = 0.1
 """Difference of the chi-squares of two compressed minima, relative to them, from which on the deeper one is known."""
 CLOSE = 1.0
@@ -108,14 +110,15 @@ def fit_labels(
         tolerance: see `levenberg_marquardt`.
         errors: work out errors, covariances and models, which take a model evaluation more; otherwise they are NaN.
         compressed: the same model in a few numbers (`stargap.fit.compressed`), in which stars that have half of their
-            pixels are fitted first; without it, `model` does everything.
+            pixels, at the emulator's resolution, are fitted first; without it, `model` does everything.
         near: tolerance with which `model` goes on from there, its last step taken; infinite: it does not.
     """
     weight = pixel_weights(prepared, error_floor)
     problem = _Problem(prepared, model, parameters, weight, prior, slots, max_iterations)
     few = problem if compressed is None else replace(problem, slots=min(slots, FEW))
     fitted = prepared.good.sum(dim=1) >= LEAST_PIXELS
-    quick = fitted & (prepared.bad_fraction <= MOST_BAD) & (compressed is not None)
+    alike = (prepared.bad_fraction <= MOST_BAD) & (prepared.blur.amax(dim=1) <= AT_ONCE)
+    quick = fitted & alike & (compressed is not None)
     rows = torch.nonzero(fitted & ~quick)[:, 0]
     begin = None if start is None else torch.nan_to_num(start[:, parameters.places]).clamp(*parameters.bounds())
     if begin is not None:

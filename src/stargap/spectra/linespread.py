@@ -14,6 +14,7 @@ from stargap.errors import UsageError
 from stargap.pixels import LOG_LAMBDA, MODEL_RESOLUTION, PixelGrid
 
 __all__ = [
+    "AT_ONCE",
     "INSTRUMENTS",
     "Power",
     "blur",
