@@ -95,7 +95,7 @@ results-scale: $(READY)
 	$(BIN)/python docs/results/make_scale.py
 
 results-speed: $(READY)
-	$(BIN)/python benchmarks/fits.py --write --stars 1024 --data $(DATA)
+	$(BIN)/python benchmarks/fits.py --write --stars 768 --data $(DATA)
 
 results-validation: $(READY)
 	$(BIN)/python docs/results/make_validation.py

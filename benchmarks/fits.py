@@ -153,6 +153,15 @@ def report(name, items, transfer, clock, say):
         say("  {}: {:.0f}/s from files, {:.0f}/s from a store, two cores".format(way, *rates))
     one, other = columns["exact"], columns["compressed"]
     both = np.isfinite(one["teff"]) & np.isfinite(other["teff"])
+    alone = [Clock(), Clock()]
+    for first in range(0, len(items), BATCH):
+        native, facts, failure = native_batch(items[first : first + BATCH])
+        options = {"failure": failure, "spectrum_id": np.arange(len(facts))}
+        for clock_of, settings in zip(alone, WAYS.values(), strict=True):
+            clock_of.time("", lambda: measure_native(native, facts, settings, transfer.emulator, **options))  # noqa: B023
+    spent = [1e3 * clock_of.spent[""] / count for clock_of in alone]
+    say("  emulator alone, velocity and labels: exact {:.2f}, compressed {:.2f}: {:.0f}/s on two cores".format(
+        *spent, 2e3 / spent[1]))  # fmt: skip
     odd = np.isfinite(one["teff"]) != np.isfinite(other["teff"])
     say(f"  rows with labels: {both.sum()}, in one way only: {odd.sum()}")
     for label in ("rv", *LABELS):

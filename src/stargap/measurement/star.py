@@ -58,7 +58,7 @@ Columns = dict[str, NDArray[np.generic]]
 
 NEAR = 0.2
 """Tolerance of the last fit with the emulator alone, the step of which is taken."""
-REFINED = 0.3
+REFINED = 0.1
 """Tolerance of the last velocity fit, the step of which is taken."""
 EMISSION = ("halpha_ew", "e_halpha_ew", "spt")
 """The columns that tell emission beyond that of chromospheres."""
