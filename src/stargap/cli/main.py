@@ -109,7 +109,6 @@ def measure(
     from stargap.spectra.modelled import check_spectra_output
     from stargap.spectra.reading import ReadSettings, named_columns
     from stargap.survey.gaia.join import read_gaia
-    from stargap.survey.joint import with_photometry
     from stargap.tables.print import print_table
     from stargap.tables.write import check_output
 
@@ -149,6 +148,8 @@ def measure(
         )
     notes: tuple[str, ...] = ()
     if sources is not None:
+        from stargap.survey.joint import with_photometry  # scipy loads slowly
+
         joined, notes = with_photometry(table.arrays(), sources)
         table = type(table).of(joined, table.provenance)
     nothing = all(table["failure"] != "")

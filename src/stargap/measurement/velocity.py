@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -15,12 +14,10 @@ from stargap.arrays import PerStar, StarRows
 from stargap.fit.linear import gram
 from stargap.fit.optimise import Status, full_chunks, levenberg_marquardt
 from stargap.flags import Flag
-from stargap.labels import alpha_relation
+from stargap.measurement.templates import Templates, emulator_templates, templates_at
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.smoother import Smoother
-from stargap.theory.emulator import Emulator
-from stargap.theory.sampling import cubic, cubic_slopes, cubic_weights
 
 __all__ = [
     "Templates",
@@ -43,8 +40,6 @@ SMOOTHING = 15.0
 ERROR_FLOOR = (0.02, 0.10, 6600.0)
 """Error floor as a fraction of the flux, redward and blueward of a wavelength (A). TiO band heads of the models bluer
 than 6600 A are off by several km/s; at low S/N those pixels still help."""
-FINE = 4
-"""Number of template pixels per native pixel."""
 LEAST_PIXELS = 100
 """Good pixels below which a spectrum gets no velocity."""
 SEPARATION = 200.0
@@ -57,48 +52,6 @@ SEARCHED = 0.3
 """Tolerance of fits in a search, the last step of which is taken (see `levenberg_marquardt`)."""
 DETECTION = 25.0
 """Least decrease of chi-square by the template, and least difference between two fits (over reduced chi-square)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Templates:
-    """Spectra at rest to measure velocities against.
-
-    Args:
-        flux: ``(template, fine)`` float32, any positive scale, on ``log10(lambda) = first + step * i`` (A, vacuum).
-        first: log10 of the first wavelength.
-        step: spacing in dex, a whole fraction of that of the log-lambda grid.
-    """
-
-    flux: Tensor
-    first: float
-    step: float
-
-    def at(self, which: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        """Return templates seen at `velocity` on the log-lambda grid and their derivative by velocity.
-
-        Args:
-            which: template numbers ``(row,)``.
-            velocity: km/s, ``(row,)``.
-
-        Returns:
-            flux ``(row, native)`` and d flux / d velocity (per km/s).
-        """
-        shift = torch.log10(1 + velocity.double() / SPEED_OF_LIGHT)
-        begin = ((LOG_LAMBDA.step * LOG_LAMBDA.first - self.first - shift) / self.step)[:, None]
-        left = begin.floor()
-        every = round(LOG_LAMBDA.step / self.step) * torch.arange(LOG_LAMBDA.count)
-        index = (left.long() + every).clamp(1, self.flux.shape[1] - 3)
-        flux, t = self.flux[which], (begin - left).float()
-        parts = [flux.gather(1, index + k) for k in (-1, 0, 1, 2)]
-        slope = -1.0 / (np.log(10.0) * self.step) / (SPEED_OF_LIGHT + velocity.double())
-        return _combined(cubic_weights(t), parts), _combined(cubic_slopes(t), parts) * slope[:, None].float()
-
-
-def _combined(weights: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
-    total = weights[0] * parts[0]
-    for weight, part in zip(weights[1:], parts[1:], strict=True):
-        total += weight * part
-    return total
 
 
 @dataclass(frozen=True)
@@ -115,25 +68,6 @@ class Velocities:
         """Return these velocities, and `other` ones where `rows` ``(star,)`` is true."""
         pairs = ((getattr(other, f.name), getattr(self, f.name)) for f in fields(self))
         return Velocities(*(torch.where(rows, *pair) for pair in pairs))
-
-
-def templates_at(emulator: Emulator, labels: Tensor) -> Templates:
-    """Return an emulator's spectra at `labels` ``(template, 4)`` as templates."""
-    flux = emulator.flux(labels)
-    flux = flux / flux.mean(dim=1, keepdim=True)
-    support, step = STARGAP.support, LOG_LAMBDA.step / FINE
-    first = float(np.log10(support[0]))
-    fine = 10.0 ** (first + step * np.arange(int((np.log10(support[-1]) - first) / step)))
-    return Templates(cubic(flux, torch.as_tensor((fine - support[0]) / STARGAP.step)), first, step)
-
-
-@cache
-def emulator_templates(emulator: Emulator) -> Templates:
-    """Return the search templates: every 200 K, [M/H] -1, -0.5, 0 and 0.4, log g 4.8, [a/M] of the prior."""
-    teff = np.arange(emulator.card.lower[0], emulator.card.upper[0] + 1, 200.0)
-    nodes = np.array([(t, 4.8, m, float(alpha_relation(m))) for t in teff for m in (-1.0, -0.5, 0.0, 0.4)])
-    inside = np.unique(nodes.clip(emulator.card.lower, emulator.card.upper), axis=0)
-    return templates_at(emulator, torch.as_tensor(inside))
 
 
 @cache
