@@ -191,7 +191,7 @@ def _repeated(flux: Tensor, each: Tensor, steps: Tensor) -> Tensor:
     for step in range(int(steps.max()) if steps.numel() else 1):
         slope = torch.diff(flux)
         curvature = torch.empty_like(flux)
-        torch.sub(slope[..., 1:], slope[..., :-1], out=curvature[..., 1:-1])
+        curvature[..., 1:-1] = slope[..., 1:] - slope[..., :-1]
         curvature[..., 0], curvature[..., -1] = slope[..., 0], -slope[..., -1]
         flux = torch.addcmul(flux, torch.where(step < steps, each, 0.0), curvature)
     return flux
