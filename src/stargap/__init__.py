@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stargap.spectra.readers.read import read_spectrum
     from stargap.spectra.reading import ReadSettings
     from stargap.spectra.spectrum import Spectrum
+    from stargap.validation.scales import to_scale
 
 __all__ = [
     "MeasureSettings",
@@ -36,6 +37,7 @@ __all__ = [
     "read_spectrum",
     "run",
     "stack",
+    "to_scale",
     "train",
 ]
 
@@ -49,6 +51,7 @@ _HOMES = {
     "ReadSettings": "stargap.spectra.reading",
     "run": "stargap.pipeline.public",
     "stack": "stargap.measurement.stack",
+    "to_scale": "stargap.validation.scales",
     "train": "stargap.pipeline.train",
 }
 
