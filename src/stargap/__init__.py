@@ -6,7 +6,7 @@ first use, so that ``import stargap`` is quick.
 Example:
     >>> import stargap
     >>> dir(stargap)
-    ['MeasureSettings', 'Measurements', 'ReadSettings', 'Spectrum', '__version__', 'measure', ..., 'stack', 'train']
+    ['MeasureSettings', 'Measurements', 'ReadSettings', 'Spectrum', '__version__', 'measure', ..., 'to_scale', 'train']
 """
 
 from importlib import import_module
