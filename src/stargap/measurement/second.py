@@ -7,15 +7,17 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from stargap.arrays import PerStar
-from stargap.measurement.velocity import Templates, normalised_pair
+from stargap.arrays import Labels, PerStar
+from stargap.measurement.velocity import Templates, normalised_pair, templates_at
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
 from stargap.rows import BoolColumn, FloatColumn
 from stargap.spectra.log_lambda import NativeBatch
+from stargap.theory.emulator import Emulator
 
-__all__ = ["NEAREST", "Second", "is_double", "second_star"]
+__all__ = ["NEAREST", "Second", "is_double", "second_columns", "second_star"]
 
 NEAREST: Final = 150.0
 """Difference of velocities (km/s) from which on two stars are told apart: about a resolution element of R = 1800."""
@@ -59,7 +61,6 @@ def second_star(
         noise_factor: ratio of the noise to what the inverse variance says, where chi-square does not show more.
 
     Example:
-        >>> from stargap.measurement.velocity import templates_at
         >>> from stargap.spectra.log_lambda import empty_batch
         >>> from stargap.theory.emulator import shipped_emulator
         >>> nothing = templates_at(shipped_emulator(), torch.tensor([[3500.0, 4.8, 0.0, 0.0]]).double())
@@ -105,6 +106,25 @@ def _correlation(one: Tensor, other: Tensor, reach: int) -> Tensor:
     product = torch.fft.rfft(one, n=size) * torch.fft.rfft(other, n=size).conj()
     sums: Tensor = torch.fft.irfft(product, n=size)
     return sums[:, torch.arange(-reach, reach + 1) % size]
+
+
+def second_columns(
+    native: NativeBatch, rv: PerStar, labels: Labels, emulator: Emulator, factor: FloatColumn
+) -> dict[str, NDArray[np.generic]]:
+    """Return what `second_star` finds with the emulator's templates, as columns ``second_*``, ``(row,)`` each.
+
+    Args:
+        native: spectra on the log-lambda grid, which can be more than there are rows.
+        rv: velocities (km/s), ``(star,)``.
+        labels: those that the velocities were measured with, ``(star, 4)``.
+        emulator: the synthetic spectra.
+        factor: ratio of the noise to what the inverse variance says, ``(row,)``.
+    """
+    usable = torch.isfinite(labels).all(dim=1)
+    templates = templates_at(emulator, torch.where(usable[:, None], labels, (emulator.lower + emulator.upper) / 2))
+    noise = torch.as_tensor(np.pad(factor, (0, len(native) - len(factor)), constant_values=1.0))
+    second = second_star(native, torch.where(usable, rv, torch.nan), templates, noise_factor=noise)
+    return {f"second_{name}": values.numpy()[: len(factor)] for name, values in second._asdict().items()}
 
 
 def is_double(ratio: FloatColumn, snr: FloatColumn) -> BoolColumn:

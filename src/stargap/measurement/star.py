@@ -25,7 +25,7 @@ from stargap.measurement.coverage import PARTIAL, covered_fraction, least_snr, m
 from stargap.measurement.facts import fact_columns
 from stargap.measurement.halpha import beyond_saturation
 from stargap.measurement.lines import line_columns
-from stargap.measurement.second import is_double, second_star
+from stargap.measurement.second import is_double, second_columns
 from stargap.measurement.subtype import is_giant
 from stargap.measurement.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
 from stargap.pixels import grid_for
@@ -265,7 +265,7 @@ def measure_native(
         **_velocity_columns(velocity, factor, np.where(lamost, settings.lamost_rv_floor, 0.0)),
         **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy()), covered),
         **line_columns(native, rv, factor),
-        **_second_columns(native, rv, start, emulator, factor),
+        **second_columns(native, rv, start, emulator, factor),
         **correlation_columns(fitted.fit, fitted.domains, parameters, count),
         **limit_columns(native, prepared, rv, fitted.fit.labels, emulator, parameters, factor),
     }
@@ -304,17 +304,6 @@ def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn,
         columns[name], columns[f"e_{name}"] = labels[:, place], errors[:, place]
         columns[f"e_{name}_sys"] = systematic[:, place]
     return columns
-
-
-def _second_columns(
-    native: NativeBatch, rv: PerStar, labels: Labels, emulator: Emulator, factor: FloatColumn
-) -> Columns:
-    """Return what is found of a second star, by the emulator at the labels that the velocity was measured with."""
-    usable = torch.isfinite(labels).all(dim=1)
-    templates = templates_at(emulator, torch.where(usable[:, None], labels, (emulator.lower + emulator.upper) / 2))
-    noise = torch.as_tensor(np.pad(factor, (0, len(native) - len(factor)), constant_values=1.0))
-    second = second_star(native, torch.where(usable, rv, torch.nan), templates, noise_factor=noise)
-    return {f"second_{name}": values.numpy()[: len(factor)] for name, values in second._asdict().items()}
 
 
 def _marks(
