@@ -1,6 +1,5 @@
-"""Checks of the shapes and kinds of arrays at every call in tests, on request.
+"""Checks of the shapes and kinds of arrays at every call in tests: `conftest` imports this before the package.
 
-``PYTHONPATH=tests python -m pytest -p array_checks tests/fit`` imports it before the package.
 The import hook of jaxtyping calls `check` for every function. beartype checks the arguments and results whose
 annotations name arrays of `stargap.arrays` and `stargap.rows`; tests of other wrong arguments reach the functions.
 """

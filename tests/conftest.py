@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import array_checks  # noqa: F401  checks annotated arrays at every call, so before the package is imported
 import numpy as np
 import pytest
 from helpers.stars import MockStars, mock_stars

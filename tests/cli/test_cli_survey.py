@@ -95,6 +95,8 @@ def test_a_mock_survey_is_run_to_its_table_and_told_of(here, capsys):
     assert out.count("done") == len(STAGES)
     out, _, code = said(capsys, "stage", "clean", "sim/survey.toml", "--workers", 1)
     assert "rejected" in out
+    out, _, code = said(capsys, "stage", "report", "sim/survey.toml", "--workers", 1)
+    assert (code, "figures" in out) == (0, True)
     out, _, code = said(capsys, "report", "sim/survey.toml", "-o", "page", "--spectra", 1)
     assert (code, out) == (0, "report page/index.html\n")
     assert "Against the truth" in (here / "page/index.html").read_text(), "the settings name the truth"

@@ -130,7 +130,7 @@ def others(value: Any, kind: Any, files: Path):
         yield from ([*value, "x"], [*value, "cds"], value[1:])
     elif isinstance(value, dict):
         yield from ({**value, name: other} for name in value for other in ("x", 1.5, (0.0, 1.0)))
-        yield from ({"logg": 4.8}, {"m_h": (-0.5, 0.5)}, {"x": 1}, {"x": (0, 1)}, {"teff": 1.0})
+        yield from ({"logg": 4.8}, {"m_h": (-0.5, 0.5)}, {"flux": "SPEC"}, {"x": 1}, {"x": (0, 1)}, {"teff": 1.0})
     elif value is None:
         yield from (0.02, 1, "x", files / "other.csv")
 

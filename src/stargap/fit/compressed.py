@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stargap.arrays import Jacobians, Labels, LabelsAndDirections, ParameterValues, PerStar, Spectra, StarRows
+from stargap.arrays import (
+    Jacobians,
+    Labels,
+    LabelsAndDirections,
+    ParameterValues,
+    PerStar,
+    RowNumbers,
+    Spectra,
+    StarRows,
+)
 from stargap.fit.linear import gram, gram_shared, solve_small
 from stargap.fit.optimise import LeastSquares, Quadratic, full_chunks, minimise
 from stargap.fit.parameters import Parameters
@@ -208,7 +217,7 @@ class Compressed:
         self,
         flux: Spectra,
         weight: Spectra,
-        rows: StarRows,
+        rows: RowNumbers,
         own: Callable[[StarRows], Own] | None = None,
     ) -> Reduced:
         """Write the chi-square of some stars as a form in the coefficients, at the best numbers of their `own`.

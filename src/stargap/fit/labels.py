@@ -14,6 +14,7 @@ from stargap.arrays import (
     ParameterValues,
     PerStar,
     RowNumbers,
+    SomeRows,
     Spectra,
     SquareMatrices,
     StarFlags,
@@ -189,7 +190,7 @@ class _Problem:
 
     def solve_from_table(
         self, rows: StarRows, emulator: Emulator, starts: int, tolerance: float
-    ) -> tuple[LeastSquares, StarRows]:
+    ) -> tuple[LeastSquares, SomeRows]:
         """Fit the stars `rows` from the table of starts; return also those with two minima about as deep."""
         if not len(rows):
             return self.solve(rows, torch.zeros(0, len(self.parameters.free)).double(), tolerance), rows
@@ -207,12 +208,12 @@ class _Problem:
 
     def solve_compressed(
         self,
-        rows: StarRows,
+        rows: RowNumbers,
         compressed: Compressed,
         begin: ParameterValues | None,
         starts: int,
         near: float,
-    ) -> tuple[LeastSquares, StarRows]:
+    ) -> tuple[LeastSquares, SomeRows]:
         """Fit the stars `rows` in a few numbers, then from there; return also those with two minima about as deep.
 
         Where a second minimum might be as deep, the exact model decides.
@@ -253,7 +254,7 @@ class _Problem:
         return chi2 / (self.prepared.good.sum(dim=1)[rows] - len(self.parameters.free))
 
 
-def _summarise(problem: _Problem, fitted: StarRows, result: LeastSquares, ambiguous: RowNumbers) -> LabelFit:
+def _summarise(problem: _Problem, fitted: StarRows, result: LeastSquares, ambiguous: SomeRows) -> LabelFit:
     """Return labels and flags of all stars from the fits of the stars `fitted`; errors and models are NaN."""
     stars, size, nan = len(problem.prepared.flux), len(problem.parameters.free), torch.nan
     labels = torch.full((stars, len(LABELS)), nan, dtype=torch.float64)

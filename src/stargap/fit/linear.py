@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stargap.arrays import LeftVectors, ParameterVectors, Products, RightVectors, SquareMatrices
+from stargap.arrays import LeftVectors, ParameterVectors, Products, RightSides, RightVectors, SquareMatrices
 
 __all__ = ["best_steps", "bounded_step", "gram", "gram_shared", "solve_small", "times"]
 
@@ -80,7 +80,7 @@ def times(matrix: Array, vector: Array) -> Array:
     return total
 
 
-def solve_small(matrix: SquareMatrices, right: ParameterVectors) -> ParameterVectors:
+def solve_small(matrix: SquareMatrices, right: RightSides) -> RightSides:
     """Solve small positive definite systems by elimination, elementwise over rows.
 
     The rounding of LAPACK depends on where in memory a matrix stands; that of this function does not.

@@ -7,9 +7,8 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from stargap.arrays import ParameterValues, PerStar, Spectra, StarRows
+from stargap.arrays import NodeMask, Nodes, ParameterValues, PerStar, Spectra, StarRows
 from stargap.fit.parameters import Parameters
 from stargap.labels import LABELS, M_H
 from stargap.pixels import STARGAP, PixelGrid
@@ -54,7 +53,7 @@ def find_starts(prepared: Prepared, weight: Spectra, emulator: Emulator, paramet
     return Start(nodes[best], chi2), Start(nodes[far_best], far_chi2)
 
 
-def far_nodes(nodes: ParameterValues, best: StarRows, parameters: Parameters) -> Tensor:
+def far_nodes(nodes: Nodes, best: StarRows, parameters: Parameters) -> NodeMask:
     """Return which nodes ``(node, parameter)`` are far from each star's `best` one, ``(star, node)`` bool."""
     far = torch.zeros(len(best), len(nodes), dtype=torch.bool)
     for k, name in enumerate(parameters.free):
@@ -62,7 +61,7 @@ def far_nodes(nodes: ParameterValues, best: StarRows, parameters: Parameters) ->
     return far
 
 
-def across_knee(nodes: ParameterValues, best: StarRows, parameters: Parameters) -> Tensor:
+def across_knee(nodes: Nodes, best: StarRows, parameters: Parameters) -> NodeMask:
     """Return which nodes ``(node, parameter)`` are across `KNEE` from each star's `best` one and not far from it.
 
     The result is ``(star, node)`` bool.
@@ -74,7 +73,7 @@ def across_knee(nodes: ParameterValues, best: StarRows, parameters: Parameters) 
     return near & ((m_h < KNEE) != (m_h[best] < KNEE)[:, None])
 
 
-def start_nodes(parameters: Parameters) -> ParameterValues:
+def start_nodes(parameters: Parameters) -> Nodes:
     """Return the free labels of the nodes of the table, ``(node, parameter)``."""
     axes = []
     for low, high, name in zip(*(side.tolist() for side in parameters.bounds()), parameters.free, strict=True):
@@ -84,7 +83,7 @@ def start_nodes(parameters: Parameters) -> ParameterValues:
 
 
 @lru_cache(maxsize=8)
-def _table(emulator: Emulator, parameters: Parameters, grid: PixelGrid) -> tuple[ParameterValues, Spectra]:
+def _table(emulator: Emulator, parameters: Parameters, grid: PixelGrid) -> tuple[Nodes, Spectra]:
     """Return the nodes ``(node, parameter)`` and their normalised spectra ``(node, pixel)``."""
     nodes = start_nodes(parameters)
     labels, _ = parameters.expand(nodes)

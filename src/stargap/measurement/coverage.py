@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from stargap.pixels import LOG_LAMBDA
-from stargap.rows import FloatColumn
+from stargap.rows import FloatColumn, LabelArray
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.readers.content import RANGE
 from stargap.spectra.spectrum import Facts
@@ -36,7 +36,7 @@ def covered_fraction(native: NativeBatch) -> FloatColumn:
     return np.asarray(((last - first) / (RANGE[1] - RANGE[0])).clamp_min(0).numpy())
 
 
-def missing_systematic(covered: FloatColumn) -> FloatColumn:
+def missing_systematic(covered: FloatColumn) -> LabelArray:
     """Return the systematic errors of labels that a part of the range adds, ``(star, 4)``; 0 from `PARTIAL` on.
 
     Example:

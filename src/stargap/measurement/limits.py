@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stargap.arrays import Jacobians, Labels, LabelsAndDirections, PerStar, Spectra, SquareMatrices
+from stargap.arrays import InformationMatrices, Jacobians, Labels, LabelsAndDirections, PerStar, Spectra, SquareMatrices
 from stargap.errors import UsageError
 from stargap.fit.forward import EmulatorModel
 from stargap.fit.parameters import Parameters
@@ -32,7 +32,7 @@ R_BAND = (6000.0, 6700.0)
 
 def information(
     native: NativeBatch, prepared: Prepared, rv: PerStar, spectrum: Spectra, jacobian: Jacobians
-) -> SquareMatrices:
+) -> InformationMatrices:
     r"""Return the Fisher information of velocity and labels, ``(star, 1 + parameter, 1 + parameter)`` float64.
 
     .. math:: I_{jk} = \sum_i \frac{C_i^2}{\sigma_i^2} \frac{\partial f_i}{\partial y_j}
