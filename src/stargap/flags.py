@@ -212,7 +212,7 @@ class JointFlag(BitFlag):
     """Why joint labels of spectrum and photometry are null, or should be used with care."""
 
     NO_SPECTRUM = 1 << 0, "no usable labels of the spectrum, or fixed ones: no joint labels"
-    NO_PHOTOMETRY = 1 << 1, "no photometry to join: phot_flags say why; no joint labels"
+    NO_PHOTOMETRY = 1 << 1, "no photometry to join (phot_flags say why): no joint labels"
     NO_SOLUTION = 1 << 2, "joint labels at the edge of the relations' table, or not converged: no joint labels"
     TENSION = 1 << 3, "spectrum and photometry disagree by more than chance: a blend, a wrong source, or a bad fit"
     BINARY_LIKELY = 1 << 4, "an unresolved companion is more likely than none, by spectrum and photometry together"

@@ -144,13 +144,17 @@ def changed(settings, place, value):
     return SurveySettings.model_validate(content)
 
 
+def copied(settings, files, to):
+    """Copy a run with its inputs, and return the settings of the copy."""
+    shutil.copytree(files, to)
+    return SurveySettings.model_validate_json(settings.model_dump_json().replace(str(files), str(to)))
+
+
 def test_a_run_that_moved_with_its_inputs_is_as_it_was(pretended, files, tmp_path):
     """Content counts, not the place: no receipt holds a whole path."""
-    moved = tmp_path / "elsewhere"
-    shutil.copytree(files, moved)
-    there = SurveySettings.model_validate_json(pretended.model_dump_json().replace(str(files), str(moved)))
+    there = copied(pretended, files, tmp_path / "elsewhere")
     assert is_fresh(there)
-    receipts = [path.read_text() for path in (moved / "run" / "receipts").rglob("*.json")]
+    receipts = [path.read_text() for path in (there.output / "receipts").rglob("*.json")]
     assert receipts
     assert not any(str(files) in text for text in receipts)
 
@@ -191,7 +195,8 @@ def test_a_new_column_is_noticed(name, pretended, monkeypatch):
     assert [stage.name for stage in stages.STAGES if pending(run, stage)] == [name]
 
 
-def test_every_file_that_changes_is_noticed(pretended):
+def test_every_file_that_changes_is_noticed(pretended, files, tmp_path):
+    pretended = copied(pretended, files, tmp_path / "copy")
     named = [path for path in paths_in(pretended.model_dump()) if path.exists()]
     assert len({path.name for path in named}) > 8
     spectrum = sorted((pretended.input.catalogue.parent / "spectra").rglob("*.fits.gz"))[0]

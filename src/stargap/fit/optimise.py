@@ -199,7 +199,7 @@ def levenberg_marquardt(
 def minimise(
     evaluate: Callable[[ParameterValues, RowNumbers], Quadratic],
     freedom: PerStar,
-    start: ParameterVectors,
+    start: ProblemParameters,
     *,
     lower: Bounds,
     upper: Bounds,
