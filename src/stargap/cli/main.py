@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from stargap import __version__
 from stargap.cli import completion as cli_completion
+from stargap.cli import measure as cli_measure
 from stargap.cli import survey as cli_survey
 from stargap.cli import tables as cli_tables
 from stargap.console import bar, bars, console, sigterm_as_ctrl_c, worker_count
@@ -28,167 +28,7 @@ app = App(
     version=__version__,
     suppress_keyboard_interrupt=False,
 )
-
-
-@app.command
-def measure(
-    paths: list[str],
-    /,
-    *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    plot: Path | None = None,
-    spectra: Path | None = None,
-    model: Path | None = None,
-    workers: int | None = None,
-    preset: Literal["stargap", "paper"] | None = None,
-    settings: Path | None = None,
-    zero_points: Path | None = None,
-    gaia: Path | None = None,
-    rows: int = 40,
-    columns: list[str] | None = None,
-    air: Annotated[bool | None, Parameter(negative="--vacuum")] = None,
-    frame: Literal["heliocentric", "observed", "rest"] | None = None,
-    snr: float | None = None,
-    instrument: str | None = None,
-    loader: Annotated[str | None, Parameter(name="--format")] = None,
-) -> None:
-    """Measure RV, Teff, log g, [M/H], subtype and H-alpha of spectra, one row each.
-
-    Reads files of LAMOST, SDSS and BOSS, SDSS-V and DESI, plain or gzip (docs/formats.md); every spectrum of a file
-    with several has its row, and a file that cannot be read keeps its row and says why. Exits with 0 when every file
-    has its row, with 1 when none of them could be read, and with 2 when the request itself is wrong, as when a file or
-    folder that it names does not exist.
-
-    Parameters
-    ----------
-    paths
-        Files, folders, globs, or @list.txt with one path per line.
-    output
-        Table to write: .fits, .parquet, .csv, .vot or .ecsv.
-    plot
-        Folder for a picture of each fit.
-    spectra
-        File for spectra, pseudo-continua, models, masks and residuals: .fits, one table per star, or .parquet, one row.
-    model
-        A trained transfer (transfer.safetensors, see stargap train), a folder with emulator.safetensors and its card,
-        or the name of a model inside the package: transfer-lamost (the default, experimental), emulator (no transfer;
-        the default with --preset paper), or transfer-simulated (for simulated stars alone).
-    workers
-        Processes; all cores by default. Results are the same for any number.
-    preset
-        Preparation of spectra: that of stargap, or the paper's.
-    settings
-        TOML file with the fit's settings.
-    zero_points
-        CSV with plan_id, spectrograph, rv (km/s): velocities to subtract, by plate and spectrograph.
-    gaia
-        Table of Gaia and 2MASS such as stargap gaia writes, joined by position: adds labels from photometry (*_phot)
-        and from spectrum and photometry together (*_joint); those of the spectrum alone stay the same.
-    rows
-        How many rows of the table to print.
-    columns
-        Columns of a table, as wavelength=NAME flux=NAME error=NAME (or ivar=NAME), where names are not the usual ones.
-    air
-        Wavelengths are in air (or in vacuum), where a file does not say.
-    frame
-        Frame of the wavelengths, where a file does not say; velocities that are not heliocentric are flagged.
-    snr
-        S/N per pixel of spectra that come without errors.
-    instrument
-        Resolving power, or an instrument's name (lamost, sdss, boss, desi, miles, ...), where files do not tell: else
-        spectra are taken to be as sharp as LAMOST's.
-    loader
-        Loader of specutils to read the files with.
-    """
-    from stargap.measurement.files import measure as run
-    from stargap.measurement.inputs import read_zero_points
-    from stargap.measurement.pictures import draw_fits, picture_folder
-    from stargap.settings import MeasureSettings, read_settings
-    from stargap.spectra.address import split_address
-    from stargap.spectra.inputs import find_spectra
-    from stargap.spectra.modelled import check_spectra_output
-    from stargap.spectra.reading import ReadSettings, named_columns
-    from stargap.survey.gaia.join import read_gaia
-    from stargap.tables.print import print_table
-    from stargap.tables.write import check_output
-
-    chosen = MeasureSettings() if settings is None else read_settings(settings)
-    if preset is not None:
-        chosen = chosen.model_copy(update={"preset": preset})
-    if output is not None:
-        check_output(output)
-    if spectra is not None:
-        check_spectra_output(spectra)
-    if plot is not None:
-        picture_folder(plot)
-    offsets = None if zero_points is None else read_zero_points(zero_points)
-    sources = None if gaia is None else read_gaia(gaia)
-    for path in paths:
-        if (
-            not path.startswith("@")
-            and not any(mark in path for mark in "*?[")
-            and not os.path.lexists(split_address(path)[0])
-        ):
-            message = f"{path}: there is no such file or folder"
-            raise UsageError(message)
-    found = find_spectra(paths)
-    read = ReadSettings(
-        columns=named_columns(columns or ()), air=air, frame=frame, snr=snr, instrument=instrument, format=loader
-    )
-    with bar("measuring", len(found)) as advance:
-        table = run(
-            found,
-            settings=chosen,
-            model=model,
-            workers=worker_count(workers),
-            spectra=False if spectra is None else spectra,
-            read=read,
-            zero_points=offsets,
-            progress=advance,
-        )
-    notes: tuple[str, ...] = ()
-    if sources is not None:
-        from stargap.survey.joint import with_photometry  # scipy loads slowly
-
-        joined, notes = with_photometry(table.arrays(), sources)
-        table = type(table).of(joined, table.provenance)
-    nothing = all(table["failure"] != "")
-    if not nothing:
-        print_table(table.arrays(), max_rows=rows, console=console())
-    print("".join(f"{note}\n" for note in notes), end="")
-    if _of_simulated_stars(model):
-        print(f"the model {model} was trained on simulated stars: it is not for real ones")
-    if offsets is not None:
-        there = set(zip(table["plan_id"].tolist(), table["spectrograph"].tolist(), strict=True))
-        used = len(there.intersection(offsets))
-        print(f"{used} of {len(offsets)} zero points are of plates and spectrographs measured here")
-    if not nothing:
-        for reason, count in table.failures().items():
-            print(f"not read: {count} x {reason}")
-    if output is not None:
-        table.write(output)
-        print(f"wrote {output}: {len(table)} rows")
-    if spectra is not None:
-        print(f"wrote {spectra}: spectra and models of {len(table)} rows")
-    if plot is not None:
-        with bar("drawing", len(found)) as advance:
-            faults = draw_fits(
-                found,
-                plot,
-                table=table.arrays(),
-                settings=chosen,
-                model=model,
-                read=read,
-                workers=worker_count(workers),
-                progress=advance,
-            )
-        print(f"pictures in {plot}")
-        for fault in faults:
-            print(f"stargap: {fault}", file=sys.stderr)
-    if nothing:
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in table.failures().items())
-        print(f"stargap: none of the {len(table)} files could be read: {reasons}", file=sys.stderr)
-        sys.exit(1)
+cli_measure.add_commands(app)
 
 
 @app.command
@@ -355,13 +195,6 @@ def _train(path: Path | None, example: bool) -> None:
         print(f"  {name:<32} {value:.5g}")
     print(f"wrote {result.path}")
     print(f"use: stargap measure SPECTRA --model {result.path}")
-
-
-def _of_simulated_stars(model: Path | None) -> bool:
-    """Say whether a model, which has been read without complaint, was trained on simulated stars."""
-    if model is None or model.suffix != ".safetensors":
-        return str(model) == "transfer-simulated"
-    return bool(json.loads(model.with_suffix(".json").read_bytes())["simulated"])
 
 
 for commands in (cli_survey, cli_tables, cli_completion):

@@ -32,17 +32,7 @@ from stargap.spectra.linespread import blur
 from stargap.spectra.smoother import smoother_for
 from stargap.theory.emulator import Emulator
 
-__all__ = [
-    "Compressed",
-    "Correct",
-    "Found",
-    "Own",
-    "OwnModel",
-    "PixelTransfer",
-    "Reduced",
-    "compressed_emulator",
-    "compressed_transfer",
-]
+__all__ = ["Compressed", "Found", "Own", "OwnModel", "PixelTransfer", "compressed_emulator", "compressed_transfer"]
 
 COMPONENTS = 40
 """Principal components: they hold the emulator's normalised spectra to 5e-4 (rms) over its whole range."""
