@@ -204,7 +204,7 @@ def measure(
     if outputs.spectra is not None:
         print(f"wrote {outputs.spectra}: spectra and models of {len(table)} rows")
     if outputs.plot is not None:
-        _draw(found, outputs.plot, table, fitting, read, processes)
+        _draw(found, outputs.plot, table, settings, fitting.model, read, processes)
     if _nothing(table):
         print(f"stargap: none of the {len(table)} files could be read: {'; '.join(_failures(table))}", file=sys.stderr)
         sys.exit(1)
@@ -259,7 +259,13 @@ def _show(
 
 
 def _draw(
-    found: list[Path], folder: Path, table: Measurements, fitting: Fitting, read: ReadSettings, workers: int
+    found: list[Path],
+    folder: Path,
+    table: Measurements,
+    settings: MeasureSettings,
+    model: Path | None,
+    read: ReadSettings,
+    workers: int,
 ) -> None:
     """Draw a picture of each fit; one that cannot be drawn costs that picture alone."""
     from stargap.measurement.pictures import draw_fits
@@ -269,8 +275,8 @@ def _draw(
             found,
             folder,
             table=table.arrays(),
-            settings=fitting.chosen(),
-            model=fitting.model,
+            settings=settings,
+            model=model,
             read=read,
             workers=workers,
             progress=advance,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ERRORS", "PAIR_SHIFT", "PAIR_WIDTH", "P_SINGLE", "ZERO_POINT", "AnchorLabels"]
+__all__ = ["ERRORS", "PAIR_SHIFT", "PAIR_WIDTH", "P_SINGLE", "ZERO_POINT", "AnchorLabels", "fill"]
 
 ERRORS = (60.0, 0.06, 0.1)
 """Errors of labels that come without (K, dex, dex): two good sources differ by so much."""
@@ -19,6 +19,13 @@ PAIR_SHIFT, PAIR_WIDTH = (0.0, 0.0, 0.25), (60.0, 0.1, 0.2)
 scatters (K, dex, dex): it looks too rich in metals by up to 0.5 dex."""
 ZERO_POINT = (40.0, 0.05, 0.05)
 """Expected size of the zero points of sources of labels (K, dex, dex)."""
+
+
+def fill(anchors: object, **values: Sized) -> None:
+    """Give fields of a frozen dataclass of anchors that were left empty these values, one per anchor."""
+    for name, value in values.items():
+        if not len(getattr(anchors, name)):
+            object.__setattr__(anchors, name, value)
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,8 @@ class AnchorLabels:
 
     def __post_init__(self) -> None:
         count = len(self.labels)
-        if not len(self.errors):
-            object.__setattr__(self, "errors", np.tile(ERRORS, (count, 1)))
-        if not len(self.p_single):
-            object.__setattr__(self, "p_single", np.full(count, P_SINGLE))
-        if not len(self.sources):
-            object.__setattr__(self, "sources", [""] * count)
-        if not len(self.inside):
-            object.__setattr__(self, "inside", np.ones(count, dtype=bool))
+        fill(self, errors=np.tile(ERRORS, (count, 1)), p_single=np.full(count, P_SINGLE), sources=[""] * count)
+        fill(self, inside=np.ones(count, dtype=bool))
 
     def __len__(self) -> int:
         return len(self.labels)

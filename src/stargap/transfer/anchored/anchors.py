@@ -15,7 +15,7 @@ from stargap.errors import UsageError
 from stargap.settings import Settings
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
-from stargap.transfer.anchor_labels import ERRORS, P_SINGLE, ZERO_POINT
+from stargap.transfer.anchor_labels import ERRORS, P_SINGLE, ZERO_POINT, fill
 
 __all__ = ["AnchorSettings", "AnchorStars", "check_anchors", "zero_points"]
 
@@ -84,12 +84,7 @@ class AnchorStars:
 
     def __post_init__(self) -> None:
         count = len(self.labels)
-        if not len(self.errors):
-            object.__setattr__(self, "errors", np.tile(ERRORS, (count, 1)))
-        if not len(self.p_single):
-            object.__setattr__(self, "p_single", np.full(count, P_SINGLE))
-        if not len(self.sources):
-            object.__setattr__(self, "sources", [""] * count)
+        fill(self, errors=np.tile(ERRORS, (count, 1)), p_single=np.full(count, P_SINGLE), sources=[""] * count)
 
     def __len__(self) -> int:
         return len(self.labels)
