@@ -24,7 +24,7 @@ LARGEST_CARD = 1_000_000
 
 
 class Card(BaseModel):
-    """What a model file says of itself; each kind of model adds its own fields.
+    """Metadata of a model file; each kind of model adds its own fields.
 
     ``kind`` and ``version`` name the architecture, ``sha256`` is the digest of the safetensors file.
     """

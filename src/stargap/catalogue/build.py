@@ -34,7 +34,7 @@ _MADE = ("distance", "vb_flag", "cuts", "in_final_catalogue", "version")
 
 
 class CatalogueSettings(Settings):
-    """What the catalogue is made with, and what it says of itself.
+    """The settings and inputs of the catalogue, and its description.
 
     Example:
         >>> CatalogueSettings().combine
@@ -63,7 +63,7 @@ class CatalogueSettings(Settings):
     """Catalogues of variable and binary candidates (section 4.5), each under its name."""
 
     def published(self) -> CatalogueSettings:
-        """Return what a catalogue says of its settings: tables of companions by the names of their files alone."""
+        """Return the settings as a catalogue records them: tables of companions by file name, without folders."""
         return self.model_copy(update={"companions": {name: one.bare() for name, one in self.companions.items()}})
 
 

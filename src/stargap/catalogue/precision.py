@@ -127,10 +127,10 @@ def fit_precision(
     W = sum 1 / s_i^2; for equal errors that is s^2 (n - 1) / n. Divided by its root, distances have a robust scatter
     (1.4826 times the median of their absolute values) of 1 in every bin of S/N if the s_i are right: once for
     s_i = a / x + b, once for the calibrated errors of `ErrorModel`. Both are fitted by least squares to the scatter in
-    3 to 12 bins of equal numbers of spectra. The core of the errors is what is fitted: tails are as heavy as they are.
+    3 to 12 bins of equal numbers of spectra. Only the core of the distribution is fitted, not its tails.
 
     What spectra of one star share, such as a model that is wrong for its type, does not show in repeats.
-    Fewer than 100 repeats give a model that says so and leaves errors as they are.
+    Fewer than 100 repeats give a model that says so and leaves errors unchanged.
 
     Args:
         columns: ``(row,)``: the S/N, the star's identifier (int64, -9999 without one), and each quantity with its
@@ -181,7 +181,7 @@ def published_errors(model: Precision, columns: Mapping[str, ArrayLike], *, snr:
     Args:
         model: from `fit_precision`.
         columns: ``(row,)``: the S/N and the fit's errors, such as e_teff.
-        snr: name of the S/N; the one that the model was fitted with.
+        snr: name of the S/N column that the model was fitted with.
 
     Raises:
         UsageError: the S/N is missing, or lengths differ.

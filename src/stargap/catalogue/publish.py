@@ -153,7 +153,7 @@ def _readme(folder: Path, about: CatalogueSettings, provenance: Mapping[str, str
         lines.append(f"| `{name}.*` | {rows:,} | {about_table} |")
     lines += [
         "",
-        "Each table is there as Parquet, and in the formats that were asked for, with the same columns; units, UCDs",
+        "Each table is there as Parquet, and in the chosen formats, with the same columns; units, UCDs",
         "and descriptions are in the files. `table1.*`, if present, is the final catalogue with the columns of Table 1",
         "of the paper. Null numbers are NaN in floats and -9999 in integers; in `table1.*` they are -9999 in both.",
         "",

@@ -28,7 +28,7 @@ MAD_ERROR = 1.17
 class Curve(NamedTuple):
     """a / x + b at S/N x with standard errors; ``held``, which of them is 0 because the unbounded fit made it negative.
 
-    The error of the one that is held is that of the unbounded fit.
+    A component at its bound has the error of the unbounded fit.
     """
 
     a: float

@@ -190,7 +190,7 @@ def mock(
 
     The stars are of other physics than the models that measure them (docs/results/transfer.md); among them are repeats,
     binaries, variable and young stars, and eight kinds of junk. Tables of others on the same stars are written too
-    (tables.json tells of them): literature, APOGEE, variables, binaries, and wide binaries with their FGK primaries.
+    (listed in tables.json): literature, APOGEE, variables, binaries, and wide binaries with their FGK primaries.
 
     Parameters
     ----------

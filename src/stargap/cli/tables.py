@@ -36,8 +36,8 @@ def gaia(spectra: Path, /, *, output: Annotated[Path, Parameter(name=["--output"
     from stargap.survey.gaia.archive import fetch_gaia, read_targets
 
     with sigterm_as_ctrl_c(), bars() as report:
-        told = fetch_gaia(read_targets(spectra), output, progress=report)
-    print(f"{told.found:,} of {told.ids:,} identifiers and {told.positions:,} positions: {told.sources:,} sources")
+        found = fetch_gaia(read_targets(spectra), output, progress=report)
+    print(f"{found.found:,} of {found.ids:,} identifiers and {found.positions:,} positions: {found.sources:,} sources")
     print(f"wrote {output}")
 
 
@@ -60,8 +60,8 @@ def extinction(
     """
     from stargap.survey.gaia.dust import write_extinction
 
-    told = write_extinction(table, output, file=dust_map)
-    print(f"{told.known:,} of {told.sources:,} sources have an extinction, A_V = {told.median:.2f} in the median")
+    found = write_extinction(table, output, file=dust_map)
+    print(f"{found.known:,} of {found.sources:,} sources have an extinction, A_V = {found.median:.2f} in the median")
     print(f"wrote {output}")
 
 
@@ -80,8 +80,8 @@ def photometry(table: Path, /, *, output: Annotated[Path, Parameter(name=["--out
     """
     from stargap.photometry.tables import write_photometric_labels
 
-    told = write_photometric_labels(table, output)
-    print(f"{told.labelled:,} of {told.sources:,} sources have labels; {told.paired:,} are probably pairs")
+    found = write_photometric_labels(table, output)
+    print(f"{found.labelled:,} of {found.sources:,} sources have labels; {found.paired:,} are probably pairs")
     print(f"wrote {output}")
 
 
@@ -116,9 +116,9 @@ def catalogue(
         states = run_survey(chosen, only="catalogue", progress=report)
     report_states([state for state in states if state.stage == "catalogue"], chosen, complete=True)
     folder = chosen.output / "catalogue"
-    wanted = formats or chosen.publish.formats
+    chosen_formats = formats or chosen.publish.formats
     written = write_catalogue(folder, formats=formats) if formats else []
-    written += write_catalogue(folder, formats=wanted, paper=True) if paper else []
+    written += write_catalogue(folder, formats=chosen_formats, paper=True) if paper else []
     print((folder / "cuts.md").read_text(), end="")
     for path in dict.fromkeys(written):
         print(f"wrote {path}")
@@ -236,7 +236,7 @@ def binaries(
 
 
 def show(table: Path, /, *, id: Annotated[list[str], Parameter(name="--id", negative="")]) -> None:
-    """Print all that a table says of some spectra or stars, with units and flags in words.
+    """Print all columns of a table for some spectra or stars, with units and flags in words.
 
     Parameters
     ----------

@@ -157,7 +157,7 @@ def differences_figure(ours: Columns, methods: Mapping[str, Columns], *, title: 
             for columns in methods.values()
         ]
         ends, (low, high) = limits(*(other for _, other in pairs)), _around_zero(*(m - other for m, other in pairs))
-        heights = low, 1.6 * high  # room for the words
+        heights = low, 1.6 * high  # space for the text
         for axis, name, (mine, other) in zip(across, methods, pairs, strict=False):
             maps.append(_delta(axis, other, mine, label, ends=ends, heights=heights))
             if mine.size:

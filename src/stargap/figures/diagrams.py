@@ -196,7 +196,7 @@ def _tracks(axis: Axes, isochrones: Isochrones, norm: Normalize) -> None:
             path_effects=[Stroke(linewidth=3.4, foreground="white"), Stroke(linewidth=2.6, foreground="0.1"), Normal()],
             zorder=3,
         )
-        # its [M/H] beside the coolest point that the panel shows with room for it
+        # its [M/H] beside the coolest point that the panel shows with space for it
         (right, left), (top, bottom) = sorted(axis.get_xlim()), sorted(axis.get_ylim())
         shown = isochrones.teff[rows] - right > 0.01 * (left - right)
         shown &= bottom - isochrones.logg[rows] > 0.05 * (bottom - top)

@@ -202,7 +202,7 @@ def metal_bar(figure: Figure, axes: Sequence[Axes], norm: Normalize) -> None:
 
 
 def difference_text(delta: Array, digits: int) -> str:
-    """Return what a panel says of differences, ours - reference (METHOD.md 11); one star has no scatter.
+    """Return the statistics of differences, ours - reference (METHOD.md 11), as text; one star has no scatter.
 
     Args:
         delta: finite numbers ``(star,)``.

@@ -153,8 +153,8 @@ def _line(row: Agreement, digits: int) -> str:
     if not row.stars:
         return f"S/N > {row.least_snr:g}: no stars"
     slope = f", slope {row.slope:.2f}" if np.isfinite(row.slope) else ""
-    told = f"median {row.median:+z.{digits}f}, σ {row.scatter:.{digits}f}{slope}"
-    return f"S/N > {row.least_snr:g}, n {row.stars:,}:\n  {told}"
+    numbers = f"median {row.median:+z.{digits}f}, σ {row.scatter:.{digits}f}{slope}"
+    return f"S/N > {row.least_snr:g}, n {row.stars:,}:\n  {numbers}"
 
 
 def _slope(x: Array, y: Array, lost: float) -> float:

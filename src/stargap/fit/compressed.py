@@ -171,8 +171,8 @@ class Compressed:
         if correct is not None:
             read, _ = correct(read, read[:, None][:, :0], labels, still, self.pixels)
         self.offset = read.mean(dim=0)
-        wanted = pad(centred @ self.components.double().T, (0, WIDTH - COMPONENTS))
-        self.to_coefficients = _linear_map((read - self.offset).double(), wanted).float()
+        target = pad(centred @ self.components.double().T, (0, WIDTH - COMPONENTS))
+        self.to_coefficients = _linear_map((read - self.offset).double(), target).float()
 
         first, second = torch.triu_indices(COMPONENTS, COMPONENTS)
         self.pairs = self.components[first] * self.components[second]
@@ -375,11 +375,11 @@ def _prepared_flux(flux: Tensor, grid: PixelGrid) -> tuple[Tensor, Tensor]:
     return seen[:, grid.inner], smooth / _coverage(grid).clamp_min(grid.least_kernel_weight)
 
 
-def _linear_map(given: Tensor, wanted: Tensor) -> Tensor:
-    """Return A with ``given @ A`` closest to `wanted`, a little ridge included; float64."""
+def _linear_map(given: Tensor, target: Tensor) -> Tensor:
+    """Return A with ``given @ A`` closest to `target`, a little ridge included; float64."""
     square = given.T @ given
     ridge = RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
-    solution: Tensor = torch.linalg.solve(square + ridge, given.T @ wanted)
+    solution: Tensor = torch.linalg.solve(square + ridge, given.T @ target)
     return solution
 
 

@@ -298,8 +298,8 @@ class _Slots:
         number = np.arange(diagonal.shape[1])
         matrix = np.concatenate([self.hessian, self.hessian])
         matrix[:, number, number] += np.concatenate([ridge, self.damping[:, None] * diagonal + ridge])
-        room = (np.concatenate([side - self.point] * 2) for side in (self.lower, self.upper))
-        steps = best_steps(matrix, np.concatenate([self.gradient, self.gradient]), *room)
+        distances = (np.concatenate([side - self.point] * 2) for side in (self.lower, self.upper))
+        steps = best_steps(matrix, np.concatenate([self.gradient, self.gradient]), *distances)
         self.plain, self.damped = np.split(steps, 2)
 
     def judge(self, tolerance: float, noise: Floats, max_iterations: int) -> tuple[Flags, NDArray[np.int64]]:

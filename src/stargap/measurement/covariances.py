@@ -31,7 +31,7 @@ def correlation_columns(
         fit: the fit whose labels are published.
         domains: the same of a transfer, which has a covariance of its own.
         parameters: free, fixed and tied labels.
-        count: rows that are wanted; the fit can have more.
+        count: number of rows to return; the fit can have more.
     """
     if domains is not None:
         covariance = domains.covariance

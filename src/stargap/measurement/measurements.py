@@ -44,7 +44,7 @@ class Measurements(Table):  # type: ignore[misc]  # astropy has no types
         provenance: Mapping[str, str],
         spectra: ModelledSpectra | None = None,
     ) -> Measurements:
-        """Return columns ``(row,)`` of the schema as a table; their numbers stay as they are, bit for bit."""
+        """Return columns ``(row,)`` of the schema as a table; their numbers are unchanged, bit for bit."""
         known = {column.name: column for column in JOINED}
         table = cls(meta=dict(provenance))
         for name, values in columns.items():
@@ -55,7 +55,7 @@ class Measurements(Table):  # type: ignore[misc]  # astropy has no types
 
     @property
     def spectra(self) -> ModelledSpectra:
-        """Spectra and models, where `stargap.measure` was asked for them with ``spectra=True``; rows may be fewer here.
+        """Spectra and models, if measured with ``spectra=True``; rows may be fewer here.
 
         Raises:
             UsageError: it was not.

@@ -20,7 +20,7 @@ from stargap.theory.emulator import Emulator
 __all__ = ["NEAREST", "Second", "is_double", "second_columns", "second_star"]
 
 NEAREST: Final = 150.0
-"""Difference of velocities (km/s) from which on two stars are told apart: about a resolution element of R = 1800."""
+"""Difference of velocities (km/s) from which on two stars are resolved: about a resolution element of R = 1800."""
 FARTHEST: Final = 1000.0
 """Largest difference of velocities (km/s) that is searched."""
 LEAST_SNR, LEAST_RATIO = 6.0, 0.15

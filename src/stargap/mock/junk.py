@@ -128,7 +128,7 @@ def _lamp(rng: np.random.Generator, rest: Array, resolution: float) -> Array:
 
 
 def _missing_arm(rng: np.random.Generator, wave: Array, flux: Array, ivar: Array, clean: Array) -> tuple[Array, Array]:
-    """The red arm lost, half of it lost, or nothing but noise in it."""
+    """The red arm lost, half of it lost, or only noise in it."""
     flux, ivar = flux.copy(), ivar.copy()
     loss = rng.integers(3)
     if loss == 2:

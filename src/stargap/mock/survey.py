@@ -34,7 +34,7 @@ BLOCK = 16 * CHUNK
 """Stars whose labels are drawn together."""
 SUBTYPES = ([2800.0, 3050.0, 3200.0, 3400.0, 3550.0, 3680.0, 3850.0], [6, 5, 4, 3, 2, 1, 0])
 MARKS: Final = ("binary", "variable", "young", "wide_pair", "companion_light")
-"""What the truth says of stars that are not single, quiet and old."""
+"""Columns of the truth for stars that are not single, quiet and old."""
 TRUTH: Final = (
     *("spectrum_id", "star", "exposure", "obsid", "path", "kind", *LABELS, "rv", "snr_r", "snr_i", "active"),
     *("metal_poor", "late", *MARKS, "distance", "a_v", "source_id", "uid", "gaia_in_lamost"),
@@ -82,7 +82,7 @@ def simulate_survey(
 ) -> Iterator[SurveyChunk]:
     """Yield a simulated survey, chunk by chunk, in memory that does not grow with the number of stars.
 
-    A star has the same truth, and its spectra the same noise, however many stars are asked for. A target is junk
+    A star has the same truth, and its spectra the same noise, however many stars are simulated. A target is junk
     with probability `junk`, each kind equally often, and is then observed once. Repeats share labels, velocity and
     position and differ in night, fibre, S/N (by a factor of about 1.4, and then perhaps below 5) and H-alpha.
     Magnitudes are those of `stargap.mock.photometry`: relations with an offset, slopes and a scatter of their own, the
@@ -151,7 +151,7 @@ def _observe(
     seed: int,
     first_id: int,
 ) -> SurveyChunk:
-    """Observe the first `stars` targets; all are simulated, so that none depends on how many are asked for."""
+    """Observe the first `stars` targets; all are simulated, so that no target depends on how many are observed."""
     row = np.repeat(np.arange(CHUNK), target["exposures"])
     exposure = np.concatenate([np.arange(n) for n in target["exposures"]])
     truth = _exposed(rng, target, row, exposure)
@@ -224,7 +224,7 @@ def _spectrum(
 
 
 def _described(facts: Facts, target: Columns, row: int, unit: NDArray[np.float64], *, masked: bool) -> Facts:
-    """Add what LAMOST's pipeline says of a target: position, subclass and redshift, with their errors."""
+    """Add the results of LAMOST's pipeline for a target: position, subclass and redshift, with their errors."""
     years = ((facts.lmjd or 0) - 57388.5) / 365.25
     ra, dec = _moved(target, row, years, unit[:2] * 0.1)
     redshift = target["rv"][row] / SPEED_OF_LIGHT + 2e-5 * unit[2]

@@ -192,7 +192,7 @@ class PhotometricLikelihood:
         return _like(labels, -total), _like(labels, gradient), _like(labels, curvature)
 
     def mixture(self) -> LabelMixture:
-        """Return what the photometry says of the labels: a Gaussian for each component, and the component's share.
+        """Return the posterior of the labels given the photometry: a Gaussian for each component, and its weight.
 
         A component's Gaussian knows no prior of labels; its share does (`Population`).
         """

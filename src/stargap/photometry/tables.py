@@ -38,8 +38,8 @@ def read_photometry(path: str | Path) -> dict[str, NDArray[Any]]:
     Raises:
         UsageError: the table cannot be read, or has neither source_id nor gaia_source_id.
     """
-    wanted = [name for ours, others in INPUTS.items() for name in (ours, *others)]
-    table = read_table(path, [], optional=[*_IDS, *wanted])
+    requested = [name for ours, others in INPUTS.items() for name in (ours, *others)]
+    table = read_table(path, [], optional=[*_IDS, *requested])
     name = next((name for name in _IDS if name in table), None)
     if name is None:
         message = f"{path}: has neither source_id nor gaia_source_id, by which labels are joined to spectra"

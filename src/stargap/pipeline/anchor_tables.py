@@ -140,13 +140,13 @@ def _read(path: Path, key: str, targets: Path | None) -> AnchorTable:
     )
 
 
-def _joined(path: Path, wanted: dict[str, int], key: str, targets: Path) -> list[tuple[str, int]]:
+def _joined(path: Path, anchors: dict[str, int], key: str, targets: Path) -> list[tuple[str, int]]:
     """Return spectra of a table of targets, each with the place of its star in a table of labels."""
     table = read_table(targets, [key], optional=IDS)
     spectra = _words(table, key, len(table[key]))
     stars = _ids(targets, table)
     pairs = [
-        (_full(targets, word, key), wanted[star]) for word, star in zip(spectra, stars, strict=True) if star in wanted
+        (_full(targets, word, key), anchors[star]) for word, star in zip(spectra, stars, strict=True) if star in anchors
     ]
     if not pairs:
         message = f"{path}: none of its stars is among those of {targets}"

@@ -146,7 +146,7 @@ class Run:
         return stamp(self.receipt(stage, None))
 
     def provenance(self) -> dict[str, str]:
-        """What the table of the survey says of its making: the settings it follows from, without paths, and models."""
+        """Provenance of the survey's table: the settings it follows from, without paths, and models."""
         sections = {"ingest", "sample", "photometry", "emulator", "cleaning", "transfer", "measure", "fit"}
         paths = {"emulator": {"model", "grid"}, "transfer": {"model"}}
         settings = self.settings.model_dump(mode="json", include=sections, exclude=paths)

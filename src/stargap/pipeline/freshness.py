@@ -155,7 +155,7 @@ def _remove_damaged(run: Run, pieces: Iterable[tuple[Stage, int | None]]) -> lis
         damaged = [] if receipt is None else receipt.damaged(run.folder)
         if damaged and stage is stages.STAGES[0] and all(path.exists() for path in damaged):
             message = (
-                f"{damaged[0]}: damaged, its checksum is not the one that was written: delete the folder "
+                f"{damaged[0]}: damaged, its checksum differs from the recorded one: delete the folder "
                 f"{damaged[0].parent} and run again, which reads its files again"
             )
             raise UsageError(message)

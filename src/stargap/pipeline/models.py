@@ -45,7 +45,7 @@ __all__ = [
 
 
 def make_emulator(run: Run, unit: int | None) -> Made:
-    """Train The Payne on a grid, or copy the one that is asked for."""
+    """Train The Payne on a grid, or copy the chosen one."""
     from stargap.theory.grids import read_grid, read_hdf5_grid
 
     chosen, grid = run.settings.emulator, run.settings.emulator.grid
@@ -61,7 +61,7 @@ def make_emulator(run: Run, unit: int | None) -> Made:
 
 
 def _trained_emulator(settings: SurveySettings) -> Emulator:
-    """The emulator that is asked for, else that of the transfer that is asked for, else the one in the package."""
+    """The chosen emulator, else that of the chosen transfer, else the one in the package."""
     if settings.emulator.model is not None:
         return Emulator.load(settings.emulator.model / "emulator.safetensors")
     transfer = _trained_transfer(settings)
@@ -87,7 +87,7 @@ def emulator_settings(settings: SurveySettings) -> dict[str, Any]:
 
 
 def make_transfer(run: Run, unit: int | None) -> Made:
-    """Train the transfer on the survey, or copy the one that is asked for; nothing where labels are the emulator's.
+    """Train the transfer on the survey, or copy the chosen one; nothing where labels are the emulator's.
 
     Raises:
         ModelError: it was trained with another emulator, or on spectra that another preset prepared.
@@ -153,8 +153,8 @@ def _train_default(
     if result.stopped == "signal":
         return None
     if anchors is not None:
-        told = match_anchors(transfer, spectra, anchors.rows, anchors.labels, prior, parameters, settings)
-        result.reports["anchors match"] = told
+        report = match_anchors(transfer, spectra, anchors.rows, anchors.labels, prior, parameters, settings)
+        result.reports["anchors match"] = report
     return transfer, settings, result.scores()
 
 

@@ -57,7 +57,7 @@ def owned(folder: Path, settings: str) -> Iterator[None]:
 
 
 def _check(path: Path, me: dict[str, Any]) -> None:
-    """Refuse the owner that a file tells of, unless it has the same settings or has ended."""
+    """Refuse the owner recorded in a file, unless it has the same settings or has ended."""
     try:
         other = json.loads(path.read_bytes())
         who = f"process {other['pid']} on {other['host']}, started {other['started']}"

@@ -80,7 +80,7 @@ def perform(job: Job) -> Outcome:
         with _time_limit(limit):
             damaged = damaged_inputs(run, stage, job.unit)
             if damaged:
-                failure = f"{damaged[0]}: damaged, its checksum is not the one that was written"
+                failure = f"{damaged[0]}: damaged, its checksum differs from the recorded one"
                 return Outcome(job.stage, job.unit, 0, failure, damaged=True)
             key = piece_key(run, stage, job.unit)
             if key is None:

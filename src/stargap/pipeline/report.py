@@ -13,7 +13,7 @@ __all__ = ["check_report_files", "make_report", "report_digests", "write_run_rep
 
 
 def make_report(run: Run, unit: int | None) -> Made:
-    """Write the report of a run that is done up to its catalogue, if one is wanted."""
+    """Write the report of a run that is done up to its catalogue, unless settings turn it off."""
     if run.settings.report.skip:
         return Made([], 0)
     products = report_files(write_run_report(run.folder, run.settings.report))

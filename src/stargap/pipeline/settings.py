@@ -185,7 +185,7 @@ class SurveySettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
-        """Put the paper's choices where its preset is asked for and nothing else is given."""
+        """Set the paper's choices where its preset is chosen and no other value is given."""
         if isinstance(given, dict) and given.get("preset") == "paper":
             return filled(given, PAPER_PRESET)
         return given

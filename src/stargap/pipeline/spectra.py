@@ -98,8 +98,8 @@ def make_sample(run: Run, unit: int | None) -> Made:
     """Join Gaia to a shard's rows and apply the cuts (paper section 2.1)."""
     assert unit is not None
     shard, table = Shard.open(run.store, unit), run.settings.input.gaia
-    wanted = ("spectrum_id", "ra", "dec", "lmjd", "snr_r", "snr_i", "object_class", "subclass", "fiber_mask")
-    index = read_table(shard.file("index.parquet"), [*wanted, "gaia_source_id"])
+    columns = ("spectrum_id", "ra", "dec", "lmjd", "snr_r", "snr_i", "object_class", "subclass", "fiber_mask")
+    index = read_table(shard.file("index.parquet"), [*columns, "gaia_source_id"])
     sample = select(index, None if table is None else _gaia(table, *stamp(table)), run.settings.sample)
     path = run.part("sample", unit)
     write_columns(path, sample.columns)

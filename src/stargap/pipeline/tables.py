@@ -100,7 +100,7 @@ def companion_digests(run: Run, unit: int | None) -> dict[str, str]:
 LABELS_WITH_ERRORS = ("rv", "teff", "logg", "m_h")
 MOTION = ("ra", "dec", "parallax", "e_parallax", "pmra", "pmdec", "e_pmra", "e_pmdec", "rv", "e_rv")
 CALIBRATION, OTHER = "rgb", "msto"
-"""Age calibrations: the one that the paper's cut is made with, and the other one."""
+"""Age calibrations: first the one of the paper's cut, then the other one."""
 
 
 def make_catalogue(run: Run, unit: int | None) -> Made:

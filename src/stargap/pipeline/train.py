@@ -248,13 +248,13 @@ def _prior_labels(settings: TrainSettings) -> NDArray[np.float64]:
 
 
 def _origin(settings: TrainSettings, spectra: PreparedSpectra) -> str:
-    """Return what the card says of the training data."""
+    """Return the description of the training data for the card."""
     data = settings.data
     if data.spectra is not None:
-        told = f"{len(spectra)} spectra of {data.spectra.name}"
+        spectra_text = f"{len(spectra)} spectra of {data.spectra.name}"
     else:
-        told = f"{len(spectra)} simulated spectra ({data.mix} mix, seed {data.seed}, nature of other physics)"
-    return f"{told}; labels of {_names(settings)}" if settings.anchors else told
+        spectra_text = f"{len(spectra)} simulated spectra ({data.mix} mix, seed {data.seed}, nature of other physics)"
+    return f"{spectra_text}; labels of {_names(settings)}" if settings.anchors else spectra_text
 
 
 def _names(settings: TrainSettings) -> str:

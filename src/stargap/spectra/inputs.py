@@ -71,7 +71,7 @@ def find_spectra(inputs: Sequence[str | Path]) -> list[Path]:
 
 
 def expand_spectra(items: Sequence[str | Path | Spectrum]) -> list[str | Path | Spectrum]:
-    """Expand the folders, globs and ``@list.txt`` among some items as `find_spectra` does; others stay as they are.
+    """Expand the folders, globs and ``@list.txt`` among some items as `find_spectra` does; others are unchanged.
 
     Raises:
         UsageError: as `find_spectra`.

@@ -222,7 +222,7 @@ def match_resolution(
 
     It is the models', or the lowest of the spectrum over its good pixels where that is lower; pixels that are sharper
     are convolved with the Gaussian that is missing. Bad pixels have no weight, and fluxes stay where they have none.
-    Noise is correlated by it; inverse variances stay as they are, so that a fit has the information that there was.
+    Noise is correlated by it; inverse variances are unchanged, so that a fit has the information that there was.
 
     Args:
         flux: ``(native,)`` on ``LOG_LAMBDA``.
@@ -258,7 +258,7 @@ def to_resolution(
         flux: ``(native,)``.
         ivar: 0 at bad pixels, which have no weight.
         power: at each pixel.
-        target: of the result; pixels that are not above it stay as they are.
+        target: of the result; pixels that are not above it are unchanged.
         averaged: as for `match_resolution`.
 
     Example:

@@ -1,4 +1,4 @@
-"""What a user says of spectra whose files do not say it themselves."""
+"""Properties of spectra stated by the user, where their files do not state them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ReadSettings(Settings):
 
 
 def named_columns(given: Sequence[str]) -> dict[Quantity, str]:
-    """Return names of columns from ``quantity=name``, as they are given on a command line.
+    """Return names of columns from ``quantity=name``, as given on a command line.
 
     Raises:
         UsageError: something else is given.

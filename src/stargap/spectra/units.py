@@ -42,7 +42,7 @@ class Logarithmic:
 
 
 def attach_unit(values: Any, text: str | None, *, logarithm: bool = False) -> Any:
-    """Return `values` with the unit that a file states for them, and as they are where it states none.
+    """Return `values` with the unit that a file states for them, and unchanged where it states none.
 
     Args:
         values: ``(pixel,)``.

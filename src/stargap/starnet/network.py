@@ -255,7 +255,7 @@ class CycleStarNet(nn.Module):
             tangents: ``(row, k, pixel)``: their derivatives by k parameters.
             split: `split_features` of the observed spectrum that each row is compared with.
             tangent_dtype: compute derivatives in this type, such as ``torch.bfloat16`` where the processor has it
-                (relative error below 1 %); values stay as they are.
+                (relative error below 1 %); values are unchanged.
 
         Returns:
             spectra ``(row, pixel)`` and derivatives ``(row, k, pixel)``.

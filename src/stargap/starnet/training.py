@@ -121,7 +121,7 @@ class Source(Protocol):
 class TrainingDiverged(StargapError):
     """A loss or gradient that is not finite; the step was not applied, and checkpoints on disk are from before it.
 
-    ``step`` is the one that failed, ``loss`` says which it was.
+    ``step`` is the failed step, ``loss`` the name of the loss.
     """
 
     def __init__(self, step: int, loss: str, detail: str) -> None:

@@ -131,7 +131,7 @@ class StarnetTransfer(TrainedTransfer[StarnetCard]):
         return StarnetModel(self, prepared)
 
     def publish(self, labels: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return labels ``(row, 3)`` and covariance as they are, and no systematic error."""
+        """Return labels ``(row, 3)`` and covariance unchanged, and no systematic error."""
         published = labels[:, :A_M]
         return published, covariance, torch.zeros_like(published)
 

@@ -25,7 +25,7 @@ def with_photometry(
     """Return the columns of measured spectra with those of photometry, and of spectrum and photometry together.
 
     Spectra are joined with sources by position as in a survey run: within 3 arcsec, proper motion since 2000
-    considered. The columns of the spectra stay as they are.
+    considered. The columns of the spectra are unchanged.
 
     Args:
         measured: columns ``(row,)`` of `MEASURED`.

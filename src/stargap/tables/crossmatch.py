@@ -96,7 +96,7 @@ def match_sky(
     A star is a point u + t v on the unit sphere, normalised, with its proper motion v and t years since the
     table's epoch: the rigorous motion without radial velocity. Stars are searched in groups of proper motion,
     each within the radius and the farthest that its fastest star moves, then compared at the right epoch, so
-    that none is missed however fast it moves, and many slow stars stay quick. Parallactic motion (below
+    that no star is missed however fast it moves, and many slow stars stay quick. Parallactic motion (below
     0.8 arcsec) is left to the radius. Rows without proper motion stay where they are; rows or positions with
     null coordinates match nothing.
 

@@ -91,7 +91,7 @@ def write_fits_gz(
 
 @contextmanager
 def fits_sources(path: Path) -> Iterator[list[Source]]:
-    """Give the binary tables of a FITS file, plain or gzip; columns that are not asked for are not read.
+    """Give the binary tables of a FITS file, plain or gzip; only the requested columns are read.
 
     Raises:
         UsageError: the file holds no binary table.

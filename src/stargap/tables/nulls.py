@@ -95,9 +95,9 @@ _UNITS: Final = {column.name: column.unit for column in CATALOGUE if column.unit
 
 
 def converted(values: NDArray[Any], stated: str, target: str, what: str) -> NDArray[Any]:
-    """Return a column in the target unit, from the one that a file or an array states.
+    """Return a column in the target unit, from the unit that a file or an array states.
 
-    Where no unit is stated, or one that astropy does not know, the values are taken as they are.
+    Where no unit is stated, or one that astropy does not know, the values are taken unchanged.
 
     Raises:
         UsageError: the units are of different things, such as mas and K.
@@ -146,7 +146,7 @@ def numbers(columns: Mapping[str, NDArray[Any]], name: str, rows: int) -> FloatC
 
 
 def parsed(values: NDArray[Any], what: str, *, first: int = 1, line: str = "row") -> NDArray[Any]:
-    """Return numbers as they are, and text as float64, NaN where it is a null word.
+    """Return numbers unchanged, and text as float64, NaN where it is a null word.
 
     Args:
         values: ``(row,)``.

@@ -61,7 +61,7 @@ def print_table(columns: Mapping[str, ArrayLike], *, console: Console | None = N
 
     A row whose labels cannot be used is marked ✗ and dimmed, one to be used with care is marked ! (`stargap.marks`).
     Errors are the random and the systematic one together. Flags stand with the worst first, beside the numbers where
-    there is room for them all or for the worst and the number of others, else below; the flags that occur are counted
+    they all fit, or the worst and the number of others, else below; the flags that occur are counted
     and spelled out below the table, over all rows. Long file names lose what they share, or their middle, and stay
     different. Nulls are shown as –, and so are numbers whose flags say that they cannot be used.
 
@@ -134,7 +134,7 @@ def _rows(
 
 
 def _lines(rows: _Rows, width: int) -> list[tuple[str, str]]:
-    """Return the lines of the table with their styles, no wider than the terminal if it has room for the numbers."""
+    """Return the lines of the table with their styles, no wider than the terminal if the numbers fit."""
     from rich.cells import cell_len, set_cell_size
 
     if not rows.names:
@@ -146,9 +146,9 @@ def _lines(rows: _Rows, width: int) -> list[tuple[str, str]]:
     beside = [", ".join(words) for words in rows.words]
     if _widest([_FLAGS, *beside]) > left - longest_name:
         beside = [f"{words[0]} +{len(words) - 1}" if len(words) > 1 else "".join(words) for words in rows.words]
-    room = left - _widest([_FLAGS, *beside])
-    below = room < min(_NAME_WIDTH, longest_name)
-    names = _short_names(rows.names, max(min(_NAME_WIDTH, longest_name), left + len(gap) if below else room))
+    space = left - _widest([_FLAGS, *beside])
+    below = space < min(_NAME_WIDTH, longest_name)
+    names = _short_names(rows.names, max(min(_NAME_WIDTH, longest_name), left + len(gap) if below else space))
     wide = max(cell_len(name) for name in [*names, _HEAD])
     lines = [
         (f"  {_HEAD:<{wide}}{gap}{numbers[0]}{'' if below else gap + _FLAGS}", "bold"),

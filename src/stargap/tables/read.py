@@ -64,7 +64,7 @@ def read_table(
 
     Args:
         path: the table.
-        columns: names to read, in any case; all if None. They name the result as they are spelled here.
+        columns: names to read, in any case; all if None. The result is named as spelled here.
         optional: further names, read where the table has them.
         rows: numbers of the rows to keep, from 0, in this order; all if None.
         units: columns that must be numbers, by their names here, and the unit of each, or ``""``: where the file states
@@ -182,7 +182,7 @@ def _head(path: Path) -> bytes:
 def _choose_source(
     path: Path, sources: Sequence[Source], columns: Sequence[str] | None, optional: Sequence[str]
 ) -> Source:
-    """Return the table that is meant: of those with the most requested columns, the one that has rows."""
+    """Return the table to read: of those with the most requested columns, the one that has rows."""
     if not sources:
         message = f"{path}: holds no table"
         raise UsageError(message)
@@ -194,7 +194,7 @@ def _choose_source(
     filled = [source for source in best if source.rows]
     if len(filled) > 1 and requested and max(shared):
         titles = " and ".join(f"{source.title} ({source.rows:,} rows)" for source in filled[:3])
-        message = f"{path}: {titles} have these columns; write the one that is meant to a file of its own"
+        message = f"{path}: {titles} have these columns; write the one to be read to a separate file"
         raise UsageError(message)
     return (filled or best)[0]
 

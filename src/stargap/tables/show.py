@@ -1,4 +1,4 @@
-"""All that a table says of some spectra or stars, on the terminal."""
+"""All columns of a table for some spectra or stars, on the terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEAST_TEXT = 24
 
 
 def print_rows(path: str | Path, ids: Sequence[str], *, console: Console | None = None) -> None:
-    """Print all that a table says of some spectra or stars, column by column, with units and flags in words.
+    """Print all columns of a table for some spectra or stars, one per line, with units and flags in words.
 
     Lines are wrapped to the width of the terminal. Numbers whose flags say that they cannot be used (`stargap.marks`)
     are marked ✗ and dimmed.
@@ -115,7 +115,7 @@ def _lines(
 
 
 def _wrapped(first: str, text: str, start: int, width: int) -> list[str]:
-    """Return text after `first`, its further lines indented by `start`, in lines of the width if there is room."""
+    """Return text after `first`, its further lines indented by `start`, in lines of the width if they fit."""
     wide = width if width - start >= _LEAST_TEXT else start + _LEAST_TEXT
     return textwrap.wrap(
         text, wide, initial_indent=first, subsequent_indent=" " * start, break_long_words=False, break_on_hyphens=False

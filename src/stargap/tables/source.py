@@ -1,4 +1,4 @@
-"""One table inside a file, as each format's reader gives it: its columns, what the file says of them, their values."""
+"""One table inside a file, as each format's reader gives it: its columns, their metadata, their values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEAST_BOUND, _MOST_RATIO = 1 << 28, 200
 
 
 class Field(NamedTuple):
-    """What a file says of a column; None where its format does not say it.
+    """Metadata of a column; None where the file's format has none.
 
     ``single``, whether it has one value per row; ``dtype`` as in `stargap.tables.columns.Column`; ``null`` of integers.
     """

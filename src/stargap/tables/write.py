@@ -78,7 +78,7 @@ def write_table(
 
     The bytes go to a hidden file in the same folder, which takes the final name once it is complete and on
     the disk; on any error nothing is left behind. Equal tables give equal bytes. Values outside the valid
-    range are written as they are: ask :func:`stargap.tables.conform.validate`.
+    range are written unchanged: ask :func:`stargap.tables.conform.validate`.
 
     ============================  ==========================================================================
     ``.fits``, ``.fits.gz``       binary table; TUNIT, TUCD, TCOMM, TNULL, TLMIN and TLMAX of each column,

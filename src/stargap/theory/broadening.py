@@ -35,7 +35,7 @@ def broaden_constant_resolution(
     """Return `flux` as a spectrograph of constant resolving power would record it.
 
     The kernel is a Gaussian in ln(lambda) with FWHM^2 = 1 / R^2 - 1 / R_source^2. On a log-uniform grid the
-    samples are convolved as they are. Another spectrum is taken as straight lines between its pixels,
+    samples are convolved directly. Another spectrum is taken as straight lines between its pixels,
     averaged over log-uniform pixels of sigma / 8 (this conserves flux, and their width is taken off the
     kernel), convolved and interpolated. The kernel has no weight beyond the ends of the spectrum and is
     renormalised there: a constant stays constant, and pixels within 1.3 FWHM of an end lean on one side.

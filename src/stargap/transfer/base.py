@@ -76,7 +76,7 @@ class TrainedTransfer(nn.Module, Generic[AnyCard]):
         """Return what is impossible about the loaded values, in words that end "the model holds ...", or None."""
 
     def to_synthetic(self, prepared: Prepared) -> Prepared:
-        """Return spectra for the fit in the synthetic domain: as they are, `floor` weighs badly modelled pixels."""
+        """Return spectra for the fit in the synthetic domain: unchanged, `floor` weighs badly modelled pixels."""
         return prepared
 
     def nuisance_columns(self, spectra: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class CompareSettings(OurStars):
     least_teff: dict[Quantity, float] = {}
     """Its Teff (K) below which one of its quantities is not compared."""
     paper_bias: dict[Quantity, float] = {}
-    """What the paper says of the same comparison: its bias."""
+    """The paper's result for the same comparison: its bias."""
     paper_scatter: dict[Quantity, float] = {}
     """And its scatter."""
 
@@ -157,7 +157,7 @@ def match_stars(
     Spectra with the same gaia_source_id are of one star. Of its spectra that have a row in the other table, the one
     with most of the quantities counts, and among these the one with the highest S/N; values of several spectra are
     not averaged, so that a cut in S/N means what it says. Of rows of the other table for the same star, the nearest
-    counts where they are joined by position, then the one that `prefer` ranks highest, then the first.
+    counts where they are joined by position, then by the rank that `prefer` gives, then the first.
 
     Args:
         ours: columns ``(row,)`` as `our_columns` names them, nulls as in the schema.

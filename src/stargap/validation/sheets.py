@@ -199,7 +199,7 @@ def cuts_sheet(title: str, counts: Iterable[CutCount]) -> Sheet:
 
 
 def is_simulated(path: str | Path) -> bool:
-    """Return whether the stars of a table are simulated, by what the table says of itself.
+    """Return whether the stars of a table are simulated, according to its metadata.
 
     They are where its metadata have ``simulated``, name a model trained on simulated spectra, or are those of a
     simulated survey, or where its plans are such a survey's (plan_id SIM...). Metadata are read from Parquet and from

@@ -45,8 +45,8 @@ def spectrum_columns(names: Iterable[str], read: ReadSettings, path: str | Path)
         chosen = read.columns.get(quantity)
         if chosen is None and quantity in ("error", "ivar") and {"error", "ivar"} & {*read.columns}:
             continue
-        wanted = re.compile(re.escape(chosen), re.IGNORECASE) if chosen is not None else pattern
-        matches = [name for name in given if wanted.fullmatch(name.strip() if chosen else name.strip().lower())]
+        name_pattern = re.compile(re.escape(chosen), re.IGNORECASE) if chosen is not None else pattern
+        matches = [name for name in given if name_pattern.fullmatch(name.strip() if chosen else name.strip().lower())]
         if len(matches) > 1:
             raise SpectrumError(path, f"columns {', '.join(matches)} could be the {quantity}: name one (--columns)")
         if not matches and (chosen is not None or quantity in ("wavelength", "flux")):

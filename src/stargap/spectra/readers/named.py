@@ -32,9 +32,9 @@ def parse_named_table(hdul: fits.HDUList, path: str | Path, read: ReadSettings) 
     tables = [hdu for hdu in hdul if _names(hdu) and hdu.header["NAXIS2"]]
     if not tables:
         raise SpectrumError(path, "no table with rows in it")
-    wanted = {name.lower() for name in read.columns.values()}
+    named = {name.lower() for name in read.columns.values()}
     having = [
-        hdu for hdu in tables if (wanted <= {n.lower() for n in _names(hdu)} if wanted else has_spectrum(_names(hdu)))
+        hdu for hdu in tables if (named <= {n.lower() for n in _names(hdu)} if named else has_spectrum(_names(hdu)))
     ]
     hdu = (having or tables)[0]
     found = spectrum_columns(_names(hdu), read, path)

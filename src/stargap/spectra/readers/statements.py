@@ -60,8 +60,8 @@ def stated_of(headers: Iterable[fits.Header], path: str | Path) -> Stated:
     found: dict[str, tuple[object, str]] = {}
     for what, value, said in _statements(headers):
         if value is _UNCLEAR:
-            wanted = "in vacuum" if what == "air" else "heliocentric"
-            raise SpectrumError(path, f"it is not clear whether wavelengths are {wanted} ({said})")
+            expected = "in vacuum" if what == "air" else "heliocentric"
+            raise SpectrumError(path, f"it is not clear whether wavelengths are {expected} ({said})")
         if what in found and found[what][0] != value:
             raise SpectrumError(path, f"{found[what][1]} and {said} contradict each other")
         found[what] = value, said
@@ -83,8 +83,8 @@ def check_statements(headers: Iterable[fits.Header], path: str | Path) -> None:
     """
     for what, value, said in _statements(headers):
         if value is _UNCLEAR:
-            wanted = "in vacuum" if what == "air" else "heliocentric"
-            raise SpectrumError(path, f"it is not clear whether wavelengths are {wanted} ({said})")
+            expected = "in vacuum" if what == "air" else "heliocentric"
+            raise SpectrumError(path, f"it is not clear whether wavelengths are {expected} ({said})")
         if value is True or value in ("observed", "other"):
             problem = "in air" if what == "air" else "not heliocentric"
             raise SpectrumError(path, f"wavelengths are {problem} ({said})")

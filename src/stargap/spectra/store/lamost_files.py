@@ -158,7 +158,7 @@ def _night(lmjd: int, observed: Any) -> str:
 
 
 def _exact(name: str, values: ArrayLike) -> ArrayLike:
-    """Return identifiers as whole numbers, other columns as they are."""
+    """Return identifiers as whole numbers, other columns unchanged."""
     if name == "gaia_source_id":
         return whole_ids(values, name)
     return whole_numbers(values, name) if name == "obsid" else values

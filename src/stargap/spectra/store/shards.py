@@ -81,7 +81,7 @@ class FileSum(BaseModel):
 
 
 class ShardCard(BaseModel):
-    """What ``shard.json`` says of a shard."""
+    """The metadata of a shard, as ``shard.json`` holds them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -56,7 +56,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What cleaning says of each spectrum, in the order given, and of each cluster.
+    """The result of cleaning for each spectrum, in the order given, and for each cluster.
 
     ``cluster`` is int64 ``(star,)``, -1 where a spectrum was rejected by itself, before or between the rounds;
     ``flags`` int64 bits of `Clean`; ``distance`` float64, NaN where there is no cluster. ``digest`` names this

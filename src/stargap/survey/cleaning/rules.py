@@ -27,7 +27,7 @@ class CleaningSettings(Settings):
     """The rules of the cleaning and their limits (paper section 2.1; METHOD section 1, point 4).
 
     Limits on bands come from the mean spectra of Kesseli et al. (2017), prepared like the stars
-    (docs/make_cleaning_limits.py prints them); those on noise and flatness leave room for survey spectra.
+    (docs/make_cleaning_limits.py prints them); those on noise and flatness leave a margin for survey spectra.
 
     Example:
         >>> CleaningSettings(clusters=60).rounds

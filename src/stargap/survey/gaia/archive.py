@@ -211,7 +211,7 @@ class _Archive:
             shutil.rmtree(clean_folder(self.folder, _KIND))
 
     def answers(self, what: str, query: str, ours: _Arrays) -> Iterator[_Arrays]:
-        """Give the answers on `ours`, chunk by chunk, those on disk as they are."""
+        """Give the answers on `ours`, chunk by chunk, reading again those on disk."""
         total = len(next(iter(ours.values())))
         for start in range(0, total, self.chunk):
             part = {name: values[start : start + self.chunk] for name, values in ours.items()}

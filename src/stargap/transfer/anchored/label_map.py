@@ -98,7 +98,7 @@ def fit_map(
     """Fit the map to anchors that were left out in turn: errors in both, unresolved pairs as a part of a mixture.
 
     [M/H] minimises the sum of w (known - published)^2 / (error^2 + (slope scatter)^2), with the scatter that makes
-    residuals as large as they are: for a straight line this is Deming's regression. w is the chance that a star is
+    residuals as large as observed: for a straight line this is Deming's regression. w is the chance that a star is
     single (`single_weights`). Without it the regression would be shrunk by the errors of the labels.
 
     Args:

@@ -60,7 +60,7 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
     (and [M/H]) at every pixel (`stargap.transfer.anchored.train`). z_sp, what a spectrum has of its own, are the
     numbers of `residual.SPLIT` and amplitudes along ``directions``: the ways in which the anchors' spectra differ from
     the model beyond noise. They are fitted with the labels, each within its own scatter over the anchors. ``floor`` is
-    what is left after all this, with a share of c itself if that is asked for: where the emulator is far off its
+    what is left after all this, plus ``gap_weight`` times |c|: where the emulator is far off its
     derivatives are not trusted either. ``map_numbers`` bring fitted labels to the anchors' scale
     (`label_map.AnchorMap`); published labels and errors are mapped.
 
@@ -277,7 +277,7 @@ class AnchoredModel:
         own = self.own_terms(plain, rows)
         z = own.solve(own.products((self.prepared.flux[rows] - plain)[:, None]))[:, :, 0].float()
         spectrum = plain + own.combine(z[:, None])[:, 0]
-        known = torch.where(torch.isfinite(z), z, 0.0)  # a spectrum of NaN is told by its chi-square
+        known = torch.where(torch.isfinite(z), z, 0.0)  # a spectrum of NaN has a chi-square of NaN
         along = change * (1 + known[:, SPLIT_COUNT:] @ self.transfer.directions)[:, None]
         along += combined_split(change, known[:, :SPLIT_COUNT])
         parts = own.solve(own.products(along)).float().transpose(1, 2)

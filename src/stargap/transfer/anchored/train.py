@@ -33,7 +33,7 @@ DEFAULT = AnchorSettings()
 @dataclass(frozen=True)
 class CrossValidated:
     """Each anchor through a transfer made without its star: published ``labels, errors (spectrum, 4)``, reduced
-    ``chi2 (spectrum,)`` and the best ``model (spectrum, pixel)``; NaN for spectra that were not asked for.
+    ``chi2 (spectrum,)`` and the best ``model (spectrum, pixel)``; NaN for spectra that were not selected.
     ``fitted (spectrum, 4)`` are labels before the label map, which is ``label_map`` for a star that is none of these:
     labels are published by maps that their own stars had no part in. ``fold (spectrum,)`` is the group of each;
     ``apart (fold, spectrum, 4)`` are fitted labels through transfers that lack that group as well as the spectrum's
@@ -120,7 +120,7 @@ def cross_validate(
     group is fitted to stars of the others through transfers that were made without either.
 
     Args:
-        stars: spectra of one star, told by its name, are left out together.
+        stars: names of stars; spectra of one star are left out together.
         emulator: the synthetic domain.
         settings: see `AnchorSettings`.
         base: see `train_anchored`.

@@ -160,7 +160,7 @@ def _scores(known: AnchorLabels, ours: NDArray[np.float64], errors: NDArray[np.f
     scores: dict[str, float] = {"left_out": float(first.sum())}
     for place, name in enumerate(LABELS[:MAPPED]):
         mine, theirs, error = ours[first, place], known.labels[first, place], errors[first, place]
-        told = statistics(mine, theirs)
-        scores |= {f"{name}_median": told.median, f"{name}_std": told.clipped, f"{name}_slope": told.slope}
+        compared = statistics(mine, theirs)
+        scores |= {f"{name}_median": compared.median, f"{name}_std": compared.clipped, f"{name}_slope": compared.slope}
         scores[f"{name}_slope_true"] = undiluted_slope(mine, theirs, error, weight=known.p_single[first])
     return scores

@@ -118,7 +118,7 @@ def emulator(run: Source) -> Drawn:
     numbers = ", ".join(f"{name.replace('_', ' ')} {100 * value:.3g} %" for name, value in errors.items())
     message = (
         "errors of single validation spectra are not kept with a run; stargap emulator --plot draws them. The "
-        f"emulator's card says of |F_model - F_recon| / F_model (eq. 1): {numbers or 'nothing'}"
+        f"emulator's card: |F_model - F_recon| / F_model (eq. 1): {numbers or 'nothing'}"
     )
     raise NotDrawn(message)
 

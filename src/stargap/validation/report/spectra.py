@@ -47,7 +47,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class FittedSpectra:
-    """Normalised spectra and models, averaged over 2 A; one row per spectrum asked for.
+    """Normalised spectra and models, averaged over 2 A; one row per requested spectrum.
 
     ``wavelength (pixel,)`` in A, rest frame. ``observed, model, residual`` are float32 ``(row, pixel)``, NaN where no
     pixel is used; the residual is the mean of (observed - model) / sigma. ``synthetic`` is the model of the synthetic
