@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from photometry_simulation import simulate
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 
 from stargap.flags import JointFlag
 from stargap.photometry.joint import joint_labels, joint_mixture, spectral_covariance
@@ -17,10 +17,14 @@ RHO = np.array([[1.0, 0.3, 0.5], [0.3, 1.0, 0.6], [0.5, 0.6, 1.0]])
 SYSTEMATIC = np.array([30.0, 0.03, 0.04])
 
 
-def spectra(truth, *, seed=1):
-    """Columns of spectra with noise of `ERRORS` correlated by `RHO`, and systematic errors by half as much."""
+def spectra(truth, component, *, seed=1):
+    """Columns of spectra with noise of `ERRORS` correlated by `RHO`, and systematic errors by half as much.
+
+    Those of pairs show the mean Teff of both stars.
+    """
     rng = np.random.default_rng(seed)
     labels = truth.copy()
+    labels[:, 0] += magnitude_table()(truth[:, 0], truth[:, 2], component)[0][:, 5]
     for errors, rho in ((ERRORS, RHO), (SYSTEMATIC, 0.5 * (RHO + np.eye(3)))):
         labels += rng.multivariate_normal(np.zeros(3), rho * np.outer(errors, errors), len(truth))
     columns = {}
@@ -35,7 +39,7 @@ def spectra(truth, *, seed=1):
 @pytest.fixture(scope="module")
 def stars():
     table, truth, component = simulate(3000, seed=11)
-    return table, truth, component, spectra(truth), joint_labels(spectra(truth), table)
+    return table, truth, component, spectra(truth, component), joint_labels(spectra(truth, component), table)
 
 
 def by_sums(table, columns, row, population):
@@ -51,18 +55,21 @@ def by_sums(table, columns, row, population):
     odds = population.binary_fraction / (1 - population.binary_fraction) * binary_odds(photometry.ruwe)[0]
     shares = [1 / (1 + odds), *[odds / (1 + odds) / len(MASS_RATIOS)] * len(MASS_RATIOS)]
     posterior = np.linalg.inv(np.linalg.inv(covariance) + np.linalg.inv(scatter))
-    densities, sums, squares = [], np.zeros(3), np.zeros(3)
+    weights, means, squares = [], [], []
     for kind, share in enumerate(shares):
         values, _ = grid(seeming[:, 0], seeming[:, 1], np.full(len(seeming), kind))
         like = np.stack([seeming[:, 0], values[:, 4], seeming[:, 1]], axis=1)
-        density = share * multivariate_normal(photometry.magnitudes[0, known], noise).pdf(values[:, :4][:, known])
-        density *= multivariate_normal(centre, covariance + scatter).pdf(like)
-        true = (np.linalg.solve(covariance, centre) + like @ np.linalg.inv(scatter)) @ posterior
-        densities.append(density.sum())
-        sums += density @ true
-        squares += density @ (true**2 + np.diag(posterior))
-    mean = sums / np.sum(densities)
-    return mean, np.sqrt(squares / np.sum(densities) - mean**2), densities[0] / np.sum(densities)
+        blended = values[:, 5:] * [1.0, 0.0, 0.0]
+        density = multivariate_normal(photometry.magnitudes[0, known], noise).pdf(values[:, :4][:, known])
+        density *= multivariate_normal(centre, covariance + scatter).pdf(like + blended)
+        true = ((centre - blended) @ np.linalg.inv(covariance) + like @ np.linalg.inv(scatter)) @ posterior
+        means.append(density @ true / density.sum())
+        squares.append(density @ (true**2 + np.diag(posterior)) / density.sum())
+        usual = population.m_h_width**2 + squares[-1][2] - means[-1][2] ** 2
+        weights.append(share * density.sum() * norm(population.m_h_mean, usual**0.5).pdf(means[-1][2]))
+    weights = np.array(weights) / np.sum(weights)
+    mean = weights @ means
+    return mean, np.sqrt(weights @ squares - mean**2), weights[0]
 
 
 @pytest.mark.parametrize("row", range(6))
@@ -94,6 +101,15 @@ def test_simulated_stars_scatter_less_and_as_much_as_their_errors_say(stars):
     assert np.nanmean(found["chi2_joint"]) == pytest.approx(1.0, abs=0.1)
 
 
+def test_teff_of_pairs_is_the_brighter_star_s(stars):
+    _, truth, component, columns, found = stars
+    pairs = (component > 2) & (found["p_single_joint"] < 0.3)
+    assert pairs.sum() > 100
+    alone, both = (np.median((values - truth[:, 0])[pairs]) for values in (columns["teff"], found["teff_joint"]))
+    assert alone < -30
+    assert abs(both) < 12
+
+
 def test_share_of_single_stars_is_the_probability(stars):
     _, _, component, _, found = stars
     single = component == 0
@@ -117,7 +133,13 @@ def test_a_vague_spectrum_leaves_photometry_and_vague_photometry_the_spectrum(st
     sharp = np.tile(np.diag([5.0, 0.003, 0.01]) ** 2, (50, 1, 1))
     faint = some | {"parallax": np.full(50, 1.0), "e_parallax": np.full(50, 0.19)}
     kept = joint_mixture(truth[:50], sharp, observed(faint))
-    assert (np.abs(kept.means - truth[:50, None]) < 3 * np.array([5.0, 0.003, 0.01])).all()
+    shown = kept.means.copy()
+    flat = shown.reshape(-1, 3)
+    flat[:, 0] += magnitude_table()(flat[:, 0], flat[:, 2], np.tile(np.arange(shown.shape[1]), 50))[0][:, 5]
+    off = np.abs(shown - truth[:50, None])
+    assert (off[:, 0] < 3 * np.array([5.0, 0.003, 0.01])).all()
+    # the blend is that of what a star looks like, 46 K about what it is
+    assert (off[kept.weights > 0.02] < np.array([25.0, 0.009, 0.03])).all()
 
 
 def test_rows_do_not_depend_on_their_neighbours(stars):
@@ -153,6 +175,6 @@ def test_beyond_the_relations_is_said():
     magnitudes = magnitude_table()(poor[:, 0], poor[:, 2], np.array([0]))[0]
     table |= {f"{band}_mag": magnitudes[:, k] for k, band in enumerate(("g", "bp", "rp", "ks"))}
     table |= {"parallax": np.array([99.97]), "a_v": np.zeros(1)}
-    found = joint_labels(spectra(poor), table)
+    found = joint_labels(spectra(poor, np.array([0])), table)
     assert found["joint_flags"][0] & int(JointFlag.OUTSIDE_RELATIONS)
     assert (found["use_joint"][0], found["care_joint"][0]) == (1, 1)

@@ -23,7 +23,8 @@ def places():
 def test_relations_give_the_labels_back(places):
     teff, m_h = places
     values, _ = magnitude_table()(teff, m_h, np.zeros(200, dtype=int))
-    _, bp, rp, ks, logg = values.T
+    _, bp, rp, ks, logg, blended = values.T
+    assert (blended == 0).all()
     good = (ks > 4.7) & (ks < 9.7) & (bp - rp < 4.2)
     found = relations.m_h_from_ks(bp - ks, ks)
     inside = good & np.isfinite(found)
@@ -79,6 +80,18 @@ def test_pairs_are_brighter_and_redder():
     assert (brighter < 0.7527).all()
     assert (np.diff(brighter[:, [1, 0, 2, 3]], axis=1) > 0).all()  # a companion is red: most in Ks
     assert (values[:, 4] == values[0, 4]).all()  # log g is the primary's
+
+
+def test_spectra_of_pairs_are_cooler_by_the_share_of_the_light():
+    table = magnitude_table()
+    for kind, ratio in enumerate(MASS_RATIOS, start=1):
+        one, two = (table(np.array([3700.0]), np.array([0.0]), np.array([place]))[0][0] for place in (0, kind))
+        share = 1 - 10 ** (-0.4 * (one[2] - two[2]))
+        assert 0.05 * ratio < share < 0.5
+        companion = 3700.0 + two[5] / share
+        fainter = one[2] - 2.5 * np.log10(share / (1 - share))
+        magnitudes, teff = absolute_magnitudes(np.arange(4.0, 11.0, 0.001), 0.0)
+        assert np.interp(fainter, magnitudes[:, 2], teff) == pytest.approx(companion, abs=4.0)
 
 
 def test_intrinsic_scatter_is_in_g_and_rp():

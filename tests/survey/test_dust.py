@@ -1,7 +1,8 @@
-"""Extinction from a map of dust: a small one in the format of the real one, read by the real reader."""
+"""Extinction from a map of dust: small ones in the format of the real one, read by the real reader."""
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 
 from stargap.errors import UsageError
@@ -12,25 +13,53 @@ DENSITY = 1e-4
 """Of the map, in its unit per pc, the same everywhere."""
 
 
+NSIDE, EDGES = 4, np.geomspace(69.0, 1250.0, 257)
+TAURUS = SkyCoord("04h30m +26d", unit=("hourangle", "deg"))
+
+
+def written(path, density, inner):
+    """Write a map as dustmaps reads mean_and_std_healpix.fits: HDUs, keywords and their order are those of the file."""
+    sky = {"NSIDE": NSIDE, "ORDERING": "nest"}
+    images = [
+        fits.ImageHDU(density, fits.Header(sky), name="MEAN"),
+        fits.ImageHDU(0.1 * density, fits.Header(sky), name="STD."),
+    ]
+    within = "nner density integrated within 69pc"
+    images += [
+        fits.ImageHDU(inner, fits.Header(sky | {"CTYPE": "I" + within}), name="MEAN OF INTEGRATED INNER"),
+        fits.ImageHDU(0.1 * inner, fits.Header(sky | {"CTYPE": "Std. of i" + within}), name="STD. OF INTEGRATED INNER"),
+    ]
+    tables = [
+        fits.BinTableHDU.from_columns([fits.Column(name, "D", array=values)])
+        for name, values in (
+            ("radial pixel centers", np.sqrt(EDGES[1:] * EDGES[:-1])),
+            ("radial pixel boundaries", EDGES),
+        )
+    ]
+    fits.HDUList([fits.PrimaryHDU(), *images, *tables]).writeto(path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def dust(tmp_path_factory):
     """A map with the same density everywhere from 69 to 1250 pc."""
     pytest.importorskip("dustmaps")
-    nside, edges = 2, np.geomspace(69.0, 1250.0, 257)
-    mean = fits.ImageHDU(np.full((len(edges) - 1, 12 * nside**2), DENSITY), name="MEAN")
-    mean.header["NSIDE"], mean.header["ORDERING"] = nside, "nest"
-    inner = fits.ImageHDU(np.full(12 * nside**2, 0.001), name="MEAN OF INTEGRATED INNER")
-    inner.header["CTYPE"], inner.header["ORDERING"] = "Inner density integrated within 69pc", "nest"
-    tables = [
-        fits.BinTableHDU.from_columns([fits.Column(name, "D", array=values)])
-        for name, values in (
-            ("radial pixel centers", np.sqrt(edges[1:] * edges[:-1])),
-            ("radial pixel boundaries", edges),
-        )
-    ]
-    path = tmp_path_factory.mktemp("dust") / "mean.fits"
-    fits.HDUList([fits.PrimaryHDU(), mean, *tables, inner]).writeto(path)
-    return path
+    everywhere = np.full((len(EDGES) - 1, 12 * NSIDE**2), DENSITY)
+    return written(tmp_path_factory.mktemp("dust") / "mean.fits", everywhere, np.full(12 * NSIDE**2, 0.001))
+
+
+def test_a_cloud_dims_what_is_behind_it_and_nothing_else(tmp_path):
+    pytest.importorskip("dustmaps")
+    healpy = pytest.importorskip("healpy")
+    way = healpy.pix2vec(NSIDE, np.arange(12 * NSIDE**2), nest=True)
+    lon, lat = TAURUS.galactic.l.rad, TAURUS.galactic.b.rad
+    cloudy = np.array([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]) @ way > np.cos(0.35)
+    middle = np.sqrt(EDGES[1:] * EDGES[:-1])
+    density = np.where(cloudy & ((middle > 130) & (middle < 150))[:, None], 0.02, 1e-7)
+    path = written(tmp_path / "cloud.fits", density, np.full(12 * NSIDE**2, 1e-7))
+    ra, dec = np.array([*[TAURUS.ra.deg] * 3, TAURUS.ra.deg + 180]), np.array([*[TAURUS.dec.deg] * 3, -TAURUS.dec.deg])
+    a_v, _ = map_extinction(ra, dec, np.array([100.0, 200.0, 1000.0, 200.0]), file=path)
+    np.testing.assert_allclose(a_v, [0.0, A_V_OVER_E * 0.4, A_V_OVER_E * 0.4, 0.0], rtol=0.05, atol=1e-3)
 
 
 def test_dust_adds_up_along_the_way_and_there_is_none_nearby(dust):

@@ -13,7 +13,7 @@ from stargap.flags import JointFlag
 from stargap.marks import with_joint_marks
 from stargap.photometry import relations
 from stargap.photometry.labels import LABEL_NAMES, TEFF_RANGE
-from stargap.photometry.likelihood import Population, log_shares
+from stargap.photometry.likelihood import Population, log_shares, log_usual
 from stargap.photometry.observed import Photometry, observed
 from stargap.photometry.search import inverse_2x2, least_squares
 from stargap.photometry.surface import M_H_LIMITS, TEFF_LIMITS, MagnitudeTable, intrinsic_covariance, magnitude_table
@@ -101,7 +101,7 @@ def joint_labels(
         >>> marks = {f"{mark}_{name}": [int(mark == "use")] for mark in ("use", "care") for name in LABEL_NAMES}
         >>> found = joint_labels(spectrum | errors | marks, star)
         >>> {name: float(found[name][0].round(2)) for name in ("teff_joint", "e_teff_joint", "p_single_joint")}
-        {'teff_joint': 3545.09, 'e_teff_joint': 36.36, 'p_single_joint': 0.98}
+        {'teff_joint': 3545.16, 'e_teff_joint': 36.41, 'p_single_joint': 0.99}
     """
     photometry = observed(table)
     values = np.stack([np.asarray(spectra[name], dtype=float) for name in LABEL_NAMES], axis=-1)
@@ -168,8 +168,9 @@ def joint_mixture(
     (`Population.scatter`), and their log g is that of mass and radius. What is minimised over the Teff and [M/H] that a
     star looks like is the chi-square of its magnitudes about the surface of single stars or of pairs, in the space of
     magnitudes, plus that of the spectrum's labels about those that it looks like, with the covariance of both. The true
-    labels follow from these, linear and Gaussian. A kind weighs what its share before the data, and the integral over
-    labels (Laplace) of both likelihoods, make it.
+    labels follow from these, linear and Gaussian. A kind weighs what its share before the data, the integral over
+    labels (Laplace) of both likelihoods, and how usual its [M/H] is, make it; no label moves towards usual ones. A
+    pair's spectrum shows the mean Teff of both stars, weighted by their light (`MagnitudeTable`).
 
     Args:
         labels: Teff (K), log g, [M/H] (dex) of the spectra ``(star, 3)``, finite.
@@ -200,7 +201,7 @@ def joint_mixture(
     def model(seeming: _Floats, rows: NDArray[np.intp]) -> tuple[_Floats, _Floats]:
         here = star[rows]
         values, slopes = table(seeming[:, 0], seeming[:, 1], kind[rows])
-        expected, change = _like_these(seeming, values, slopes)
+        expected, change = _shown(seeming, values, slopes)
         apart = np.where(known[here], values[:, :4] - photometry.magnitudes[here], 0.0)
         steep = np.where(known[here][:, :, None], slopes[:, :4], 0.0)
         residuals = [_times(spectral[here], expected - labels[here]), _times(photometric[here], apart)]
@@ -213,17 +214,20 @@ def joint_mixture(
     found = least_squares(model, start, limits, tolerance=_TOLERANCE)
     residuals, _ = model(found.labels, np.arange(len(star)))
     chi2 = (residuals**2).sum(axis=1)
-    expected, change = _like_these(found.labels, *table(found.labels[:, 0], found.labels[:, 1], kind))
+    values, slopes = table(found.labels[:, 0], found.labels[:, 1], kind)
+    expected, change = _like_these(found.labels, values, slopes)
+    shown, as_shown = _shown(found.labels, values, slopes)
     gain = (scatter @ together)[star]
-    left = (np.eye(3) - gain) @ change
-    means = expected + _times(gain, labels[star] - expected)
+    left = change - gain @ as_shown
+    means = expected + _times(gain, labels[star] - shown)
     covariances = scatter - gain @ scatter + left @ inverse_2x2(found.curvature) @ np.swapaxes(left, 1, 2)
     log_terms = (-0.5 * chi2 - 0.5 * np.log(np.linalg.det(found.curvature))).reshape(stars, kinds)
-    log_terms += log_shares(photometry.ruwe, population)
+    means, covariances = means.reshape(stars, kinds, 3), covariances.reshape(stars, kinds, 3, 3)
+    log_terms += log_shares(photometry.ruwe, population) + log_usual(means[..., 2], covariances[..., 2, 2], population)
     return JointMixture(
         np.exp(log_terms - np.logaddexp.reduce(log_terms, axis=1, keepdims=True)),
-        means.reshape(stars, kinds, 3),
-        covariances.reshape(stars, kinds, 3, 3),
+        means,
+        covariances,
         chi2.reshape(stars, kinds),
         known.sum(axis=1) + 1,
         found.converged.reshape(stars, kinds),
@@ -236,6 +240,14 @@ def _like_these(seeming: _Floats, values: _Floats, slopes: _Floats) -> tuple[_Fl
     change[:, 0, 0] = change[:, 2, 1] = 1.0
     change[:, 1] = slopes[:, 4]
     return np.stack([seeming[:, 0], values[:, 4], seeming[:, 1]], axis=1), change
+
+
+def _shown(seeming: _Floats, values: _Floats, slopes: _Floats) -> tuple[_Floats, _Floats]:
+    """Return what spectra of stars that look like these show, as `_like_these`: of a pair the mean Teff of both."""
+    labels, change = _like_these(seeming, values, slopes)
+    labels[:, 0] += values[:, 5]
+    change[:, 0] += slopes[:, 5]
+    return labels, change
 
 
 def _times(matrices: _Floats, vectors: _Floats) -> _Floats:

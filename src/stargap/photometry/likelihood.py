@@ -21,7 +21,7 @@ from stargap.photometry.surface import (
 )
 from stargap.settings import Settings
 
-__all__ = ["LabelMixture", "PhotometricLikelihood", "Population", "binary_odds", "log_shares"]
+__all__ = ["LabelMixture", "PhotometricLikelihood", "Population", "binary_odds", "log_shares", "log_usual"]
 
 _Floats = NDArray[np.float64]
 
@@ -105,6 +105,17 @@ def log_shares(ruwe: _Floats, population: Population) -> _Floats:
     with np.errstate(divide="ignore"):
         single, each = np.log(1 - pair), np.log(pair / len(MASS_RATIOS))
     return np.column_stack([single, *[each] * len(MASS_RATIOS)])
+
+
+def log_usual(m_h: _Floats, variance: _Floats, population: Population) -> _Floats:
+    """Return ln of how usual [M/H] (dex) with this error squared is among stars, of any shape, but for a constant.
+
+    Example:
+        >>> log_usual(np.array([-0.05, 0.5]), np.array([0.01, 0.01]), Population()).round(2)
+        array([ 1.31, -0.77])
+    """
+    total = population.m_h_width**2 + variance
+    return np.asarray(-0.5 * (m_h - population.m_h_mean) ** 2 / total - 0.5 * np.log(total))
 
 
 class PhotometricLikelihood:
@@ -206,9 +217,7 @@ class PhotometricLikelihood:
         covariances = to_labels @ self._precise @ np.swapaxes(to_labels, -1, -2) + self.population.scatter()
         means = np.stack([self._labels[..., 0], values[..., 4], self._labels[..., 1]], axis=-1)
 
-        mean = self.population.m_h_mean
-        variance = self.population.m_h_width**2 + covariances[..., 2, 2]
-        evidence = self._prior - 0.5 * chi2 - 0.5 * (means[..., 2] - mean) ** 2 / variance - 0.5 * np.log(variance)
+        evidence = self._prior - 0.5 * chi2 + log_usual(means[..., 2], covariances[..., 2, 2], self.population)
         evidence += 0.5 * np.log(np.maximum(np.linalg.det(self._precise), 1e-30))
         weights = np.exp(evidence - np.logaddexp.reduce(evidence, axis=1, keepdims=True))
         return LabelMixture(weights, means, covariances, chi2, self.known.sum(axis=1) - 2, self._converged)
@@ -218,7 +227,7 @@ class PhotometricLikelihood:
         stars, kinds = labels.shape[:2]
         which = np.tile(np.arange(kinds), stars)
         values, slopes = self.table(labels[..., 0].ravel(), labels[..., 1].ravel(), which)
-        return values.reshape(stars, kinds, 5), slopes.reshape(stars, kinds, 5, 2)
+        return values.reshape(stars, kinds, 6), slopes.reshape(stars, kinds, 6, 2)
 
     def _difference(self, values: _Floats) -> _Floats:
         return np.where(self.known[:, None], self.photometry.magnitudes[:, None] - values[..., :4], 0.0)

@@ -35,6 +35,7 @@ _M_H_BOX = (-0.6, 0.6)
 _COLOUR_BOX = (1.4, 4.2)
 _STEPS = (25.0, 0.05)
 _MARGIN = 8  # cells: a spline forgets its end by a factor 3.7 a cell
+_RP = BANDS.index("rp")
 _FAINTEST = 0.08  # solar masses: below, no star, and no light
 
 
@@ -94,18 +95,21 @@ def intrinsic_covariance() -> _Floats:
 
 @dataclass(frozen=True, eq=False)
 class MagnitudeTable:
-    """Magnitudes and log g of a single star and of pairs, as cubic splines over (Teff, [M/H]).
+    """Magnitudes, log g and blended Teff of a single star and of pairs, as cubic splines over (Teff, [M/H]).
 
     Args:
-        coefficients: of the splines, ``(teff, m_h, component, value)``; values are the four bands and log g of the
-            primary. Component 0 is a single star, then one for each of `MASS_RATIOS`.
+        coefficients: of the splines, ``(teff, m_h, component, value)``; values are the four bands, log g of the primary,
+            and by how much (K) the mean Teff of both stars, weighted by their light in RP, is below the primary's: what
+            a spectrum of both shows. Component 0 is a single star, then one for each of `MASS_RATIOS`.
         first: Teff (K) and [M/H] (dex) of the first node.
 
     Example:
         >>> table = magnitude_table()
         >>> values, slopes = table(np.array([3500.0]), np.array([0.0]), np.array([0]))
         >>> values.round(2), slopes.shape
-        (array([[ 9.43, 10.7 ,  8.31,  5.99,  4.79]]), (1, 5, 2))
+        (array([[ 9.43, 10.7 ,  8.31,  5.99,  4.79,  0.  ]]), (1, 6, 2))
+        >>> float(table(np.array([3500.0]), np.array([0.0]), np.array([5]))[0][0, 5].round())
+        -48.0
     """
 
     coefficients: _Floats
@@ -117,7 +121,7 @@ class MagnitudeTable:
         return int(self.coefficients.shape[2])
 
     def __call__(self, teff: _Floats, m_h: _Floats, component: NDArray[np.int64]) -> tuple[_Floats, _Floats]:
-        """Return values ``(row, 5)`` and their slopes ``(row, 5, 2)`` in Teff and [M/H].
+        """Return values ``(row, 6)`` and their slopes ``(row, 6, 2)`` in Teff and [M/H].
 
         Args:
             teff: K, ``(row,)``; beyond `TEFF_LIMITS` values go on straight.
@@ -171,16 +175,22 @@ def magnitude_table() -> MagnitudeTable:
         m_ks[:, column] = np.interp(teff, absolute_magnitudes(faint_to_bright, metallicity)[1], faint_to_bright)
     single, _ = absolute_magnitudes(m_ks, m_h)
     gravity = _gravity(m_ks, m_h)
-    kinds = [single]
+    kinds = [_of_kind(single, gravity, np.zeros_like(m_ks))]
     for ratio in MASS_RATIOS:
         mass = ratio * _mass(m_ks)
-        fainter, _ = absolute_magnitudes(_magnitude_of(mass), m_h)
+        fainter, cooler = absolute_magnitudes(_magnitude_of(mass), m_h)
         light = np.where(mass[..., None] < _FAINTEST, 0.0, 10 ** (-0.4 * (fainter - single)))
-        kinds.append(single - 2.5 * np.log10(1 + light))
-    values = np.stack([np.concatenate([kind, gravity[..., None]], axis=-1) for kind in kinds], axis=2)
+        share = light[..., _RP] / (1 + light[..., _RP])
+        kinds.append(_of_kind(single - 2.5 * np.log10(1 + light), gravity, share * (cooler - teff[:, None])))
+    values = np.stack(kinds, axis=2)
     flat = values.reshape(*values.shape[:2], -1)
     splines = [spline_filter(flat[..., place], order=3, mode="mirror") for place in range(flat.shape[-1])]
     return MagnitudeTable(np.stack(splines, axis=-1).reshape(values.shape), (float(teff[0]), float(m_h[0])))
+
+
+def _of_kind(magnitudes: _Floats, gravity: _Floats, blended: _Floats) -> _Floats:
+    """Return the values of one component of the table, ``(teff, m_h, value)``."""
+    return np.concatenate([magnitudes, gravity[..., None], blended[..., None]], axis=-1)
 
 
 def _mass(m_ks: _Floats) -> _Floats:
