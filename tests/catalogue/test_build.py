@@ -13,6 +13,9 @@ from stargap.catalogue.companions import CompanionTable
 from stargap.catalogue.cuts import CutSettings
 from stargap.errors import UsageError
 from stargap.flags import FinalCut, Flag
+from stargap.photometry.joint import joint_labels
+from stargap.photometry.labels import LABEL_NAMES
+from stargap.photometry.surface import magnitude_table
 from stargap.tables.columns import CATALOGUE, INT_NULL, STARS, SURVEY, Column
 from stargap.tables.conform import validate
 from stargap.tables.parquet import provenance_of, read_columns
@@ -99,6 +102,30 @@ def test_errors_and_ages_are_joined_by_identifier_and_not_by_place(tmp_path):
     np.testing.assert_array_equal(spectra["e_teff"], table["e_teff"])
     assert np.flatnonzero(spectra["cuts"] & FinalCut.YOUNG).tolist() == [2]
     assert not spectra["in_final_catalogue"][2]
+
+
+def test_joint_labels_have_the_calibrated_errors(tmp_path):
+    table, rows = survey(20), 20
+    magnitudes = magnitude_table()(np.array([3500.0]), np.array([0.0]), np.array([0]))[0][0]
+    table |= {f"{band}_mag": np.full(rows, magnitudes[k]) for k, band in enumerate(("g", "bp", "rp", "ks"))}
+    table |= {"e_ks_mag": np.full(rows, 0.02), "parallax": np.full(rows, 99.97), "e_parallax": np.full(rows, 0.02)}
+    table |= {"ruwe": np.ones(rows), "a_v_phot": np.zeros(rows), "e_a_v_phot": np.zeros(rows)}
+    table |= {f"{mark}_{name}": np.full(rows, int(mark == "use")) for mark in ("use", "care") for name in LABEL_NAMES}
+    table |= joint_labels(table, table)
+    _, plain, _ = made(tmp_path, table)
+    np.testing.assert_array_equal(plain["teff_joint"], table["teff_joint"].astype("f4"))
+    added = {"spectrum_id": table["spectrum_id"]} | {f"e_{name}": 3 * table[f"e_{name}"] for name in LABEL_NAMES}
+    _, spectra, stars = made(tmp_path, table, added=added)
+    again = joint_labels(table | added, table)
+    known = np.isfinite(table["teff_joint"])
+    assert known.sum() == 17
+    for name in ("teff_joint", "e_teff_joint", "m_h_joint", "p_single_joint", "joint_flags"):
+        np.testing.assert_allclose(spectra[name][known], again[name][known], rtol=1e-3, atol=1e-3)
+    assert (spectra["e_teff_joint"][known] > plain["e_teff_joint"][known]).all()
+    assert np.isnan(spectra["teff_joint"][~known]).all()
+    alone = stars["n_epochs"] == 1
+    np.testing.assert_array_equal(stars["e_teff_joint"][alone], spectra["e_teff_joint"][np.isin(
+        spectra["spectrum_id"], stars["spectrum_id"][alone])])  # fmt: skip
 
 
 def test_companions_are_declared_in_the_settings(tmp_path):

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from stargap import __version__
 from stargap.catalogue.companions import CompanionTable, find_companions
 from stargap.catalogue.cuts import CUT_COLUMNS, CutSettings, final_cuts
-from stargap.catalogue.stars import Combination, combine_stars, star_numbers
+from stargap.catalogue.stars import Combination, combine_stars, join_again, star_numbers
 from stargap.errors import UsageError
 from stargap.files import replacing
 from stargap.photometry.likelihood import Population
@@ -101,7 +101,8 @@ def build_catalogue(
         settings: see `CatalogueSettings`.
         added: further columns ``(row,)`` of `CATALOGUE`, with ``spectrum_id``, by which they are joined: calibrated
             errors (``e_*``, ``e_*_paper``, ``e_*_sys``) and ages.
-        population: what joint labels of combined spectra assume of stars.
+        population: what joint labels assume of stars. They are made anew where errors are calibrated and of combined
+            spectra.
 
     Raises:
         UsageError: the table is not one of a survey run, a column of `added` is unknown, or a catalogue of variables
@@ -145,11 +146,16 @@ def build_catalogue(
     version = "; ".join(provenance[name] for name in ("creator", "model") if name in provenance)
     wanted_here = [column.name for column in CATALOGUE if column.name in names]
 
+    calibrated = not {f"e_{name}{kind}" for name in _LABELS[1:] for kind in ("", "_sys")}.isdisjoint(extra)
+
     def spectra() -> Iterator[Columns]:
         first = 0
         for part in read_parts(measured, wanted_here, rows=_PART):
             rows = slice(first, first + len(part["spectrum_id"]))
-            yield _catalogue_part(part, {name: _joined(values, place[rows]) for name, values in extra.items()}) | {
+            made = _catalogue_part(part, {name: _joined(values, place[rows]) for name, values in extra.items()})
+            if calibrated:
+                join_again(made, np.flatnonzero(np.isfinite(made["teff_joint"])), population)
+            yield made | {
                 "vb_flag": companions.flags[rows],
                 "cuts": cuts.columns["cuts"][rows],
                 "in_final_catalogue": cuts.columns["in_final_catalogue"][rows],

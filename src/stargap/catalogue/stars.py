@@ -18,7 +18,7 @@ from stargap.photometry.likelihood import Population
 from stargap.tables.columns import CATALOGUE, INT_NULL, STARS
 from stargap.tables.parquet import open_parquet, parquet_writer, read_columns
 
-__all__ = ["Combination", "combine_spectra", "combine_stars", "star_numbers"]
+__all__ = ["Combination", "combine_spectra", "combine_stars", "join_again", "star_numbers"]
 
 Columns = dict[str, NDArray[Any]]
 Combination = Literal["weighted", "best"]
@@ -121,12 +121,18 @@ def combine_spectra(
         table[name] = np.bitwise_or.reduceat(bits, groups.first) if len(bits) else bits
     table["in_final_catalogue"] = groups.total(final) > 0
     table = with_marks(table)
-    _join_again(table, np.flatnonzero((groups.total(chosen) > 1) & np.isfinite(table["teff_joint"])), population)
+    join_again(table, np.flatnonzero((groups.total(chosen) > 1) & np.isfinite(table["teff_joint"])), population)
     return {column.name: table[column.name] for column in STARS}
 
 
-def _join_again(table: Columns, rows: NDArray[np.int64], population: Population | None) -> None:
-    """Put joint labels of combined spectra in the place of those of the best one, in place."""
+def join_again(table: Columns, rows: NDArray[np.int64], population: Population | None) -> None:
+    """Make joint labels of some rows anew, in place: those of other labels or errors than they were made of.
+
+    Args:
+        table: columns of `CATALOGUE`, magnitudes and correlations included, ``(row,)``.
+        rows: which of them.
+        population: what joint labels assume of stars.
+    """
     stars = {name: values[rows] for name, values in table.items()}
     magnitudes = {name: stars[name] for name in _PHOTOMETRY} | {"a_v": stars["a_v_phot"], "e_a_v": stars["e_a_v_phot"]}
     for name, values in joint_labels(stars, magnitudes, population=population).items():

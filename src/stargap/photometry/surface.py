@@ -98,9 +98,9 @@ class MagnitudeTable:
     """Magnitudes, log g and blended Teff of a single star and of pairs, as cubic splines over (Teff, [M/H]).
 
     Args:
-        coefficients: of the splines, ``(teff, m_h, component, value)``; values are the four bands, log g of the primary,
-            and by how much (K) the mean Teff of both stars, weighted by their light in RP, is below the primary's: what
-            a spectrum of both shows. Component 0 is a single star, then one for each of `MASS_RATIOS`.
+        coefficients: of the splines, ``(teff, m_h, component, value)``; values are the four bands, log g of the
+            primary, and the mean Teff of both stars, weighted by light in RP, less the primary's (K): what a spectrum
+            of both shows. Component 0 is a single star, then one for each of `MASS_RATIOS`.
         first: Teff (K) and [M/H] (dex) of the first node.
 
     Example:
