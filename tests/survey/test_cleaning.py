@@ -78,6 +78,14 @@ def test_shards_and_blocks_change_nothing(survey, cleaned, monkeypatch):
     same(clean([spectra]), cleaned)
 
 
+def test_features_may_be_kept_on_disk(survey, cleaned, tmp_path):
+    for spectra, expected in ((survey[0], cleaned), (survey[0][:0], clean([]))):
+        folder = tmp_path / str(len(spectra))
+        folder.mkdir()
+        same(clean([spectra[:600], spectra[600:]], folder=folder), expected)
+        assert sorted(path.name for path in folder.iterdir()) == ["depth.npy", "sigma.npy"]
+
+
 def test_a_seed_settles_everything(survey, cleaned):
     same(clean([survey[0]]), cleaned)
     other = clean([survey[0]], CleaningSettings(seed=1))

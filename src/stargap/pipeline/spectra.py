@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.store.ingest import ingest_shard, rescue_shard
 from stargap.spectra.store.plan import plan_rows
 from stargap.spectra.store.shards import Shard
-from stargap.survey.gaia.join import read_gaia
+from stargap.survey.gaia.sorted import sort_sources, sources_near
 from stargap.survey.sample import select
 from stargap.tables.columns import DOMAINS, MEASURED
 from stargap.tables.parquet import read_columns, write_columns
@@ -50,6 +49,7 @@ __all__ = [
     "CUT_COUNTS",
     "file_states",
     "gaia_digest",
+    "make_gaia",
     "make_ingest",
     "make_measured",
     "make_prepared",
@@ -94,24 +94,29 @@ CONTINUUM = "continuum.npy"
 """The pseudo-continuum of prepared spectra, beside the arrays of `PreparedSpectra`."""
 
 
+def make_gaia(run: Run, unit: int | None) -> Made:
+    """Sort Gaia's table by place and identifier, if there is one, so that no shard has to read it whole."""
+    table = run.settings.input.gaia
+    return Made([] if table is None else sort_sources(table, run.folder / "gaia"), 0)
+
+
 def make_sample(run: Run, unit: int | None) -> Made:
     """Join Gaia to a shard's rows and apply the cuts (paper section 2.1)."""
     assert unit is not None
-    shard, table = Shard.open(run.store, unit), run.settings.input.gaia
+    shard, settings = Shard.open(run.store, unit), run.settings.sample
     columns = ("spectrum_id", "ra", "dec", "lmjd", "snr_r", "snr_i", "object_class", "subclass", "fiber_mask")
     index = read_table(shard.file("index.parquet"), [*columns, "gaia_source_id"])
-    sample = select(index, None if table is None else _gaia(table, *stamp(table)), run.settings.sample)
+    sources = None
+    if run.settings.input.gaia is not None:
+        near = {"radius_arcsec": settings.radius_arcsec, "earliest": settings.earliest_epoch}
+        sources = sources_near(run.folder / "gaia", index, **near)
+    sample = select(index, sources, settings)
     path = run.part("sample", unit)
     write_columns(path, sample.columns)
     counts = {f"{cut.name}: {what}": getattr(cut, what) for cut in sample.counts for what in CUT_COUNTS}
     if sample.false_values:
         counts["impossible Gaia values"] = sample.false_values
     return Made([path], len(shard), {"in sample": int(sample.columns["in_sample"].sum()), **counts})
-
-
-@lru_cache(maxsize=1)
-def _gaia(path: Path, *stamps: int) -> Columns:
-    return read_gaia(path)
 
 
 def gaia_digest(run: Run, unit: int | None) -> dict[str, str]:

@@ -23,6 +23,7 @@ from stargap.pipeline.settings import SurveySettings
 from stargap.pipeline.spectra import (
     file_states,
     gaia_digest,
+    make_gaia,
     make_ingest,
     make_measured,
     make_prepared,
@@ -92,13 +93,21 @@ STAGES: tuple[Stage, ...] = (
         rescue_ingest,
     ),
     Stage(
+        "gaia",
+        "sort Gaia's table by place and identifier",
+        False,
+        lambda settings: (),
+        lambda settings: {},
+        make_gaia,
+        gaia_digest,
+    ),
+    Stage(
         "sample",
         "join Gaia and apply the cuts",
         True,
-        lambda settings: ("ingest",),
+        lambda settings: ("ingest", "gaia"),
         _only("sample"),
         make_sample,
-        gaia_digest,
     ),
     Stage(
         "photometry",

@@ -12,7 +12,7 @@ from stargap.catalogue.ages import Ages, kinematic_ages
 from stargap.catalogue.build import build_catalogue
 from stargap.catalogue.precision import fit_precision, published_errors
 from stargap.catalogue.publish import write_catalogue
-from stargap.files import replacing
+from stargap.files import part_folder, replacing, sweep_parts
 from stargap.pipeline.folder import Columns, Made, Run, content_digest, joined_rows
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.survey.cleaning.clean import clean
@@ -46,7 +46,10 @@ class _Prepared:
 def make_clean(run: Run, unit: int | None) -> Made:
     """Clean the whole sample, and show the rejected clusters in ``cleaning.html``."""
     shards = [_Prepared(run.prepared(number)) for number in range(run.shards())]
-    cleaning = clean(shards, run.settings.cleaning)
+    (run.folder / "clean").mkdir(exist_ok=True)
+    sweep_parts(run.folder / "clean")
+    with part_folder(run.folder / "clean") as folder:
+        cleaning = clean(shards, run.settings.cleaning, folder=folder)
     if run.settings.input.overrule is not None:
         cleaning = overrule(cleaning, run.settings.input.overrule)
     products, first = list(write_cleaning_page(run.folder / "cleaning.html", cleaning, shards)), 0

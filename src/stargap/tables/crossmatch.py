@@ -13,16 +13,17 @@ from stargap.errors import UsageError
 from stargap.tables.columns import INT_NULL
 from stargap.tables.nulls import whole_ids
 
-__all__ = ["SkyMatch", "julian_epoch", "match_ids", "match_sky", "separations"]
+__all__ = ["MOTION_EDGES", "REF_EPOCH", "SkyMatch", "julian_epoch", "match_ids", "match_sky", "separations"]
 
 _Floats = NDArray[np.float64]
 _Rows = NDArray[np.int64]
 
 REF_EPOCH = 2016.0
 """Epoch of the positions of Gaia DR3 (Julian year)."""
+MOTION_EDGES = (0.0, 0.05, 0.3, 2.0, np.inf)
+"""Proper motions (arcsec/yr) between groups of stars: few are fast, and only these need a wide search."""
 
 _ARCSEC = np.pi / 648_000
-_MOTION_EDGES = (0.0, 0.05, 0.3, 2.0, np.inf)  # arcsec/yr: few stars are fast, and only these need a wide search
 _BLOCK = 200_000
 
 
@@ -205,7 +206,7 @@ def _candidates(points: _Points, stars: _Stars, radius: float, earliest: float |
     years = max(times.max() - stars.epoch[known].min(), stars.epoch[known].max() - times.min())
     speed = np.linalg.norm(stars.motion, axis=1)[known] / _ARCSEC
     groups = []
-    for low, high in pairwise(_MOTION_EDGES):
+    for low, high in pairwise(MOTION_EDGES):
         inside = (speed >= low) & (speed < high)
         members = known[inside]
         if len(members):

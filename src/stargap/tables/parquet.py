@@ -37,8 +37,12 @@ def parquet_writer(file: BinaryIO | Path, schema: Any) -> Any:
 
 
 @contextmanager
-def open_parquet(path: str | Path) -> Iterator[Any]:
+def open_parquet(path: str | Path, metadata: Any = None) -> Iterator[Any]:
     """Open a Parquet file (pyarrow's ParquetFile) whose pages are compared with their checksums when they are read.
+
+    Args:
+        path: the file.
+        metadata: its footer (``ParquetFile.metadata``), where that has been read before.
 
     Raises:
         UsageError: the file does not exist or is damaged, also where that is only found while it is read.
@@ -57,7 +61,7 @@ def open_parquet(path: str | Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True) as file:
             yield file
     except FileNotFoundError:
         message = f"{path}: the file does not exist"

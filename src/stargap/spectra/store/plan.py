@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,9 +117,19 @@ def read_plan(folder: str | Path, settings: Mapping[str, Any]) -> pa.Table:
 
 def plan_rows(folder: str | Path, shard: int) -> list[dict[str, Any]]:
     """Return the rows of one shard: path (bytes), key, and the columns of the catalogue."""
-    with open_parquet(Path(folder) / _NAME) as file:
+    path = Path(folder) / _NAME
+    status = path.stat() if path.exists() else None
+    footer = None if status is None else _footer(path, status.st_mtime_ns, status.st_ino, status.st_size)
+    with open_parquet(path, footer) as file:
         rows: list[dict[str, Any]] = file.read_row_group(shard).to_pylist()
     return rows
+
+
+@lru_cache(maxsize=1)
+def _footer(path: Path, *stamps: int) -> Any:
+    """Return where the shards are in a plan, which takes long to read where there are many."""
+    with open_parquet(path) as file:
+        return file.metadata
 
 
 def _schema(settings: Mapping[str, Any]) -> pa.Schema:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,6 +77,29 @@ class SpectraPart(Protocol):
         """Pixels that may be used."""
 
 
+class DiskRows:
+    """A float16 array ``(star, bin)`` in a file, which is in memory only as far as rows are asked for.
+
+    Args:
+        path: of the file, which is made.
+        shape: of the array.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
+        self._path, self._count = path, shape[0]
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float16]:
+        """Return a copy of some rows."""
+        return np.array(np.load(self._path, mmap_mode="r")[rows])
+
+    def __setitem__(self, rows: slice, values: NDArray[np.float64]) -> None:
+        np.load(self._path, mmap_mode="r+")[rows] = values
+
+
 @dataclass(frozen=True)
 class Features:
     """Binned spectra: ``depth`` (flux - 1) and ``sigma``, float16 ``(star, bin)``, NaN where bad.
@@ -83,8 +107,8 @@ class Features:
     ``inside`` and ``expected (star,)`` are the variances of pixels within quiet bins, measured and by their errors.
     """
 
-    depth: NDArray[np.float16]
-    sigma: NDArray[np.float16]
+    depth: NDArray[np.float16] | DiskRows
+    sigma: NDArray[np.float16] | DiskRows
     inside: NDArray[np.float32]
     expected: NDArray[np.float32]
 
@@ -123,18 +147,19 @@ def read_blocks(parts: Sequence[SpectraPart]) -> Iterator[tuple[NDArray[Any], ND
             yield np.asarray(part.flux[rows]), np.asarray(part.sigma[rows]), np.asarray(part.good[rows])
 
 
-def bin_spectra(parts: Sequence[SpectraPart]) -> Features:
+def bin_spectra(parts: Sequence[SpectraPart], folder: Path | None = None) -> Features:
     """Average spectra in bins; a bin needs half of its pixels, and pixels that are not finite are bad.
 
     Each row is summed by itself, so that the result does not depend on how many are read at a time.
 
     Args:
         parts: prepared spectra, in order; read once.
+        folder: where depths and sigmas are kept; in memory if None.
     """
     pixels = (STARTS[:, None] + np.arange(BIN)).ravel()
     place = np.arange(BIN) - (BIN - 1) / 2
     count, bins = sum(len(part.flux) for part in parts), STARTS.size
-    depth, error = np.empty((2, count, bins), dtype=np.float16)
+    depth, error = (_rows(folder, name, (count, bins)) for name in ("depth", "sigma"))
     within, expected = np.empty((2, count), dtype=np.float32)
     first = 0
     for flux, sigma, good in read_blocks(parts):
@@ -155,6 +180,10 @@ def bin_spectra(parts: Sequence[SpectraPart]) -> Features:
         error[rows] = np.where(enough, np.sqrt(CORRELATION * noise / number).clip(1e-4, 1e4), np.nan)
         within[rows], expected[rows] = _without_worst(np.where(enough & QUIET_BINS, inside, np.nan), noise)
     return Features(depth, error, within, expected)
+
+
+def _rows(folder: Path | None, name: str, shape: tuple[int, int]) -> NDArray[np.float16] | DiskRows:
+    return np.empty(shape, dtype=np.float16) if folder is None else DiskRows(folder / f"{name}.npy", shape)
 
 
 def _without_worst(

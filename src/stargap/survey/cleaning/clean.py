@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -98,7 +99,9 @@ def _flags_of_spectra(features: Features, settings: CleaningSettings) -> NDArray
     return flags
 
 
-def clean(parts: Sequence[SpectraPart], settings: CleaningSettings | None = None) -> Cleaning:
+def clean(
+    parts: Sequence[SpectraPart], settings: CleaningSettings | None = None, *, folder: Path | None = None
+) -> Cleaning:
     """Find the spectra that are no usable M dwarfs, by rules against what M dwarfs are observed to be.
 
     Spectra are averaged in 146 bins of 15 A clear of excluded windows. Rejected one by one are those with too few good
@@ -117,6 +120,7 @@ def clean(parts: Sequence[SpectraPart], settings: CleaningSettings | None = None
     Args:
         parts: prepared spectra, in order; read once.
         settings: by default `CleaningSettings()`.
+        folder: an empty one for what is kept of each spectrum; it is kept in memory if None.
 
     Example:
         >>> from stargap.flags import Clean
@@ -126,7 +130,7 @@ def clean(parts: Sequence[SpectraPart], settings: CleaningSettings | None = None
         ([True, True], 'too few good pixels to be judged')
     """
     settings = settings or CleaningSettings()
-    features = bin_spectra(parts)
+    features = bin_spectra(parts, folder)
     if settings.noise_factor is None:
         settings = settings.model_copy(update={"noise_factor": features.noise_factor()})
     count = len(features.depth)
@@ -296,5 +300,6 @@ def _digest(
 ) -> str:
     digest = hashlib.sha256(settings.model_dump_json().encode())
     for array in (features.depth, features.sigma, cluster, flags):
-        digest.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
+        for first in range(0, len(array), ROWS):
+            digest.update(np.ascontiguousarray(array[first : first + ROWS]).view(np.uint8).data)
     return digest.hexdigest()[:16]

@@ -182,11 +182,11 @@ def _members(parts: Sequence[SpectraPart], groups: dict[str, NDArray[np.int64]])
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in groups}
     first = 0
     for part in parts:
+        flux, good = part.flux, part.good
         for name, rows in groups.items():
-            for row in rows[(rows >= first) & (rows < first + len(part.flux))] - first:
-                good = np.asarray(part.good[row])
-                found[name].append(np.where(good, np.asarray(part.flux[row], dtype=np.float64), np.nan))
-        first += len(part.flux)
+            for row in rows[(rows >= first) & (rows < first + len(flux))] - first:
+                found[name].append(np.where(good[row], np.asarray(flux[row], dtype=np.float64), np.nan))
+        first += len(flux)
     return {name: np.array(lines) for name, lines in found.items()}
 
 

@@ -16,7 +16,8 @@ from stargap.tables.crossmatch import julian_epoch, match_ids, match_sky, separa
 from stargap.tables.nulls import equal_columns, known_values, numbers, whole_ids
 from stargap.tables.read import read_table
 
-__all__ = ["EXTINCTION_COLUMNS", "GAIA_COLUMNS", "GAIA_SCHEMA", "QUALITY", "GaiaJoin", "join_gaia", "read_gaia"]
+__all__ = ["EXTINCTION_COLUMNS", "GAIA_COLUMNS", "GAIA_SCHEMA", "QUALITY", "GaiaJoin", "join_gaia", "known_sources",
+           "read_gaia"]  # fmt: skip
 
 _Arrays = dict[str, NDArray[Any]]
 
@@ -127,7 +128,7 @@ def join_gaia(
     if gaia is None:
         note = "no Gaia table: RUWE, absolute magnitude and colour of every spectrum are unknown"
         return GaiaJoin(columns, by_position, ambiguous, (note,))
-    stars, false, notes = _sources(gaia)
+    stars, false, notes = known_sources(gaia)
 
     place = numbers(spectra, "ra", size), numbers(spectra, "dec", size), julian_epoch(numbers(spectra, "lmjd", size))
     rows = np.full(size, -1, dtype=np.int64)
@@ -165,7 +166,7 @@ def _poor_ks(quality: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray((last != "") & ~np.isin(last, ["A", "B", "C"]))
 
 
-def _sources(gaia: Mapping[str, ArrayLike]) -> tuple[_Arrays, NDArray[np.int64], list[str]]:
+def known_sources(gaia: Mapping[str, ArrayLike]) -> tuple[_Arrays, NDArray[np.int64], list[str]]:
     """Return one row of each source, how many of its values cannot be true, and sentences on them and on what lacks."""
     stars, notes = equal_columns(gaia, "source_id", units={column.name: column.unit for column in _NUMBERS}), []
     for name in ("ra", "dec"):
