@@ -26,7 +26,7 @@ from stargap.tables.conform import conform
 from stargap.tables.fits import write_fits
 from stargap.tables.parquet import read_columns, write_columns
 from stargap.tables.read import read_table
-from stargap.tables.write import write_table
+from stargap.tables.write import write_long_table, write_table
 
 GAIA = 6917528997577384321
 SUFFIXES = [".fits", ".fits.gz", ".parquet", ".csv", ".vot", ".xml", ".ecsv"]
@@ -283,13 +283,28 @@ def test_more_rows_than_a_block(tmp_path, monkeypatch, suffix):
     assert ids == table["spectrum_id"].tolist()
 
 
+@pytest.mark.parametrize("suffix", [suffix for suffix in SUFFIXES if suffix != ".parquet"])
+@pytest.mark.parametrize("rows", [0, 10])
+def test_a_table_in_parts_has_the_same_bytes(tmp_path, suffix, rows):
+    table = some(rows)
+    whole, parts = tmp_path / f"whole{suffix}", tmp_path / f"parts{suffix}"
+    write_table(table, whole, provenance={"seed": "1"})
+    write_long_table(
+        lambda: ({name: values[first : first + 3] for name, values in table.items()} for first in range(0, rows, 3)),
+        parts,
+        schema=MEASURED,
+        provenance={"seed": "1"},
+    )
+    assert parts.read_bytes() == whole.read_bytes()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(), min_size=1, max_size=5))
 def test_any_text_survives_fits_and_its_header(texts):
     schema = (Column("path", "str"),)
     file = io.BytesIO()
     arrays = conform({"path": texts}, schema=schema)
-    write_fits(arrays, schema, {"text": texts[0]}, file)
+    write_fits(lambda: [arrays], schema, {"text": texts[0]}, file)
     file.seek(0)
     with fits.open(file, checksum=True) as hdus:
         cells = [str(cell) for cell in hdus[1].data["path"]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,14 @@ from stargap.tables.cds import cds_readme, write_fixed_width
 from stargap.tables.columns import CATALOGUE, INT_NULL, PAPER, STARS
 from stargap.tables.fits import ascii_text
 from stargap.tables.hats import write_hats
-from stargap.tables.parquet import open_parquet, provenance_of, read_columns
-from stargap.tables.write import write_table
+from stargap.tables.parquet import open_parquet, provenance_of, read_parts
+from stargap.tables.write import write_long_table
 
 __all__ = ["Format", "paper_table", "write_catalogue"]
 
 Format = Literal["fits", "fits.gz", "csv", "vot", "ecsv", "cds", "hats"]
+_ROWS = 40_000
+"""Rows in memory at a time."""
 _FOLDERS = ("cds", "hats")
 """The formats that are more than a file per table."""
 
@@ -69,8 +72,8 @@ def write_catalogue(folder: str | Path, *, formats: Sequence[Format] = ("fits",)
     """Write a catalogue that `build_catalogue` made in further formats, beside its Parquet tables, and a README.
 
     ``cds`` is fixed-width text with a ReadMe, as the CDS takes it; ``hats`` are folders ``hats/spectra`` and
-    ``hats/stars`` of Parquet in HEALPix pixels, for LSDB (`stargap.tables.hats`). A table is held in memory, but for
-    ``cds``.
+    ``hats/stars`` of Parquet in HEALPix pixels, for LSDB (`stargap.tables.hats`). Tables are read and written part by
+    part, but for ``hats``, which holds one in memory.
 
     Args:
         folder: that of the catalogue.
@@ -112,15 +115,17 @@ def write_catalogue(folder: str | Path, *, formats: Sequence[Format] = ("fits",)
     written: list[Path] = []
     if paper:
         names = [column.name for column in CATALOGUE if column.paper_name]
-        columns = paper_table(read_columns(folder / "spectra.parquet", [*names, "in_final_catalogue"]))
+        names.append("in_final_catalogue")
         for suffix in (name for name in formats if name not in _FOLDERS):
             written.append(folder / f"table1.{suffix}")
-            write_table(columns, written[-1], schema=PAPER, provenance=provenance)
+            parts = partial(_parts, folder / "spectra.parquet", names, paper_table)
+            write_long_table(parts, written[-1], schema=PAPER, provenance=provenance)
     else:
         for suffix in (name for name in formats if name not in _FOLDERS):
             for name, (schema, _) in _TABLES.items():
                 written.append(folder / f"{name}.{suffix}")
-                write_table(read_columns(folder / f"{name}.parquet"), written[-1], schema=schema, provenance=provenance)
+                parts = partial(_parts, folder / f"{name}.parquet", [column.name for column in schema])
+                write_long_table(parts, written[-1], schema=schema, provenance=provenance)
         if "cds" in formats:
             written += _write_cds(folder, about, provenance)
         if "hats" in formats:
@@ -129,6 +134,15 @@ def write_catalogue(folder: str | Path, *, formats: Sequence[Format] = ("fits",)
     with replacing(written[-1]) as file:
         file.write(_readme(folder, about, provenance).encode())
     return written
+
+
+def _parts(
+    table: Path,
+    names: Sequence[str],
+    change: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]] = dict,
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield a Parquet table part by part, each as `change` returns it."""
+    return map(change, read_parts(table, names, rows=_ROWS))
 
 
 def _write_cds(folder: Path, about: CatalogueSettings, provenance: Mapping[str, str]) -> list[Path]:

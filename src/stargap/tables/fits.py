@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stargap.errors import UsageError
 from stargap.tables.columns import Column
-from stargap.tables.source import Field, Source, is_packed, plain, refuse_bomb
+from stargap.tables.source import Field, Parts, Source, is_packed, plain, refuse_bomb
 
 __all__ = ["ascii_text", "fits_sources", "write_fits", "write_fits_gz"]
 
@@ -27,7 +27,7 @@ _SINGLE = frozenset("LBIJKED")
 _MOST_HDUS = 64
 """Units of a file among which a table is looked for."""
 _UNSAFE = re.compile(r"[^ -\[\]-~]|[ &]$")
-_ROWS = 40_000  # a multiple of 4, so that blocks are whole words of the checksum
+_ROWS = 40_000
 _BLOCK = 2880
 
 
@@ -45,48 +45,48 @@ def ascii_text(text: str) -> str:
     return kept.encode("unicode_escape").decode("ascii") + tail
 
 
-def write_fits(
-    arrays: Mapping[str, NDArray[Any]], schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO
-) -> None:
+def write_fits(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO) -> None:
     """Write a binary table ``STARGAP`` with TUNIT, TUCD, TCOMM, TNULL, limits, provenance, CHECKSUM and DATASUM.
 
     Astropy makes the header; the rows are packed in blocks, since astropy's writer needs five times the table's memory.
+    They are gone through three times: for the lengths of texts, for the checksum, and to be written.
 
     Args:
-        arrays: columns as `conform` returns them.
+        parts: the table, part by part, as `conform` returns columns.
         schema: of the table.
         provenance: names and values, kept as cards ``PROV1 = 'name = value'``.
         file: open for writing; it need not be able to seek.
     """
     from astropy.io import fits
 
-    columns = {c.name: _bytes(arrays[c.name]) if c.dtype == "str" else arrays[c.name] for c in schema}
-    rows = len(columns[schema[0].name])
-    kinds = [_KINDS.get(c.dtype) or f"S{columns[c.name].dtype.itemsize}" for c in schema]
+    rows, longest = 0, {c.name: 1 for c in schema if c.dtype == "str"}
+    for part in parts():
+        rows += len(part[schema[0].name])
+        longest |= {name: max(size, _bytes(part[name]).dtype.itemsize) for name, size in longest.items()}
+    kinds = [_KINDS.get(c.dtype) or f"S{longest[c.name]}" for c in schema]
     header = _header(schema, kinds, provenance)
     header["NAXIS2"] = rows
-    data_sum = 0
-    for block in _blocks(columns, schema, kinds, rows):
-        data_sum = _add(data_sum, block)
+    total = _Sum()
+    for block in _blocks(parts, schema, kinds):
+        total.add(block)
+    data_sum = total.value
     header.set("CHECKSUM", "0" * 16, "checksum")
     header.set("DATASUM", str(data_sum), "checksum")
-    header["CHECKSUM"] = _encoded(_add(data_sum, header.tostring().encode("ascii")))
+    header["CHECKSUM"] = _encoded(_folded(data_sum, header.tostring().encode("ascii")))
     primary = fits.PrimaryHDU()
     primary.add_checksum(when="checksum")
     file.write(primary.header.tostring().encode("ascii"))
     file.write(header.tostring().encode("ascii"))
     size = 0
-    for block in _blocks(columns, schema, kinds, rows):
+    for block in _blocks(parts, schema, kinds):
         size += file.write(block)
     file.write(b"\0" * (-size % _BLOCK))
 
 
-def write_fits_gz(
-    arrays: Mapping[str, NDArray[Any]], schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO
-) -> None:
+def write_fits_gz(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO) -> None:
     """Write what `write_fits` does, packed by gzip without a name or a date."""
     with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
-        write_fits(arrays, schema, provenance, packed)  # type: ignore[arg-type]
+        write_fits(parts, schema, provenance, packed)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -188,16 +188,17 @@ def _header(schema: Sequence[Column], kinds: Sequence[str], provenance: Mapping[
     return header
 
 
-def _blocks(
-    columns: Mapping[str, NDArray[Any]], schema: Sequence[Column], kinds: Sequence[str], rows: int
-) -> Iterator[bytes]:
+def _blocks(parts: Parts, schema: Sequence[Column], kinds: Sequence[str]) -> Iterator[bytes]:
     packed = np.dtype([(f"c{place}", kind) for place, kind in enumerate(kinds)])
-    for first in range(0, rows, _ROWS):
-        block = np.empty(min(_ROWS, rows - first), dtype=packed)
-        for place, column in enumerate(schema):
-            values = columns[column.name][first : first + len(block)]
-            block[f"c{place}"] = np.where(values, ord("T"), ord("F")) if column.dtype == "bool" else values
-        yield block.tobytes()
+    for part in parts():
+        columns = {c.name: _bytes(part[c.name]) if c.dtype == "str" else part[c.name] for c in schema}
+        rows = len(columns[schema[0].name])
+        for first in range(0, rows, _ROWS):
+            block = np.empty(min(_ROWS, rows - first), dtype=packed)
+            for place, column in enumerate(schema):
+                values = columns[column.name][first : first + len(block)]
+                block[f"c{place}"] = np.where(values, ord("T"), ord("F")) if column.dtype == "bool" else values
+            yield block.tobytes()
 
 
 def _bytes(values: NDArray[Any]) -> NDArray[np.bytes_]:
@@ -207,10 +208,25 @@ def _bytes(values: NDArray[Any]) -> NDArray[np.bytes_]:
     return values.astype("S") if cells else np.empty(0, dtype="S1")
 
 
-def _add(total: int, data: bytes) -> int:
-    """Return the ones' complement sum of 32-bit words of the FITS standard (its appendix J), with more data added."""
-    words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype=">u4")
-    total += int(words.sum(dtype=np.uint64))
+class _Sum:
+    """The ones' complement sum of 32-bit words of the FITS standard (its appendix J), of data that come in pieces."""
+
+    def __init__(self) -> None:
+        self._total, self._rest = 0, b""
+
+    def add(self, data: bytes) -> None:
+        data = self._rest + data
+        whole = len(data) - len(data) % 4
+        self._total, self._rest = _folded(self._total, data[:whole]), data[whole:]
+
+    @property
+    def value(self) -> int:
+        """The sum of what was added; words that are not full are filled with zeros."""
+        return _folded(self._total, self._rest + b"\0" * (-len(self._rest) % 4))
+
+
+def _folded(total: int, words: bytes) -> int:
+    total += int(np.frombuffer(words, dtype=">u4").sum(dtype=np.uint64))
     while total >> 32:
         total = (total & 0xFFFFFFFF) + (total >> 32)
     return total

@@ -16,7 +16,7 @@ from stargap.rows import AnyColumn
 from stargap.tables.arrow import arrow_table, from_arrow, product_column
 from stargap.tables.columns import MEASURED, SURVEY, Column
 from stargap.tables.conform import conform
-from stargap.tables.source import Field, Source
+from stargap.tables.source import Field, Parts, Source
 from stargap.tables.votable import votable_header
 
 __all__ = ["open_parquet", "parquet_sources", "parquet_writer", "provenance_of", "read_columns", "read_parts",
@@ -73,11 +73,9 @@ def open_parquet(path: str | Path, metadata: Any = None) -> Iterator[Any]:
         raise UsageError(message) from error
 
 
-def write_parquet(
-    arrays: Mapping[str, NDArray[Any]], schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO
-) -> None:
-    """Write columns as `stargap.tables.conform.conform` returns them, with units, UCDs, descriptions and provenance."""
-    _write_described([arrays], schema, provenance, file)
+def write_parquet(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO) -> None:
+    """Write parts as `stargap.tables.conform.conform` returns them, with units, UCDs, descriptions and provenance."""
+    _write_described(parts(), schema, provenance, file)
 
 
 def write_parts(

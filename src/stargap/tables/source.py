@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from stargap.errors import UsageError
 from stargap.tables.columns import INT_NULL
 
-__all__ = ["Field", "Source", "is_packed", "plain", "refuse_bomb", "unpacked"]
+__all__ = ["Field", "Parts", "Source", "is_packed", "plain", "refuse_bomb", "unpacked"]
+
+Parts = Callable[[], Iterable[Mapping[str, NDArray[Any]]]]
+"""What a writer is given: a function that gives a table from its start, part by part, as often as it is called."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _LEAST_BOUND, _MOST_RATIO = 1 << 28, 200

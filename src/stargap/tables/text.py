@@ -18,7 +18,7 @@ from stargap.errors import UsageError
 from stargap.tables.arrow import arrow_table, from_arrow
 from stargap.tables.columns import Column
 from stargap.tables.nulls import NULL_WORDS
-from stargap.tables.source import Field, Source, unpacked
+from stargap.tables.source import Field, Parts, Source, unpacked
 
 __all__ = ["text_sources", "write_csv", "write_ecsv"]
 
@@ -31,16 +31,14 @@ _BOM = b"\xef\xbb\xbf"
 _SPELLINGS = sorted({form(word) for word in NULL_WORDS for form in (str.lower, str.upper, str.capitalize)} | {"NaN"})
 
 
-def write_csv(
-    arrays: Mapping[str, NDArray[Any]], schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO
-) -> None:
-    """Write columns as `stargap.tables.conform.conform` returns them, nulls as empty cells; no provenance."""
-    _write_rows(arrow_table(arrays, schema, all_nulls=True), file)
+def write_csv(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO) -> None:
+    """Write parts as `stargap.tables.conform.conform` returns them, nulls as empty cells; no provenance."""
+    _write_names(schema, file)
+    for part in parts():
+        _write_rows(arrow_table(part, schema, all_nulls=True), file)
 
 
-def write_ecsv(
-    arrays: Mapping[str, NDArray[Any]], schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO
-) -> None:
+def write_ecsv(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO) -> None:
     """Write the same with astropy's header of types, units, UCDs, descriptions and provenance."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -55,18 +53,23 @@ def write_ecsv(
     empty.write(header, format="ascii.ecsv", delimiter=",")
     comments = [line for line in header.getvalue().splitlines() if line.startswith("#")]
     file.write(("\n".join(comments) + "\n").encode())
-    rows = arrow_table(arrays, schema, all_nulls=True)
-    for place, column in enumerate(schema):
-        if column.dtype == "bool":
-            words = pc.utf8_capitalize(pc.cast(rows[column.name], pa.string()))
-            rows = rows.set_column(place, column.name, words)
-    _write_rows(rows, file)
+    _write_names(schema, file)
+    for part in parts():
+        rows = arrow_table(part, schema, all_nulls=True)
+        for place, column in enumerate(schema):
+            if column.dtype == "bool":
+                words = pc.utf8_capitalize(pc.cast(rows[column.name], pa.string()))
+                rows = rows.set_column(place, column.name, words)
+        _write_rows(rows, file)
+
+
+def _write_names(schema: Sequence[Column], file: BinaryIO) -> None:
+    file.write((",".join(column.name for column in schema) + "\n").encode())
 
 
 def _write_rows(table: Any, file: BinaryIO) -> None:
     import pyarrow.csv
 
-    file.write((",".join(table.column_names) + "\n").encode())
     options = pyarrow.csv.WriteOptions(include_header=False, batch_size=_ROWS_PER_BLOCK)
     pyarrow.csv.write_csv(table, file, options)
 

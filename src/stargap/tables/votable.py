@@ -17,7 +17,7 @@ from stargap.errors import UsageError
 from stargap.tables.arrow import arrow_table
 from stargap.tables.columns import Column
 from stargap.tables.fits import ascii_text
-from stargap.tables.source import Field, Source, plain, unpacked
+from stargap.tables.source import Field, Parts, Source, plain, unpacked
 
 __all__ = ["votable_header", "votable_sources", "write_votable"]
 
@@ -39,27 +39,32 @@ _REMOTE = re.compile(rb"<(?:\w+:)?(?:STREAM|PARQUET)\b[^>]*?\bhref\s*=\s*[\"']([
 _ENTITY = re.compile(rb"<!ENTITY", re.IGNORECASE)
 
 
-def write_votable(
-    arrays: Mapping[str, NDArray[Any]], schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO
-) -> None:
-    """Write columns as `stargap.tables.conform.conform` returns them as a VOTable, block by block."""
+def write_votable(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO) -> None:
+    """Write a table whose parts are as `stargap.tables.conform.conform` returns them, block by block."""
+    head, tail = votable_header(schema, provenance).split("</TABLE>")
+    file.write(f"{head} <DATA>\n    <TABLEDATA>\n".encode())
+    for part in parts():
+        table = arrow_table(part, schema, all_nulls=True)
+        for start in range(0, table.num_rows, _ROWS_PER_BLOCK):
+            rows = _cells(table.slice(start, _ROWS_PER_BLOCK), schema)
+            file.write("".join(f"     <TR><TD>{row}</TD></TR>\n" for row in rows).encode())
+    file.write(f"    </TABLEDATA>\n   </DATA>\n  </TABLE>{tail}".encode())
+
+
+def _cells(block: Any, schema: Sequence[Column]) -> list[str]:
+    """Return the cells of each row of an arrow table as XML, with tags between them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    head, tail = votable_header(schema, provenance).split("</TABLE>")
-    table = arrow_table(arrays, schema, all_nulls=True)
-    file.write(f"{head} <DATA>\n    <TABLEDATA>\n".encode())
-    for start in range(0, table.num_rows, _ROWS_PER_BLOCK):
-        cells = []
-        for column, values in zip(schema, table.slice(start, _ROWS_PER_BLOCK).columns, strict=True):
-            text = pc.cast(values, pa.string()).fill_null(_NULLS.get(column.dtype, ""))
-            replaced = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")) if column.dtype == "str" else (("inf", "Inf"),)
-            for old, new in replaced:
-                text = pc.replace_substring(text, old, new)
-            cells.append(text)
-        rows = pc.binary_join_element_wise(*cells, "</TD><TD>").to_pylist()
-        file.write("".join(f"     <TR><TD>{row}</TD></TR>\n" for row in rows).encode())
-    file.write(f"    </TABLEDATA>\n   </DATA>\n  </TABLE>{tail}".encode())
+    cells = []
+    for column, values in zip(schema, block.columns, strict=True):
+        text = pc.cast(values, pa.string()).fill_null(_NULLS.get(column.dtype, ""))
+        replaced = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")) if column.dtype == "str" else (("inf", "Inf"),)
+        for old, new in replaced:
+            text = pc.replace_substring(text, old, new)
+        cells.append(text)
+    rows: list[str] = pc.binary_join_element_wise(*cells, "</TD><TD>").to_pylist()
+    return rows
 
 
 def votable_header(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from stargap.errors import UsageError
 from stargap.files import replacing
@@ -16,12 +16,12 @@ from stargap.tables.columns import MEASURED, Column
 from stargap.tables.conform import conform
 from stargap.tables.fits import write_fits, write_fits_gz
 from stargap.tables.parquet import write_parquet
+from stargap.tables.source import Parts
 from stargap.tables.text import write_csv, write_ecsv
 from stargap.tables.votable import write_votable
 
-__all__ = ["check_folder", "check_output", "write_table"]
+__all__ = ["check_folder", "check_output", "write_long_table", "write_table"]
 
-_Arrays = Mapping[str, NDArray[Any]]
 _Provenance = Mapping[str, str]
 
 
@@ -122,10 +122,34 @@ def write_table(
     suffix = check_output(path)
     arrays = conform(columns, schema=schema)
     with replacing(path) as file:
-        _WRITERS[suffix](arrays, schema, provenance, file)
+        _WRITERS[suffix](lambda: [arrays], schema, provenance, file)
 
 
-_WRITERS: dict[str, Callable[[_Arrays, Sequence[Column], _Provenance, BinaryIO], None]] = {
+def write_long_table(
+    parts: Callable[[], Iterable[Mapping[str, ArrayLike]]],
+    path: str | Path,
+    *,
+    schema: Sequence[Column],
+    provenance: _Provenance,
+) -> None:
+    """Write a table as `write_table` does, with the same bytes but for Parquet, in the memory of a part of it.
+
+    Args:
+        parts: called for the table from its start, part by part; FITS asks three times.
+        path: file to write, in a folder that exists.
+        schema: of the table.
+        provenance: names and values kept with the table.
+
+    Raises:
+        UsageError: see `write_table`.
+        OSError: the file cannot be written.
+    """
+    suffix = check_output(path)
+    with replacing(path) as file:
+        _WRITERS[suffix](lambda: (conform(part, schema=schema) for part in parts()), schema, provenance, file)
+
+
+_WRITERS: dict[str, Callable[[Parts, Sequence[Column], _Provenance, BinaryIO], None]] = {
     ".fits": write_fits,
     ".fits.gz": write_fits_gz,
     ".parquet": write_parquet,

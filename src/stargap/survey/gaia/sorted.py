@@ -36,7 +36,7 @@ _FILES = ("sources.npy", "keys.npy", "ids.npy", "places.npy", "card.json")
 class _Card(NamedTuple):
     """Sources, the fastest of each group of proper motion (arcsec/yr), and the range of the epochs (Julian year)."""
 
-    count: int
+    sources: int
     speeds: list[float]
     first_epoch: float
     last_epoch: float
@@ -129,7 +129,7 @@ def sources_near(
     """
     folder = Path(folder)
     card = _Card(**json.loads((folder / "card.json").read_bytes()))
-    how: Any = {"mmap_mode": "r" if card.count else None, "allow_pickle": False}
+    how: Any = {"mmap_mode": "r" if card.sources else None, "allow_pickle": False}
     sources, keys, ids, places = (np.load(folder / name, **how) for name in _FILES[:-1])
     spectra = equal_columns(index, "spectrum_id")
     size = len(spectra["spectrum_id"])
