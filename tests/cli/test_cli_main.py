@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from stargap.cli import main as cli
 from stargap.flags import JointFlag
 from stargap.mock.files import write_lamost
-from stargap.mock.instrument import mock_wavelength
+from stargap.mock.spectrographs import mock_wavelength
 from stargap.photometry.surface import magnitude_table
 from stargap.tables.column import INT_NULL
 from stargap.tables.read import read_table

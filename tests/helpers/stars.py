@@ -13,7 +13,8 @@ from torch import Tensor
 from stargap.features import HALPHA
 from stargap.labels import A_M, LOGG, M_H, TEFF, alpha_relation
 from stargap.measurement.halpha import measure_halpha
-from stargap.mock.instrument import Truth, mock_wavelength, planck, simulate
+from stargap.mock.instrument import Truth, planck, simulate
+from stargap.mock.spectrographs import mock_wavelength
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
 from stargap.spectra.prepare import Prepared, prepare

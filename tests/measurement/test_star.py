@@ -14,7 +14,7 @@ from stargap.features import FEATURES
 from stargap.flags import Flag
 from stargap.measurement.star import BATCH, measure_batch
 from stargap.measurement.velocity import emulator_templates, measure_velocity
-from stargap.mock.instrument import mock_wavelength
+from stargap.mock.spectrographs import mock_wavelength
 from stargap.pixels import SPEED_OF_LIGHT, WINDOWS, air_to_vacuum
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import to_log_lambda

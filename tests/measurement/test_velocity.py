@@ -19,7 +19,7 @@ from stargap.measurement.velocity import (
     refine_velocity,
     templates_at,
 )
-from stargap.mock.instrument import mock_wavelength
+from stargap.mock.spectrographs import mock_wavelength
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
 from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
 from stargap.spectra.spectrum import Facts, Spectrum

@@ -16,6 +16,7 @@ from stargap.measurement.halpha import measure_halpha
 from stargap.mock import instrument
 from stargap.mock.instrument import Truth, observe, simulate, simulate_prepared
 from stargap.mock.nature import nature_labels, shipped_nature
+from stargap.mock.spectrographs import lamost_power
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP, WINDOWS
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.prepared import PreparedSpectra
@@ -96,10 +97,10 @@ def test_resolution_is_that_of_the_fibre(many):
     assert many.resolution.max() <= 2150
     own = (many.spectrograph == many.spectrograph[0]) & (many.fibre == many.fibre[0])
     assert len(set(many.resolution[own])) == 1
-    one, middle, last = instrument._resolution(np.full(3, 2), np.array([1, 125, 250]), np.array(7500.0))
+    one, middle, last = lamost_power(np.full(3, 2), np.array([1, 125, 250]), np.array(7500.0))
     assert middle - one == pytest.approx(120, abs=5)
     assert one == pytest.approx(last)
-    blue, red = instrument._resolution(np.array([2]), np.array([100]), np.array([6000.0, 8900.0]))[0]
+    blue, red = lamost_power(np.array([2]), np.array([100]), np.array([6000.0, 8900.0]))[0]
     assert 1500 <= blue != red <= 2150
 
 
@@ -185,7 +186,7 @@ def test_a_narrow_line_is_as_wide_as_the_resolution_says():
     truth = instrument._draw_truth(labels, np.zeros(40, dtype=bool), SEED)
     truth = replace(truth, rv=np.linspace(-150.0, 150.0, 40))
     clean = observe(nature, truth, WAVE, seed=1)[2]
-    resolution = instrument._resolution(truth.spectrograph, truth.fibre, support)
+    resolution = lamost_power(truth.spectrograph, truth.fibre, support)
     assert resolution.min() >= 1500
     assert resolution.max() <= 2150
     for row in range(40):
@@ -209,7 +210,7 @@ def test_a_nature_less_resolved_than_the_fibres_is_refused(stars):
 def test_calibration_and_tellurics_are_off_by_a_few_percent(nature, stars):
     truth = instrument._draw_truth(*stars, SEED)
     rng = np.random.default_rng(1)
-    calibration = instrument._calibration(rng, truth.spectrograph, WAVE)
+    calibration = instrument._calibration(rng, truth.spectrograph, WAVE, (0.06, 0.03))
     assert np.log(calibration).std() == pytest.approx(0.07, abs=0.02)
     assert np.abs(np.diff(np.log(calibration))).max() < 2e-3, "smooth"
     tellurics = instrument._tellurics(rng, COUNT, WAVE)

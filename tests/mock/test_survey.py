@@ -16,8 +16,9 @@ from astropy.time import Time
 
 from stargap.errors import UsageError
 from stargap.measurement.subtype import measure_indices
-from stargap.mock.instrument import CHUNK, mock_wavelength
+from stargap.mock.instrument import CHUNK
 from stargap.mock.junk import FAULTS, JUNK, make_junk
+from stargap.mock.spectrographs import mock_wavelength
 from stargap.mock.survey import LATE, METAL_POOR, simulate_survey
 from stargap.mock.write import write_survey
 from stargap.pixels import LOG_LAMBDA

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from stargap.errors import SpectrumError
-from stargap.mock.instrument import mock_wavelength
+from stargap.mock.spectrographs import mock_wavelength
 from stargap.pixels import LOG_LAMBDA, PAPER, SPEED_OF_LIGHT, STARGAP
 from stargap.spectra.linespread import blur
 from stargap.spectra.log_lambda import NativeBatch, to_log_lambda

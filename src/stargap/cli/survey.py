@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -180,13 +181,14 @@ def mock(
     *,
     stars: int,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("stargap-mock"),
+    instrument: Literal["lamost", "desi", "sdss-v"] = "lamost",
     store: Annotated[bool, Parameter(negative="")] = False,
     seed: int = 1,
     mix: Literal["matched", "galactic"] = "galactic",
     junk: float = 0.05,
     repeats: float = 0.1,
 ) -> None:
-    """Simulate a survey with known truth: LAMOST files, LAMOST's catalogue, a Gaia table, and settings to run it with.
+    """Simulate a survey with known truth: spectra, LAMOST's catalogue, a Gaia table, and settings to run it with.
 
     The stars are of other physics than the models that measure them (docs/results/transfer.md); among them are repeats,
     binaries, variable and young stars, and eight kinds of junk. Tables of others on the same stars are written too
@@ -198,8 +200,11 @@ def mock(
         Number of targets.
     output
         Folder to write.
+    instrument
+        What the spectra are like, and the files they are in: LAMOST's, one each; DESI's coadd files, one a night for
+        256 stars (0.4 MB a spectrum); SDSS-V's mwmVisit files of BOSS spectra, one a star. The stars are the same.
     store
-        Write the spectra into a store instead of a file each: for a great many.
+        Write the spectra of LAMOST into a store instead of a file each: for a great many.
     seed
         Seed of everything random.
     mix
@@ -217,6 +222,11 @@ def mock(
 
     run_folder = output / "run"
     options: dict[str, Any] = {"seed": seed, "mix": mix, "junk": junk, "repeats": repeats}
+    if store and instrument != "lamost":
+        message = (
+            f"--store is for spectra of LAMOST: leave it out, and stargap run makes a store of {instrument}'s files"
+        )
+        raise UsageError(message)
     with bars() as report:
         if store:
             write_survey_store(
@@ -224,8 +234,11 @@ def mock(
             )
             given: dict[str, Any] = {}
         else:
-            write_survey(output, stars, **options, progress=lambda *done: report("simulating", *done))
-            given = {"spectra": [str(output / "spectra")], "catalogue": output / "lamost.csv"}
+            progress = partial(report, "simulating")
+            write_survey(output, stars, **options, instrument=instrument, progress=progress)
+            given = {"spectra": [str(output / "spectra")]}
+            if instrument == "lamost":
+                given["catalogue"] = output / "lamost.csv"
     chosen = SurveySettings(
         output=run_folder,
         input={**given, "gaia": output / "gaia.parquet", "simulated": True},  # type: ignore[arg-type]
@@ -233,7 +246,7 @@ def mock(
         measure={"fixed": {"a_m": 0.0}},  # type: ignore[arg-type]
         photometry={"logg_scatter": 0.06},  # type: ignore[arg-type]
         catalogue={"companions": companion_tables(output), "position_epoch": 2016.0},  # type: ignore[arg-type]
-        report=reported_tables(output),
+        report=reported_tables(output, instrument),
     )
     with replacing(output / "survey.toml") as file:
         file.write(example_toml(chosen).encode())

@@ -14,6 +14,7 @@ from torch import Tensor
 from stargap.errors import UsageError
 from stargap.features import HALPHA
 from stargap.labels import TEFF
+from stargap.mock.spectrographs import FIBRES, SPECTROGRAPHS, SPECTROGRAPHS_BY_NAME, Spectrograph, lamost_power
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP, WINDOWS
 from stargap.spectra.linespread import blur
 from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
@@ -23,9 +24,8 @@ from stargap.spectra.spectrum import Spectrum
 from stargap.theory.emulator import Emulator
 from stargap.theory.sampling import cubic
 
-__all__ = ["Blend", "Truth", "mock_wavelength", "observe", "planck", "simulate", "simulate_prepared"]
+__all__ = ["Blend", "Truth", "observe", "planck", "simulate", "simulate_prepared"]
 
-SPECTROGRAPHS, FIBRES = 16, 250
 CHUNK = 256
 """Stars simulated together; part of the definition, since each chunk has its own random numbers."""
 SIGMA_PER_FWHM = 1.0 / np.sqrt(8.0 * np.log(2.0))
@@ -67,16 +67,6 @@ class Blend:
     rv: NDArray[np.float64]
 
 
-def mock_wavelength(count: int = 3909) -> NDArray[np.float64]:
-    """Return LAMOST's native wavelengths (A): 10**(3.5682 + 1e-4 i).
-
-    Example:
-        >>> mock_wavelength()[[0, -1]].round(1)
-        array([3700. , 9099.1])
-    """
-    return np.asarray(np.power(10.0, 3.5682 + 1e-4 * np.arange(count), dtype=np.float64))
-
-
 def planck(wavelength: NDArray[np.float64], teff: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the shape of a black body's flux at wavelengths (A) and temperatures (K), arrays that broadcast.
 
@@ -110,42 +100,34 @@ def _draw_truth(labels: NDArray[np.float64], active: NDArray[np.bool_], seed: in
         snr_i=snr_i,
         spectrograph=spectrograph,
         fibre=fibre,
-        resolution=_resolution(spectrograph, fibre, np.array(7500.0)),
+        resolution=lamost_power(spectrograph, fibre, np.array(7500.0)),
     )
-
-
-def _resolution(
-    spectrograph: NDArray[np.int64], fibre: NDArray[np.int64], wavelength: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Resolving power of a fibre: about 1800, better in the middle of the slit, with each spectrograph's own slope."""
-    own = np.random.default_rng(20).normal(0.0, 1.0, (SPECTROGRAPHS, 2))[spectrograph - 1]
-    across = (fibre - 125.5) / 124.5
-    x = (wavelength - 7500.0) / 1500.0
-    shape = np.broadcast_shapes(own[:, 0].shape + (1,) * wavelength.ndim, wavelength.shape)
-    level, tilt, bend = (
-        value.reshape(-1, *(1,) * wavelength.ndim)
-        for value in (1800.0 + 70.0 * own[:, 0], 60.0 * own[:, 1], 120.0 * (0.33 - across**2))
-    )
-    return np.broadcast_to(level + bend + (120.0 + tilt) * x, shape).clip(1500.0, 2150.0)
 
 
 def observe(
-    nature: Emulator, truth: Truth, wavelength: NDArray[np.float64], *, seed: int, blend: Blend | None = None
+    nature: Emulator,
+    truth: Truth,
+    wavelength: NDArray[np.float64],
+    *,
+    seed: int,
+    blend: Blend | None = None,
+    spectrograph: Spectrograph = SPECTROGRAPHS_BY_NAME["lamost"],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Observe some stars: line spread, Doppler shift, flux calibration, tellurics, sky, noise and defects.
 
-    The line spread varies with fibre and wavelength between R = 1500 and 2150; the flux calibration is off by 6 %
+    LAMOST's line spread varies with fibre and wavelength between R = 1500 and 2150; its flux calibration is off by 6 %
     (smooth, each spectrograph its own) and 3 % (each fibre); telluric bands are corrected to within 4 % of their
     depth, and reach 5 A beyond the excluded windows; sky lines leave residuals that the inverse variance does not know
     at full size; one cosmic hit is left in three spectra; 0.2 % of the pixels are dead; a block of pixels is saturated
     in one spectrum of ten above S/N 80 in r and in one of a hundred below.
 
     Args:
-        nature: emulator of nature, of a resolution above 2200.
+        nature: emulator of nature, of a resolution above that of the spectrograph.
         truth: the stars.
-        wavelength: native wavelengths (A), ``(native,)``, at 69 km/s a pixel.
+        wavelength: native wavelengths (A), ``(native,)``.
         seed: of noise and defects.
         blend: companions whose light is added, under the same S/N and noise.
+        spectrograph: its line spread and flux calibration.
 
     Returns:
         flux, inverse variance (0 at dead and saturated pixels) and the flux without noise, sky residuals, cosmic hits
@@ -158,12 +140,12 @@ def observe(
     flux = _at_7500(nature, truth.labels)
     if blend is not None and blend.row.size:
         flux[blend.row] = _blended(nature, flux[blend.row], blend)
-    flux = _broadened(flux, truth, nature.card.resolution)
+    flux = _broadened(flux, truth, nature.card.resolution, spectrograph)
     rows = np.flatnonzero(truth.active)
     if rows.size:
         flux[rows] = _with_halpha(rng, flux[rows], truth.resolution[rows])
     observed = _shifted(flux, truth, wavelength)
-    observed = observed * _calibration(rng, truth.spectrograph, wavelength)
+    observed = observed * _calibration(rng, truth.spectrograph, wavelength, spectrograph.calibration)
     observed = observed * _tellurics(rng, len(truth.rv), wavelength)
     noisy, ivar = _with_noise(rng, observed, truth, wavelength)
     _add_defects(rng, noisy, ivar, truth)
@@ -176,10 +158,10 @@ def _at_7500(nature: Emulator, labels: NDArray[np.float64]) -> Tensor:
     return flux / flux[:, [round(7500.0 - STARGAP.support[0])]]
 
 
-def _broadened(flux: Tensor, truth: Truth, resolution: float) -> Tensor:
+def _broadened(flux: Tensor, truth: Truth, resolution: float, spectrograph: Spectrograph) -> Tensor:
     """Bring spectra from nature's resolution to that of their fibres, in six steps of diffusion."""
     support, steps = STARGAP.support, 6
-    fibres = _resolution(truth.spectrograph, truth.fibre, support)
+    fibres = spectrograph.power(truth.spectrograph, truth.fibre, support)
     variance = (SIGMA_PER_FWHM * support) ** 2 * (fibres**-2 - resolution**-2)
     if (variance <= 0).any():
         message = f"nature has R = {resolution:g}, and fibres up to {fibres.max():.0f}: it must have more"
@@ -252,12 +234,15 @@ def _blended(nature: Emulator, star: Tensor, blend: Blend) -> Tensor:
 
 
 def _calibration(
-    rng: np.random.Generator, spectrograph: NDArray[np.int64], wavelength: NDArray[np.float64]
+    rng: np.random.Generator,
+    spectrograph: NDArray[np.int64],
+    wavelength: NDArray[np.float64],
+    scatter: tuple[float, float],
 ) -> NDArray[np.float64]:
     x = np.pi * (wavelength - 5800.0) / 3300.0
     waves = np.cos(np.arange(1, 6)[:, None] * x) / np.sqrt(np.arange(1, 6))[:, None]
-    common = np.random.default_rng(21).normal(0.0, 0.06, (SPECTROGRAPHS, 5))[spectrograph - 1]
-    return np.exp((common + rng.normal(0.0, 0.03, common.shape)) @ waves)
+    common = np.random.default_rng(21).normal(0.0, scatter[0], (SPECTROGRAPHS, 5))[spectrograph - 1]
+    return np.exp((common + rng.normal(0.0, scatter[1], common.shape)) @ waves)
 
 
 def _tellurics(rng: np.random.Generator, count: int, wavelength: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF
 from stargap.theory.emulator import Emulator
 from stargap.theory.label_prior import draw_training_labels
 
-__all__ = ["Mix", "nature_labels", "nature_logg", "shipped_nature"]
+__all__ = ["Mix", "nature_labels", "nature_logg", "sharp_nature", "shipped_nature"]
 
 Mix = Literal["matched", "galactic"]
 
@@ -92,3 +92,15 @@ def shipped_nature() -> Emulator:
     """
     with as_file(files("stargap") / "models") as folder:
         return Emulator.load(folder / "nature.safetensors")
+
+
+@cache
+def sharp_nature() -> Emulator:
+    """Return the same at R = 5200, for spectrographs that are sharper than LAMOST's.
+
+    Example:
+        >>> sharp_nature().card.resolution
+        5200.0
+    """
+    with as_file(files("stargap") / "models") as folder:
+        return Emulator.load(folder / "nature-sharp.safetensors")

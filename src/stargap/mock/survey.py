@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 
 from stargap.errors import UsageError
 from stargap.labels import LABELS, M_H, TEFF
-from stargap.mock.instrument import CHUNK, FIBRES, SPECTROGRAPHS, Blend, Truth, observe
+from stargap.mock.headers import described, observed_as
+from stargap.mock.instrument import CHUNK, Blend, Truth, observe
 from stargap.mock.junk import SOURCES, make_junk
-from stargap.mock.nature import Mix, nature_labels, shipped_nature
+from stargap.mock.nature import Mix, nature_labels
 from stargap.mock.photometry import Relations
 from stargap.mock.population import Population
+from stargap.mock.spectrographs import FIBRES, SPECTROGRAPHS, SPECTROGRAPHS_BY_NAME, Instrument
 from stargap.mock.targets import GAIA, MOST_EXPOSURES, draw_catalogued, draw_targets
-from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
+from stargap.pixels import LOG_LAMBDA
+from stargap.spectra.address import join_address
 from stargap.spectra.readers.content import snr_by_band
 from stargap.spectra.spectrum import Facts, Spectrum
+from stargap.tables.column import INT_NULL
 
 __all__ = ["LATE", "METAL_POOR", "SurveyChunk", "simulate_survey", "survey_size"]
 
@@ -32,7 +36,6 @@ LATE = 3100.0
 """Teff below which it is marked late (K): M5 and later."""
 BLOCK = 16 * CHUNK
 """Stars whose labels are drawn together."""
-SUBTYPES = ([2800.0, 3050.0, 3200.0, 3400.0, 3550.0, 3680.0, 3850.0], [6, 5, 4, 3, 2, 1, 0])
 MARKS: Final = ("binary", "variable", "young", "wide_pair", "companion_light")
 """Columns of the truth for stars that are not single, quiet and old."""
 TRUTH: Final = (
@@ -79,6 +82,7 @@ def simulate_survey(
     population: Population | None = None,
     relations: Relations | None = None,
     wavelength: NDArray[np.float64] | None = None,
+    instrument: Instrument = "lamost",
 ) -> Iterator[SurveyChunk]:
     """Yield a simulated survey, chunk by chunk, in memory that does not grow with the number of stars.
 
@@ -101,7 +105,9 @@ def simulate_survey(
         repeats: fraction of the other targets that is observed 2 to 8 times.
         population: fractions of binaries and the like; `PLAIN` for none.
         relations: of labels and light, which differ from those of `stargap.photometry`.
-        wavelength: native pixels (A), by default those of ``LOG_LAMBDA``; the noise depends on their number.
+        wavelength: native pixels (A) of LAMOST, by default those of ``LOG_LAMBDA``; the noise depends on their number.
+        instrument: that observes the stars, the same for every instrument, with the same S/N per pixel. LAMOST's
+            catalogue and pipeline know nothing of the spectra of others, which have no obsid.
 
     Raises:
         UsageError: fewer than 0 stars, or a fraction outside 0..1.
@@ -115,7 +121,22 @@ def simulate_survey(
         message = f"{stars} stars, junk {junk:g}, repeats {repeats:g}: stars must be 0 or more, fractions within 0..1"
         raise UsageError(message)
     people = population or Population(), relations or Relations()
-    return _chunks(stars, seed, mix, junk, repeats, people, LOG_LAMBDA.wavelength if wavelength is None else wavelength)
+    if wavelength is None:
+        wavelength = LOG_LAMBDA.wavelength if instrument == "lamost" else SPECTROGRAPHS_BY_NAME[instrument].wavelength
+    return _chunks(stars, seed, mix, junk, repeats, people, _Camera(instrument, wavelength))
+
+
+@dataclass(frozen=True, eq=False)
+class _Camera:
+    """An instrument and its pixels (A)."""
+
+    instrument: Instrument
+    wavelength: NDArray[np.float64]
+
+    @property
+    def resolution(self) -> float:
+        """Resolving power of what is broadened by one number: 1800 for LAMOST."""
+        return 1800.0 if self.instrument == "lamost" else SPECTROGRAPHS_BY_NAME[self.instrument].resolution
 
 
 def _chunks(
@@ -125,7 +146,7 @@ def _chunks(
     junk: float,
     repeats: float,
     people: tuple[Population, Relations],
-    wave: NDArray[np.float64],
+    camera: _Camera,
 ) -> Iterator[SurveyChunk]:
     first_id = 0
     for number in range(survey_size(stars)):
@@ -137,7 +158,7 @@ def _chunks(
         rng, kinds_rng, light_rng = (np.random.default_rng([seed, stream, number]) for stream in (4, 7, 10))
         target = draw_targets(rng, kinds_rng, light_rng, labels[rows], active[rows], junk, repeats, *people)
         target |= draw_catalogued(rng, number, target)
-        chunk = _observe(rng, number, target, wave, min(CHUNK, stars - number * CHUNK), seed, first_id)
+        chunk = _observe(rng, number, target, camera, min(CHUNK, stars - number * CHUNK), seed, first_id)
         first_id += len(chunk.spectra)
         yield chunk
 
@@ -146,7 +167,7 @@ def _observe(
     rng: np.random.Generator,
     number: int,
     target: Columns,
-    wave: NDArray[np.float64],
+    camera: _Camera,
     stars: int,
     seed: int,
     first_id: int,
@@ -154,21 +175,33 @@ def _observe(
     """Observe the first `stars` targets; all are simulated, so that no target depends on how many are observed."""
     row = np.repeat(np.arange(CHUNK), target["exposures"])
     exposure = np.concatenate([np.arange(n) for n in target["exposures"]])
-    truth = _exposed(rng, target, row, exposure)
+    spectrograph, wave = SPECTROGRAPHS_BY_NAME[camera.instrument], camera.wavelength
+    truth = _exposed(rng, target, row, exposure, camera.resolution)
     both = np.flatnonzero(target["binary"][row])
     blend = Blend(both, *(target[f"companion_{what}"][row[both]] for what in ("labels", "light", "rv")))
-    arrays = observe(shipped_nature(), truth, wave, seed=seed * 100_000 + number, blend=blend)
+    arrays = observe(
+        spectrograph.nature(), truth, wave, seed=seed * 100_000 + number, blend=blend, spectrograph=spectrograph
+    )
     unit = rng.standard_normal((len(row), 3))
     masked = rng.random(len(row)) < 0.01
     kept = np.flatnonzero(row < stars)
+    if camera.instrument == "desi":  # files hold a night each, not a star
+        kept = kept[np.argsort(exposure[kept], kind="stable")]
+    power = spectrograph.power(truth.spectrograph, truth.fibre, wave)
     spectra = []
     for i in kept.tolist():
-        flux, ivar = _spectrum(target, int(row[i]), wave, *(array[i] for array in arrays), seed=seed)
-        facts = _facts(number, int(exposure[i]), int(truth.spectrograph[i]), int(truth.fibre[i]))
-        facts = _described(facts, target, int(row[i]), unit[i], masked=bool(masked[i]))
+        flux, ivar = _spectrum(
+            target, int(row[i]), wave, *(array[i] for array in arrays), resolution=camera.resolution, seed=seed
+        )
+        where = int(target["star"][row[i]]), int(exposure[i]), int(truth.spectrograph[i]), int(truth.fibre[i])
+        facts = described(
+            observed_as(camera.instrument, number, *where), target, int(row[i]), unit[i], masked=bool(masked[i])
+        )
         bands = snr_by_band(wave, flux, ivar)
         snr: dict[str, Any] = {name: None if value is None else round(value, 2) for name, value in bands.items()}
-        spectra.append(Spectrum(wave, flux, ivar, replace(facts, **snr)))
+        known = None if camera.instrument == "lamost" else power[i]
+        spectra.append(Spectrum(wave, flux, ivar, replace(facts, **snr), known))
+    spectra = _addressed(spectra)
     columns = _truth_columns(target, row[kept], exposure[kept], [spectrum.facts for spectrum in spectra])
     columns |= {
         "spectrum_id": first_id + np.arange(len(kept)),
@@ -179,7 +212,26 @@ def _observe(
     return SurveyChunk({name: columns[name] for name in TRUTH}, gaia, spectra)
 
 
-def _exposed(rng: np.random.Generator, target: Columns, row: NDArray[np.int64], exposure: NDArray[np.int64]) -> Truth:
+def _addressed(spectra: list[Spectrum]) -> list[Spectrum]:
+    """Return spectra with the place in their file as a part of the path, where a file holds several."""
+    several = Counter(spectrum.facts.path for spectrum in spectra)
+    seen: Counter[str] = Counter()
+    found = []
+    for spectrum in spectra:
+        path = spectrum.facts.path
+        address = path if several[path] < 2 else join_address(path, seen[path])
+        found.append(replace(spectrum, facts=replace(spectrum.facts, path=address)))
+        seen[path] += 1
+    return found
+
+
+def _exposed(
+    rng: np.random.Generator,
+    target: Columns,
+    row: NDArray[np.int64],
+    exposure: NDArray[np.int64],
+    resolution: float,
+) -> Truth:
     """Return the truth of each exposure, with its fibre and S/N."""
     count = len(row)
     spectrograph, fibre = np.empty((2, count), dtype=np.int64)
@@ -199,7 +251,7 @@ def _exposed(rng: np.random.Generator, target: Columns, row: NDArray[np.int64], 
         snr_i=np.maximum(snr_r * np.exp(redder), np.where(exposure > 0, 1.0, 5.0)),
         spectrograph=spectrograph,
         fibre=fibre,
-        resolution=np.full(count, 1800.0),
+        resolution=np.full(count, resolution),
     )
 
 
@@ -211,6 +263,7 @@ def _spectrum(
     ivar: NDArray[np.float32],
     clean: NDArray[np.float32],
     *,
+    resolution: float,
     seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return flux and ivar of one exposure at the brightness of its target, turned into junk where that is its kind."""
@@ -218,25 +271,9 @@ def _spectrum(
     kind = str(target["kind"][row])
     if kind != "dwarf":
         seeds, velocity = [seed, 5, int(target["star"][row])], float(target["rv"][row])
-        one, weight = make_junk(kind, wave, flux, ivar, clean, rv=velocity, resolution=1800.0, seed=seeds)
+        one, weight = make_junk(kind, wave, flux, ivar, clean, rv=velocity, resolution=resolution, seed=seeds)
     level = 10.0 ** (0.4 * (20.0 - target["g_mag"][row]))
     return level * one, weight / level**2
-
-
-def _described(facts: Facts, target: Columns, row: int, unit: NDArray[np.float64], *, masked: bool) -> Facts:
-    """Add the results of LAMOST's pipeline for a target: position, subclass and redshift, with their errors."""
-    years = ((facts.lmjd or 0) - 57388.5) / 365.25
-    ra, dec = _moved(target, row, years, unit[:2] * 0.1)
-    redshift = target["rv"][row] / SPEED_OF_LIGHT + 2e-5 * unit[2]
-    return replace(
-        facts,
-        designation=_designation(ra, dec),
-        ra=ra,
-        dec=dec,
-        subclass=f"dM{round(float(np.interp(target['labels'][row, TEFF], *SUBTYPES)))}",
-        fiber_mask=int(masked),
-        pipeline_z=round(float(redshift), 8) if target["z_known"][row] else None,
-    )
 
 
 def _truth_columns(target: Columns, row: NDArray[np.int64], exposure: NDArray[np.int64], facts: list[Facts]) -> Columns:
@@ -246,7 +283,7 @@ def _truth_columns(target: Columns, row: NDArray[np.int64], exposure: NDArray[np
     return {
         "star": target["star"][row],
         "exposure": exposure,
-        "obsid": np.array([fact.obsid for fact in facts], dtype=np.int64),
+        "obsid": np.array([INT_NULL if fact.obsid is None else fact.obsid for fact in facts], dtype=np.int64),
         "path": np.array([fact.path for fact in facts], dtype=object),
         "kind": target["kind"][row].astype(object),
         **{name: labels[:, place] for place, name in enumerate(LABELS)},
@@ -259,48 +296,3 @@ def _truth_columns(target: Columns, row: NDArray[np.int64], exposure: NDArray[np
         "uid": np.array([f"S{star:012d}" for star in target["star"][row]], dtype=object),
         "gaia_in_lamost": target["gaia_in_lamost"][row],
     }
-
-
-def _facts(number: int, exposure: int, spectrograph: int, fibre: int) -> Facts:
-    """When, where and under what name a fibre was observed; each chunk has a plate of its own each night."""
-    plate = 1 + number * MOST_EXPOSURES + exposure
-    lmjd = 56000 + (37 * number + 211 * exposure) % 3600
-    day = date(1858, 11, 17) + timedelta(days=lmjd)
-    plan = f"SIM{number:05d}V{exposure + 1}"
-    layout, release = (("lamost-image", "LAMOST DR7"), ("lamost-table", "LAMOST DR10"))[plate % 2]
-    return Facts(
-        path=f"{day:%Y%m%d}/{plan}/spec-{lmjd}-{plan}_sp{spectrograph:02d}-{fibre:03d}.fits.gz",
-        layout=layout,
-        release=release,
-        obsid=plate * 100_000 + spectrograph * 1000 + fibre,
-        snr_source="header",
-        object_class="STAR",
-        plan_id=plan,
-        lmjd=lmjd,
-        spectrograph=spectrograph,
-        fiber=fibre,
-        date_obs=f"{day}T14:00:00",
-        exposure=5400.0,
-        helio_rv=0.0,
-    )
-
-
-def _moved(target: Columns, row: int, years: float, offset: NDArray[np.float64]) -> tuple[float, float]:
-    """Position (deg) `years` after 2016.0, with an error of `offset` (arcsec)."""
-    along, up = (
-        target[name][row] * years / 1000.0 + shift for name, shift in zip(("pmra", "pmdec"), offset, strict=True)
-    )
-    dec = float(target["dec"][row])
-    ra = (float(target["ra"][row]) + along / 3600.0 / np.cos(np.radians(dec))) % 360.0
-    return round(float(ra), 7), round(float(dec + up / 3600.0), 7)
-
-
-def _designation(ra: float, dec: float) -> str:
-    hours, degrees = ra / 15.0, abs(dec)
-
-    def parts(value: float, digits: int) -> str:
-        whole = int(value * 3600 * 10**digits)
-        seconds, fraction = divmod(whole, 10**digits)
-        return f"{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}.{fraction:0{digits}d}"
-
-    return f"J{parts(hours, 2)}{'-' if dec < 0 else '+'}{parts(degrees, 1)}"

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from stargap.catalogue.companions import CompanionTable
 from stargap.files import replacing
 from stargap.mock.instrument import CHUNK
+from stargap.mock.spectrographs import Instrument
 from stargap.mock.survey import SurveyChunk
+from stargap.tables.column import INT_NULL
 from stargap.validation.matching import CompareSettings
 from stargap.validation.references import reference_settings
 from stargap.validation.report.settings import BinaryTables, ReportSettings, TableOfOthers
@@ -113,8 +115,10 @@ def companion_tables(folder: str | Path) -> dict[str, CompanionTable]:
     }
 
 
-def compared_tables(folder: str | Path) -> list[tuple[Path, CompareSettings]]:
+def compared_tables(folder: str | Path, instrument: Instrument = "lamost") -> list[tuple[Path, CompareSettings]]:
     """Return the tables of labels in a simulated survey's folder, each with how it is compared.
+
+    Only of LAMOST's spectra there are labels by another method, by obsid.
 
     Example:
         >>> [settings.name for path, settings in compared_tables("mock")]
@@ -137,14 +141,16 @@ def compared_tables(folder: str | Path) -> list[tuple[Path, CompareSettings]]:
     laspm = reference_settings("laspm").model_copy(
         update={"name": "simulated LASPM", "note": NOTES["laspm.csv"], **about}
     )
-    return [(folder / "literature.csv", literature), (folder / "apogee.csv", apogee), (folder / "laspm.csv", laspm)]
+    found = [(folder / "literature.csv", literature), (folder / "apogee.csv", apogee), (folder / "laspm.csv", laspm)]
+    return found if instrument == "lamost" else found[:2]
 
 
-def reported_tables(folder: str | Path, **options: Any) -> ReportSettings:
+def reported_tables(folder: str | Path, instrument: Instrument = "lamost", **options: Any) -> ReportSettings:
     """Return what the report of a run of a simulated survey is compared with: its truth and the tables in its folder.
 
     Args:
         folder: of the simulated survey.
+        instrument: that observed it.
         options: further fields of `ReportSettings`.
 
     Example:
@@ -152,7 +158,9 @@ def reported_tables(folder: str | Path, **options: Any) -> ReportSettings:
         ['apogee', 'laspm', 'literature']
     """
     folder = Path(folder)
-    others = {path.stem: TableOfOthers(table=path, settings=chosen) for path, chosen in compared_tables(folder)}
+    others = {
+        path.stem: TableOfOthers(table=path, settings=chosen) for path, chosen in compared_tables(folder, instrument)
+    }
     pairs = BinaryTables(pairs=folder / "wide_binaries.csv", primaries=folder / "fgk_primaries.csv")
     return ReportSettings(truth=folder / "truth.parquet", comparisons=others, binaries=pairs, **options)
 
@@ -242,7 +250,7 @@ def _apogee(rng: np.random.Generator, stars: Columns) -> dict[str, Columns]:
 def _method(rng: np.random.Generator, truth: Columns) -> dict[str, Columns]:
     """Labels of spectra, one row each; each spectrum has its own four numbers, in the order of the survey."""
     unit = rng.standard_normal((len(truth["obsid"]), 4)).T
-    rows = np.flatnonzero(_dwarfs(truth) & (unit[3] < 0.25))
+    rows = np.flatnonzero(_dwarfs(truth) & (unit[3] < 0.25) & (truth["obsid"] != INT_NULL))
     columns: Columns = {"obsid": truth["obsid"][rows]}
     for place, (name, (offset, scatter)) in enumerate(LASPM.items()):
         columns[name] = np.round(truth[name][rows] + offset + scatter * unit[place, rows], 3)

@@ -1,4 +1,4 @@
-"""A simulated survey on disk: its spectra as LAMOST files or in a store, and beside them every table and the truth."""
+"""A simulated survey on disk: its spectra as files or in a store, and beside them every table and the truth."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import numpy as np
 from stargap import __version__
 from stargap.errors import UsageError
 from stargap.files import claim_folder, replacing
+from stargap.mock.collections import write_collections
 from stargap.mock.files import write_lamost
-from stargap.mock.instrument import mock_wavelength
 from stargap.mock.nature import Mix
+from stargap.mock.spectrographs import Instrument, mock_wavelength
 from stargap.mock.survey import SurveyChunk, simulate_survey
 from stargap.mock.tables import TABLES, TableFiles
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, native_batch
@@ -51,15 +53,17 @@ def write_survey(
     mix: Mix = "galactic",
     junk: float = 0.05,
     repeats: float = 0.1,
+    instrument: Instrument = "lamost",
     progress: Callable[[int, int], Any] | None = None,
 ) -> Path:
-    """Write a simulated survey as LAMOST files, with LAMOST's catalogue, a Gaia table and the truth.
+    """Write a simulated survey as files of its instrument, with a Gaia table and the truth.
 
     In `folder`: ``spectra/YYYYMMDD/PLANID/spec-LMJD-PLANID_spSS-FFF.fits.gz`` in the layouts of DR2-DR8 and of DR9 and
-    later, ``lamost.csv`` (pipe-delimited, LAMOST's column names), ``gaia.parquet`` (positions at 2016.0, one row per
-    star), ``truth.parquet`` (one row per spectrum), the tables of `stargap.mock.tables` with ``tables.json``, and
-    ``survey.json``, which says what the survey was made of. Every file is complete or absent, and ``truth.parquet``
-    comes last; a run that was stopped goes on where it was.
+    later, ``lamost.csv`` (pipe-delimited, LAMOST's column names), or in their places DESI's files, one a tile and
+    night, or SDSS-V's ``mwmVisit`` files, one a star (`stargap.mock.collections`); ``gaia.parquet`` (positions at
+    2016.0, one row per star), ``truth.parquet`` (one row per spectrum), the tables of `stargap.mock.tables` with
+    ``tables.json``, and ``survey.json``, which says what the survey was made of. Every file is complete or absent, and
+    ``truth.parquet`` comes last; a run that was stopped goes on where it was.
 
     Args:
         folder: where to write; made, or one of an earlier call.
@@ -68,6 +72,7 @@ def write_survey(
         mix: of labels.
         junk: fraction of the targets.
         repeats: fraction of the targets that is observed several times.
+        instrument: that observes them; the stars are the same for all.
         progress: called as ``progress(done, stars)``.
 
     Returns:
@@ -84,10 +89,19 @@ def write_survey(
         ['apogee', ..., 'lamost', 'laspm', 'literature', 'variables', 'wide_binaries']
     """
     folder = Path(folder)
-    chunks = simulate_survey(stars, seed=seed, mix=mix, junk=junk, repeats=repeats, wavelength=mock_wavelength())
-    made_of = {"stars": stars, "seed": seed, "mix": mix, "junk": junk, "repeats": repeats}
-    if _begin(folder, made_of, folder / "lamost.csv"):
-        _write_all(folder, chunks, made_of, _lamost_files(folder), progress)
+    made_of: dict[str, Any] = {"stars": stars, "seed": seed, "mix": mix, "junk": junk, "repeats": repeats}
+    options: dict[str, Any] = {"seed": seed, "mix": mix, "junk": junk, "repeats": repeats, "instrument": instrument}
+    if instrument == "lamost":
+        chunks = simulate_survey(stars, **options, wavelength=mock_wavelength())
+        last = folder / "lamost.csv"
+        spectra: SpectrumWriter = _lamost_files(folder)
+    else:
+        made_of["instrument"] = instrument
+        chunks = simulate_survey(stars, **options)
+        last = folder / "truth.parquet"
+        spectra = nullcontext(partial(write_collections, folder, seed=seed))
+    if _begin(folder, made_of, last):
+        _write_all(folder, chunks, made_of, spectra, progress)
     return folder
 
 
