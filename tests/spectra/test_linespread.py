@@ -112,7 +112,7 @@ def test_the_lowest_resolution_of_a_spectrum_counts():
     power = np.linspace(1200, 1600, LOG_LAMBDA.count)
     ivar = np.ones(LOG_LAMBDA.count)
     ivar[:100] = 0
-    flux, target = match_resolution(np.ones(LOG_LAMBDA.count), ivar, power, False)
+    flux, target = match_resolution(np.ones(LOG_LAMBDA.count), ivar, power, 0.0)
     assert target == pytest.approx(power[100])
     np.testing.assert_allclose(flux, 1.0)
 

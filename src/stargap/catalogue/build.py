@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from stargap import __version__
 from stargap.catalogue.companions import CompanionTable, find_companions
 from stargap.catalogue.cuts import CUT_COLUMNS, CutSettings, final_cuts
-from stargap.catalogue.stars import Combination, combine_stars, join_again, star_numbers
+from stargap.catalogue.stars import Combination, combine_stars, join_again, star_numbers, with_stacks
 from stargap.errors import UsageError
 from stargap.files import replacing
 from stargap.photometry.likelihood import Population
@@ -84,6 +84,7 @@ def build_catalogue(
     *,
     added: Mapping[str, ArrayLike] | None = None,
     population: Population | None = None,
+    stacks: Mapping[str, NDArray[Any]] | None = None,
 ) -> Built:
     """Make ``spectra.parquet`` and ``stars.parquet`` of a survey run's table, in its order, nothing left out.
 
@@ -103,6 +104,7 @@ def build_catalogue(
             errors (``e_*``, ``e_*_paper``, ``e_*_sys``) and ages.
         population: what joint labels assume of stars. They are made anew where errors are calibrated and of combined
             spectra.
+        stacks: labels of stacked spectra, see `stargap.catalogue.stars.with_stacks`.
 
     Raises:
         UsageError: the table is not one of a survey run, a column of `added` is unknown, or a catalogue of variables
@@ -168,6 +170,8 @@ def build_catalogue(
     write_parts(spectra(), path, schema=CATALOGUE, provenance=about)
     stars = folder / "stars.parquet"
     combined = combine_stars(path, star, star_count, settings.combine, population=population)
+    if stacks is not None:
+        combined = (with_stacks(part, stacks) for part in combined)
     write_parts(combined, stars, schema=STARS, provenance=about)
     for name, text in {"cuts.md": counts_table(cuts), "cuts.json": counts_json(cuts)}.items():
         with replacing(folder / name) as file:

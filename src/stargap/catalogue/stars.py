@@ -15,10 +15,11 @@ from scipy.special import chdtrc, ndtr
 from stargap.marks import with_marks
 from stargap.photometry.joint import joint_labels
 from stargap.photometry.likelihood import Population
-from stargap.tables.columns import CATALOGUE, INT_NULL, STARS
+from stargap.tables.columns import CATALOGUE, INT_NULL, STACKED, STARS
+from stargap.tables.crossmatch import match_ids
 from stargap.tables.parquet import open_parquet, parquet_writer, read_columns
 
-__all__ = ["Combination", "combine_spectra", "combine_stars", "join_again", "star_numbers"]
+__all__ = ["Combination", "combine_spectra", "combine_stars", "join_again", "star_numbers", "with_stacks"]
 
 Columns = dict[str, NDArray[Any]]
 Combination = Literal["weighted", "best"]
@@ -67,7 +68,8 @@ def combine_spectra(
     sqrt(sum(w^2 e^2)) / sum(w), and its systematic error, which does not average out, sum(w e_sys) / sum(w). Scatter is
     the standard deviation between spectra (n - 1), unweighted. Whether RV varies follows from chi-square of
     constant velocity, activity from the combined width of H-alpha.
-    Combined labels are joined with the star's photometry anew where its best spectrum is.
+    Combined labels are joined with the star's photometry anew where its best spectrum is. Columns of `STACKED` are
+    null: see `with_stacks`.
 
     Args:
         columns: of `CATALOGUE`, those that `STARS` has too and ``rho_*``, ``(row,)``.
@@ -121,8 +123,29 @@ def combine_spectra(
         table[name] = np.bitwise_or.reduceat(bits, groups.first) if len(bits) else bits
     table["in_final_catalogue"] = groups.total(final) > 0
     table = with_marks(table)
+    table |= {column.name: np.full(len(best), column.null) for column in STACKED}
     join_again(table, np.flatnonzero((groups.total(chosen) > 1) & np.isfinite(table["teff_joint"])), population)
     return {column.name: table[column.name] for column in STARS}
+
+
+def with_stacks(stars: Columns, stacks: Mapping[str, NDArray[Any]]) -> Columns:
+    """Return a table of stars with the labels of their stacked spectra.
+
+    Args:
+        stars: columns of `STARS`, ``(star,)``.
+        stacks: ``gaia_source_id`` and columns of `STACKED`, ``(stack,)``.
+
+    Example:
+        >>> stars = {"gaia_source_id": np.array([7, -9999]), "teff_stack": np.full(2, np.nan)}
+        >>> with_stacks(stars, {"gaia_source_id": np.array([7]), "teff_stack": np.array([3500.0])})["teff_stack"]
+        array([3500.,   nan])
+    """
+    place = match_ids(stars["gaia_source_id"], stacks["gaia_source_id"])
+    found, table = place >= 0, dict(stars)
+    for name in set(stacks) - {"gaia_source_id"}:
+        table[name] = stars[name].copy()
+        table[name][found] = stacks[name][place[found]]
+    return table
 
 
 def join_again(table: Columns, rows: NDArray[np.int64], population: Population | None) -> None:

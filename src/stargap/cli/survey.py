@@ -53,9 +53,9 @@ def run(
     """Do every stage of a survey run that is not done: from spectra on disk to a catalogue and its report.
 
     Stages: ingest, gaia, sample, photometry, emulator, velocity, prepare, clean, labels, transfer, measure, joint,
-    table, catalogue, report. A run that was stopped, by Ctrl-C, a signal or a power cut, resumes when the same command
-    is given again, with the same result. Exits with 0 when all is done, 3 when some pieces failed (it says why), 2
-    when the request is wrong.
+    table, stack, catalogue, report. A run that was stopped, by Ctrl-C, a signal or a power cut, resumes when the same
+    command is given again, with the same result. Exits with 0 when all is done, 3 when some pieces failed (it says
+    why), 2 when the request is wrong.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
     ----------
     name
         ingest, gaia, sample, photometry, emulator, velocity, prepare, clean, labels, transfer, measure, joint,
-        table, catalogue or report.
+        table, stack, catalogue or report.
     survey
         TOML file with the settings.
     workers

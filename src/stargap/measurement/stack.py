@@ -14,13 +14,13 @@ from stargap.measurement.files import measure
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
 from stargap.settings import MeasureSettings
 from stargap.spectra.inputs import expand_spectra, list_spectra
-from stargap.spectra.linespread import FINE, to_resolution
+from stargap.spectra.linespread import to_resolution
 from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Spectrum
 
-__all__ = ["stack"]
+__all__ = ["co_added", "stack"]
 
 
 def stack(
@@ -34,9 +34,9 @@ def stack(
     """Co-add spectra of one star after their velocities, so that `stargap.measure` fits one set of labels to all.
 
     Each is shifted to the mean velocity (weighted by squared S/N), brought to the log-lambda grid and, where resolving
-    powers differ, to the lowest of them, divided by its median flux, and averaged with its inverse variances, which are
-    reduced where linear interpolation correlates pixels, so that errors of labels stay true (chi-square is then below
-    1). Spectra of which no velocity is usable are left out.
+    powers differ, to the lowest of them, divided by its median flux, and averaged with its inverse variances. Those are
+    such that errors of labels stay true although interpolation correlates pixels (chi-square is then below 1). Spectra
+    of which no velocity is usable are left out.
 
     Args:
         inputs: files, folders and so on, or `Spectrum` objects, as `stargap.measure` takes them.
@@ -74,10 +74,19 @@ def stack(
     if not used.size:
         message = "no spectrum has a usable velocity: nothing to co-add"
         raise UsageError(message)
-    chosen = [spectra[row] for row in used]
+    return co_added([spectra[row] for row in used], velocity[used])
+
+
+def co_added(chosen: list[Spectrum], velocity: NDArray[np.float64]) -> Spectrum:
+    """Return the mean of spectra of one star, as `stack` describes it.
+
+    Args:
+        chosen: at least one.
+        velocity: heliocentric (km/s), ``(spectrum,)``, finite.
+    """
     snr2 = np.array([_squared_snr(one) for one in chosen])
-    centre = float(np.average(velocity[used], weights=np.maximum(snr2, 1e-12)))
-    flux, ivar, power = _moved(chosen, velocity[used], centre)
+    centre = float(np.average(velocity, weights=np.maximum(snr2, 1e-12)))
+    flux, ivar, power = _moved(chosen, velocity, centre)
     weight = ivar.sum(axis=0)
     mean = np.divide((flux * ivar).sum(axis=0), weight, out=np.zeros(weight.shape), where=weight > 0)
     facts = replace(chosen[int(snr2.argmax())].facts, path="", obsid=None, snr_source=None)
@@ -90,16 +99,6 @@ def _squared_snr(spectrum: Spectrum) -> float:
     return float(np.median(spectrum.flux[good] ** 2 * spectrum.ivar[good])) if good.any() else 0.0
 
 
-def _shared(wavelength: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what inverse variances of linear interpolation are too large by, if its pixels count as independent."""
-    if np.median(np.diff(np.log10(wavelength))) < FINE * LOG_LAMBDA.step:
-        return np.ones(LOG_LAMBDA.count)  # averaged, and so nearly independent
-    target = LOG_LAMBDA.wavelength
-    left = np.clip(np.searchsorted(wavelength, target, side="right") - 1, 0, wavelength.size - 2)
-    t = ((target - wavelength[left]) / (wavelength[left + 1] - wavelength[left])).clip(0, 1)
-    return np.asarray((1 - t) ** 2 + t**2)
-
-
 def _moved(
     spectra: list[Spectrum], velocity: NDArray[np.float64], centre: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
@@ -110,7 +109,6 @@ def _moved(
     ]
     native = to_log_lambda(moved)
     flux, ivar = native.flux.double().numpy().copy(), native.ivar.double().numpy()
-    ivar = ivar * np.stack([_shared(one.wavelength) for one in moved])
     lowest = float(native.resolution.min())
     for row, power in enumerate(native.resolution.tolist()):
         if power > lowest:

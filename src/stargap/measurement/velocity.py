@@ -16,6 +16,7 @@ from stargap.fit.optimise import Status, full_chunks, levenberg_marquardt
 from stargap.flags import Flag
 from stargap.measurement.templates import Templates, emulator_templates, templates_at
 from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT, STARGAP
+from stargap.spectra.linespread import blur, missing_native_blur
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.smoother import Smoother
 
@@ -231,10 +232,14 @@ class _TemplateFit:
         self.mask = weight[rows] * torch.as_tensor(~STARGAP.window_mask(in_rest, "rest")).float()
         self.kernel = self.smooth(self.mask).clamp_min(STARGAP.least_kernel_weight)
         self.normal, self.ivar = _normalised(native[rows], self.mask)
+        self.amount = missing_native_blur(native.resolution[rows])
+        self.blurred = bool((self.amount > 0).any())
 
     def evaluate(self, theta: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 + amplitude (normalised template - 1), and its derivatives by velocity and amplitude."""
         flux, slope = self.templates.at(self.which[problem], theta[:, 0])
+        if self.blurred:
+            flux, slope = (blur(values, self.amount[problem]) for values in (flux, slope))
         use, kernel = self.mask[problem], self.kernel[problem]
         level = (self.smooth(flux * use) / kernel).clamp_min(1e-30)
         shape = flux / level - 1

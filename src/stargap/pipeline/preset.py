@@ -14,7 +14,7 @@ PAPER_PRESET: dict[str, Any] = {
     "emulator": {"resolution": 2000.0},
     "transfer": {"use": "train", "architecture": "reference", "spectra": 110_000, "prior": {"preset": "paper"}},
     "measure": {"preset": "paper", "optimiser": "lbfgs", "lamost_noise_factor": 1.0, "lamost_rv_floor": 0.0},
-    "fit": {"joint": False},
+    "fit": {"joint": False, "stacks": False},
     "catalogue": {"errors": "paper", "cuts": {"errors": "paper", "keep_unmodelled": True}},
     "publish": {"ages": True, "paper_table": True},
 }

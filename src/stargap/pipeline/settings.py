@@ -129,6 +129,9 @@ class FitSettings(Settings):
 
     joint: bool = True
     """Give labels of spectrum and photometry together (``teff_joint`` and so on) beside those of the spectrum alone."""
+    stacks: bool = True
+    """Stack the spectra of each star that has several, shifted by their velocities, and fit one set of labels to them
+    (``teff_stack`` and so on in the catalogue of stars) beside the weighted mean of those of each."""
 
 
 class PublishSettings(Settings):

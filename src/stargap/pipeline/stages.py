@@ -31,8 +31,9 @@ from stargap.pipeline.spectra import (
     make_velocity,
     rescue_ingest,
 )
+from stargap.pipeline.stacks import make_stacks
 from stargap.pipeline.tables import companion_digests, make_catalogue, make_clean, make_table, overrule_digest
-from stargap.tables.columns import CATALOGUE, DOMAINS, JOINT, MEASURED, PHOTOMETRIC, STARS, SURVEY, Column
+from stargap.tables.columns import CATALOGUE, DOMAINS, JOINT, MEASURED, PHOTOMETRIC, STACKED, STARS, SURVEY, Column
 
 __all__ = ["STAGES", "TRAINING", "Stage"]
 
@@ -183,7 +184,7 @@ STAGES: tuple[Stage, ...] = (
         "label spectra by spectrum and photometry together",
         True,
         lambda settings: ("sample", "measure"),
-        _only("photometry", "fit"),
+        lambda settings: settings.model_dump(mode="json", include={"photometry": True, "fit": {"joint"}}),
         make_joint,
         schema=JOINT,
     ),
@@ -197,10 +198,19 @@ STAGES: tuple[Stage, ...] = (
         schema=SURVEY,
     ),
     Stage(
+        "stack",
+        "fit the stacked spectra of stars with several",
+        False,
+        lambda settings: ("ingest", "emulator", "transfer", "table"),
+        lambda settings: settings.model_dump(mode="json", include={"measure": True, "fit": {"stacks"}}),
+        make_stacks,
+        schema=STACKED,
+    ),
+    Stage(
         "catalogue",
         "calibrate errors, combine spectra of a star, cut and publish",
         False,
-        lambda settings: ("table",),
+        lambda settings: ("table", "stack"),
         _only("catalogue", "publish"),
         make_catalogue,
         companion_digests,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stargap.catalogue.ages import Ages, kinematic_ages
 from stargap.catalogue.build import build_catalogue
-from stargap.catalogue.precision import fit_precision, published_errors
+from stargap.catalogue.precision import Precision, fit_precision, published_errors
 from stargap.catalogue.publish import write_catalogue
 from stargap.files import part_folder, replacing, sweep_parts
 from stargap.pipeline.folder import Columns, Made, Run, content_digest, joined_rows
@@ -128,8 +128,14 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
         ages = kinematic_ages({**columns, "e_rv": errors["e_rv"]})
         added |= _age_columns(ages)
         counts = {f"young by {name}": number for name, number in ages.young.items()}
-    population = run.settings.photometry
-    built = build_catalogue(table, folder, run.settings.catalogue, added=added, population=population)
+    built = build_catalogue(
+        table,
+        folder,
+        run.settings.catalogue,
+        added=added,
+        population=run.settings.photometry,
+        stacks=_calibrated_stacks(run, precision),
+    )
     written = write_catalogue(folder, formats=run.settings.publish.formats)
     if run.settings.publish.paper_table:
         written += write_catalogue(folder, formats=run.settings.publish.formats, paper=True)
@@ -143,6 +149,15 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
         *dict.fromkeys(written),
     ]
     return Made(products, run.rows(None), {"stars": built.star_count, "final": final, **counts})
+
+
+def _calibrated_stacks(run: Run, precision: Precision) -> Columns:
+    """Return the labels of stacked spectra, with the errors that repeats show at their S/N."""
+    stacks = read_columns(run.folder / "stack" / "stacks.parquet")
+    for name in LABELS_WITH_ERRORS[1:]:
+        error = precision.errors[name].calibrated_error(stacks[f"e_{name}_stack"], stacks["snr_r_stack"])
+        stacks[f"e_{name}_stack"] = error.astype(np.float32)
+    return stacks
 
 
 def _age_columns(ages: Ages) -> Columns:

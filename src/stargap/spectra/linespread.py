@@ -24,11 +24,14 @@ __all__ = [
     "instrument_resolution",
     "match_resolution",
     "missing_blur",
+    "missing_native_blur",
     "over",
     "to_resolution",
 ]
 
 FWHM_PER_SIGMA = float(np.sqrt(8.0 * np.log(2.0)))
+PIXEL = float(FWHM_PER_SIGMA * LOG_LAMBDA.step * np.log(10.0))
+"""FWHM over wavelength of a Gaussian whose sigma is a pixel of the log-lambda grid."""
 FINE = 0.6
 """Spectra whose pixels are narrower than this many of the log-lambda grid are averaged over its pixels."""
 LEAST_GOOD = 0.5
@@ -215,33 +218,48 @@ def missing_blur(resolution: PerStar, grid: PixelGrid) -> SupportSpectra:
     return amount.float()
 
 
+def missing_native_blur(resolution: PerStar) -> Tensor:
+    """Return the same for models on the log-lambda grid, where one amount serves all pixels: ``(star, 1)``.
+
+    Example:
+        >>> missing_native_blur(torch.tensor([1800.0, 1000.0])).tolist()
+        [[0.0], [1.17...]]
+    """
+    sigma2 = (resolution.double() ** -2.0 - MODEL_RESOLUTION**-2.0).clamp_min(0.0)[:, None]
+    amount: Tensor = sigma2 / PIXEL**2 / 2
+    return amount.float()
+
+
 def match_resolution(
-    flux: NDArray[np.float64], ivar: NDArray[np.float64], power: NDArray[np.float64], averaged: bool
+    flux: NDArray[np.float64], ivar: NDArray[np.float64], power: NDArray[np.float64], spread: float
 ) -> tuple[NDArray[np.float64], float]:
     """Return a spectrum on the log-lambda grid at one resolving power, and that power.
 
-    It is the models', or the lowest of the spectrum over its good pixels where that is lower; pixels that are sharper
-    are convolved with the Gaussian that is missing. Bad pixels have no weight, and fluxes stay where they have none.
-    Noise is correlated by it; inverse variances are unchanged, so that a fit has the information that there was.
+    It is the models', or the lowest of the spectrum over its good pixels where that is lower, once the grid has
+    broadened it; pixels that are sharper are convolved with the Gaussian that is missing. Bad pixels have no weight,
+    and fluxes stay where they have none. Noise is correlated by it; inverse variances are unchanged, so that a fit has
+    the information that there was.
 
     Args:
         flux: ``(native,)`` on ``LOG_LAMBDA``.
         ivar: 0 at bad pixels.
-        power: resolving power at each pixel.
-        averaged: whether pixels were averaged over those of the grid, which broadens as well.
+        power: resolving power at each pixel, before it was put on the grid.
+        spread: variance (squared pixels of the grid) by which that broadened it: 1/12 where pixels were averaged over
+            those of the grid, t (1 - t) D^2 of linear interpolation at phase t between pixels D apart.
 
     Example:
         >>> line = np.zeros(LOG_LAMBDA.count)
         >>> line[900] = 1.0
-        >>> broad, power = match_resolution(line, np.ones(LOG_LAMBDA.count), np.full(LOG_LAMBDA.count, 1e4), False)
+        >>> broad, power = match_resolution(line, np.ones(LOG_LAMBDA.count), np.full(LOG_LAMBDA.count, 1e4), 0.0)
         >>> power, round(float((broad > broad.max() / 2).sum() * LOG_LAMBDA.step * np.log(10)), 4)
         (1800.0, 0.0007)
     """
     good = ivar > 0
     if not good.any():
         return flux, MODEL_RESOLUTION
+    power = (power**-2.0 + spread * PIXEL**2) ** -0.5
     target = min(MODEL_RESOLUTION, float(power[good].min()))
-    return to_resolution(flux, ivar, power, target, averaged=averaged), target
+    return to_resolution(flux, ivar, power, target), target
 
 
 def to_resolution(
@@ -249,8 +267,6 @@ def to_resolution(
     ivar: NDArray[np.float64],
     power: NDArray[np.float64],
     target: float,
-    *,
-    averaged: bool = False,
 ) -> NDArray[np.float64]:
     """Return fluxes on the log-lambda grid convolved from a resolving power at each pixel to a lower one.
 
@@ -259,7 +275,6 @@ def to_resolution(
         ivar: 0 at bad pixels, which have no weight.
         power: at each pixel.
         target: of the result; pixels that are not above it are unchanged.
-        averaged: as for `match_resolution`.
 
     Example:
         >>> flat = np.ones(LOG_LAMBDA.count)
@@ -267,8 +282,7 @@ def to_resolution(
         True
     """
     good = ivar > 0
-    sigma2 = (target**-2.0 - power**-2.0) / (FWHM_PER_SIGMA * LOG_LAMBDA.step * np.log(10.0)) ** 2
-    amount = torch.as_tensor((sigma2 - (1 / 12 if averaged else 0.0)).clip(min=0.0) / 2)
+    amount = torch.as_tensor(((target**-2.0 - power**-2.0) / PIXEL**2).clip(min=0.0) / 2)
     weight = torch.as_tensor(good, dtype=torch.float64)
     steps = (amount.max() / FINE_STEP).ceil().clamp_min(1.0)
     both = _repeated(torch.stack([torch.as_tensor(flux) * weight, weight]), amount / steps, steps[None, None])

@@ -108,11 +108,12 @@ def concatenate(parts: Sequence[NativeBatch]) -> NativeBatch:
 def to_log_lambda(spectra: Sequence[Spectrum]) -> NativeBatch:
     """Put spectra on the log-lambda grid, one row each, scaled to a median of about 1.
 
-    LAMOST and SDSS pixels lie on it (within 0.02 pixel, 1.4 km/s) and are copied; any other wavelengths are resampled
-    linearly with the variance carried. Spikes are given weight zero: pixels more than 20 sigma AND more than
-    3 times the local level away from the median of their 11 neighbours, and near H-alpha more than 3 times as far above
-    it as the pixels beside them (no line is narrower than the spectrograph makes it); their number is kept. Weight zero
-    goes also to pixels whose S/N at the typical flux is below 1e-5 or above 1e7, which float32 cannot hold.
+    LAMOST and SDSS pixels lie on it (within 0.02 pixel, 1.4 km/s) and are copied; pixels narrower than 0.6 of its own
+    are averaged, others interpolated linearly, with the variance carried, and ``resolution`` lower by the broadening.
+    Spikes are given weight zero: pixels more than 20 sigma AND more than 3 times the local level away from the median
+    of their 11 neighbours, and near H-alpha more than 3 times as far above it as the pixels beside them (no line is
+    narrower than the spectrograph makes it); their number is kept. Weight zero goes also to pixels whose S/N at the
+    typical flux is below 1e-5 or above 1e7, which float32 cannot hold.
 
     Raises:
         SpectrumError: wavelengths that do not overlap 6000-8900 A.
@@ -152,21 +153,25 @@ def to_log_lambda(spectra: Sequence[Spectrum]) -> NativeBatch:
 
 def _on_grid(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Return flux, ivar and resolving power of a spectrum on the grid."""
-    if spectrum.resolution is None:
-        return *_resample(spectrum), MODEL_RESOLUTION
     steps = np.diff(np.log10(spectrum.wavelength))
     averaged = bool(steps.size and np.median(steps) < FINE * LOG_LAMBDA.step)
-    flux, ivar = _average(spectrum) if averaged else _resample(spectrum)
-    known = np.isfinite(spectrum.resolution) & (spectrum.resolution > 0)
-    if not known.any():
+    flux, ivar, spread = _average(spectrum) if averaged else _resample(spectrum)
+    power = np.full(LOG_LAMBDA.count, MODEL_RESOLUTION)
+    if spectrum.resolution is not None:
+        known = np.isfinite(spectrum.resolution) & (spectrum.resolution > 0)
+        if known.any():
+            power = np.interp(LOG_LAMBDA.wavelength, spectrum.wavelength[known], spectrum.resolution[known])
+    elif not spread:
         return flux, ivar, MODEL_RESOLUTION
-    power = np.interp(LOG_LAMBDA.wavelength, spectrum.wavelength[known], spectrum.resolution[known])
-    flux, resolution = match_resolution(flux, ivar, power, averaged)
+    flux, resolution = match_resolution(flux, ivar, power, spread)
     return flux, ivar, resolution
 
 
-def _average(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return means of narrower pixels over those of the grid, weighted by how much of each lies inside."""
+def _average(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return means of narrower pixels over those of the grid, weighted by how much of each lies inside.
+
+    The last value is the variance by which that broadens lines, in squared pixels of the grid.
+    """
     place = np.log10(spectrum.wavelength) / LOG_LAMBDA.step - LOG_LAMBDA.first
     if place.size < 2 or place[-1] < 0 or place[0] > LOG_LAMBDA.count - 1:
         raise SpectrumError(spectrum.facts.path, "its wavelengths do not overlap 6000-8900 A")
@@ -186,10 +191,15 @@ def _average(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float6
     enough = covered >= LEAST_GOOD
     flux = np.divide(sums, covered, out=np.zeros(covered.shape), where=enough)
     ivar = np.divide(covered**2, variance, out=np.zeros(covered.shape), where=enough & (variance > 0))
-    return flux, ivar
+    return flux, ivar, 1 / 12
 
 
-def _resample(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _resample(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return flux and ivar by linear interpolation, and the variance by which that broadens lines, as `_average` does.
+
+    Interpolated pixels share noise. The variance of one is here the sum of its row of their covariance, which is what
+    a mean over many pixels has, so that errors hold that take pixels for independent.
+    """
     flux, ivar = np.zeros(LOG_LAMBDA.count), np.zeros(LOG_LAMBDA.count)
     wave = spectrum.wavelength
     if wave.size < 2 or wave[-1] < 6000.0 or wave[0] > 8900.0:
@@ -199,16 +209,20 @@ def _resample(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float
     inside = (nearest >= 0) & (nearest < LOG_LAMBDA.count)
     if np.abs(place - nearest)[inside].max(initial=0.0) < 0.02 and (np.diff(nearest) > 0).all():
         flux[nearest[inside]], ivar[nearest[inside]] = spectrum.flux[inside], spectrum.ivar[inside]
-        return flux, ivar
+        return flux, ivar, 0.0
     target = LOG_LAMBDA.wavelength
     left = np.clip(np.searchsorted(wave, target, side="right") - 1, 0, wave.size - 2)
     t = (target - wave[left]) / (wave[left + 1] - wave[left])
     covered = (t >= 0) & (t <= 1) & (spectrum.ivar[left] > 0) & (spectrum.ivar[left + 1] > 0)
+    used = np.bincount(left, np.where(covered, 1 - t, 0.0), wave.size)
+    used += np.bincount(left + 1, np.where(covered, t, 0.0), wave.size)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        variance = (1 - t) ** 2 / spectrum.ivar[left] + t**2 / spectrum.ivar[left + 1]
+        variance = (1 - t) * used[left] / spectrum.ivar[left] + t * used[left + 1] / spectrum.ivar[left + 1]
         flux = np.where(covered, (1 - t) * spectrum.flux[left] + t * spectrum.flux[left + 1], 0.0)
         ivar = np.where(covered, 1.0 / variance, 0.0)
-    return flux, np.where(np.isfinite(ivar), ivar, 0.0)
+    apart = np.log10(wave[left + 1] / wave[left]) / LOG_LAMBDA.step
+    spread = float(np.mean((t * (1 - t) * apart**2)[covered])) if covered.any() else 0.0
+    return flux, np.where(np.isfinite(ivar), ivar, 0.0), spread
 
 
 def _spikes(flux: NDArray[np.float64], ivar: NDArray[np.float64], good: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from stargap.tables.photometric_columns import JOINT, PHOTOMETRIC, PHOTOMETRY
 from stargap.tables.spectral import SPECTRAL
 
 __all__ = ["CATALOGUE", "DOMAINS", "INT_NULL", "JOINED", "JOINT", "MEASURED", "PAPER", "PHOTOMETRIC", "PHOTOMETRY",
-           "STARS", "SURVEY", "Column", "columns_table"]  # fmt: skip
+           "STACKED", "STARS", "SURVEY", "Column", "columns_table"]  # fmt: skip
 
 _INF = float("inf")
 
@@ -277,6 +277,26 @@ def _of_star(name: str) -> tuple[Column, ...]:
     )
 
 
+def _of_stack(name: str) -> tuple[Column, ...]:
+    value, error = _some(name, f"e_{name}")
+    about = f"{value.description.removesuffix(', [log(cm s-2)]')}, fit to the star's stacked spectra"
+    return (
+        replace(value, name=f"{name}_stack", description=about, paper_name=""),
+        replace(error, name=f"e_{name}_stack", description=f"1-sigma error of {name}_stack, calibrated as e_{name} is"),
+    )
+
+
+STACKED: tuple[Column, ...] = (
+    Column("n_stack", "int32", "", "meta.number;obs", "Number of spectra in the stack; null for stars with one"),
+    replace(_BY_NAME["snr_r"], name="snr_r_stack", description="Median S/N per pixel in r of the stack", paper_name=""),
+    *_of_stack("teff"),
+    *_of_stack("logg"),
+    *_of_stack("m_h"),
+    replace(_BY_NAME["chi2"], name="chi2_stack", description="Reduced chi-square of the label fit to the stack"),
+    Column("use_stack", "int32", "", "meta.code.qual", "1 if labels of the stack are usable; else 0", (0, 1)),
+)
+"""Labels fitted to the spectra of a star together, of stars with several (`stargap.pipeline.stacks`)."""
+
 STARS: tuple[Column, ...] = (
     replace(_BY_NAME["spectrum_id"], description="The star's best spectrum, which gives what is not combined"),
     *_some("gaia_source_id", "designation", "ra", "dec"),
@@ -297,6 +317,7 @@ STARS: tuple[Column, ...] = (
     *_of_star("teff"),
     *_of_star("logg"),
     *_of_star("m_h"),
+    *STACKED,
     *PHOTOMETRIC,
     *JOINT,
     *_some("a_m", "e_a_m"),

@@ -32,7 +32,7 @@ __all__ = ["STAGE_ORDER", "Cluster", "Columns", "RunData", "StageTime", "read_ru
 Columns = dict[str, NDArray[Any]]
 
 STAGE_ORDER = ("ingest", "gaia", "sample", "photometry", "emulator", "velocity", "prepare", "clean", "labels",
-               "transfer", "measure", "joint", "table", "catalogue")  # fmt: skip
+               "transfer", "measure", "joint", "table", "stack", "catalogue")  # fmt: skip
 """Stages of a run up to its report, first to last, by the names of their folders of receipts."""
 LABELS = ("rv", "teff", "logg", "m_h")
 SPECTRA = (
