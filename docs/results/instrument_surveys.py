@@ -96,12 +96,13 @@ def variability(runs: dict[str, RunData]) -> list[str]:
 
 HEAD = f"""## The same simulated stars as LAMOST, DESI and SDSS-V see them
 
-`stargap mock --stars {STARS} --seed {SEED} --repeats 0.2 --instrument lamost` (`desi`, `sdss-v`), then `stargap run`, all
-simulated: the same stars of other physics than the models, junk and repeats, at the same S/N per pixel. DESI's files hold
-the targets of a night, three arms of 0.8 A a pixel and the resolution matrix of each spectrum (R = 3200-5100, within
-4 %, another for each fibre); SDSS-V's `mwmVisit` files the visits of a star, in its rest frame by a velocity that is 3
-km/s off and more, their resolving power (1850-2650) within 8 % of what the reader takes it to be. Labels are those of
-`transfer-simulated`, which was trained on simulated LAMOST spectra."""
+`stargap mock --stars {STARS} --seed {SEED} --repeats 0.2 --instrument lamost` (`desi`, `sdss-v`), then `stargap run`,
+all simulated: the same stars of other physics than the models, junk and repeats, at the same S/N per pixel (DESI's
+pixels are half as wide, so that its S/N per A is 1.4 times as high). DESI's files hold the targets of a night, three
+arms of 0.8 A a pixel and the resolution matrix of each spectrum (R = 3200-5100, each fibre within 4 % of it);
+SDSS-V's `mwmVisit` files the visits of a star, in its rest frame by a velocity that is 3 km/s off and more, at R =
+1850-2650, each fibre within 8 % of what the reader takes it to be. Labels are those of `transfer-simulated`, which
+was trained on simulated LAMOST spectra."""
 COMPARED = """Measured minus true of inactive M dwarfs that are in the final catalogues of all three, simulated: median,
 1.4826 times the median absolute deviation, the same of pulls (differences over published errors, systematic ones
 included), and the fraction within one error."""

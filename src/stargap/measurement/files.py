@@ -24,6 +24,7 @@ from stargap.pixels import grid_for
 from stargap.processor import cpu_capability
 from stargap.settings import MeasureSettings
 from stargap.spectra.inputs import expand_spectra, list_spectra, spectra_from_arrays
+from stargap.spectra.linespread import instrument_resolution
 from stargap.spectra.modelled import ModelledSpectra, write_spectra
 from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Spectrum
@@ -43,6 +44,7 @@ def measure(
     ivar: ArrayLike | None = None,
     settings: MeasureSettings | None = None,
     model: str | Path | None = None,
+    instrument: str | float | Sequence[tuple[float, float]] | None = None,
     workers: int = 1,
     plot: str | Path | None = None,
     spectra: bool | str | Path = False,
@@ -64,6 +66,10 @@ def measure(
             card in docs/model-lamost.md), ``emulator``, or ``transfer-simulated``, for simulated stars alone. The
             default of the paper's preset is ``emulator``: a transfer works on spectra of the preset that it was
             trained with.
+        instrument: resolving power lambda / FWHM of spectra that do not tell it, arrays above all: the name of an
+            instrument (``"desi"``, ``"boss"``, ``"sdss"``, ``"miles"`` and others of
+            `stargap.spectra.linespread.INSTRUMENTS`), a number, or pairs of wavelength (A) and number. By default they
+            are taken to be as sharp as LAMOST's, R = 1800. The same as ``read.instrument``.
         workers: processes; results are the same for any number.
         plot: folder for a picture of each fit (`stargap.measurement.pictures.draw_fits`); a picture that cannot be
             drawn is a warning.
@@ -79,7 +85,8 @@ def measure(
         an astropy Table with units, masked where null; its ``meta`` holds versions, settings and digest of the model.
 
     Raises:
-        UsageError: arrays whose shapes or units do not agree; a folder or glob without a FITS file.
+        UsageError: arrays whose shapes or units do not agree; a folder or glob without a FITS file; an instrument that
+            is not known, or given twice.
         ModelError: a model that cannot be used.
 
     Example:
@@ -88,7 +95,11 @@ def measure(
         >>> table = stargap.measure(np.ones_like(wave), wavelength=wave, ivar=np.zeros_like(wave))
         >>> len(table), table["teff"].unit, table["teff"].tolist(), str(table["flag_text"][0])
         (1, Unit("K"), [None], 'too few good pixels for labels, ...')
+        >>> table = stargap.measure(np.ones_like(wave), wavelength=wave, ivar=np.ones_like(wave), instrument=1000)
+        >>> float(table["resolution"][0])
+        1000.0
     """
+    read = _with_instrument(read, instrument)
     items = _items(inputs, wavelength, ivar, read)
     job = Job.of(settings, model, read)
     folder = None if plot is None else picture_folder(plot)
@@ -104,6 +115,20 @@ def measure(
         ):
             warnings.warn(fault, stacklevel=2)
     return Measurements.of(columns, provenance, kept)
+
+
+def _with_instrument(
+    read: ReadSettings | None, instrument: str | float | Sequence[tuple[float, float]] | None
+) -> ReadSettings | None:
+    if instrument is None:
+        return read
+    if read is not None and read.instrument is not None:
+        message = "the instrument is given twice: as instrument and as read.instrument"
+        raise UsageError(message)
+    known = {} if read is None else read.model_dump()
+    chosen = instrument if isinstance(instrument, str | float | int) else [(float(w), float(r)) for w, r in instrument]
+    instrument_resolution(np.array([7000.0]), chosen)
+    return ReadSettings(**(known | {"instrument": chosen}))
 
 
 def _items(

@@ -52,7 +52,7 @@ class Spectrograph:
 
         Example:
             >>> [round(one.resolution) for one in SPECTROGRAPHS_BY_NAME.values()]
-            [1810, 4150, 2250]
+            [1780, 4150, 2250]
         """
         number = np.repeat(np.arange(1, SPECTROGRAPHS + 1), FIBRES)
         fibre = np.tile(np.arange(1, FIBRES + 1), SPECTROGRAPHS)

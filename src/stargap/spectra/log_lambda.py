@@ -14,7 +14,7 @@ from stargap.arrays import NativeSpectra, PerStar
 from stargap.errors import SpectrumError
 from stargap.pixels import LOG_LAMBDA, MODEL_RESOLUTION
 from stargap.spectra.linespread import FINE, LEAST_GOOD, match_resolution
-from stargap.spectra.readers.content import facts_with_snr
+from stargap.spectra.readers.content import RANGE, facts_with_snr
 from stargap.spectra.spectrum import Facts, Spectrum
 
 __all__ = ["NativeBatch", "concatenate", "empty_batch", "native_batch", "to_log_lambda"]
@@ -153,8 +153,11 @@ def to_log_lambda(spectra: Sequence[Spectrum]) -> NativeBatch:
 
 def _on_grid(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Return flux, ivar and resolving power of a spectrum on the grid."""
-    steps = np.diff(np.log10(spectrum.wavelength))
-    averaged = bool(steps.size and np.median(steps) < FINE * LOG_LAMBDA.step)
+    wave = spectrum.wavelength
+    if wave.size < 2 or wave[-1] < RANGE[0] or wave[0] > RANGE[1]:
+        raise SpectrumError(spectrum.facts.path, "its wavelengths do not overlap 6000-8900 A")
+    steps = np.diff(np.log10(wave))
+    averaged = bool(np.median(steps) < FINE * LOG_LAMBDA.step)
     flux, ivar, spread = _average(spectrum) if averaged else _resample(spectrum)
     power = np.full(LOG_LAMBDA.count, MODEL_RESOLUTION)
     if spectrum.resolution is not None:
@@ -173,8 +176,6 @@ def _average(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float6
     The last value is the variance by which that broadens lines, in squared pixels of the grid.
     """
     place = np.log10(spectrum.wavelength) / LOG_LAMBDA.step - LOG_LAMBDA.first
-    if place.size < 2 or place[-1] < 0 or place[0] > LOG_LAMBDA.count - 1:
-        raise SpectrumError(spectrum.facts.path, "its wavelengths do not overlap 6000-8900 A")
     middle = (place[1:] + place[:-1]) / 2
     edges = np.concatenate([[2 * place[0] - middle[0]], middle, [2 * place[-1] - middle[-1]]])
     ends = np.arange(LOG_LAMBDA.count + 1) - 0.5
@@ -202,8 +203,6 @@ def _resample(spectrum: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float
     """
     flux, ivar = np.zeros(LOG_LAMBDA.count), np.zeros(LOG_LAMBDA.count)
     wave = spectrum.wavelength
-    if wave.size < 2 or wave[-1] < 6000.0 or wave[0] > 8900.0:
-        raise SpectrumError(spectrum.facts.path, "its wavelengths do not overlap 6000-8900 A")
     place = np.log10(wave) / LOG_LAMBDA.step - LOG_LAMBDA.first
     nearest = np.rint(place).astype(int)
     inside = (nearest >= 0) & (nearest < LOG_LAMBDA.count)
