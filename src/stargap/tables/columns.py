@@ -104,7 +104,7 @@ MEASURED: tuple[Column, ...] = (
     Column("plan_id", "str", "", "meta.id;obs.field", "Observing plan or plate"),
     Column("lmjd", "int64", "d", "time.epoch;obs", "Local modified Julian day of the night", (40000, 100000)),
     Column("spectrograph", "int32", "", "meta.id;instr", "Spectrograph number", (1, 16)),
-    Column("fiber", "int32", "", "meta.id;instr", "Fibre number", (1, 1000)),
+    Column("fiber", "int32", "", "meta.id;instr", "Fibre number", (0, 5000)),
     Column("date_obs", "str", "", "time.start;obs.exposure", "Start of the observation, as in the header"),
     Column("exposure", "float32", "s", "time.duration;obs.exposure", "Total exposure time", (0, 1e6)),
     Column("bad_fraction", "float32", "", "stat.value;instr.pixel", "Fraction of bad fitted pixels", (0, 1)),
