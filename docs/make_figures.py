@@ -31,8 +31,9 @@ from stargap.figures.photometry import photometry_figure
 from stargap.figures.precision import precision_figure
 from stargap.figures.processing import processing_figure
 from stargap.figures.survey import sky_figure, snr_figure, subtype_figure
+from stargap.mock.headers import SUBTYPES
 from stargap.mock.population import PLAIN
-from stargap.mock.survey import SUBTYPES, simulate_survey
+from stargap.mock.survey import simulate_survey
 from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.prepare import prepare
 

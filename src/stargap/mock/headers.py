@@ -16,7 +16,7 @@ from stargap.mock.targets import MOST_EXPOSURES
 from stargap.pixels import SPEED_OF_LIGHT
 from stargap.spectra.spectrum import Facts
 
-__all__ = ["described", "observed_as"]
+__all__ = ["SUBTYPES", "described", "observed_as"]
 
 Columns = dict[str, Any]
 
