@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,5 +103,5 @@ def _read(run: Run, ids: NDArray[np.int64]) -> list[Spectrum]:
 def _spectrum(native: NativeBatch, row: int, facts: Facts) -> Spectrum:
     resolution = float(native.resolution[row])
     power = None if resolution == MODEL_RESOLUTION else np.full(LOG_LAMBDA.count, resolution)
-    arrays: list[Any] = [values[row].double().numpy() for values in (native.flux, native.ivar)]
-    return Spectrum(LOG_LAMBDA.wavelength, *arrays, replace(facts, path=""), power)
+    flux, ivar = native.flux[row].double().numpy(), native.ivar[row].double().numpy()
+    return Spectrum(LOG_LAMBDA.wavelength, flux, ivar, replace(facts, path=""), power)
