@@ -1,24 +1,35 @@
-"""Fixtures shared by every test: simulated stars, one measured batch of them, and how two tables are compared."""
+"""Fixtures shared by every test: simulated stars, one measured batch of them, and how two tables are compared.
+
+What fixtures need is imported in them: the controller of pytest-xdist loads this file and runs no test.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import array_checks  # noqa: F401  checks annotated arrays at every call, so before the package is imported
-import numpy as np
 import pytest
-from helpers.stars import MockStars, mock_stars
+from filelock import FileLock
 
-from stargap.measurement.star import Columns, Fitted, measure_batch
-from stargap.processor import single_thread
-from stargap.settings import MeasureSettings
-from stargap.spectra.spectrum import Facts, Spectrum
-from stargap.theory.emulator import Emulator, shipped_emulator
+if TYPE_CHECKING:
+    from helpers.stars import MockStars
+
+    from stargap.measurement.star import Columns, Fitted
+    from stargap.settings import MeasureSettings
+    from stargap.spectra.spectrum import Spectrum
+    from stargap.theory.emulator import Emulator
 
 ALLOWED_SKIPS = ("no GPU", "root may read everything")
+
+
+def pytest_configure(config):
+    """Check annotated arrays at every call, which has to begin before the package is imported."""
+    if not config.getoption("numprocesses", None):
+        import array_checks  # noqa: F401
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -39,8 +50,46 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Arrays are small here, and threads that wait for each other cost more than they save."""
+    from stargap.processor import single_thread
+
     with single_thread():
         yield
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Processes that start at once: forks of a server that has imported what they need."""
+    from helpers.processes import PRELOADED
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    multiprocessing.forkserver.ensure_running()
+    return context
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return a folder that the first of pytest-xdist's workers makes for all, whose tests only read it."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        done = root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                make(root / name)
+                done.touch()
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def simulated_survey(made_once) -> Path:
+    """A small survey in LAMOST's files."""
+    from stargap.mock.write import write_survey
+
+    return made_once("survey", lambda folder: write_survey(folder, 40, seed=3, repeats=0.2, junk=0.1))
 
 
 @pytest.fixture(scope="session")
@@ -55,12 +104,16 @@ def shared_data():
 
 @pytest.fixture(scope="session")
 def emulator() -> Emulator:
+    from stargap.theory.emulator import shipped_emulator
+
     return shipped_emulator()
 
 
 @pytest.fixture(scope="session")
 def simulate(emulator) -> Callable[..., MockStars]:
     """Inactive stars unless told otherwise; arguments of `mock_stars`, and `snr` can be one number."""
+    import numpy as np
+    from helpers.stars import mock_stars
 
     def make(count: int, *, seed: int, snr: float | Sequence[float] | None = None, **options) -> MockStars:
         options = {"active_fraction": 0.0} | options
@@ -73,6 +126,7 @@ def simulate(emulator) -> Callable[..., MockStars]:
 @pytest.fixture(scope="session")
 def spectra() -> Callable[[MockStars], list[Spectrum]]:
     """The stars as a reader would give them."""
+    from stargap.spectra.spectrum import Facts, Spectrum
 
     def make(stars: MockStars) -> list[Spectrum]:
         facts = Facts(layout="arrays")
@@ -86,18 +140,24 @@ def spectra() -> Callable[[MockStars], list[Spectrum]]:
 @pytest.fixture(scope="session")
 def mixed(simulate) -> MockStars:
     """128 stars of every quality, a fifth of them active, defects included."""
+    import numpy as np
+
     snr = np.random.default_rng(0).choice([3.0, 5.0, 10.0, 30.0, 100.0], 128)
     return simulate(128, seed=21, snr=snr, active_fraction=0.2)
 
 
 @pytest.fixture(scope="session")
 def settings() -> MeasureSettings:
+    from stargap.settings import MeasureSettings
+
     return MeasureSettings()
 
 
 @pytest.fixture(scope="session")
 def numbered(mixed, spectra) -> list[Spectrum]:
     """The 128 mixed stars with facts that tell them apart."""
+    from stargap.spectra.spectrum import Facts
+
     return [
         replace(star, facts=Facts(layout="arrays", path=f"{row}.fits", obsid=1000 + row, designation=f"S{row}"))
         for row, star in enumerate(spectra(mixed))
@@ -107,6 +167,8 @@ def numbered(mixed, spectra) -> list[Spectrum]:
 @pytest.fixture(scope="session")
 def batch(numbered, settings, emulator) -> tuple[Columns, Fitted]:
     """What is measured of the 128 mixed stars."""
+    from stargap.measurement.star import measure_batch
+
     return measure_batch(numbered, settings, emulator)
 
 
@@ -118,6 +180,7 @@ def whole(batch) -> Columns:
 @pytest.fixture(scope="session")
 def differences() -> Callable[..., list[str]]:
     """Names of the columns that are not the same bits (NaN equals NaN, masks aside), ``spectrum_id`` left out."""
+    import numpy as np
 
     def compare(one: Columns, other: Columns, rows=slice(None), other_rows=slice(None)) -> list[str]:
         assert one.keys() == other.keys()

@@ -5,15 +5,18 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from astropy.io import fits
+from helpers.processes import run_command
 from helpers.stars import mock_stars
 from safetensors.numpy import load_file
 
@@ -196,18 +199,27 @@ def test_help_does_not_import_torch_or_astropy():
     assert printed.strip() == "[]"
 
 
-def test_ctrl_c_is_one_line_and_130(folder, tmp_path):
+def struck(processes, words, folder, signum, ready):
+    """Exit code, output and errors of a command in another process that gets a signal once it is ready."""
+    process = processes.Process(target=run_command, args=(words, folder))
+    process.start()
+    while not (folder / "stdout").exists() or not ready():
+        assert process.is_alive()
+        time.sleep(0.005)
+    os.kill(process.pid, signum)
+    process.join(60)
+    out, error = ((folder / name).read_text() for name in ("stdout", "stderr"))
+    (folder / "stdout").unlink()
+    assert "Traceback" not in error + out
+    return process.exitcode, out, error.strip()
+
+
+def test_ctrl_c_is_one_line_and_130(folder, tmp_path, processes):
     (tmp_path / "list.txt").write_text(f"{folder / 'spec-0.fits'}\n" * 5000)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stargap", "measure", f"@{tmp_path / 'list.txt'}", "--workers", "1"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    time.sleep(6)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.strip().splitlines()[-1] == "stargap: interrupted"
-    assert "Traceback" not in err + out
+    begun = time.monotonic()
+    words = ["measure", "@list.txt", "--workers", "1"]
+    code, _, error = struck(processes, words, tmp_path, signal.SIGINT, lambda: time.monotonic() > begun + 1)
+    assert (code, error.splitlines()[-1]) == (130, "stargap: interrupted")
 
 
 def test_broken_pipe_is_silent(folder):
@@ -262,25 +274,20 @@ def test_a_trained_model_measures_and_says_what_it_is(trained, folder, tmp_path)
     assert "simulated stars" not in run("measure", folder / "spec-0.fits", "--workers", "1").stdout
 
 
+def made(folder, product):
+    return bool(list(folder.glob(product)))
+
+
 @pytest.mark.slow
-def test_a_stopped_training_goes_on_to_the_same_model(trained, tmp_path):
+def test_a_stopped_training_goes_on_to_the_same_model(trained, tmp_path, processes):
     (tmp_path / "tiny.toml").write_text(TINY)
-    command = [sys.executable, "-m", "stargap", "train", "tiny.toml"]
-    for signum, wait_for in (
+    stopped = (130, "", "stargap: stopped; run the same command again to go on")
+    for signum, product in (
         (signal.SIGTERM, "out/spectra/flux.npy"),
         (signal.SIGINT, "out/training-default/stage-0*"),
     ):
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
-        )
-        limit = time.monotonic() + 60
-        while not list(tmp_path.glob(wait_for)) and time.monotonic() < limit:
-            time.sleep(0.005)
-        process.send_signal(signum)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 130, (out, err)
-        assert err.strip() == "stargap: stopped; run the same command again to go on"
-        assert out == ""
+        there = partial(made, tmp_path, product)
+        assert struck(processes, ["train", "tiny.toml"], tmp_path, signum, there) == stopped
     assert run("train", "tiny.toml", cwd=tmp_path).returncode == 0
     assert tensors(tmp_path / "out/transfer.safetensors") == tensors(trained[0] / "out/transfer.safetensors")
     assert (tmp_path / "out/transfer.json").read_bytes() == (trained[0] / "out/transfer.json").read_bytes()
@@ -370,16 +377,19 @@ def test_anchors_that_make_no_sense(here, capsys, line, says):
     assert says in train_with("anchors = 'bad.csv'\n" + TINY, capsys)
 
 
-def test_anchors_move_the_labels(here, capsys):
+def test_anchors_move_the_labels(here, capsys, monkeypatch):
+    """The training of the same settings without anchors is taken over."""
     from stargap.transfer.residual.model import ResidualTransfer
 
     truth = np.load(here / "out/spectra/truth.npy")
-    rows = [f"{row},{t + 200},20,{g},0.05,{m},0.05" for row, (t, g, m, _) in enumerate(truth[:60])]
+    rows = [f"{row},{t + 200},20,{g},0.05,{m},0.05" for row, (t, g, m, _) in enumerate(truth[:100])]
     (here / "anchors.csv").write_text(HEAD + "\n".join(rows) + "\n")
-    text = "anchors = 'anchors.csv'\n" + TINY.replace('"out"', '"anchored"') + "match = false\n"
+    text = "anchors = 'anchors.csv'\n" + TINY.replace('"out"', '"anchored"')
     (here / "anchored.toml").write_text(text)
+    monkeypatch.setattr("stargap.transfer.residual.scatter.STARS", 16)
+    shutil.copytree(here / "out", here / "anchored", ignore=shutil.ignore_patterns("transfer.*"))
     succeeds(["train", "anchored.toml"])
-    assert "anchors match: anchors           60" in capsys.readouterr().out
+    assert "anchors match: anchors           100" in capsys.readouterr().out
     places = ResidualTransfer.load(here / "out/transfer.safetensors").label_map.centre[None]
     maps = [ResidualTransfer.load(here / name / "transfer.safetensors").label_map for name in ("out", "anchored")]
     assert maps[1](places)[0, 0] - maps[0](places)[0, 0] > 50
@@ -475,6 +485,8 @@ def test_training_the_reference(here, folder, capsys):
     tiny = TINY.replace('"out"', '"network"')
     text = 'architecture = "reference"\n' + tiny + "[reference]\niterations = 1\nbatch = 1\n"
     (here / "reference.toml").write_text(text)
+    other = shutil.ignore_patterns("transfer.*", "training-*")
+    shutil.copytree(here / "out", here / "network", ignore=other)  # the same simulated stars
     succeeds(["train", "reference.toml"])
     assert "use: stargap measure SPECTRA --model network/transfer.safetensors" in capsys.readouterr().out
     assert json.loads((here / "network/transfer.json").read_text())["iterations"] == 1

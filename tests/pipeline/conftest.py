@@ -1,4 +1,4 @@
-"""A small simulated survey in LAMOST's files, and how a run of it is asked for."""
+"""How a run of the simulated survey is asked for, and one that is done."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from stargap.mock.write import write_survey
 from stargap.pipeline.engine import run_survey
 from stargap.pipeline.settings import SurveySettings
 
-STARS, SHARD_ROWS = 40, 16
+SHARD_ROWS = 16
 
 
 @pytest.fixture(scope="session")
-def survey(tmp_path_factory):
-    return write_survey(tmp_path_factory.mktemp("survey"), STARS, seed=3, repeats=0.2, junk=0.1)
+def survey(simulated_survey):
+    return simulated_survey
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +39,10 @@ def asked(survey):
 
 
 @pytest.fixture(scope="session")
-def whole(asked, tmp_path_factory):
-    """A run in one process, never stopped."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    states = run_survey(asked(folder))
-    assert [state.state for state in states] == ["done"] * len(states)
-    return folder
+def whole(asked, made_once):
+    """A run in one process, never stopped, which tests only read or copy."""
+
+    def run(folder: Path):
+        assert {state.state for state in run_survey(asked(folder))} == {"done"}
+
+    return made_once("whole", run)

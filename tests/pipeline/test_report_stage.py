@@ -7,6 +7,7 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
+from helpers.reports import quick_reports
 from pydantic import ValidationError
 
 import stargap.pipeline.report as stage
@@ -57,7 +58,8 @@ def report_of(states):
 def test_a_run_ends_with_its_report_and_makes_it_once(asked, folder, survey):
     before = products(folder)
     settings = asked(folder, report={"truth": survey / "truth.parquet", "spectra": 2})
-    state = report_of(run_survey(settings))
+    with quick_reports():
+        state = report_of(run_survey(settings))
     lines = pq.read_metadata(folder / "measured.parquet").num_rows
     assert (state.state, state.rows) == ("done", lines)
     assert state.counts["figures"] == len(list((folder / "report/figures").glob("*.png"))) > 5
@@ -71,7 +73,8 @@ def test_a_run_ends_with_its_report_and_makes_it_once(asked, folder, survey):
     assert products(folder) == before
     # the same once more, byte for byte, although the receipt of the report is there now
     content = {path: path.read_bytes() for path in made if path.is_file()}
-    run_survey(settings, since="report")
+    with quick_reports():
+        run_survey(settings, since="report")
     assert {path: path.read_bytes() for path in made if path.is_file()} == content
 
 

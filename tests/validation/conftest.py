@@ -1,4 +1,4 @@
-"""A small simulated survey, run to its catalogue, for tests of what is made of it."""
+"""The small simulated survey, run to its catalogue, for tests of what is made of it."""
 
 import pytest
 
@@ -15,21 +15,22 @@ def simulated_survey(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def finished_run(simulated_survey, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    settings = SurveySettings(
-        output=folder,
-        input={
+def finished_run(simulated_survey, made_once):
+    settings = {
+        "input": {
             "spectra": [str(simulated_survey / "spectra")],
             "catalogue": simulated_survey / "lamost.csv",
             "gaia": simulated_survey / "gaia.parquet",
         },
-        ingest={"shard_rows": 16},
-        transfer={"use": "simulated", "prior": {"draws": 1000, "alpha": 0.0}},
-        measure={"starts": 1},
-        catalogue={"title": TITLE},
-        publish={"formats": []},
-        report={"skip": True},
-    )
-    assert all(state.state == "done" for state in run_survey(settings))
-    return folder
+        "ingest": {"shard_rows": 16},
+        "transfer": {"use": "simulated", "prior": {"draws": 1000, "alpha": 0.0}},
+        "measure": {"starts": 1},
+        "catalogue": {"title": TITLE},
+        "publish": {"formats": []},
+        "report": {"skip": True},
+    }
+
+    def run(folder):
+        assert {state.state for state in run_survey(SurveySettings(output=folder, **settings))} == {"done"}
+
+    return made_once("finished", run)
