@@ -42,7 +42,7 @@ def surveys(folder: Path) -> str:
     head = ["survey", "spectra", "files", "MB", "in the sample", "in the final catalogue", "of these in all three"]
     columns = ["quantity", "S/N", "survey", "spectra", "median", "scatter", "pulls", "within 1 σ"]
     parts = [HEAD, table(head, counts), COMPARED, table(columns, rows)]
-    return "\n\n".join([*parts, *variability(runs)])
+    return "\n\n".join([*parts, *stacks(runs), *variability(runs)])
 
 
 def simulated_run(folder: Path, instrument: str) -> RunData:
@@ -83,6 +83,33 @@ def compared(
             f"{100 * np.mean(np.abs(pull[known]) < 1):.0f} %"]  # fmt: skip
 
 
+def stacks(runs: dict[str, RunData]) -> list[str]:
+    """Return labels of stacks and weighted means minus true ones, of stars with several spectra."""
+    rows = []
+    for name, title in INSTRUMENTS.items():
+        stars = read_columns(runs[name].folder / "catalogue" / "stars.parquet")
+        truth = read_columns(runs[name].folder.parent / "truth.parquet")
+        ids, first = np.unique(truth["source_id"], return_index=True)
+        place = first[np.searchsorted(ids, stars["gaia_source_id"]).clip(0, len(ids) - 1)]
+        true = {key: values[place] for key, values in truth.items()}
+        use = (true["source_id"] == stars["gaia_source_id"]) & (true["kind"] == "dwarf") & ~true["active"].astype(bool)
+        use &= stars["in_final_catalogue"] & (stars["n_stack"] > 1) & (stars["n_stack"] == stars["n_epochs"])
+        snr = np.fmin(stars["snr_r"], stars["snr_i"]) / np.sqrt(np.maximum(stars["n_epochs"], 1))
+        for low, high in ((5.0, 20.0), (20.0, np.inf)):
+            some = use & (snr >= low) & (snr < high) & (stars["use_stack"] == 1)
+            cells = [title, "5-20" if low == 5 else "above 20", f"{some.sum()}"]
+            for label in ("teff", "logg", "m_h"):
+                digits = LABELS[label][1]
+                for values in (stars[label], stars[f"{label}_stack"]):
+                    off = (values - true[label])[some]
+                    cells.append(number(float(np.median(off)), digits, error=robust_scatter(off), sign=True))
+                cells.append(number(robust_scatter((stars[f"{label}_stack"] - stars[label])[some]), digits))
+            rows.append(cells)
+    head = ["survey", "S/N", "stars", "Teff, mean", "stack", "between", "log g, mean", "stack", "between",
+            "[M/H], mean", "stack", "between"]  # fmt: skip
+    return [STACKS, table(head, rows)]
+
+
 def variability(runs: dict[str, RunData]) -> list[str]:
     """Return how many stars of constant velocity are called variable."""
     rows = []
@@ -96,15 +123,19 @@ def variability(runs: dict[str, RunData]) -> list[str]:
 
 HEAD = f"""## The same simulated stars as LAMOST, DESI and SDSS-V see them
 
-`stargap mock --stars {STARS} --seed {SEED} --repeats 0.2 --instrument lamost` (`desi`, `sdss-v`), then `stargap run`,
-all simulated: the same stars of other physics than the models, junk and repeats, at the same S/N per pixel (DESI's
-pixels are half as wide, so that its S/N per A is 1.4 times as high). DESI's files hold the targets of a night, three
-arms of 0.8 A a pixel and the resolution matrix of each spectrum (R = 3200-5100, each fibre within 4 % of it);
-SDSS-V's `mwmVisit` files the visits of a star, in its rest frame by a velocity that is 3 km/s off and more, at R =
-1850-2650, each fibre within 8 % of what the reader takes it to be. Labels are those of `transfer-simulated`, which
-was trained on simulated LAMOST spectra."""
+`stargap mock --stars {STARS} --seed {SEED} --repeats 0.2 --instrument lamost` (`desi`, `sdss-v`), then `stargap
+run`, all simulated: the same stars of other physics than the models, junk and repeats, at the same S/N per pixel
+(DESI's pixels are half as wide, so that its S/N per A is 1.4 times as high). DESI's files hold the targets of a
+night, three arms of 0.8 A a pixel and the resolution matrix of each spectrum (R = 3200-5100, each fibre within 4 %
+of it); SDSS-V's `mwmVisit` files the visits of a star, in its rest frame by a velocity that is 3 km/s off and more,
+at R = 1850-2650, each fibre within 8 % of what the reader takes it to be. Labels are those of `transfer-simulated`,
+which was trained on simulated LAMOST spectra."""
 COMPARED = """Measured minus true of inactive M dwarfs that are in the final catalogues of all three, simulated: median,
 1.4826 times the median absolute deviation, the same of pulls (differences over published errors, systematic ones
 included), and the fraction within one error."""
+STACKS = """Stars with several spectra: the weighted mean of their labels (`teff`) and the fit to their stack
+(`teff_stack`), minus the truth, median and scatter, by the mean S/N of one spectrum; "between" is the scatter of
+the one minus the other. Means and stacks are as good as each other; the scatter is that of models that differ from
+nature, which no repeat averages out."""
 CONSTANT = """No simulated star changes its velocity; `rv_variable` (a probability below 1e-4) calls so many variable,
 unresolved pairs and junk among them:"""

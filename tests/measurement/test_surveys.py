@@ -7,6 +7,7 @@ import pytest
 from helpers.collections import BOSS_LOGLAM, rest, write_desi, write_mwm
 
 import stargap
+from stargap.flags import Flag
 
 LABELS = [[3400.0, 4.85, 0.0, 0.0], [3700.0, 4.7, -0.3, 0.12]]
 RV = np.array([61.1, -35.0])
@@ -57,3 +58,18 @@ def test_desi_targets_have_a_row_each_with_their_own_resolution(stars, tmp_path)
     assert table["target_id"].tolist() == [11, 12]
     np.testing.assert_allclose(table["resolution"], 5900 / (2.355 * 2.2 * 0.8), rtol=0.06)
     check(table, (1, 0))
+
+
+def test_a_part_of_the_range_has_larger_systematic_errors(stars):
+    wave = np.array(stars.wavelength)
+    ivar = np.where(wave < 7450.0, stars.ivar, 0.0)
+    options = {"wavelength": wave, "progress": False}
+    whole = stargap.measure(stars.flux, ivar=stars.ivar, **options).arrays()
+    part = stargap.measure(stars.flux, ivar=ivar, **options).arrays()
+    assert ((part["flags"] & int(Flag.PARTIAL_COVERAGE)) > 0).all()
+    assert not (whole["flags"] & int(Flag.PARTIAL_COVERAGE)).any()
+    for name, floor in (("teff", 11.0), ("logg", 0.008), ("m_h", 0.022)):
+        added = np.sqrt(0.5) * np.hypot(1.3 * part[f"e_{name}"], floor)
+        assert (part[f"e_{name}_sys"] > 0.95 * added).all()
+        assert (part[f"e_{name}_sys"] > whole[f"e_{name}_sys"]).all()
+        assert (np.abs(part[name] - whole[name]) < 4 * np.hypot(part[f"e_{name}"], part[f"e_{name}_sys"])).all()

@@ -11,14 +11,15 @@ from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.readers.content import RANGE
 from stargap.spectra.spectrum import Facts
 
-__all__ = ["PARTIAL", "PARTIAL_SYSTEMATIC", "covered_fraction", "least_snr", "missing_systematic"]
+__all__ = ["PARTIAL", "PARTIAL_FLOOR", "PARTIAL_NOISE", "covered_fraction", "least_snr", "missing_systematic"]
 
 PARTIAL = 0.95
 """Fraction of 6000-8900 A below which a spectrum covers a part of it."""
-PARTIAL_SYSTEMATIC = np.array([45.0, 0.03, 0.09, 0.0])
-"""Standard deviations of Teff (K), log g, [M/H] and [a/M] (dex) that are added in quadrature to systematic errors,
-times the fraction of 6000-8900 A that is not covered: what labels of LAMOST spectra move by when they are cut to less
-(docs/results/instruments.md)."""
+PARTIAL_NOISE = 1.3
+PARTIAL_FLOOR = np.array([11.0, 0.008, 0.022, 0.0])
+"""What is added in quadrature to systematic errors, times the root of the fraction of 6000-8900 A that is not covered:
+random errors of labels times the first, and Teff (K), log g, [M/H] and [a/M] (dex) of the second. Labels of LAMOST
+spectra that are cut to less move so (docs/results/instruments.md)."""
 
 
 def covered_fraction(native: NativeBatch) -> FloatColumn:
@@ -36,14 +37,19 @@ def covered_fraction(native: NativeBatch) -> FloatColumn:
     return np.asarray(((last - first) / (RANGE[1] - RANGE[0])).clamp_min(0).numpy())
 
 
-def missing_systematic(covered: FloatColumn) -> LabelArray:
+def missing_systematic(covered: FloatColumn, errors: LabelArray) -> LabelArray:
     """Return the systematic errors of labels that a part of the range adds, ``(star, 4)``; 0 from `PARTIAL` on.
 
+    Args:
+        covered: fraction of 6000-8900 A, ``(star,)``.
+        errors: random errors of labels, ``(star, 4)``.
+
     Example:
-        >>> missing_systematic(np.array([1.0, 0.5]))[:, 0]
-        array([ 0. , 22.5])
+        >>> missing_systematic(np.array([1.0, 0.5]), np.full((2, 4), 40.0))[:, 0].round(1)
+        array([ 0. , 37.6])
     """
-    return np.asarray(np.where(covered < PARTIAL, 1.0 - covered, 0.0)[:, None] * PARTIAL_SYSTEMATIC)
+    missing = np.where(covered < PARTIAL, 1.0 - covered, 0.0)[:, None]
+    return np.asarray(np.sqrt(missing) * np.hypot(PARTIAL_NOISE * errors, PARTIAL_FLOOR))
 
 
 def least_snr(facts: Facts) -> float:

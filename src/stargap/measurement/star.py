@@ -297,7 +297,7 @@ def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn,
     errors[missing] = np.nan
     systematic = np.full_like(labels, np.nan)
     if fitted.domains is not None:
-        systematic = np.hypot(fitted.domains.systematic.numpy()[:count], missing_systematic(covered))
+        systematic = np.hypot(fitted.domains.systematic.numpy()[:count], missing_systematic(covered, errors))
         systematic[missing] = np.nan
     columns: Columns = {"chi2": np.where(missing[:, TEFF], np.nan, fitted.fit.chi2.numpy()[:count])}
     for place, name in enumerate(LABELS):

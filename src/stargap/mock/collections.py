@@ -106,7 +106,7 @@ def write_desi(path: Path, spectra: Sequence[Spectrum], *, rng: np.random.Genera
             "WAVELENGTH": desi_arm(arm),
             "FLUX": (flux[:, part] + sign * unlike[:, part]).astype("f4"),
             "IVAR": (ivar[:, part] * halved).astype("f4"),
-            "MASK": (ivar[:, part] == 0).astype("i4"),
+            "MASK": (ivar[:, part] == 0).astype("u4"),
             "RESOLUTION": _resolution_matrix(wave[part], power[:, part]).astype("f4"),
         }
         for name, data in images.items():
