@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-anchors results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability figures lock clean
+.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-anchors results-calibration results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability figures lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
@@ -18,6 +18,7 @@ help:
 	@echo "make results-marks       docs/results/marks.md: what the marks use_* let through, and what they lose (a minute or two)"
 	@echo "make results-transfer    docs/results/transfer.md: train and score transfers on a simulated survey (about 2 hours)"
 	@echo "make results-anchors     docs/results/anchors.md: labels tied to simulated photometry (about half an hour)"
+	@echo "make results-calibration docs/results/calibration.md: whether errors are true, velocities against Gaia's (about half an hour)"
 	@echo "make results-cleaning    docs/results/cleaning.md: what the cleaning rejects, of simulated and real spectra (about 10 minutes)"
 	@echo "make results-photometry  labels from photometry against published ones, as docs/results/photometry.md has them (a minute)"
 	@echo "make results-joint       the section of docs/results/photometry.md on spectrum and photometry together (5 minutes)"
@@ -78,6 +79,9 @@ results-transfer: $(READY)
 
 results-anchors: $(READY)
 	$(BIN)/python docs/results/make_anchors.py --data $(DATA)
+
+results-calibration: $(READY)
+	$(BIN)/python docs/results/make_calibration.py --data $(DATA)
 
 results-cleaning: $(READY)
 	$(BIN)/python docs/results/make_cleaning.py --data $(DATA)

@@ -13,6 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "results"))
 
+from calibration_velocities import velocity_calibration
 from real_star_anchors import prepared_anchors, read_stars, trainable
 
 from stargap.pipeline.anchors import scores_of
@@ -39,6 +40,7 @@ def main() -> int:
     stars = trainable(read_stars(arguments.data))
     anchors, scored = prepared_anchors(stars, emulator)
     transfer, found = train_anchored(anchors, emulator, SETTINGS, scored=scored)
+    transfer.calibration = velocity_calibration(arguments.data)
     groups = np.array([star.group for star in stars])
     with TemporaryDirectory() as name:
         path = Path(name) / "transfer-lamost.safetensors"

@@ -215,7 +215,7 @@ def results(made: Survey, level: str, mix: str) -> tuple[str, dict[str, float]]:
         fits = part(made.fits, count)
         told = tie_labels(made.transfer, fits, prior, SETTINGS)
         lines.append(row(f"{count:,} anchors", made.transfer, made.test))
-    told |= left_out(made.transfer, made.fits, prior, SETTINGS)
+    told |= left_out(made.transfer, made.fits, prior, SETTINGS)[0]
     if (level, mix) == SURVEYS[0]:
         plain = made.fits.anchors.covariance - torch.diag(made.fits.own.square())
         anchors = LabelledFits(made.fits.anchors.fitted, plain, made.fits.anchors.known)

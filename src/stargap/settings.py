@@ -70,8 +70,9 @@ class MeasureSettings(Settings):
     """Ratio of the noise of LAMOST co-adds to what their inverse variance says: repeats differ by 1.2 to 1.3 times
     their quoted errors, and neighbouring pixels correlate by about 0.25 (docs/results/emulator-stars.md). It multiplies
     the errors of LAMOST rows, those of velocities as far as reduced chi-square does not show it already."""
-    lamost_rv_floor: Annotated[float, Field(ge=0)] = 5.0
-    """Velocity scatter of LAMOST repeats that noise does not explain (km/s), added in quadrature to e_rv."""
+    lamost_rv_floor: Annotated[float, Field(ge=0)] = 2.7
+    """What velocities of LAMOST spectra of M dwarfs scatter by about those of Gaia beyond noise (km/s), added in
+    quadrature to e_rv: the wavelength calibration changes from night to night (docs/results/calibration.md)."""
 
     @property
     def floor(self) -> float:

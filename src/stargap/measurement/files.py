@@ -108,7 +108,9 @@ def measure(
         measured = _measured(job, items, workers, advance, spectra)
         columns, kept = _gathered(measured, spectra, provenance)
     for (plan_id, spectrograph), offset in (zero_points or {}).items():
-        columns["rv"][(columns["plan_id"] == plan_id) & (columns["spectrograph"] == spectrograph)] -= offset
+        plate = (columns["plan_id"] == plan_id) & (columns["spectrograph"] == spectrograph)
+        columns["rv"][plate] -= offset
+        columns["rv_zero"][plate] += offset
     if folder is not None:
         for fault in draw_fits(
             items, folder, settings=job.settings, model=job.model, read=job.read, table=columns, workers=workers

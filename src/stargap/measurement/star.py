@@ -27,6 +27,7 @@ from stargap.measurement.halpha import beyond_saturation
 from stargap.measurement.lines import line_columns
 from stargap.measurement.second import is_double, second_columns
 from stargap.measurement.subtype import is_giant
+from stargap.measurement.systematic import calibrated
 from stargap.measurement.velocity import emulator_templates, measure_velocity, refine_velocity, templates_at
 from stargap.pixels import grid_for
 from stargap.rows import BoolColumn, FloatColumn
@@ -36,6 +37,7 @@ from stargap.spectra.prepare import Prepared, prepare
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.tables.columns import MEASURED
 from stargap.theory.emulator import Emulator
+from stargap.transfer.base import TrainedTransfer
 
 __all__ = [
     "BATCH",
@@ -103,12 +105,13 @@ def parameters_for(settings: MeasureSettings, emulator: Emulator) -> Parameters:
 class BatchVelocity:
     """Velocities of a batch and the labels that its label fit starts from, one row per star.
 
-    ``rv, error`` (km/s) and ``chi2`` (reduced) are float64 ``(star,)``, NaN where there is none; ``flags`` int64
-    ``(star,)``; ``labels`` float64 ``(star, 4)``, from which the label fit starts.
+    ``rv, error, by_blocks`` (km/s, see `Velocities`) and ``chi2`` (reduced) are float64 ``(star,)``, NaN where there is
+    none; ``flags`` int64 ``(star,)``; ``labels`` float64 ``(star, 4)``, from which the label fit starts.
     """
 
     rv: PerStar
     error: PerStar
+    by_blocks: PerStar
     chi2: PerStar
     flags: StarFlags
     labels: Labels
@@ -189,7 +192,7 @@ def batch_velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emu
     if lost.any():
         velocity = velocity.where_not(lost, measure_velocity(native, templates))
     flags = velocity.flags | (coarse.flags & int(Flag.STARTS_DISAGREE))
-    whole = (velocity.rv, velocity.error, velocity.chi2, flags, coarse.labels)
+    whole = (velocity.rv, velocity.error, velocity.by_blocks, velocity.chi2, flags, coarse.labels)
     return BatchVelocity(*(values[:count] for values in whole))
 
 
@@ -258,12 +261,16 @@ def measure_native(
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
     covered = covered_fraction(native)[:count]
+    noise = _velocity_columns(velocity, factor, np.where(lamost, settings.lamost_rv_floor, 0.0))
+    fits = {**noise, **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy()), covered)}
+    known = transfer.calibration if isinstance(transfer, TrainedTransfer) else None
+    signal = [least_snr(fact) for fact in facts]
     columns: Columns = {
         "spectrum_id": spectrum_id,
         "failure": np.array(failure, dtype=object),
         **fact_columns(facts),
-        **_velocity_columns(velocity, factor, np.where(lamost, settings.lamost_rv_floor, 0.0)),
-        **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy()), covered),
+        **fits,
+        **calibrated(fits, velocity.error.numpy() * factor, velocity.by_blocks.numpy(), signal, covered, known),
         **line_columns(native, rv, factor),
         **second_columns(native, rv, start, emulator, factor),
         **correlation_columns(fitted.fit, fitted.domains, parameters, count),

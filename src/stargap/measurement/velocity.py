@@ -41,6 +41,9 @@ SMOOTHING = 15.0
 ERROR_FLOOR = (0.02, 0.10, 6600.0)
 """Error floor as a fraction of the flux, redward and blueward of a wavelength (A). TiO band heads of the models bluer
 than 6600 A are off by several km/s; at low S/N those pixels still help."""
+OXYGEN = (6850.0, 6960.0)
+"""The whole of the telluric B band in the observed frame (A), of which the window of label fits leaves out the deepest
+part: what is left of it moved velocities of real M dwarfs by 1.5 km/s (docs/results/calibration.md)."""
 LEAST_PIXELS = 100
 """Good pixels below which a spectrum gets no velocity."""
 SEPARATION = 200.0
@@ -53,14 +56,20 @@ SEARCHED = 0.3
 """Tolerance of fits in a search, the last step of which is taken (see `levenberg_marquardt`)."""
 DETECTION = 25.0
 """Least decrease of chi-square by the template, and least difference between two fits (over reduced chi-square)."""
+BLOCKS = (32, 64)
+"""Native pixels of the blocks whose disagreement tells the error of a velocity: about 55 and 110 A."""
 
 
 @dataclass(frozen=True)
 class Velocities:
-    """Velocities of a batch (km/s, ``(star,)`` float64, NaN where there is none), template numbers and flag bits."""
+    """Velocities of a batch (km/s, ``(star,)`` float64, NaN where there is none), template numbers and flag bits.
+
+    ``error`` is that of noise; ``by_blocks`` that of all that blocks of wavelength disagree by, noise included.
+    """
 
     rv: Tensor
     error: Tensor
+    by_blocks: Tensor
     template: Tensor
     chi2: Tensor
     flags: Tensor
@@ -107,7 +116,8 @@ def measure_velocity(
     the highest peak, and a second one at least 200 km/s away if it is half as high, start a fit of velocity and
     amplitude on native pixels, in which the template is normalised with the star's own weights. Errors are the
     propagated noise, times the root of reduced chi-square where that is above 1; NaN where the template's amplitude
-    comes out as 0.
+    comes out as 0. Beside them stand errors by blocks of wavelength (the covariance of White 1980, Econometrica 48,
+    817, with residuals that are summed over blocks): what a template cannot reproduce moves each block its own way.
 
     Args:
         native: spectra on the log-lambda grid.
@@ -140,7 +150,7 @@ def measure_velocity(
     distant = (fit.rv[other] - fit.rv[best]).abs() > AMBIGUOUS
     flags[enough & close & distant] |= int(Flag.RV_AMBIGUOUS)
     rv, template = torch.where(searched, peaks.parabola, fit.rv[best]), peaks.template[at, lag[best]]
-    return Velocities(rv, fit.error[best], template, fit.reduced[best], flags)
+    return Velocities(rv, fit.error[best], fit.by_blocks[best], template, fit.reduced[best], flags)
 
 
 def refine_velocity(
@@ -169,6 +179,7 @@ def refine_velocity(
     return Velocities(
         torch.where(better, fit.rv, velocities.rv),
         torch.where(better, fit.error, velocities.error),
+        torch.where(better, fit.by_blocks, velocities.by_blocks),
         velocities.template,
         torch.where(better, fit.reduced, velocities.chi2),
         torch.where(better, fit.flags | (velocities.flags & int(Flag.RV_AMBIGUOUS)), velocities.flags),
@@ -197,15 +208,16 @@ class _Fit(NamedTuple):
 
     rv: Tensor
     error: Tensor
+    by_blocks: Tensor
     chi2: Tensor
     reduced: Tensor
     flags: Tensor
 
     def among(self, fitted: Tensor, count: int) -> _Fit:
         """Return the results of `count` problems, of which these are the `fitted` ones."""
-        nothing = [torch.full((count,), empty, dtype=torch.float64) for empty in (torch.nan, torch.nan, torch.inf)]
-        unknown, flags = torch.full_like(nothing[0], torch.nan), torch.zeros(count, dtype=torch.long)
-        whole = _Fit(nothing[0], nothing[1], nothing[2], unknown, flags)
+        rv, error, by_blocks, reduced = torch.full((4, count), torch.nan, dtype=torch.float64)
+        chi2, flags = torch.full_like(rv, torch.inf), torch.zeros(count, dtype=torch.long)
+        whole = _Fit(rv, error, by_blocks, chi2, reduced, flags)
         for values, mine in zip(whole, self, strict=True):
             values[fitted] = mine
         return whole
@@ -261,7 +273,7 @@ class _TemplateFit:
             tolerance=tolerance,
             finish=finish,
         )
-        spread = self._velocity_errors(result.parameters, slots)
+        spread, by_blocks = self._velocity_errors(result.parameters, slots)
         reduced = result.chi2 / ((self.ivar > 0).sum(dim=1) - 2).clamp_min(1)
         noise = reduced.clamp_min(1.0)
         flat = (self.ivar * (self.normal - 1).square()).sum(dim=1).double()
@@ -272,13 +284,17 @@ class _TemplateFit:
         moving = (result.status != int(Status.CONVERGED)) & ~weak
         flags = torch.where(weak, int(Flag.RV_WEAK), 0) | torch.where(edge, int(Flag.RV_EDGE), 0)
         flags |= torch.where(moving, int(Flag.NOT_CONVERGED), 0)
-        return _Fit(rv, torch.where(amplitude > 0, spread * noise.sqrt(), torch.nan), result.chi2, reduced, flags)
+        error, by_blocks = (torch.where(amplitude > 0, e, torch.nan) for e in (spread * noise.sqrt(), by_blocks))
+        return _Fit(rv, error, by_blocks, result.chi2, reduced, flags)
 
-    def _velocity_errors(self, theta: Tensor, slots: int) -> Tensor:
-        """Return the noise of native pixels propagated to velocities (km/s); the floor sets weights alone."""
-        spread = torch.zeros(len(theta), dtype=torch.float64)
+    def _velocity_errors(self, theta: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+        """Return errors of velocities (km/s): the noise of native pixels propagated, and by blocks of wavelength.
+
+        The floor sets weights alone.
+        """
+        spread, by_blocks = torch.zeros(2, len(theta), dtype=torch.float64)
         for p in full_chunks(torch.arange(len(theta)), slots):
-            _, jacobian = self.evaluate(theta[p], p)
+            model, jacobian = self.evaluate(theta[p], p)
             weighted = jacobian * self.ivar[p][:, None]
             inverse = torch.linalg.pinv(gram(weighted, jacobian).double(), hermitian=True)
             star = self.native[self.rows[p]]
@@ -286,7 +302,23 @@ class _TemplateFit:
             noise = torch.where(self.ivar[p] > 0, star.ivar.clamp_min(1e-10).rsqrt() / level, 0.0)
             scaled = (weighted * noise[:, None]).double()
             spread[p] = (inverse @ gram(scaled, scaled) @ inverse)[:, 0, 0].clamp_min(0).sqrt()
-        return spread
+            middle = _block_products((weighted * (self.normal[p] - model)[:, None]).double())
+            by_blocks[p] = (inverse @ middle @ inverse)[:, 0, 0].clamp_min(0).sqrt()
+        return spread, by_blocks
+
+
+def _block_products(scores: Tensor) -> Tensor:
+    """Return the products of pixels' scores ``(row, k, native)`` summed over blocks, ``(row, k, k)``.
+
+    It is the mean over blocks of both sizes, each at two places.
+    """
+    total = scores.new_zeros(len(scores), scores.shape[1], scores.shape[1])
+    for size in BLOCKS:
+        for start in (0, size // 2):
+            after = -(scores.shape[2] + start) % max(BLOCKS)
+            sums = torch.nn.functional.pad(scores, (start, after)).unflatten(2, (-1, size)).sum(dim=3)
+            total += (sums[:, :, None] * sums[:, None]).sum(dim=3)
+    return total / (2 * len(BLOCKS))
 
 
 class _Peaks(NamedTuple):
@@ -341,6 +373,7 @@ def _weights(native: NativeBatch) -> Tensor:
     """Return 1 at the good pixels within `COVERED` and outside the windows of the observed frame."""
     wave = LOG_LAMBDA.wavelength
     usable = (wave > COVERED[0]) & (wave < COVERED[1]) & ~STARGAP.window_mask(wave, "observed")
+    usable &= (wave < OXYGEN[0]) | (wave > OXYGEN[1])
     return ((native.ivar > 0) & torch.as_tensor(usable)).float()
 
 

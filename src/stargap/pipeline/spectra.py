@@ -88,7 +88,7 @@ def file_states(run: Run, unit: int | None) -> dict[str, str]:
 
 CUT_COUNTS = ("before", "failed", "unknown", "left")
 """The counts of each cut in the receipts of the sample."""
-VELOCITY = ("rv", "error", "chi2", "flags")
+VELOCITY = ("rv", "error", "by_blocks", "chi2", "flags")
 """Columns of the velocity table that are fields of `BatchVelocity`."""
 CONTINUUM = "continuum.npy"
 """The pseudo-continuum of prepared spectra, beside the arrays of `PreparedSpectra`."""

@@ -12,6 +12,7 @@ from stargap.catalogue.ages import Ages, kinematic_ages
 from stargap.catalogue.build import build_catalogue
 from stargap.catalogue.precision import Precision, fit_precision, published_errors
 from stargap.catalogue.publish import write_catalogue
+from stargap.catalogue.velocity import VelocityScale, fit_velocity_scale, on_scale
 from stargap.files import part_folder, replacing, sweep_parts
 from stargap.pipeline.folder import Columns, Made, Run, content_digest, joined_rows
 from stargap.spectra.prepared import PreparedSpectra
@@ -101,31 +102,40 @@ def companion_digests(run: Run, unit: int | None) -> dict[str, str]:
 
 
 LABELS_WITH_ERRORS = ("rv", "teff", "logg", "m_h")
+AGAINST_GAIA = ("rv_zero", "e_rv_sys", "gaia_rv", "e_gaia_rv", "ruwe", "use_rv")
 MOTION = ("ra", "dec", "parallax", "e_parallax", "pmra", "pmdec", "e_pmra", "e_pmdec", "rv", "e_rv")
 CALIBRATION, OTHER = "rgb", "msto"
 """Age calibrations: first the one of the paper's cut, then the other one."""
 
 
 def make_catalogue(run: Run, unit: int | None) -> Made:
-    """Calibrate errors on repeats, add ages, cross-match, cut, and write the catalogue (paper section 4)."""
+    """Calibrate errors on repeats and velocities on Gaia's, add ages, cross-match, cut, and write (paper section 4)."""
     table, folder = run.folder / "measured.parquet", run.folder / "catalogue"
     folder.mkdir(exist_ok=True)
-    names = {"spectrum_id", "gaia_source_id", "snr_r", "in_sample", "clean_flags", *MOTION}
+    names = {"spectrum_id", "gaia_source_id", "snr_r", "in_sample", "clean_flags", *MOTION, *AGAINST_GAIA}
     names |= {f"{mark}{name}" for name in LABELS_WITH_ERRORS for mark in ("", "e_")}
     columns = read_columns(table, sorted(names))
     usable = columns["in_sample"] & ~is_rejected(columns["clean_flags"])
     precision = fit_precision(columns, use=usable)
     errors = published_errors(precision, columns)
-    if run.settings.catalogue.errors == "paper":
+    paper = run.settings.catalogue.errors == "paper"
+    if paper:
         errors |= {f"e_{name}": errors[f"e_{name}_paper"] for name in LABELS_WITH_ERRORS}
-    with replacing(folder / "precision.json") as file:
-        file.write(precision.model_dump_json(indent=1).encode())
+    products: dict[str, Precision | VelocityScale] = {"precision.json": precision}
     added = {"spectrum_id": columns["spectrum_id"]}
+    if not paper:
+        scale = fit_velocity_scale(columns | {"e_rv": errors["e_rv"]}, use=usable)
+        products["velocity.json"] = scale
+        columns |= on_scale(scale, columns)
+        added |= {name: columns[name] for name in ("rv", "rv_zero", "e_rv_sys")}
+    for name, found in products.items():
+        with replacing(folder / name) as file:
+            file.write(found.model_dump_json(indent=1).encode())
     known = {column.name for column in CATALOGUE}
     added |= {name: values for name, values in errors.items() if name in known}
     counts = {}
     if run.settings.publish.ages:
-        ages = kinematic_ages({**columns, "e_rv": errors["e_rv"]})
+        ages = kinematic_ages({**columns, "e_rv": np.hypot(errors["e_rv"], np.nan_to_num(columns["e_rv_sys"]))})
         added |= _age_columns(ages)
         counts = {f"young by {name}": number for name, number in ages.young.items()}
     built = build_catalogue(
@@ -140,15 +150,9 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
     if run.settings.publish.paper_table:
         written += write_catalogue(folder, formats=run.settings.publish.formats, paper=True)
     final = int(read_columns(built.spectra, ["in_final_catalogue"])["in_final_catalogue"].sum())
-    products = [
-        folder / "precision.json",
-        folder / "cuts.md",
-        folder / "cuts.json",
-        built.spectra,
-        built.stars,
-        *dict.fromkeys(written),
-    ]
-    return Made(products, run.rows(None), {"stars": built.star_count, "final": final, **counts})
+    reports = [*products, "cuts.md", "cuts.json"]
+    files = [*(folder / name for name in reports), built.spectra, built.stars, *dict.fromkeys(written)]
+    return Made(files, run.rows(None), {"stars": built.star_count, "final": final, **counts})
 
 
 def _calibrated_stacks(run: Run, precision: Precision) -> Columns:

@@ -87,7 +87,10 @@ MEASURED: tuple[Column, ...] = (
     Column("snr_r", "float32", "", "stat.snr;em.opt.R", "Median S/N per pixel in r", (-100, 1e6), "SNRr", 2),
     Column("snr_i", "float32", "", "stat.snr;em.opt.I", "Median S/N per pixel in i", (-100, 1e6), "SNRi", 2),
     Column("subclass", "str", "", "src.spType", "Spectral class given by the survey's pipeline", None, "Subclass"),
-    *with_error("rv", "km/s", "spect.dopplerVeloc.opt", "Heliocentric radial velocity", (-2000, 2000), "RV", 2),
+    *_label("rv", "km/s", "spect.dopplerVeloc.opt", "Heliocentric radial velocity", (-2000, 2000), "RV", 2),
+    Column(
+        "rv_zero", "float32", "km/s", "spect.dopplerVeloc.opt", "Zero point that is subtracted from rv", None, "", 2
+    ),
     *_label("teff", "K", "phys.temperature.effective", "Effective temperature", (2000, 7000), "Teff", 1),
     *_label("logg", "", "phys.gravity", "Surface gravity log g in dex, [log(cm s-2)]", (2, 7), "Logg"),
     *_label("m_h", "", "phys.abund.Z", "Metallicity [M/H] in dex", (-5, 2), "[M/H]"),
@@ -242,6 +245,7 @@ CATALOGUE: tuple[Column, ...] = (
     *_MOTION,
     *_some("gaia_separation"),
     *_measured("rv"),
+    *_some("rv_zero"),
     *_measured("teff"),
     *_measured("logg"),
     *_measured("m_h"),

@@ -15,6 +15,7 @@ from stargap.modelfile import Card, check_tensors, load_model, save_model
 from stargap.pixels import STARGAP, PixelGrid
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator, EmulatorCard
+from stargap.transfer.calibration import Calibration
 
 __all__ = ["TrainedTransfer", "TransferCard", "all_positive"]
 
@@ -35,6 +36,8 @@ class TransferCard(Card):
     alpha: float | None
     """[a/M] at which the labels of all training stars were fixed, or None where it followed [M/H]."""
     seed: int
+    calibration: Calibration | None = None
+    """Systematic errors and zero points by labels and S/N; None in models that were made before there were any."""
 
 
 AnyCard = TypeVar("AnyCard", bound=TransferCard)
@@ -57,6 +60,8 @@ class TrainedTransfer(nn.Module, Generic[AnyCard]):
     alpha: float | None
     grid: PixelGrid = STARGAP
     """Pixel grid of the spectra that the transfer takes."""
+    calibration: Calibration | None = None
+    """What published labels and velocities are off by, if stars of known truth told it."""
 
     @abstractmethod
     def architecture(self) -> dict[str, Any]:
@@ -120,6 +125,7 @@ class TrainedTransfer(nn.Module, Generic[AnyCard]):
             simulated=simulated,
             alpha=self.alpha,
             seed=seed,
+            calibration=self.calibration,
             **self.architecture(),
         )
         save_model(path, card, tensors)
@@ -146,7 +152,7 @@ class TrainedTransfer(nn.Module, Generic[AnyCard]):
         transfer = cls.from_card(path, card, _emulator_inside(path, card, tensors))
         check_tensors(path, transfer.state_dict(), tensors)
         transfer.load_state_dict(tensors)
-        transfer.card, transfer.grid = card, grid
+        transfer.card, transfer.grid, transfer.calibration = card, grid, card.calibration
         fault = transfer.find_fault()
         if fault is not None:
             message = f"{path}: the model holds {fault}"

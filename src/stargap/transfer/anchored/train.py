@@ -14,13 +14,14 @@ from torch import Tensor
 from stargap.errors import UsageError
 from stargap.fit.domains import DomainFit, fit_domains
 from stargap.fit.parameters import Parameters
-from stargap.labels import LOGG, M_H, TEFF
+from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
 from stargap.transfer.anchored.anchors import FEW_FOLDS, MANY, AnchorSettings, AnchorStars, check_anchors, zero_points
 from stargap.transfer.anchored.correction import fit_anchors
 from stargap.transfer.anchored.label_map import AnchorMap, fit_map
 from stargap.transfer.anchored.model import AnchoredTransfer
+from stargap.transfer.calibration import Calibration, Off, learn_calibration, prepared_snr
 
 __all__ = ["CrossValidated", "cross_validate", "fit_anchored", "train_anchored"]
 
@@ -65,7 +66,8 @@ def train_anchored(
     2. That scatter, with a share of the correction, is the floor; its principal components are the directions.
     3. Stars are left out in turn. Their fitted labels against the known ones give the label map, the zero points of
        sources of labels (then all is done once more with these taken off), and what labels are off by: the systematic
-       error (literature errors are in it). Their chi-square tells what is usual.
+       error (literature errors are in it), a function of labels and S/N with a hundred stars or more
+       (`stargap.transfer.calibration`). Their chi-square tells what is usual.
 
     Args:
         stars: at least six stars.
@@ -101,8 +103,19 @@ def train_anchored(
     for place in (TEFF, LOGG, M_H):
         noise = np.median(found.errors[counted, place])
         transfer.own[place] = np.sqrt(max(float(np.var(apart[:, place]) - noise**2), 0.0))
+    transfer.calibration = _calibration(known, found)
     transfer.limit.fill_(max(LIMIT * float(np.quantile(found.chi2[counted], 0.9)), LEAST_LIMIT))
     return transfer, found
+
+
+def _calibration(known: AnchorStars, found: CrossValidated) -> Calibration | None:
+    """Learn systematic errors by labels and S/N from anchors left out; errors of known labels are in them."""
+    off = {
+        name: Off(found.labels[:, place] - known.labels[:, place], found.errors[:, place])
+        for place, name in enumerate(LABELS[:A_M])
+    }
+    snr = prepared_snr(known.prepared.sigma.numpy(), known.prepared.good.numpy())
+    return learn_calibration(off, found.labels[:, [TEFF, M_H]], snr, source="anchors left out in turn")
 
 
 def cross_validate(

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from stargap.errors import UsageError
 from stargap.fit.parameters import Parameters
-from stargap.labels import LABELS
+from stargap.labels import LABELS, M_H, TEFF
 from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.statistics import statistics, undiluted_slope
 from stargap.transfer.anchor_labels import AnchorLabels
+from stargap.transfer.calibration import Calibration, Off, learn_calibration, prepared_snr
 from stargap.transfer.residual.fits import Fits, fit_spectra
 from stargap.transfer.residual.known import LabelledFits
 from stargap.transfer.residual.model import MAPPED, ResidualTransfer
@@ -35,12 +36,14 @@ MANY, BEND = 300, 2
 @dataclass(frozen=True)
 class AnchorFits:
     """What a label map is tied with: ``anchors``, in whose covariances is ``own (3,)``, the scatter of fitted labels
-    that is not noise (`own_scatter`); ``group (anchor,)``, which are left out together; ``sample`` of the training."""
+    that is not noise (`own_scatter`); ``group (anchor,)``, which are left out together; ``sample`` of the training;
+    ``snr (anchor,)`` of their spectra, without which nothing is learned of systematic errors."""
 
     anchors: LabelledFits
     own: Tensor
     group: NDArray[np.int64]
     sample: Fits
+    snr: NDArray[np.float64] | None = None
 
 
 def match_anchors(
@@ -55,7 +58,7 @@ def match_anchors(
     """Fit the label map of a trained transfer again, now to stars of known labels as well.
 
     Args:
-        transfer: whose correction is trained; its label map and main sequence are set in place.
+        transfer: whose correction is trained; its label map, main sequence and calibration are set in place.
         spectra: observed.
         rows: the spectrum of each anchor, ``(anchor,)``; spectra of one row are left out together.
         known: labels of the anchors.
@@ -72,7 +75,7 @@ def match_anchors(
         UsageError: none of the anchors can be fitted.
     """
     fits = fit_known(transfer, spectra, rows, known, parameters, settings)
-    scores = left_out(transfer, fits, prior, settings)
+    scores, transfer.calibration = left_out(transfer, fits, prior, settings)
     return {**tie_labels(transfer, fits, prior, settings), **scores}
 
 
@@ -97,7 +100,8 @@ def fit_known(
     covariance = fits.covariance[place] + torch.diag(own.square())
     anchors = LabelledFits(fits.labels[place, :MAPPED], covariance, known[sound])
     sample = fit_spectra(spectra, np.sort(training[: settings.match_stars]), transfer, parameters)
-    return AnchorFits(anchors, own, place % FOLDS, sample)
+    snr = prepared_snr(spectra.sigma[unique], spectra.good[unique])
+    return AnchorFits(anchors, own, place % FOLDS, sample, snr[place])
 
 
 def tie_labels(
@@ -137,20 +141,32 @@ def tie_labels(
 
 def left_out(
     transfer: ResidualTransfer, fits: AnchorFits, prior: NDArray[np.float64], settings: ResidualSettings
-) -> dict[str, float]:
-    """Publish each group of anchors by a map that was made of the others, and compare; see `match_anchors`."""
+) -> tuple[dict[str, float], Calibration | None]:
+    """Publish each group of anchors by a map that was made of the others, and compare; see `match_anchors`.
+
+    What labels are off by beyond the noise of spectra and the errors of known labels is the calibration.
+    """
     anchors, group = fits.anchors, fits.group
-    ours, errors = np.full((len(anchors), MAPPED), np.nan), np.full((len(anchors), MAPPED), np.nan)
+    ours, errors, noise = np.full((3, len(anchors), MAPPED), np.nan)
+    by_noise = anchors.covariance - torch.diag(fits.own.square())
     for one in np.unique(group):
         out = torch.as_tensor(group == one)
         if out.all():
-            return {}
+            return {}, None
         other = copy.deepcopy(transfer)
         tie_labels(other, fits, prior, settings, rows=~out)
         published, spread, _ = other.publish(anchors.fitted[out], anchors.covariance[out])
         ours[out.numpy()] = published.numpy()
         errors[out.numpy()] = spread.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt().numpy()
-    return _scores(anchors.known, ours, errors)
+        _, spread, _ = other.publish(anchors.fitted[out], by_noise[out])
+        noise[out.numpy()] = spread.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt().numpy()
+    known = anchors.known
+    noise = np.hypot(noise, known.errors)
+    off = {name: Off((ours - known.labels)[:, k], noise[:, k]) for k, name in enumerate(LABELS[:MAPPED])}
+    scores = _scores(known, ours, errors)
+    if fits.snr is None:
+        return scores, None
+    return scores, learn_calibration(off, ours[:, [TEFF, M_H]], fits.snr, source="anchors left out in turn")
 
 
 def _scores(known: AnchorLabels, ours: NDArray[np.float64], errors: NDArray[np.float64]) -> dict[str, float]:

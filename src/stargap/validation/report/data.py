@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stargap.catalogue.precision import Precision
+from stargap.catalogue.velocity import VelocityScale
 from stargap.errors import UsageError
 from stargap.paper import LEFT_AFTER_CUT
 from stargap.survey.sample import CutCount, read_counts
@@ -72,15 +73,17 @@ class RunData:
     """What `read_run` returns.
 
     ``spectra`` and ``stars`` are columns of the catalogue, ``(row,)``; ``truth`` those of a table of true values in the
-    order of ``spectra``, with ``known``, whether a spectrum is in it. ``cuts`` are the tables of counts with their
-    notes, ``cards`` the models' cards, ``settings`` the run's file; ``comparisons`` are name, tables and notes of what
-    ``stargap compare`` and ``stargap binaries`` wrote, of ``tables`` and of ``binaries``.
+    order of ``spectra``, with ``known``, whether a spectrum is in it. ``velocity`` is how velocities stand to
+    Gaia's. ``cuts`` are the tables of counts with their notes, ``cards`` the models' cards, ``settings`` the run's
+    file; ``comparisons`` are name, tables and notes of what ``stargap compare`` and ``stargap binaries`` wrote, of
+    ``tables`` and of ``binaries``.
     """
 
     folder: Path
     spectra: Columns
     stars: Columns
     precision: Precision
+    velocity: VelocityScale | None
     simulated: bool
     provenance: dict[str, str]
     settings: str
@@ -149,6 +152,7 @@ def read_run(
         spectra=columns,
         stars=read_columns(stars, STARS),
         precision=Precision.model_validate_json((folder / "catalogue" / "precision.json").read_bytes()),
+        velocity=_velocity(folder / "catalogue" / "velocity.json"),
         simulated=simulated,
         provenance=provenance_of(spectra),
         settings=_without_folders(_text(folder / "survey.toml")),
@@ -162,6 +166,11 @@ def read_run(
         binaries=wide,
         truth=None if truth is None else _join_truth(columns, Path(truth)),
     )
+
+
+def _velocity(path: Path) -> VelocityScale | None:
+    """Return how velocities stand to Gaia's; None in runs that were made before this was measured."""
+    return VelocityScale.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
 def _text(path: Path) -> str:

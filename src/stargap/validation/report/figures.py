@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from stargap.catalogue.velocity import LEAST_STARS, VelocityScale
 from stargap.figures.style import png
 from stargap.validation.report import drawing
 from stargap.validation.report.data import Columns, RunData
 from stargap.validation.report.drawing import Drawn, NotDrawn, Source
 from stargap.validation.report.spectra import FittedSpectra
 
-__all__ = ["Picture", "draw_figures"]
+__all__ = ["Picture", "draw_figures", "scale_text"]
 
 DPI = 110
 
@@ -41,6 +42,8 @@ def draw_figures(data: RunData, fitted: FittedSpectra | None, why_not: str = "")
     for name, title, caption, draw in FIGURES:
         if draw is drawing.recovery and data.truth is None:
             continue
+        if draw is drawing.velocity:
+            caption = f"{caption} {scale_text(data.velocity)}".strip()
         caption = f"{caption} Simulated stars." if data.simulated else caption
         try:
             figure, columns = draw(run)
@@ -49,6 +52,28 @@ def draw_figures(data: RunData, fitted: FittedSpectra | None, why_not: str = "")
             yield Picture(name, title, caption, reason=str(error))
         except Exception as error:  # one figure must not take the whole report with it
             yield Picture(name, title, caption, reason=f"drawing it failed: {type(error).__name__}: {error}")
+
+
+def scale_text(scale: VelocityScale | None) -> str:
+    """Return what was done to velocities and their errors by means of Gaia's, empty where that is not known.
+
+    Example:
+        >>> scale_text(VelocityScale(measured=False, stars=7))
+        "7 stars have velocities of Gaia's, fewer than 50: no zero point was measured, velocities are as the model ..."
+    """
+    if scale is None:
+        return ""
+    if not scale.measured:
+        return (
+            f"{scale.stars:,} stars have velocities of Gaia's, fewer than {LEAST_STARS}: no zero point was measured, "
+            "velocities are as the model gives them."
+        )
+    return (
+        f"A zero point of {scale.zero_point:+.2f} ± {scale.e_zero_point:.2f} km/s, measured on {scale.stars:,} of "
+        f"these stars, has been subtracted, and a floor of {scale.floor:.2f} ± {scale.e_floor:.2f} km/s is in e_rv_sys. "
+        f"On the scale of the other half, each half of the stars has a median of {scale.left_out_median:+.2f} and a "
+        f"scatter of {scale.left_out_scatter:.2f} km/s, {scale.left_out_pull:.2f} times the published errors."
+    )
 
 
 class Planned(NamedTuple):

@@ -160,7 +160,7 @@ def _batches(
             parts.append(shard.read(here))
             facts += [known[row] for row in here]
             velocities.append(_velocity(folder, int(number), ids[ids // size == number]))
-        names = ("rv", "error", "chi2", "flags", "labels")
+        names = ("rv", "error", "by_blocks", "chi2", "flags", "labels")
         velocity = BatchVelocity(*(torch.cat([getattr(part, name) for part in velocities]) for name in names))
         columns, fitted = measure_native(
             concatenate(parts),
@@ -182,7 +182,7 @@ def _velocity(folder: Path, number: int, ids: NDArray[np.int64]) -> BatchVelocit
     if (place < 0).any():
         message = f"{folder}: shard {number} has no velocities of some of its spectra: they were not measured"
         raise UsageError(message)
-    numbers = {name: torch.from_numpy(columns[name][place]) for name in ("rv", "error", "chi2", "flags")}
+    numbers = {name: torch.from_numpy(columns[name][place]) for name in ("rv", "error", "by_blocks", "chi2", "flags")}
     labels = np.stack([columns[f"start_{name}"][place] for name in LABELS], axis=1)
     return BatchVelocity(**numbers, labels=torch.from_numpy(labels))
 
