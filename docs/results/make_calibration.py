@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from calibration_corner import corner_text
 from calibration_stars import JUDGED, LEARNT, MODEL, OTHER, QUANTITIES, Recipe, Stars, learn, measured
 from calibration_velocities import velocity_text
 from pages import number, reflow, table
@@ -51,7 +52,7 @@ def main() -> int:
     if known is None:
         print(f"{MODEL} has no calibration: run this once with --learn", file=sys.stderr)
         return 2
-    page = _page(known, {one.name: measured(one, given.work) for one in (JUDGED, OTHER)}, given.data)
+    page = _page(known, {one.name: measured(one, given.work) for one in (JUDGED, OTHER)}, given)
     Path(__file__).with_name("calibration.md").write_text(reflow(page), encoding="utf-8")
     return 0
 
@@ -90,7 +91,7 @@ def _missed(stars: Stars) -> tuple[int, int]:
     return sum("✗" in cell for cell in cells), len(cells)
 
 
-def _page(known: Calibration, samples: dict[str, Stars], data: Path) -> str:
+def _page(known: Calibration, samples: dict[str, Stars], given: argparse.Namespace) -> str:
     judged, other = samples[JUDGED.name], samples[OTHER.name]
     before, after = judged.calibrated(None), judged.calibrated(known)
     mixed = other.calibrated(known)
@@ -132,7 +133,8 @@ active stars here.
 
 {table(HEAD, rows(mixed))}
 
-{velocity_text(data)}
+{corner_text(given.work)}
+{velocity_text(given.data)}
 """
 
 

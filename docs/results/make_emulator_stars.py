@@ -40,6 +40,8 @@ SEED, RESAMPLES, SPLITS = 0, 1000, 200
 CORNER = 0.05
 """How near [M/H] = -1 counts as at the corner of the [a/M] relation (dex)."""
 SETTINGS = MeasureSettings()
+REPEATS_FLOOR = 5.0
+"""Velocity scatter of repeats of F, G and K stars that noise does not explain (km/s), chosen on these repeats."""
 BAR = 10.0
 """Largest robust scatter of velocities that is accepted (km/s)."""
 LABEL_COLUMNS = {"teff": "teff", "logg": "logg", "m_h": "feh"}
@@ -631,7 +633,7 @@ class Repeats:
 
     def report(self) -> str:
         """Return the section on repeats."""
-        factor, floor = SETTINGS.lamost_noise_factor, SETTINGS.lamost_rv_floor
+        factor, floor = SETTINGS.lamost_noise_factor, REPEATS_FLOOR
         templates = self.templates(self.native)
         apart, photon = self.differences(self.native, templates, self.star)
         error = quoted(photon, factor, floor)
@@ -667,7 +669,7 @@ class Repeats:
 `lamost/repeats` holds {len(self.star)} spectra of {int(self.star.max()) + 1} F, G and K stars with 2 to
 {int(np.bincount(self.star).max())} epochs (position within 3 arcsec). The emulator has no such stars, so each star's
 own co-add (inverse-variance weighted flux) is its template. {len(apart)} pairs of successive epochs; the error of a
-difference is the root of the summed squares of the epochs' `e_rv` = hypot({factor:g} × photon error, {floor:g} km/s);
+difference is the root of the summed squares of hypot({factor:g} × photon error, {floor:g} km/s) of both epochs;
 pull = difference / error. S/N in r is the lower of the pair. Differences and errors in km/s; pulls have no unit and a
 scatter of 1 where errors are right, more where they are too small. ± are bootstrap standard deviations over pairs.
 
@@ -684,7 +686,8 @@ independent test. Three things to know about it:
   real pairs differ by {number(robust_scatter(other), 1)} km/s, and their pulls have a clipped deviation of
   {number(clipped(other_pull), 2)} and a scatter of {number(robust_scatter(other_pull), 2)}. Here templates that do not
   match add their part.
-* These are not M dwarfs, and their binaries and pulsations count as errors.
+* These are not M dwarfs, and their binaries and pulsations count as errors. The floor of M dwarfs is
+  {SETTINGS.lamost_rv_floor:g} km/s, by their scatter about Gaia's velocities ([calibration.md](calibration.md)).
 
 ### Where the factor comes from
 
@@ -710,7 +713,7 @@ The setting is {factor:g}. Velocity differences of the epochs leave traces of li
             factor = float(np.median(np.nanmedian(total[here], axis=0)))
             floor = matching_floor(apart[here], photon[here], factor)
             pull = (apart / quoted(photon, factor, floor))[~here]
-            usual = (apart / quoted(photon, SETTINGS.lamost_noise_factor, SETTINGS.lamost_rv_floor))[~here]
+            usual = (apart / quoted(photon, SETTINGS.lamost_noise_factor, REPEATS_FLOOR))[~here]
             chosen.append((factor, floor))
             tested.append((robust_scatter(pull), clipped(pull)))
             fixed.append((robust_scatter(usual), clipped(usual)))
@@ -722,7 +725,7 @@ The setting is {factor:g}. Velocity differences of the epochs leave traces of li
         factor = float(np.median(np.nanmedian(total, axis=0)))
         rows = [
             ["chosen on one half", range_of(chosen, 0, 2), range_of(chosen, 1, 1)],
-            ["the settings", number(SETTINGS.lamost_noise_factor, 2), number(SETTINGS.lamost_rv_floor, 1)],
+            ["the settings", number(SETTINGS.lamost_noise_factor, 2), number(REPEATS_FLOOR, 1)],
         ]
         for row, values in zip(rows, (tested, fixed), strict=True):
             row += [range_of(values, 0, 2), range_of(values, 1, 2)]

@@ -430,7 +430,9 @@ def test_noise_of_lamost_is_larger_than_it_says(good, settings, emulator):
         errors = columns[f"e_{name}"]
         assert errors[1] == errors[0]
         expected = 1.5 * errors[0]
-        np.testing.assert_allclose(errors[2:], np.hypot(expected, 5.0) if name == "rv" else expected)
+        np.testing.assert_allclose(
+            errors[2:], np.hypot(expected, settings.lamost_rv_floor) if name == "rv" else expected
+        )
 
 
 def test_a_velocity_in_an_unknown_frame_is_not_used(good, settings, emulator):

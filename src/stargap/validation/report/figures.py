@@ -70,7 +70,8 @@ def scale_text(scale: VelocityScale | None) -> str:
         )
     return (
         f"A zero point of {scale.zero_point:+.2f} ± {scale.e_zero_point:.2f} km/s, measured on {scale.stars:,} of "
-        f"these stars, has been subtracted, and a floor of {scale.floor:.2f} ± {scale.e_floor:.2f} km/s is in e_rv_sys. "
+        f"these stars, has been subtracted, and a floor of {scale.floor:.2f} ± {scale.e_floor:.2f} km/s is in "
+        "e_rv_sys. "
         f"On the scale of the other half, each half of the stars has a median of {scale.left_out_median:+.2f} and a "
         f"scatter of {scale.left_out_scatter:.2f} km/s, {scale.left_out_pull:.2f} times the published errors."
     )
