@@ -69,8 +69,8 @@ def corner_text(work: Path) -> str:
     return f"""## The emulator on its own spectra, and the corner of [a/M]
 
 {STARS} spectra of the shipped emulator of S/N {SNR[0]:.0f} to {SNR[1]:.0f}, measured with it (`--model emulator`):
-errors are of noise alone. [a/M] follows [M/H] below 0 and is 0 above; the corner is rounded over {ROUNDINGS[0]:g} dex in all
-fits, and over {ROUNDINGS[1]:g} dex for comparison. Shares within one error and scatter of pulls, in
+errors are of noise alone. [a/M] follows [M/H] below 0 and is 0 above; the corner is rounded over {ROUNDINGS[0]:g} dex
+in all fits, and over {ROUNDINGS[1]:g} dex for comparison. Shares within one error and scatter of pulls, in
 bins in which shares are known to 4 to 6 points: errors are right there as elsewhere.
 
 {table(("corner rounded over", "[M/H]", "stars", "Teff", "log g", "[M/H]"), rows)}
