@@ -261,16 +261,20 @@ def measure_native(
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
     covered = covered_fraction(native)[:count]
-    noise = _velocity_columns(velocity, factor, np.where(lamost, settings.lamost_rv_floor, 0.0))
-    fits = {**noise, **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy()), covered)}
+    seen = np.sqrt(velocity.chi2.numpy()).clip(min=1.0)  # chi-square has shown a part of the factor
+    noise = velocity.error.numpy() * np.maximum(factor / seen, 1.0)
+    fits = {
+        "rv": velocity.rv.numpy().copy(),
+        "e_rv": np.hypot(noise, np.where(lamost, settings.lamost_rv_floor, 0.0)),
+        **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy()), covered),
+    }
     known = transfer.calibration if isinstance(transfer, TrainedTransfer) else None
-    signal = [least_snr(fact) for fact in facts]
     columns: Columns = {
         "spectrum_id": spectrum_id,
         "failure": np.array(failure, dtype=object),
         **fact_columns(facts),
         **fits,
-        **calibrated(fits, velocity.error.numpy() * factor, velocity.by_blocks.numpy(), signal, covered, known),
+        **calibrated(fits, noise, velocity.by_blocks.numpy(), list(map(least_snr, facts)), covered, known),
         **line_columns(native, rv, factor),
         **second_columns(native, rv, start, emulator, factor),
         **correlation_columns(fitted.fit, fitted.domains, parameters, count),
@@ -286,13 +290,6 @@ def measure_native(
     columns["flag_text"] = np.array([Flag.describe(bits) for bits in columns["flags"].tolist()], dtype=object)
     columns = with_marks(columns)
     return {column.name: columns[column.name] for column in MEASURED}, fitted
-
-
-def _velocity_columns(velocity: BatchVelocity, factor: FloatColumn, floor: FloatColumn) -> Columns:
-    """Return ``rv`` and ``e_rv``: noise times its factor as far as chi-square has not shown it, and the floor."""
-    seen = np.sqrt(velocity.chi2.numpy()).clip(min=1.0)
-    error = np.hypot(velocity.error.numpy() * np.maximum(factor / seen, 1.0), floor)
-    return {"rv": velocity.rv.numpy().copy(), "e_rv": error}
 
 
 def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn, covered: FloatColumn) -> Columns:
@@ -331,9 +328,7 @@ def _marks(
         Flag.ACTIVE: columns["activity_3sigma"] == 1,
         Flag.GIANT: is_giant(columns),
         Flag.DOUBLE_LINED: is_double(columns["second_ratio"].astype(float), columns["second_snr"].astype(float)),
-        Flag.EMISSION: beyond_saturation(
-            *(columns[name].astype(float) for name in ("halpha_ew", "e_halpha_ew", "spt"))
-        ),
+        Flag.EMISSION: beyond_saturation(*(columns[name].astype(float) for name in EMISSION)),
         Flag.SPIKES_REMOVED: fitted.native.spikes.numpy()[:count] > 0,
     }
 
