@@ -76,8 +76,8 @@ class Stars:
         """Return the stars as a model with this calibration measures them."""
         noise = self.measured["e_rv"].astype(float)
         by_blocks = np.hypot(noise, self.measured["e_rv_sys"])
-        covered = np.ones(len(noise))
-        changed = calibrated(self.measured, noise, by_blocks, self.snr().tolist(), covered, known)
+        fits = {**self.measured, "e_a_m": np.full(len(noise), np.nan)}
+        changed = calibrated(fits, noise, by_blocks, self.snr().tolist(), np.ones(len(noise)), known)
         return Stars(self.truth, self.measured | changed)
 
     def pulls(self, name: str) -> Array:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from helpers.stars import mock_stars
 
+from stargap.labels import LABELS
+from stargap.measurement.coverage import missing_systematic
 from stargap.measurement.systematic import calibrated
 from stargap.measurement.templates import templates_at
 from stargap.measurement.velocity import measure_velocity
@@ -67,12 +69,17 @@ def test_a_calibration_moves_velocities_and_replaces_systematic_errors():
         systematic={"teff": (3.0,), "rv": (0.0,)}, velocity=(2.0,), e_velocity=0.3, blocks=0.5,
     )  # fmt: skip
     fits = {"rv": np.array([10.0, np.nan]), "teff": np.array([3500.0, np.nan]), "m_h": np.array([0.0, np.nan])}
+    random = np.array([20.0, np.nan])
+    fits |= {f"e_{name}": random for name in LABELS}
     error, blocks, snr = np.array([3.0, np.nan]), np.array([5.0, np.nan]), [20.0, 20.0]
-    found = calibrated(fits, error, blocks, snr, np.array([0.5, 1.0]), known)
+    covered = np.array([0.5, 1.0])
+    found = calibrated(fits, error, blocks, snr, covered, known)
+    missing = missing_systematic(covered, np.stack([random] * len(LABELS), axis=1))[0, 0]
+    assert missing > 5
     assert found["rv"][0] == 8.0
     assert found["rv_zero"][0] == 2.0
     assert found["e_rv_sys"][0] == pytest.approx(np.sqrt((0.5 * 4) ** 2 + 0.3**2 + 1.0))
-    assert found["e_teff_sys"][0] == pytest.approx(np.hypot(np.exp(3.0), 22.5))
+    assert found["e_teff_sys"][0] == pytest.approx(np.hypot(np.exp(3.0), missing))
     assert all(np.isnan(values[1]) for values in found.values())
     bare = calibrated(fits, error, blocks, snr, np.array([1.0, 1.0]), None)
     assert set(bare) == {"rv", "rv_zero", "e_rv_sys"}

@@ -30,7 +30,7 @@ def calibrated(
     zero point takes off. Without a calibration all of it counts, and systematic errors of labels stay as they are.
 
     Args:
-        fits: ``rv``, and labels with their systematic errors, ``(row,)`` each.
+        fits: ``rv``, labels and their random errors, ``(row,)`` each; without a calibration ``rv`` alone.
         noise: errors of velocities by noise alone (km/s), ``(row,)``.
         by_blocks: see `stargap.measurement.velocity.Velocities`.
         snr: the lower of r and i.
@@ -38,8 +38,8 @@ def calibrated(
         known: of the model.
 
     Example:
-        >>> fits = {"rv": np.array([12.0]), "teff": np.array([3500.0]), "m_h": np.array([0.0])}
-        >>> found = calibrated(fits, np.array([3.0]), np.array([5.0]), [20.0], np.array([1.0]), None)
+        >>> noise, by_blocks, whole = np.array([3.0]), np.array([5.0]), np.array([1.0])
+        >>> found = calibrated({"rv": np.array([12.0])}, noise, by_blocks, [20.0], whole, None)
         >>> {name: values.tolist() for name, values in found.items()}
         {'rv': [12.0], 'rv_zero': [0.0], 'e_rv_sys': [4.0]}
     """
@@ -50,7 +50,8 @@ def calibrated(
     labels, signal = np.stack([fits["teff"], fits["m_h"]], axis=1).astype(float), np.array(snr, dtype=float)
     zero = np.where(np.isfinite(rv), known.zero_point(labels), np.nan)
     columns: dict[str, NDArray[Any]] = {"rv": rv - zero, "rv_zero": zero}
-    missing = missing_systematic(covered)
+    random = np.stack([fits[f"e_{name}"] for name in LABELS], axis=1).astype(float)
+    missing = missing_systematic(covered, random)
     for place, name in enumerate(LABELS):
         error = known.error(name, labels, signal)
         if error is not None:
