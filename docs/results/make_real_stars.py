@@ -16,6 +16,7 @@ from real_star_anchors import LEAST_SNR, MOST_RUWE, read_stars
 from real_star_checks import LABELS, Order, giants_text, noise_text, order, order_text
 from real_star_data import read_templates
 from real_star_recipes import NOT_CHOSEN, RECIPES, SHIPPED, Bench, all_recipes, nested, read_bench
+from real_star_trials import scatter_text, trials_text
 
 from stargap import __version__
 from stargap.labels import LOGG, M_H, TEFF
@@ -80,6 +81,8 @@ def main() -> int:
     parts = [
         introduction(rows, bench, chosen),
         recipes(bench, found, labels, chosen),
+        scatter_text(bench, labels),
+        trials_text(bench, found, given.data, given.work),
         choices(),
         stars_text(bench, labels, found[SHIPPED]),
         order_text(templates),

@@ -19,6 +19,10 @@ __all__ = ["own_scatter"]
 BLOCKS = 8
 """Parts of a spectrum that are left out in turn."""
 STARS = 128
+SHARED = 2 / 3
+"""Share of the variance of such errors that all parts of a spectrum have in common, so that no part left out shows it: a
+star's own log g, of which neither spectra nor photometry tell, moves Teff and [M/H] of the whole spectrum. On simulated
+stars it is a half of the variance of most, and more of the tails (decision 019)."""
 SMOOTH = 2
 """Degree in labels of what all stars share, which the label map takes up."""
 
@@ -30,7 +34,7 @@ def own_scatter(
 
     The jackknife over blocks of wavelength (Shao & Wu 1989, Annals of Statistics 17, 1176) gives the whole error of
     labels, by what they change when a block is left out; a polynomial in labels of these changes is what the label map
-    mends. Outliers are clipped; the noise of the same stars is taken off.
+    mends. Outliers are clipped; the noise of the same stars is taken off, and what blocks cannot show (`SHARED`) added.
 
     Args:
         transfer: whose correction is trained.
@@ -54,4 +58,4 @@ def own_scatter(
     spread = [[part[clip(part)].std() for part in block.T] for block in left_over]
     variance = (BLOCKS - 1) / BLOCKS * torch.tensor(spread).square().sum(dim=0)
     noise = whole.covariance[sound].diagonal(dim1=1, dim2=2).median(dim=0).values
-    return (variance - noise).clamp_min(0.0).sqrt()
+    return ((variance - noise).clamp_min(0.0) / (1 - SHARED)).sqrt()
