@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,24 @@ def test_left_out_anchors_tell_the_slope_without_dilution(fits, prior):
     assert told["m_h_slope_true"] == pytest.approx(1.0, abs=0.05)
     assert told["teff_slope_true"] == pytest.approx(1.0, abs=0.03)
     assert told["left_out"] == COUNT
+
+
+def test_only_labels_with_small_errors_tell_systematic_errors(fits, prior):
+    some, true = fits
+    snr = np.full(COUNT, 50.0)
+    transfer = ResidualTransfer(shipped_emulator(), alpha=0.0)
+    vague = replace(some, snr=snr)
+    assert matched.left_out(transfer, vague, prior, SETTINGS)[1] is None
+    errors = np.array([1.0, *ERRORS[1:]])
+    labels = np.column_stack(
+        [true[:, 0] + np.random.default_rng(1).normal(0, 40, COUNT), some.anchors.known.labels[:, 1:]]
+    )
+    known = AnchorLabels(labels, np.tile(errors, (COUNT, 1)), np.ones(COUNT))
+    sharp = replace(vague, anchors=LabelledFits(some.anchors.fitted, some.anchors.covariance, known))
+    calibration = matched.left_out(transfer, sharp, prior, SETTINGS)[1]
+    assert list(calibration.systematic) == ["teff"]
+    found = calibration.error("teff", true[:, [0, 2]], snr)
+    assert np.median(found) == pytest.approx(40, rel=0.15)
 
 
 def test_scatter_of_the_models_is_a_systematic_error(fits, prior):

@@ -20,9 +20,9 @@ BLOCKS = 8
 """Parts of a spectrum that are left out in turn."""
 STARS = 128
 SHARED = 2 / 3
-"""Share of the variance of such errors that all parts of a spectrum have in common, so that no part left out shows it: a
-star's own log g, of which neither spectra nor photometry tell, moves Teff and [M/H] of the whole spectrum. On simulated
-stars it is a half of the variance of most, and more of the tails (decision 019)."""
+"""Share of the variance of such errors that all parts of a spectrum have in common, so that no part left out shows it:
+a star's own log g, of which neither spectra nor photometry tell, moves Teff and [M/H] of the whole spectrum. On
+simulated stars it is a half of the variance of most, and more of the tails (decision 019)."""
 SMOOTH = 2
 """Degree in labels of what all stars share, which the label map takes up."""
 
