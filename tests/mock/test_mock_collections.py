@@ -67,6 +67,29 @@ def test_what_is_read_is_what_was_observed(written):
             assert np.median(np.abs(shared)) < 1.0  # less than the noise that interpolation changes
 
 
+def test_specutils_reads_the_files(written):
+    specutils = pytest.importorskip("specutils")
+    folder, chunk, instrument = written
+    one = next(spectrum for spectrum in chunk.spectra if spectrum.facts.path.endswith("#0"))
+    path = folder / "spectra" / one.facts.path.removesuffix("#0")
+    name = "DESI coadd" if instrument == "desi" else "SDSS-V mwm"
+    ours = read_spectrum(f"{path}#0")
+    for theirs in specutils.SpectrumList.read(path, format=name):
+        wave, flux = theirs.spectral_axis.to_value("AA"), np.atleast_2d(theirs.flux.value)[0]
+        if instrument == "desi":
+            known = np.isin(wave.round(1), ours.wavelength[ours.ivar > 0].round(1))
+            known &= ~np.isin(wave.round(1), shared_pixels())
+            same = np.interp(wave[known], ours.wavelength, ours.flux)
+            np.testing.assert_allclose(flux[known], same, rtol=1e-4, atol=1e-6 * flux.max())
+        else:
+            assert wave.size == ours.wavelength.size
+
+
+def shared_pixels():
+    wave, count = np.unique(np.concatenate([desi_arm(arm) for arm in DESI_ARMS]), return_counts=True)
+    return wave[count > 1].round(1)
+
+
 def test_arms_of_desi_share_the_information_where_they_overlap(tmp_path):
     wave = SPECTROGRAPHS_BY_NAME["desi"].wavelength
     facts = Facts(layout="desi", target_id=1, ra=1.0, dec=2.0, fiber=3, plan_id="80001", lmjd=59000, exposure=900.0)

@@ -170,3 +170,9 @@ def test_no_binary_no_blend():
     nothing = Blend(np.empty(0, dtype=int), np.empty((0, 4)), np.empty(0), np.empty(0))
     one, two = (observe(shipped_nature(), truth_of(1), LOG_LAMBDA.wavelength, seed=1, blend=b) for b in (None, nothing))
     assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(one, two, strict=True))
+
+
+def test_young_stars_nearer_than_their_height_are_not_at_one_place():
+    near = young_orbits(np.random.default_rng(6), np.full(2000, 0.01))
+    places = np.stack([near["ra"], near["dec"]], axis=1)
+    assert len(np.unique(places.round(6), axis=0)) == 2000

@@ -194,6 +194,17 @@ def test_desi_spectra_have_a_row_an_exposure_and_may_lack_an_arm(tmp_path):
     assert [spectrum.facts.lmjd for spectrum in spectra] == [59300] * 3
 
 
+def test_nights_of_desi_tiles_are_those_of_their_exposures(tmp_path):
+    path = write_desi(tmp_path / "coadd-2-545-thru20210510.fits", IDS, desi_arms)
+    with fits.open(path) as hdul:
+        columns = {"TARGETID": ("K", [IDS[1], IDS[1], IDS[2]]), "MJD": ("D", [59344.2, 59346.4, 59350.0])}
+        made = [fits.Column(name, kind, array=np.array(values)) for name, (kind, values) in columns.items()]
+        hdul.insert(2, fits.BinTableHDU.from_columns(made, name="EXP_FIBERMAP"))
+        hdul.writeto(tmp_path / "coadd-2-546-thru20210510.fits")
+    spectra = [read_spectrum(address) for address in list_spectra(tmp_path / "coadd-2-546-thru20210510.fits")]
+    assert [spectrum.facts.lmjd for spectrum in spectra] == [None, 59345, 59350]
+
+
 def test_desi_arms_of_other_grids_are_refused(tmp_path):
     path = write_desi(tmp_path / "coadd-main-dark-1.fits", IDS, desi_arms)
     with fits.open(path) as hdul:

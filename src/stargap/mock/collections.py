@@ -195,7 +195,7 @@ def _table(columns: dict[str, tuple[str, Any]], name: str) -> fits.BinTableHDU:
 
 def _written(path: Path, hdus: list[Any]) -> Path:
     content = io.BytesIO()
-    fits.HDUList(hdus).writeto(content)
+    fits.HDUList(hdus).writeto(content, checksum=True)
     with replacing(path) as file:
         file.write(content.getvalue())
     return path

@@ -181,7 +181,9 @@ def young_orbits(rng: np.random.Generator, distance: _Floats) -> dict[str, _Floa
     """
     count = len(distance)
     unit = rng.standard_normal((count, 4))
-    sine = np.clip((YOUNG_HEIGHT * unit[:, 0] - SUN_HEIGHT) / distance, -1.0, 1.0)
+    sine = (YOUNG_HEIGHT * unit[:, 0] - SUN_HEIGHT) / distance
+    folded = np.abs((sine - 1.0) % 4.0 - 2.0) - 1.0  # nearer than that height: not all of them at one pole
+    sine = np.where(np.abs(sine) <= 1.0, sine, folded)
     widths = [high - low for low, high in PLANE]
     place = rng.random(count) * sum(widths)
     longitude = np.radians(np.where(place < widths[0], PLANE[0][0] + place, PLANE[1][0] + place - widths[0]))

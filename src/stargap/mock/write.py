@@ -31,7 +31,7 @@ from stargap.tables.parquet import parquet_writer
 
 __all__ = ["write_survey", "write_survey_store"]
 
-CONTENT = 3
+CONTENT = 4
 """Version of what a survey of given settings holds; the files of another version are not taken for its own."""
 LAMOST = [
     "obsid", "uid", "designation", "obsdate", "lmjd", "mjd", "planid", "spid", "fiberid", "ra_obs", "dec_obs", "snru",

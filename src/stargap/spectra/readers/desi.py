@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ def parse_desi(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
         raise SpectrumError(path, "a sky fibre (OBJTYPE = SKY)")
     names = {hdu.name for hdu in hdul}
     arms = [_arm(hdul, arm, place, path) for arm in _ARMS if f"{arm}_WAVELENGTH" in names]
-    return Content(*join_arms(arms, path), facts=_facts(row, path), resolution=_resolution(hdul, place))
+    facts = _facts(row, path)
+    if facts.lmjd is None:
+        facts = replace(facts, lmjd=_night(hdul, facts.target_id))
+    return Content(*join_arms(arms, path), facts=facts, resolution=_resolution(hdul, place))
 
 
 _FACTS = (
@@ -130,6 +134,16 @@ def join_arms(arms: list[Arm], path: str | Path) -> Arm:
     weight = np.bincount(group, ivar).astype(float)
     total = np.bincount(group, ivar * flux).astype(float)
     return joined, np.divide(total, weight, out=np.zeros_like(total), where=weight > 0), weight
+
+
+def _night(hdul: fits.HDUList, target: int | None) -> int | None:
+    """Return the mean night of a target's exposures (MJD), which co-adds of tiles have in a table of their own."""
+    table = next((hdu for hdu in hdul if hdu.name == "EXP_FIBERMAP"), None)
+    if table is None or target is None or not {"TARGETID", "MJD"} <= column_names(table):
+        return None
+    nights = np.asarray(table.data["MJD"], dtype=float)[np.asarray(table.data["TARGETID"]) == target]
+    mean = fact_number(float(nights.mean())) if nights.size else None
+    return None if mean is None else int(mean)
 
 
 def _facts(row: dict[str, Any], path: str | Path) -> Facts:
