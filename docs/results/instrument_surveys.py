@@ -13,6 +13,7 @@ from pages import number, table
 
 from stargap.statistics import robust_scatter
 from stargap.tables.parquet import read_columns
+from stargap.tables.read import read_table
 from stargap.validation.report.data import RunData, read_run
 from stargap.validation.report.truth import errors_of, plain_stars
 
@@ -88,7 +89,7 @@ def stacks(runs: dict[str, RunData]) -> list[str]:
     rows = []
     for name, title in INSTRUMENTS.items():
         stars = read_columns(runs[name].folder / "catalogue" / "stars.parquet")
-        truth = read_columns(runs[name].folder.parent / "truth.parquet")
+        truth = read_table(runs[name].folder.parent / "truth.parquet")
         ids, first = np.unique(truth["source_id"], return_index=True)
         place = first[np.searchsorted(ids, stars["gaia_source_id"]).clip(0, len(ids) - 1)]
         true = {key: values[place] for key, values in truth.items()}
