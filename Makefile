@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-anchors results-calibration results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability figures lock clean
+.PHONY: help demo test lint docs benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-anchors results-calibration results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability figures lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
 	@echo "make test                style, types, tests and doctests"
+	@echo "make docs                this documentation with API and executed tutorials, to docs/_build/html (a few minutes)"
 	@echo "make benchmarks          speeds, as a table with ratios against scipy and numpy"
 	@echo "make results-real-stars  docs/results/real-stars.md: recipes of the shipped model, cross-validated on real stars (about 15 minutes)"
 	@echo "make results-emulator-stars  docs/results/emulator-stars.md: the emulator alone on the spectra in $(DATA)/lamost"
@@ -49,6 +50,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(READY) docs/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.lock
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 benchmarks: $(READY)
 	$(BIN)/python benchmarks/run.py
@@ -112,7 +118,7 @@ figures: $(READY)
 
 lock: $(READY)
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \
-	| sed 's/ @ .*//; s/+cpu//'; } > requirements.lock.new && mv requirements.lock.new requirements.lock
+	| grep -vxFf docs/requirements.lock | sed 's/ @ .*//; s/+cpu//'; } > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean:
 	rm -rf $(VENV) stargap-demo

@@ -41,7 +41,7 @@ REPEATS = {"rv": (9.7, 3.7), "teff": (61.0, 22.0), "logg": (0.07, 0.02), "m_h": 
 SUBCLASS_OFFSET = (0.18, 0.74)
 """Bias and scatter of the pipeline's subclass against the subtype from TiO5, in subclasses (section 4)."""
 RESIDUAL = 1.68
-"""Median of mean |residual| / sigma against transferred spectra; before the transfer it is above 2."""
+"""Median of ``mean |residual| / sigma`` against transferred spectra; before the transfer it is above 2."""
 
 
 class BinaryNumbers(NamedTuple):

@@ -36,7 +36,7 @@ MOST_DRAWN = 10_000
 class Statistics(NamedTuple):
     """Six numbers that say how ours differs from a reference; delta = ours - reference.
 
-    ``median`` of delta; ``scatter`` = 1.4826 median |delta - median|; ``clipped``, the standard deviation
+    ``median`` of delta; ``scatter`` = ``1.4826 median |delta - median|``; ``clipped``, the standard deviation
     (divisor n - 1) after `clip`; ``slope`` of ours on the reference by ordinary least squares, which the
     reference's errors flatten; ``rank``, Spearman's correlation; ``outliers``, the fraction that `clip` leaves out
     (these three without unit). NaN where undefined.
@@ -262,7 +262,7 @@ def _clipped_line(x: FloatColumn, y: FloatColumn) -> tuple[float, int]:
 
 
 def mean_residual(flux: ArrayLike, model: ArrayLike, sigma: ArrayLike, good: ArrayLike) -> NDArray[np.float64]:
-    """Return the mean over good pixels of |flux - model| / sigma for each star; noise alone gives 0.80.
+    """Return the mean over good pixels of ``|flux - model| / sigma`` for each star; noise alone gives 0.80.
 
     Args:
         flux: ``(star, pixel)``; what it holds elsewhere, NaN included, does not matter, nor in the others.

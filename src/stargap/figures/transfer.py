@@ -64,7 +64,7 @@ def tsne_figure(
 
 @plain_style()
 def residual_figure(before: Array, after: Array, truth: Array | None = None) -> Figure:
-    """Draw histograms of mean |residual| / sigma (paper figure 8), with their medians.
+    """Draw histograms of ``mean |residual| / sigma`` (paper figure 8), with their medians.
 
     Args:
         before: against the best-fitting synthetic spectrum, ``(star,)``; NaN is left out.

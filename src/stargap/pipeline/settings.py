@@ -79,7 +79,7 @@ class TransferSettings(Settings):
     alone, through a model of yours, through the one inside the package that was trained on simulated stars (for such
     only), or through one that is trained on this survey."""
     model: Path | None = None
-    """A trained transfer (*.safetensors with its card), for use = "model"."""
+    """A trained transfer (a .safetensors file with its card), for use = "model"."""
     spectra: Annotated[int, Field(ge=1000)] = 110_000
     """For use = "train": clean spectra of the sample drawn at random (section 3.2)."""
     prior: PriorSettings = PriorSettings()
@@ -92,7 +92,7 @@ class TransferSettings(Settings):
     scale, the brightest of the training spectra that have sound ones; 3,000 are plenty, 0 for none."""
     anchors: list[Path] = []
     """Tables of stars with known labels beside them: gaia_source_id, teff, logg, m_h (K, dex), and optionally errors
-    e_..., p_single and source; their spectra are part of the training."""
+    e_teff and so on, p_single and source; their spectra are part of the training."""
     training: ResidualSettings = ResidualSettings()
     """How a transfer of architecture = "default" is trained."""
     anchored: AnchorSettings = AnchorSettings()

@@ -71,10 +71,10 @@ class TrainSettings(Settings):
     anchors: list[Path] = []
     """Tables of stars with known labels, in any format: from the literature (teff, logg, m_h in K and dex), or from
     photometry as ``stargap photometry`` writes them (teff_phot, ...), thousands if there are; one path or a list.
-    Optional are errors e_..., p_single, the chance that a star is no unresolved pair, source, where labels are from
-    (all sources but the most frequent one get a zero point), star, a name (spectra of one star are left out together),
-    and scored, 0 for spectra that only train. The column path ("anchored"; from the table's folder) or row ("default";
-    of data.spectra, from 0) says which spectrum is meant."""
+    Optional are errors e_teff and so on, p_single, the chance that a star is no unresolved pair, source, where labels
+    are from (all sources but the most frequent one get a zero point), star, a name (spectra of one star are left out
+    together), and scored, 0 for spectra that only train. The column path ("anchored"; from the table's folder) or row
+    ("default"; of data.spectra, from 0) says which spectrum is meant."""
     targets: Path | None = None
     """Table with path or row, and gaia_source_id, for tables of anchors that have only the latter."""
     default: ResidualSettings = ResidualSettings()

@@ -87,8 +87,8 @@ def distance(one: Tensor, other: Tensor, sigma: Tensor | float, good: Tensor | N
 def energy_distance(one: Tensor, other: Tensor) -> Tensor:
     """Return the distance of the distributions of two samples ``(row, dimension)``, from 0 to about 1.
 
-    (2 E|x - y| - E|x - x'| - E|y - y'|) / 2 E|x - y| (Szekely & Rizzo 2013), without bias, so that equal distributions
-    give 0 on average and may give less; 0 for samples of fewer than two rows.
+    ``(2 E|x - y| - E|x - x'| - E|y - y'|) / 2 E|x - y|`` (Szekely & Rizzo 2013), without bias, so that equal
+    distributions give 0 on average and may give less; 0 for samples of fewer than two rows.
 
     Example:
         >>> points = torch.randn(500, 3, generator=torch.Generator().manual_seed(1))

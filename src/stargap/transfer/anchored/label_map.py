@@ -29,7 +29,7 @@ TRIALS = np.linspace(-0.5, 2.0, 251)
 class AnchorMap:
     """Published labels from fitted ones; ``numbers`` is ``(5,)`` float64 (`NUMBERS`; dex, 1, dex, K, K/dex).
 
-    Published [M/H] = m + d(m), d = (offset + stretch m) w(m), w = 1 for m >= 0 and 1 / (1 + |m / reach|^3) below: a
+    Published [M/H] = m + d(m), d = (offset + stretch m) w(m), w = 1 for m >= 0 and ``1 / (1 + |m / reach|^3)`` below: a
     straight line near solar [M/H], where spectra are compressed, which becomes the identity well below. Teff moves
     with it along the line on which spectra hardly change, by ``teff_offset + teff_per_dex d``, and log g as the main
     sequence does between the two places.

@@ -60,7 +60,7 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
     (and [M/H]) at every pixel (`stargap.transfer.anchored.train`). z_sp, what a spectrum has of its own, are the
     numbers of `residual.SPLIT` and amplitudes along ``directions``: the ways in which the anchors' spectra differ from
     the model beyond noise. They are fitted with the labels, each within its own scatter over the anchors. ``floor`` is
-    what is left after all this, plus ``gap_weight`` times |c|: where the emulator is far off its
+    what is left after all this, plus ``gap_weight`` times ``|c|``: where the emulator is far off its
     derivatives are not trusted either. ``map_numbers`` bring fitted labels to the anchors' scale
     (`label_map.AnchorMap`); published labels and errors are mapped.
 

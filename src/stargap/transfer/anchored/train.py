@@ -15,6 +15,7 @@ from stargap.errors import UsageError
 from stargap.fit.domains import DomainFit, fit_domains
 from stargap.fit.parameters import Parameters
 from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF
+from stargap.processor import single_thread
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
 from stargap.transfer.anchored.anchors import FEW_FOLDS, MANY, AnchorSettings, AnchorStars, check_anchors, zero_points
@@ -50,6 +51,7 @@ class CrossValidated:
     label_map: AnchorMap | None = None
 
 
+@single_thread()
 def train_anchored(
     stars: AnchorStars,
     emulator: Emulator,

@@ -91,7 +91,7 @@ def fit_label_map(
     Unpaired spectra do not say how wrong they are, except that the labels of all stars together must be distributed as
     the prior says. The map y = h(u) maximises the likelihood of a change of variables,
 
-        sum_i ln p_i(h(u_i)) + ln |det dh/du|_i,
+        ``sum_i ln p_i(h(u_i)) + ln |det dh/du|_i``,
 
     where p_i is the prior convolved with the noise of star i, under a Gaussian prior on h that keeps it near the
     identity (`MAP_WIDTHS`). What the match does not determine, such as a rotation of a round distribution, stays as it

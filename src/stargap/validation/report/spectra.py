@@ -51,8 +51,9 @@ class FittedSpectra:
 
     ``wavelength (pixel,)`` in A, rest frame. ``observed, model, residual`` are float32 ``(row, pixel)``, NaN where no
     pixel is used; the residual is the mean of (observed - model) / sigma. ``synthetic`` is the model of the synthetic
-    domain, ``before`` and ``after`` the mean |residual| / sigma of a row over its 1 A pixels against the synthetic and
-    the published model; ``synthetic`` and ``before`` are None without a transfer. ``labels (row, 4)`` are those fitted.
+    domain, ``before`` and ``after`` the ``mean |residual| / sigma`` of a row over its 1 A pixels against the synthetic
+    and the published model; ``synthetic`` and ``before`` are None without a transfer. ``labels (row, 4)`` are those
+    fitted.
     """
 
     wavelength: NDArray[np.float64]
