@@ -133,7 +133,9 @@ at R = 1850-2650, each fibre within 8 % of what the reader takes it to be. Label
 which was trained on simulated LAMOST spectra."""
 COMPARED = """Measured minus true of inactive M dwarfs that are in the final catalogues of all three, simulated: median,
 1.4826 times the median absolute deviation, the same of pulls (differences over published errors, systematic ones
-included), and the fraction within one error."""
+included), and the fraction within one error. Errors of velocities are of noise alone, but that LAMOST's have a floor of
+5 km/s for its wavelength calibration, which is not simulated: models of other physics move velocities by 1 km/s, which
+is more than noise above S/N 20."""
 STACKS = """Stars with several spectra: the weighted mean of their labels (`teff`) and the fit to their stack
 (`teff_stack`), minus the truth, median and scatter, by the mean S/N of one spectrum; "between" is the scatter of
 the one minus the other. Means and stacks are as good as each other; the scatter is that of models that differ from
