@@ -14,7 +14,7 @@ help:
 	@echo "make benchmarks          speeds, as a table with ratios against scipy and numpy"
 	@echo "make results-real-stars  docs/results/real-stars.md: recipes of the shipped model, cross-validated on real stars (about 15 minutes)"
 	@echo "make results-emulator-stars  docs/results/emulator-stars.md: the emulator alone on the spectra in $(DATA)/lamost"
-	@echo "make results-instruments docs/results/instruments.md: other instruments, parts of the range, resolutions (a quarter of an hour)"
+	@echo "make results-instruments docs/results/instruments.md: other instruments, parts of the range, resolutions, simulated surveys of DESI and SDSS-V (an hour)"
 	@echo "make results-limits      docs/what-a-spectrum-tells.md: the smallest errors that noise allows, and ours (a few minutes)"
 	@echo "make results-marks       docs/results/marks.md: what the marks use_* let through, and what they lose (a minute or two)"
 	@echo "make results-transfer    docs/results/transfer.md: train and score transfers on a simulated survey (about 2 hours)"

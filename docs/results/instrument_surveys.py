@@ -131,14 +131,14 @@ night, three arms of 0.8 A a pixel and the resolution matrix of each spectrum (R
 of it); SDSS-V's `mwmVisit` files the visits of a star, in its rest frame by a velocity that is 3 km/s off and more,
 at R = 1850-2650, each fibre within 8 % of what the reader takes it to be. Labels are those of `transfer-simulated`,
 which was trained on simulated LAMOST spectra."""
-COMPARED = """Measured minus true of inactive M dwarfs that are in the final catalogues of all three, simulated: median,
-1.4826 times the median absolute deviation, the same of pulls (differences over published errors, systematic ones
-included), and the fraction within one error. Errors of velocities are of noise alone, but that LAMOST's have a floor of
-5 km/s for its wavelength calibration, which is not simulated: models of other physics move velocities by 1 km/s, which
-is more than noise above S/N 20."""
+COMPARED = """Measured minus true of inactive M dwarfs that are in the final catalogues of all three, simulated:
+median, 1.4826 times the median absolute deviation, the same of pulls (differences over published errors, systematic
+ones included), and the fraction within one error. Published errors are those that repeats show. What all spectra of
+a star share they do not see: models of other physics move velocities by 1 km/s and log g by -0.03 dex, velocities
+have no systematic error, and so pulls grow with S/N, of LAMOST's spectra as of the others."""
 STACKS = """Stars with several spectra: the weighted mean of their labels (`teff`) and the fit to their stack
 (`teff_stack`), minus the truth, median and scatter, by the mean S/N of one spectrum; "between" is the scatter of
 the one minus the other. Means and stacks are as good as each other; the scatter is that of models that differ from
 nature, which no repeat averages out."""
-CONSTANT = """No simulated star changes its velocity; `rv_variable` (a probability below 1e-4) calls so many variable,
-unresolved pairs and junk among them:"""
+CONSTANT = """No simulated star changes its velocity. `rv_variable` (a probability below 1e-4) calls so many variable, where
+chance alone would give none: stars of which one spectrum has a cosmic hit or a block of saturated pixels."""
