@@ -140,5 +140,5 @@ STACKS = """Stars with several spectra: the weighted mean of their labels (`teff
 (`teff_stack`), minus the truth, median and scatter, by the mean S/N of one spectrum; "between" is the scatter of
 the one minus the other. Means and stacks are as good as each other; the scatter is that of models that differ from
 nature, which no repeat averages out."""
-CONSTANT = """No simulated star changes its velocity. `rv_variable` (a probability below 1e-4) calls so many variable, where
-chance alone would give none: stars of which one spectrum has a cosmic hit or a block of saturated pixels."""
+CONSTANT = """No simulated star changes its velocity. `rv_variable` (a probability below 1e-4) calls so many variable,
+where chance alone would give none: stars of which one spectrum has a cosmic hit or a block of saturated pixels."""
