@@ -217,7 +217,8 @@ Bars are judged by all stars, without clipping.
 
 The gain is largest where labels of the spectrum alone have tails, at low S/N: clipped, the ratios are nearer to one,
 and the better the spectrum the less photometry, with 45 K and 0.08 dex of its own, has to give. It also brings a part
-of the offset of its relations, and of young stars' too much light. log g is no bar: nature's scatters by twice what the
+of the offset of its relations, and of young stars' too much light: these are taken for pairs, whose brighter star is
+hotter than the blend, so that their Teff is too high. log g is no bar: nature's scatters by twice what the
 relations' does, so that joint log g has pulls of {logg:.1f}. Spectrum and photometry disagree (`TENSION`, chance below
 1e-4) for {100 * tense:.1f} % of the stars.
 
