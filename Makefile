@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint docs benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-anchors results-calibration results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability figures lock clean
+.PHONY: help demo test tests lint style types docs benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-anchors results-calibration results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability figures lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
@@ -42,14 +42,23 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)
 	$(BIN)/stargap demo
 
-test: lint
+# The types are checked while the tests run: either can fail alone, and make names which.
+test: style
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 types tests
+
+tests: export PYTHONDONTWRITEBYTECODE :=  # without rewritten tests kept from before, collecting them takes twice as long
+tests: $(READY)
 	$(BIN)/python -m pytest --numprocesses logical --dist worksteal
 
-lint: $(READY)
+lint: style types
+
+style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+types: $(READY)
+	$(BIN)/mypy
 
 docs: $(READY) docs/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.lock

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from stargap.spectra.spectrum import Spectrum
     from stargap.theory.emulator import Emulator
 
+collect_ignore_glob = ["*conftest.py"]
+"""Their doctests: where several folders are named, pytest has loaded several modules of this name by then."""
 ALLOWED_SKIPS = ("no GPU", "root may read everything")
 
 

@@ -88,7 +88,7 @@ def paper(survey, tmp_path_factory):
             "gaia": survey / "gaia.parquet",
             "simulated": True,
         },
-        transfer={"prior": {"draws": 1000}, "reference": {"iterations": 4, "batch": 2, "device": "cpu"}},
+        transfer={"prior": {"draws": 1000}, "reference": {"iterations": 2, "batch": 1, "device": "cpu"}},
         measure={"max_iterations": 2, "starts": 1},
         report={"skip": True},
     )
@@ -103,7 +103,7 @@ def test_the_preset_runs_from_files_to_the_catalogue(paper):
     assert PreparedSpectra.load(folder / "prepared" / "00000").grid == PAPER
     transfer = load_transfer(folder / "transfer" / "transfer.safetensors")
     assert isinstance(transfer, StarnetTransfer)
-    assert (transfer.grid, transfer.iterations, transfer.card.simulated) == (PAPER, 4, True)
+    assert (transfer.grid, transfer.iterations, transfer.card.simulated) == (PAPER, 2, True)
     table = pq.read_table(folder / "measured.parquet")
     assert b"starnet-transfer" in table.schema.metadata[b"model"]
     assert json.loads(table.schema.metadata[b"settings"])["measure"]["optimiser"] == "lbfgs"

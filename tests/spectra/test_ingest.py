@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import helpers.store
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,7 @@ from stargap.spectra.inputs import find_spectra
 from stargap.spectra.log_lambda import native_batch
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.store import ingest as room
+from stargap.spectra.store import shards
 from stargap.spectra.store.ingest import Ingested, IngestSettings, file_inputs
 from stargap.spectra.store.lamost_files import catalogue_inputs, lamost_name, write_missing
 from stargap.spectra.store.shards import shard_folder
@@ -334,36 +336,33 @@ SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from helpers import store as whole
-from stargap.spectra.store import ingest as room, shards
+from stargap.spectra.store import ingest as room
 read = room.read_spectrum
-
-def die(*anything, **more):
-    os.kill(os.getpid(), 9)
 
 def reading(path, how):
     if "deadly" in str(path):
-        die()
+        os.kill(os.getpid(), 9)
     time.sleep({pause})
     return read(path, how)
 
 room.read_spectrum = reading
-{more}
 if __name__ == "__main__":
     from stargap.spectra.inputs import find_spectra
     print("begin", flush=True)
     inputs = room.file_inputs(find_spectra([sys.argv[1]]))
-    whole.ingest(inputs, Path(sys.argv[2]), room.IngestSettings(shard_rows=4), workers={workers})
+    whole.ingest(inputs, Path(sys.argv[2]), room.IngestSettings(shard_rows=4), workers=2)
 """
+"""In a script, whose changes reach the processes that it starts."""
 
 
 @pytest.fixture
 def begin(survey, tmp_path):
-    """Start an ingest of the survey in a process of its own."""
+    """Start an ingest of the survey by two processes of a third."""
     begun = []
 
-    def start(store, *, pause=0.0, workers=2, more=""):
-        script = tmp_path / f"script{len(begun)}.py"
-        script.write_text(SCRIPT.format(pause=pause, workers=workers, more=more))
+    def start(store, *, pause=0.0):
+        script = tmp_path / "script.py"
+        script.write_text(SCRIPT.format(pause=pause))
         command = [sys.executable, str(script), str(survey), str(store)]
         paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
@@ -377,6 +376,40 @@ def begin(survey, tmp_path):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def die(*anything, **more):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def slowly(ready, survey, store, pause, deadly=None):
+    """Ingest with a pause before each file, and die where a function would be called."""
+    torch.set_num_threads(1)
+    read = room.read_spectrum
+
+    def reading(path, how):
+        time.sleep(pause)
+        return read(path, how)
+
+    room.read_spectrum = reading
+    if deadly is not None:
+        setattr(sys.modules[deadly[0]], deadly[1], die)
+    ready.set()
+    run(survey, store)
+
+
+@pytest.fixture
+def fork(processes, survey):
+    """Start an ingest of the survey in another process, which has begun."""
+
+    def start(store, *more):
+        ready = processes.Event()
+        process = processes.Process(target=slowly, args=(ready, survey, store, *more))
+        process.start()
+        assert ready.wait(60)
+        return process
+
+    return start
 
 
 def group(number):
@@ -398,31 +431,34 @@ def cleared(store):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["shards._exchange = die", "whole.finish = die", "whole.extend_plan = die"])
-def test_a_kill_between_write_and_rename_changes_nothing(moment, begin, survey, tmp_path):
+@pytest.mark.parametrize(
+    ("module", "name", "made"),
+    [
+        (shards, "_exchange", {"plan.parquet"}),
+        (helpers.store, "finish", {"plan.parquet", "shard-00000", "shard-00001", "shard-00002"}),
+        (helpers.store, "extend_plan", set()),
+    ],
+)
+def test_a_kill_between_write_and_rename_changes_nothing(module, name, made, fork, survey, tmp_path):
     store = tmp_path / "store"
-    assert begin(store, workers=1, more=moment).wait() == -signal.SIGKILL
-    names = {path.name for path in store.iterdir() if not path.name.startswith(".")}
-    assert names == {
-        "shards._exchange = die": {"plan.parquet"},
-        "whole.finish = die": {"plan.parquet", "shard-00000", "shard-00001", "shard-00002"},
-        "whole.extend_plan = die": set(),
-    }[moment]  # fmt: skip
+    process = fork(store, 0.0, (module.__name__, name))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert {path.name for path in store.iterdir() if not path.name.startswith(".")} == made
     run(survey, tmp_path / "whole")
     run(survey, store)
     assert cleared(store) == content(tmp_path / "whole")
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_change_nothing(begin, survey, tmp_path):
+def test_kills_at_random_moments_change_nothing(fork, survey, tmp_path):
     run(survey, tmp_path / "whole")
     store = tmp_path / "store"
     for moment in np.random.default_rng(5).uniform(0.0, 1.2, 4):
-        process = begin(store, pause=0.1, workers=1)
-        process.stdout.readline()
+        process = fork(store, 0.1)
         time.sleep(moment)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         for shard in store.glob("shard-*"):
             assert content(shard) == content(tmp_path / "whole" / shard.name)
     run(survey, store)
@@ -444,14 +480,16 @@ def test_workers_end_with_a_killed_parent(begin, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_on_the_same_shards_do_no_harm(begin, survey, tmp_path):
+def test_two_processes_on_the_same_shards_do_no_harm(fork, survey, tmp_path):
     """First both write every shard; then every file changes, and both replace what the other may be reading."""
     for when in range(2):
         for row in range(9):
             write(survey / f"{row}.fits{'.gz' if row % 2 else ''}", row + 10 * when)
         run(survey, tmp_path / f"whole{when}")
-        both = [begin(tmp_path / "store", pause=0.02, workers=1) for _ in range(2)]
-        assert [process.wait() for process in both] == [0, 0]
+        both = [fork(tmp_path / "store", 0.02) for _ in range(2)]
+        for process in both:
+            process.join()
+        assert [process.exitcode for process in both] == [0, 0]
         assert content(tmp_path / "store") == content(tmp_path / f"whole{when}")
 
 

@@ -1,7 +1,6 @@
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import signal
 import threading
@@ -260,13 +259,6 @@ def test_a_best_network_beyond_the_checkpoint_is_taken_back(tmp_path):
 
 
 # ---- signals, in other processes
-
-
-@pytest.fixture(scope="module")
-def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "torch._dynamo", "stargap.starnet.pairs", "stargap.starnet.training"])
-    return context
 
 
 def slowly(folder):

@@ -5,6 +5,7 @@ import pytest
 from stargap.mock.write import write_survey
 from stargap.pipeline.engine import run_survey
 from stargap.pipeline.settings import SurveySettings
+from stargap.validation.report.page import write_report
 
 TITLE = 'M dwarfs <b>& "others"</b>'
 
@@ -34,3 +35,10 @@ def finished_run(simulated_survey, made_once):
         assert {state.state for state in run_survey(SurveySettings(output=folder, **settings))} == {"done"}
 
     return made_once("finished", run)
+
+
+@pytest.fixture(scope="session")
+def written_report(simulated_survey, finished_run, made_once):
+    """The folder of a report of the run, which tests only read; its name needs quoting in an address."""
+    truth = simulated_survey / "truth.parquet"
+    return made_once("a report", lambda folder: write_report(finished_run, output=folder, truth=truth))

@@ -72,11 +72,8 @@ def rows_of(path):
 
 
 @pytest.fixture(scope="module")
-def folder(finished_run, simulated_survey, tmp_path_factory):
-    output = tmp_path_factory.mktemp("report")
-    page = write_report(finished_run, output=output, truth=simulated_survey / "truth.parquet")
-    assert page == output / "index.html"
-    return output
+def folder(written_report):
+    return written_report
 
 
 @pytest.fixture(scope="module")
@@ -205,11 +202,14 @@ def test_cuts_are_those_of_the_run(folder, finished_run):
 
 
 @pytest.mark.slow
-def test_report_is_the_same_again_and_leaves_no_old_files(folder, finished_run, simulated_survey):
+def test_report_is_the_same_again_and_leaves_no_old_files(written_report, finished_run, simulated_survey, tmp_path):
+    folder = tmp_path / "report"
+    shutil.copytree(written_report, folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     (folder / "spectra" / "999.js").write_text("mine")
     (folder / "notes.txt").write_text("mine")
-    write_report(finished_run, output=folder, truth=simulated_survey / "truth.parquet")
+    page = write_report(finished_run, output=folder, truth=simulated_survey / "truth.parquet")
+    assert page == folder / "index.html"
     mine = [folder / "spectra" / "999.js", folder / "notes.txt"]
     assert [path.read_text() for path in mine] == ["mine", "mine"]
     assert not set(mine) & set(report_files(folder / "index.html"))
