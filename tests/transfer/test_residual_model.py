@@ -226,8 +226,10 @@ def test_the_main_sequence_pulls_as_a_dense_posterior_says(transfer):
     mapped, jacobian = transfer.label_map(PLACES), transfer.label_map.jacobian(PLACES)
     wanted, posterior = dense_posterior(transfer, mapped, jacobian @ noises() @ jacobian.transpose(1, 2))
     torch.testing.assert_close(labels, wanted, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(spread, posterior, rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(own, transfer.label_map.uncertainty(PLACES))
+    of_prior = posterior - spread
+    share = own.square() - transfer.label_map.uncertainty(PLACES).square()
+    torch.testing.assert_close(of_prior.diagonal(dim1=1, dim2=2), share, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(of_prior.square(), share[:, :, None] * share[:, None, :], rtol=1e-6, atol=1e-9)
     expected = transfer.main_sequence(mapped)[0]
     assert ((labels[:, 1] - transfer.main_sequence(labels)[0]).abs() < (mapped[:, 1] - expected).abs()).all()
 
@@ -235,6 +237,16 @@ def test_the_main_sequence_pulls_as_a_dense_posterior_says(transfer):
 def test_the_slope_of_the_main_sequence_is_autograd_s(transfer):
     exact = torch.autograd.functional.jacobian(lambda y: transfer.main_sequence(y)[0].sum(), PLACES)
     torch.testing.assert_close(transfer.main_sequence(PLACES)[1], exact)
+
+
+def test_random_errors_are_what_labels_of_repeats_scatter_by(transfer):
+    generator = torch.Generator().manual_seed(5)
+    place, covariance = PLACES[:1], 1e-4 * noises()[:1]
+    root = torch.linalg.cholesky(covariance)[0]
+    repeats = place + torch.randn(20_000, MAPPED, generator=generator).double() @ root.T
+    labels, _, _ = transfer.publish(full(repeats), covariance.expand(len(repeats), -1, -1))
+    _, spread, _ = transfer.publish(full(place), covariance)
+    torch.testing.assert_close(labels.T.cov(), spread[0], rtol=0.1, atol=float(spread[0].abs().max()) * 1e-3)
 
 
 def test_spectra_without_noise_are_not_pulled(transfer):

@@ -235,10 +235,11 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
         return ((place < self.label_map.low) | (place > self.label_map.high)).any(dim=1)
 
     def publish(self, labels: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a star's labels from those at which the model fits, their covariance, and the error of the map.
+        """Return a star's labels from those at which the model fits, their covariance, and their systematic error.
 
         The label map, then the main sequence of the bright training stars as a prior on log g, with the width that
-        they have: where a spectrum says little about log g, its place on the main sequence does.
+        they have: where a spectrum says little about log g, its place on the main sequence does. Covariances are of
+        noise, as repeats show it; that stars are not on the sequence is systematic, like the error of the map.
         """
         mapped = self.label_map(labels)
         jacobian = self.label_map.jacobian(labels)
@@ -251,7 +252,9 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
             across = (spread @ slope[:, :, None])[:, :, 0]
             gain = across / ((slope * across).sum(dim=1) + width**2)[:, None]
             mapped = mapped - gain * (expected - mapped[:, 1])[:, None]
-            spread = spread - gain[:, :, None] * across[:, None, :]
+            keep = torch.eye(MAPPED, dtype=slope.dtype) - gain[:, :, None] * slope[:, None, :]
+            spread = keep @ spread @ keep.transpose(1, 2)
+            systematic = torch.hypot(systematic, gain.abs() * width)
         return mapped, spread, systematic
 
     def bend_map(self, degree: int) -> None:
