@@ -172,9 +172,12 @@ def farthest(bench: Bench, labels: Array) -> str:
     star = bench.stars[rows[place]]
     other = star.literature[M_H] - bench.anchors.labels[rows[place], M_H]
     without = statistics(np.delete(labels[rows, M_H], place), np.delete(bench.anchors.labels[rows, M_H], place))
+    every = statistics(labels[rows, M_H], bench.anchors.labels[rows, M_H])
+    clipped = "are" if np.isclose(every.clipped, without.clipped) else "are not"
     return f"""The star farthest off in [M/H] is {star.star}: ours is {number(off[place], 2, sign=True)} dex beside
 photometry, the literature's {number(other, 2, sign=True)}; without it the others scatter by
-{number(without.clipped, 3)} dex, with a rank correlation of {number(without.rank, 2)}."""
+{number(without.clipped, 3)} dex, with a rank correlation of {number(without.rank, 2)}. Clipped scatters above {clipped}
+without it; it is near the limit of three sigma."""
 
 
 def three_corners(bench: Bench, labels: Array) -> str:
