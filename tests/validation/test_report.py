@@ -16,13 +16,14 @@ from stargap.errors import UsageError
 from stargap.flags import bit_text, set_bits
 from stargap.pipeline.folder import Run
 from stargap.pipeline.stages import STAGES
+from stargap.spectra.store.shards import SHARD_ROWS
 from stargap.tables.columns import CATALOGUE, STARS
 from stargap.tables.parquet import read_columns, write_parts
 from stargap.validation.matching import CompareSettings
 from stargap.validation.report import figures
 from stargap.validation.report import page as report
 from stargap.validation.report.data import STAGE_ORDER, read_run
-from stargap.validation.report.explorer import choose_rows, write_points, write_rows, write_spectra
+from stargap.validation.report.explorer import MOST_SHARDS, choose_rows, write_points, write_rows, write_spectra
 from stargap.validation.report.headlines import headline_sheet
 from stargap.validation.report.page import report_files, write_report
 from stargap.validation.report.spectra import FittedSpectra, fit_again
@@ -305,11 +306,26 @@ def test_nothing_to_report_is_refused(finished_run, tmp_path):
 def test_chosen_rows(stars, points):
     labelled, final = (np.array([star[place] for star in stars], dtype=bool) for place in (0, 1))
     table = {"teff": np.where(labelled, 3500.0, np.nan), "logg": np.full(len(stars), 5.0), "in_final_catalogue": final}
+    table["spectrum_id"] = np.arange(len(stars))
     rows = choose_rows(table, points=points)
     assert len(set(rows.tolist())) == len(rows) == min(points, labelled.sum())
     assert labelled[rows].all()
     assert final[rows].sum() == min(len(rows), (final & labelled).sum())
     np.testing.assert_array_equal(rows, choose_rows(table, points=points))
+
+
+def test_spectra_are_shown_of_few_shards():
+    count = 3 * MOST_SHARDS
+    table = {"teff": np.full(2 * count, 3500.0), "logg": np.full(2 * count, 5.0)}
+    table |= {"spectrum_id": SHARD_ROWS * np.repeat(np.arange(count), 2) + np.tile([0, 1], count)}
+    table |= {"in_final_catalogue": np.tile([True, False], count)}
+    rows = choose_rows(table, points=count)
+    shards = table["spectrum_id"][rows] // SHARD_ROWS
+    assert table["in_final_catalogue"][rows].all()
+    assert len(np.unique(shards)) == count
+    first = shards[:MOST_SHARDS]
+    assert not {*first} & {*shards[MOST_SHARDS:]}
+    assert (np.diff(first) < 0).any()
 
 
 @settings(max_examples=40, deadline=None)

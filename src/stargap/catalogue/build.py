@@ -19,7 +19,7 @@ from stargap.files import replacing
 from stargap.photometry.likelihood import Population
 from stargap.settings import Settings
 from stargap.survey.sample import Sample, counts_json, counts_table
-from stargap.tables.columns import CATALOGUE, STARS, SURVEY
+from stargap.tables.columns import CATALOGUE, INT_NULL, STARS, SURVEY
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.nulls import equal_columns, numbers, plain_column, whole_ids
 from stargap.tables.parquet import open_parquet, provenance_of, read_columns, read_parts, write_parts
@@ -28,7 +28,7 @@ __all__ = ["Built", "CatalogueSettings", "build_catalogue"]
 
 Columns = dict[str, NDArray[Any]]
 
-_PART = 50_000
+_PART = 25_000
 _LABELS = ("rv", "teff", "logg", "m_h")
 _MADE = ("distance", "vb_flag", "cuts", "in_final_catalogue", "version")
 
@@ -200,8 +200,13 @@ def _added(added: Mapping[str, ArrayLike] | None) -> Columns:
         message = f"added columns {', '.join(map(repr, unknown))} are none of the catalogue's that can be given"
         raise UsageError(message)
     extra["spectrum_id"] = whole_ids(extra["spectrum_id"], "added spectrum_id")
-    floats = [name for name in extra if known[name].dtype.startswith("float")]
+    floats = [name for name in extra if known[name].dtype.startswith("float") and not _is_plain(extra[name])]
     return extra | {name: numbers(extra, name, len(extra[name])) for name in floats}
+
+
+def _is_plain(values: NDArray[Any]) -> bool:
+    """Return whether values are float64 without a null but NaN: they need no copy."""
+    return values.dtype == np.float64 and not ((values == INT_NULL) | np.isinf(values)).any()
 
 
 def _joined(values: NDArray[Any], place: NDArray[np.int64]) -> NDArray[Any]:

@@ -31,8 +31,8 @@ _BITS = ("flags", "cuts", "vb_flag")
 IMPROBABLE = 1e-4
 """Probability of a larger chi-square of constant velocity below which RV varies: one false mark in 10,000 stars."""
 _ACTIVE_EW = 0.75  # Angstrom, paper section 4.3
-_STARS_PER_BLOCK = 100_000
-_ROWS = 50_000
+_STARS_PER_BLOCK = 50_000
+_ROWS = 25_000
 _RHO = ("rho_teff_logg", "rho_teff_m_h", "rho_logg_m_h")
 _NEEDED = [column.name for column in CATALOGUE if column.name in {*_RHO, *(star.name for star in STARS)}]
 

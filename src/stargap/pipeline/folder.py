@@ -164,10 +164,10 @@ class Run:
         }
 
 
-def stamp(path: Path) -> tuple[int, int]:
+def stamp(path: str | Path) -> tuple[int, int]:
     """Return date and size of a file, zeros where there is none."""
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116  # a Path takes as long to make as the file to find, a million times
     except OSError:
         return 0, 0
     return found.st_mtime_ns, found.st_size

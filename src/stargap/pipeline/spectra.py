@@ -82,8 +82,8 @@ def file_states(run: Run, unit: int | None) -> dict[str, str]:
     if not (run.store / "plan.parquet").exists():
         return {}
     plan = [(row, os.fsdecode(row["path"])) for row in plan_rows(run.store, unit)]
-    rows = [{**row, "path": Path(path).name} for row, path in plan]  # a folder that moved holds the same files
-    return {"files": digest({"rows": rows, "state": [stamp(Path(split_address(path)[0])) for _, path in plan]})}
+    rows = [{**row, "path": path.rpartition(os.sep)[2]} for row, path in plan]  # a folder that moved holds the same
+    return {"files": digest({"rows": rows, "state": [stamp(split_address(path)[0]) for _, path in plan]})}
 
 
 CUT_COUNTS = ("before", "failed", "unknown", "left")

@@ -104,6 +104,7 @@ def companion_digests(run: Run, unit: int | None) -> dict[str, str]:
 LABELS_WITH_ERRORS = ("rv", "teff", "logg", "m_h")
 AGAINST_GAIA = ("rv_zero", "e_rv_sys", "gaia_rv", "e_gaia_rv", "ruwe", "use_rv")
 MOTION = ("ra", "dec", "parallax", "e_parallax", "pmra", "pmdec", "e_pmra", "e_pmdec", "rv", "e_rv")
+PRECISION = "precision.json"
 CALIBRATION, OTHER = "rgb", "msto"
 """Age calibrations: first the one of the paper's cut, then the other one."""
 
@@ -112,45 +113,23 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
     """Calibrate errors on repeats and velocities on Gaia's, add ages, cross-match, cut, and write (paper section 4)."""
     table, folder = run.folder / "measured.parquet", run.folder / "catalogue"
     folder.mkdir(exist_ok=True)
-    names = {"spectrum_id", "gaia_source_id", "snr_r", "in_sample", "clean_flags", *MOTION, *AGAINST_GAIA}
-    names |= {f"{mark}{name}" for name in LABELS_WITH_ERRORS for mark in ("", "e_")}
-    columns = read_columns(table, sorted(names))
-    usable = columns["in_sample"] & ~is_rejected(columns["clean_flags"])
-    precision = fit_precision(columns, use=usable)
-    errors = published_errors(precision, columns)
-    paper = run.settings.catalogue.errors == "paper"
-    if paper:
-        errors |= {f"e_{name}": errors[f"e_{name}_paper"] for name in LABELS_WITH_ERRORS}
-    products: dict[str, Precision | VelocityScale] = {"precision.json": precision}
-    added = {"spectrum_id": columns["spectrum_id"]}
-    if not paper:
-        scale = fit_velocity_scale(columns | {"e_rv": errors["e_rv"]}, use=usable)
-        products["velocity.json"] = scale
-        columns |= on_scale(scale, columns)
-        added |= {name: columns[name] for name in ("rv", "rv_zero", "e_rv_sys")}
-    for name, found in products.items():
+    models, added, counts = _calibrated(run, table)
+    for name, found in models.items():
         with replacing(folder / name) as file:
             file.write(found.model_dump_json(indent=1).encode())
-    known = {column.name for column in CATALOGUE}
-    added |= {name: values for name, values in errors.items() if name in known}
-    counts = {}
-    if run.settings.publish.ages:
-        ages = kinematic_ages({**columns, "e_rv": np.hypot(errors["e_rv"], np.nan_to_num(columns["e_rv_sys"]))})
-        added |= _age_columns(ages)
-        counts = {f"young by {name}": number for name, number in ages.young.items()}
     built = build_catalogue(
         table,
         folder,
         run.settings.catalogue,
         added=added,
         population=run.settings.photometry,
-        stacks=_calibrated_stacks(run, precision),
+        stacks=_calibrated_stacks(run, models[PRECISION]),
     )
     written = write_catalogue(folder, formats=run.settings.publish.formats)
     if run.settings.publish.paper_table:
         written += write_catalogue(folder, formats=run.settings.publish.formats, paper=True)
     final = int(read_columns(built.spectra, ["in_final_catalogue"])["in_final_catalogue"].sum())
-    reports = [*products, "cuts.md", "cuts.json"]
+    reports = [*models, "cuts.md", "cuts.json"]
     files = [*(folder / name for name in reports), built.spectra, built.stars, *dict.fromkeys(written)]
     return Made(files, run.rows(None), {"stars": built.star_count, "final": final, **counts})
 
@@ -162,6 +141,33 @@ def _calibrated_stacks(run: Run, precision: Precision) -> Columns:
         error = precision.errors[name].calibrated_error(stacks[f"e_{name}_stack"], stacks["snr_r_stack"])
         stacks[f"e_{name}_stack"] = error.astype(np.float32)
     return stacks
+
+
+def _calibrated(run: Run, table: Path) -> tuple[dict[str, Precision | VelocityScale], Columns, dict[str, int]]:
+    """Return what repeats and Gaia's velocities say by file, the columns that follow, ages too, and counts to report."""
+    names = {"spectrum_id", "gaia_source_id", "snr_r", "in_sample", "clean_flags", *AGAINST_GAIA}
+    names |= {f"{mark}{name}" for name in LABELS_WITH_ERRORS for mark in ("", "e_")}
+    names |= {*MOTION} if run.settings.publish.ages else set()
+    columns = read_columns(table, sorted(names))
+    usable = columns["in_sample"] & ~is_rejected(columns["clean_flags"])
+    precision = fit_precision(columns, use=usable)
+    errors = published_errors(precision, columns)
+    paper = run.settings.catalogue.errors == "paper"
+    if paper:
+        errors |= {f"e_{name}": errors[f"e_{name}_paper"] for name in LABELS_WITH_ERRORS}
+    models: dict[str, Precision | VelocityScale] = {PRECISION: precision}
+    added = {"spectrum_id": columns["spectrum_id"]}
+    if not paper:
+        scale = fit_velocity_scale(columns | {"e_rv": errors["e_rv"]}, use=usable)
+        models["velocity.json"] = scale
+        columns |= on_scale(scale, columns)
+        added |= {name: columns[name] for name in ("rv", "rv_zero", "e_rv_sys")}
+    known = {column.name for column in CATALOGUE}
+    added |= {name: values for name, values in errors.items() if name in known}
+    if not run.settings.publish.ages:
+        return models, added, {}
+    ages = kinematic_ages({**columns, "e_rv": np.hypot(errors["e_rv"], np.nan_to_num(columns["e_rv_sys"]))})
+    return models, added | _age_columns(ages), {f"young by {name}": number for name, number in ages.young.items()}
 
 
 def _age_columns(ages: Ages) -> Columns:

@@ -61,7 +61,8 @@ def open_parquet(path: str | Path, metadata: Any = None) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True) as file:
+        # pre_buffer would keep what has been read until the file is closed
+        with pq.ParquetFile(path, metadata=metadata, pre_buffer=False, page_checksum_verification=True) as file:
             yield file
     except FileNotFoundError:
         message = f"{path}: the file does not exist"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stargap.flags import FLAG_COLUMNS, bit_text, worst_first
+from stargap.spectra.store.shards import SHARD_ROWS
 from stargap.tables.columns import CATALOGUE, Column
 from stargap.tables.parquet import read_columns
 from stargap.validation.report.settings import MOST_POINTS
 from stargap.validation.report.spectra import FittedSpectra
 
-__all__ = ["choose_rows", "write_points", "write_rows", "write_spectra"]
+__all__ = ["MOST_SHARDS", "choose_rows", "write_points", "write_rows", "write_spectra"]
 
 ROWS_A_FILE = 250
 SPECTRA_A_FILE = 50
+MOST_SHARDS = 100
+"""Shards of the store from which spectra are shown, of 32 MB each."""
 NO_PIXEL = -32768
 LARGEST = 32767
 IDS = ("spectrum_id", "obsid", "gaia_source_id")
@@ -34,25 +37,32 @@ Columns = Mapping[str, NDArray[Any]]
 def choose_rows(spectra: Columns, *, points: int = MOST_POINTS, seed: int = 0) -> NDArray[np.int64]:
     """Return rows of the catalogue that have labels, in random order.
 
-    Where there are more than `points`, those of the final catalogue come first. Spectra are shown
-    of the first rows.
+    Where there are more than `points`, those of the final catalogue come first, and of these first the ones in
+    `MOST_SHARDS` shards drawn at random. Spectra are shown of the first rows: their shards are read whole.
 
     Args:
-        spectra: columns ``(row,)``: teff, logg and in_final_catalogue.
+        spectra: columns ``(row,)``: spectrum_id, teff, logg and in_final_catalogue.
         points: the largest number of rows.
         seed: of the order.
 
     Example:
-        >>> table = {"teff": np.array([3500.0, np.nan, 3600.0]), "logg": np.array([4.8, np.nan, 4.9]),
+        >>> table = {"spectrum_id": np.arange(3), "teff": np.array([3500.0, np.nan, 3600.0]),
+        ...          "logg": np.array([4.8, np.nan, 4.9]),
         ...          "in_final_catalogue": np.array([True, False, False])}
         >>> sorted(choose_rows(table).tolist()), choose_rows(table, points=1).tolist()
         ([0, 2], [0])
     """
     rows = np.flatnonzero(np.isfinite(spectra["teff"]) & np.isfinite(spectra["logg"]))
-    rows = np.random.default_rng([seed, 11]).permutation(rows)
+    rng = np.random.default_rng([seed, 11])
+    rows = rng.permutation(rows)
     if len(rows) <= points:
         return rows
-    return rows[np.argsort(~spectra["in_final_catalogue"][rows], kind="stable")[:points]]
+    final, shard = (
+        np.asarray(spectra["in_final_catalogue"], dtype=bool)[rows],
+        spectra["spectrum_id"][rows] // SHARD_ROWS,
+    )
+    drawn = np.isin(shard, rng.permutation(np.unique(shard))[:MOST_SHARDS])
+    return rows[np.lexsort((~drawn, ~final))[:points]]
 
 
 def write_points(folder: Path, table: Path, rows: NDArray[np.int64], shown: int) -> None:
@@ -67,16 +77,16 @@ def write_points(folder: Path, table: Path, rows: NDArray[np.int64], shown: int)
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    given = read_columns(table, [*IDS, *AXES, *COLOURS, "in_final_catalogue"])
-    columns = {name: _base64(given[name][rows].astype("<f4")) for name in (*AXES, *COLOURS)}
+    given = _columns_of(table, rows, (*IDS, *AXES, *COLOURS, "in_final_catalogue"))
+    columns = {name: _base64(given[name].astype("<f4")) for name in (*AXES, *COLOURS)}
     content = {
         "count": len(rows),
         "shown": shown,
         "rowsAFile": ROWS_A_FILE,
         "spectraAFile": SPECTRA_A_FILE,
-        "ids": {name: " ".join(map(str, given[name][rows].tolist())) for name in IDS},
+        "ids": {name: " ".join(map(str, given[name].tolist())) for name in IDS},
         "columns": columns,
-        "final": _base64(given["in_final_catalogue"][rows].astype("u1")),
+        "final": _base64(given["in_final_catalogue"].astype("u1")),
         "colours": COLOURS,
         "palette": [to_hex(colormaps["viridis"](place)) for place in np.linspace(0, 1, 32)],
         "schema": [[column.name, column.unit, column.description] for column in CATALOGUE],
@@ -86,10 +96,16 @@ def write_points(folder: Path, table: Path, rows: NDArray[np.int64], shown: int)
 
 def write_rows(folder: Path, table: Path, rows: NDArray[np.int64]) -> None:
     """Write ``rows/NNN.js``: every column of the catalogue as text, nulls empty, flags with their sentences."""
-    cells = [_cells(column, read_columns(table, [column.name])[column.name][rows]) for column in CATALOGUE]
+    given = _columns_of(table, rows, [column.name for column in CATALOGUE])
     for number, part in _parts(len(rows), ROWS_A_FILE):
-        content = [list(row) for row in zip(*(texts[part] for texts in cells), strict=True)]
+        cells = [_cells(column, given[column.name][part]) for column in CATALOGUE]
+        content = [list(row) for row in zip(*cells, strict=True)]
         _write(folder / "rows" / f"{number:03d}.js", "rows", number, content)
+
+
+def _columns_of(table: Path, rows: NDArray[np.int64], names: Sequence[str]) -> Columns:
+    """Return columns of some rows of a table, of which one column at a time is in memory."""
+    return {name: read_columns(table, [name])[name][rows] for name in names}
 
 
 def write_spectra(folder: Path, fitted: FittedSpectra) -> None:

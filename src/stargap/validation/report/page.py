@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ __all__ = ["report_files", "write_report"]
 
 KIND = "report"
 """What the mark of a report's folder says that it holds."""
+ROWS = 50_000
+"""Rows of a CSV that are written at a time."""
 LIBRARIES = ("numpy", "scipy", "torch", "astropy", "scikit-learn", "pyarrow", "matplotlib", "jinja2")
 
 
@@ -122,12 +125,21 @@ def _save(folder: Path, picture: Picture) -> Picture:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(picture.png)
     if picture.columns is not None:
-        import pyarrow as pa
-        from pyarrow.csv import write_csv
-
         (folder / "data").mkdir(exist_ok=True)
-        write_csv(pa.table(dict(picture.columns)), folder / "data" / f"{picture.name}.csv")
+        _write_columns(folder / "data" / f"{picture.name}.csv", picture.columns)
     return picture
+
+
+def _write_columns(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write columns as CSV, block by block."""
+    import pyarrow as pa
+    from pyarrow.csv import WriteOptions, write_csv
+
+    rows = max(map(len, columns.values()), default=0)
+    with path.open("wb") as file:
+        for first in range(0, max(rows, 1), ROWS):
+            part = pa.table({name: values[first : first + ROWS] for name, values in columns.items()})
+            write_csv(part, file, WriteOptions(include_header=first == 0))
 
 
 def _sheet_csv(sheet: Sheet) -> str:
