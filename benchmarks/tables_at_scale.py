@@ -150,7 +150,7 @@ def _written(form: Any, folder: Path) -> None:
 
 STEPS: dict[str, Callable[[Path], None]] = {
     "plan": _plan,
-    **{name: partial(_stage, name) for name in ("gaia", "sample", "clean", "table", "catalogue", "report")},
+    **{name: partial(_stage, name) for name in ("gaia", "sample", "clean", "table", "stack", "catalogue", "report")},
     "status": _status,
     **{form: partial(_written, form) for form in ("fits", "vot", "csv", "cds", "hats")},
 }
@@ -170,7 +170,7 @@ def make_run(folder: Path, rows: int) -> None:
     settings = SurveySettings(
         output=folder / "run",
         input={"spectra": [str(folder / "spectra")], "gaia": folder / "gaia.parquet"},  # type: ignore[arg-type]
-        fit={"joint": False},  # type: ignore[arg-type]
+        fit={"joint": False, "stacks": False},  # type: ignore[arg-type]
         catalogue={"companions": companions},  # type: ignore[arg-type]
     ).absolute()
     (folder / "survey.toml").write_text(example_toml(settings), encoding="utf-8")

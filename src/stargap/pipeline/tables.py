@@ -104,7 +104,6 @@ def companion_digests(run: Run, unit: int | None) -> dict[str, str]:
 LABELS_WITH_ERRORS = ("rv", "teff", "logg", "m_h")
 AGAINST_GAIA = ("rv_zero", "e_rv_sys", "gaia_rv", "e_gaia_rv", "ruwe", "use_rv")
 MOTION = ("ra", "dec", "parallax", "e_parallax", "pmra", "pmdec", "e_pmra", "e_pmdec", "rv", "e_rv")
-PRECISION = "precision.json"
 CALIBRATION, OTHER = "rgb", "msto"
 """Age calibrations: first the one of the paper's cut, then the other one."""
 
@@ -113,7 +112,9 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
     """Calibrate errors on repeats and velocities on Gaia's, add ages, cross-match, cut, and write (paper section 4)."""
     table, folder = run.folder / "measured.parquet", run.folder / "catalogue"
     folder.mkdir(exist_ok=True)
-    models, added, counts = _calibrated(run, table)
+    precision, scale, added, counts = _calibrated(run, table)
+    models: dict[str, Precision | VelocityScale] = {"precision.json": precision}
+    models |= {} if scale is None else {"velocity.json": scale}
     for name, found in models.items():
         with replacing(folder / name) as file:
             file.write(found.model_dump_json(indent=1).encode())
@@ -123,7 +124,7 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
         run.settings.catalogue,
         added=added,
         population=run.settings.photometry,
-        stacks=_calibrated_stacks(run, models[PRECISION]),
+        stacks=_calibrated_stacks(run, precision),
     )
     written = write_catalogue(folder, formats=run.settings.publish.formats)
     if run.settings.publish.paper_table:
@@ -143,8 +144,8 @@ def _calibrated_stacks(run: Run, precision: Precision) -> Columns:
     return stacks
 
 
-def _calibrated(run: Run, table: Path) -> tuple[dict[str, Precision | VelocityScale], Columns, dict[str, int]]:
-    """Return what repeats and Gaia's velocities say by file, the columns that follow, ages too, and counts to report."""
+def _calibrated(run: Run, table: Path) -> tuple[Precision, VelocityScale | None, Columns, dict[str, int]]:
+    """Return what repeats and Gaia's velocities say, the columns that follow, ages too, and counts to report."""
     names = {"spectrum_id", "gaia_source_id", "snr_r", "in_sample", "clean_flags", *AGAINST_GAIA}
     names |= {f"{mark}{name}" for name in LABELS_WITH_ERRORS for mark in ("", "e_")}
     names |= {*MOTION} if run.settings.publish.ages else set()
@@ -155,19 +156,18 @@ def _calibrated(run: Run, table: Path) -> tuple[dict[str, Precision | VelocitySc
     paper = run.settings.catalogue.errors == "paper"
     if paper:
         errors |= {f"e_{name}": errors[f"e_{name}_paper"] for name in LABELS_WITH_ERRORS}
-    models: dict[str, Precision | VelocityScale] = {PRECISION: precision}
-    added = {"spectrum_id": columns["spectrum_id"]}
+    added, scale = {"spectrum_id": columns["spectrum_id"]}, None
     if not paper:
         scale = fit_velocity_scale(columns | {"e_rv": errors["e_rv"]}, use=usable)
-        models["velocity.json"] = scale
         columns |= on_scale(scale, columns)
         added |= {name: columns[name] for name in ("rv", "rv_zero", "e_rv_sys")}
     known = {column.name for column in CATALOGUE}
     added |= {name: values for name, values in errors.items() if name in known}
     if not run.settings.publish.ages:
-        return models, added, {}
+        return precision, scale, added, {}
     ages = kinematic_ages({**columns, "e_rv": np.hypot(errors["e_rv"], np.nan_to_num(columns["e_rv_sys"]))})
-    return models, added | _age_columns(ages), {f"young by {name}": number for name, number in ages.young.items()}
+    counts = {f"young by {name}": number for name, number in ages.young.items()}
+    return precision, scale, added | _age_columns(ages), counts
 
 
 def _age_columns(ages: Ages) -> Columns:
