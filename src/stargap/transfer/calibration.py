@@ -23,7 +23,7 @@ TERMS = ("1", "x", "y", "x^2", "y^2", "x y", "u", "u^2")
 VELOCITY_TERMS = 6
 LEAST = 100
 """Stars below which nothing is learned: of the 33 real stars of the shipped model one number tells as much as three
-(docs/results/calibration.md)."""
+(docs/decisions/021-calibrated-errors.md)."""
 STARS_PER_TERM = 50
 """Stars that a term needs beyond the first one."""
 TAIL, WIDE = 0.01, 3.0
