@@ -182,7 +182,8 @@ def test_zero_points_are_subtracted_where_they_apply(paths, table, differences):
     expected[(table["plan_id"] == "B") & (table["spectrograph"] == 2)] += 3.0
     np.testing.assert_array_equal(moved["rv"], expected)
     assert (expected != table["rv"])[np.isfinite(expected)].sum() == 3
-    assert differences(moved.columns, table.columns) == ["rv"]
+    np.testing.assert_allclose(moved["rv"] + moved["rv_zero"], table["rv"] + table["rv_zero"])
+    assert differences(moved.columns, table.columns) == ["rv", "rv_zero"]
     assert json.loads(moved.provenance["zero_points"]) == [["A", 1, 10.0], ["B", 2, -3.0], ["C", 1, 99.0]]
 
 
