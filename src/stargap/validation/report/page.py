@@ -8,6 +8,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -127,6 +128,7 @@ def _save(folder: Path, picture: Picture) -> Picture:
     if picture.columns is not None:
         (folder / "data").mkdir(exist_ok=True)
         _write_columns(folder / "data" / f"{picture.name}.csv", picture.columns)
+        return replace(picture, columns={})  # those of all pictures together would not fit into memory
     return picture
 
 
