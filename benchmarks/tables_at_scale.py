@@ -4,7 +4,7 @@ A run is made up without spectra: empty files and their plan, shards of an index
 measurements drawn at random, which mean nothing. The stages that work on tables are then done as ``stargap run`` does
 them, each in a process of its own; the cleaning reads the same 7,000
 simulated spectra again and again. There are no labels of spectrum and photometry together, which the catalogue would
-make anew with calibrated errors, 0.2 ms a spectrum.
+make anew with calibrated errors, 0.4 ms a spectrum on a busy machine.
 """
 
 from __future__ import annotations
