@@ -39,6 +39,7 @@ apidoc_modules = [{"path": "../src/stargap", "destination": "api", "include_priv
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = True
+napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 sphinx_gallery_conf = {
