@@ -133,12 +133,14 @@ at R = 1850-2650, each fibre within 8 % of what the reader takes it to be. Label
 which was trained on simulated LAMOST spectra."""
 COMPARED = """Measured minus true of inactive M dwarfs that are in the final catalogues of all three, simulated:
 median, 1.4826 times the median absolute deviation, the same of pulls (differences over published errors, systematic
-ones included), and the fraction within one error. Published errors are those that repeats show. What all spectra of
-a star share they do not see: models of other physics move velocities by 1 km/s and log g by -0.03 dex, velocities
-have no systematic error, and so pulls grow with S/N, of LAMOST's spectra as of the others."""
+ones included), and the fraction within one error. Published errors are those that repeats show, and
+systematic ones, which were learned on simulated LAMOST spectra. log g is low because nature's main sequence is
+another than the models'; systematic errors hold that. Errors of velocities are the least true, those of BOSS at high
+S/N first."""
 STACKS = """Stars with several spectra: the weighted mean of their labels (`teff`) and the fit to their stack
 (`teff_stack`), minus the truth, median and scatter, by the mean S/N of one spectrum; "between" is the scatter of
 the one minus the other. Means and stacks are as good as each other; the scatter is that of models that differ from
 nature, which no repeat averages out."""
 CONSTANT = """No simulated star changes its velocity. `rv_variable` (a probability below 1e-4) calls so many variable,
-where chance alone would give none: stars of which one spectrum has a cosmic hit or a block of saturated pixels."""
+where chance alone would give none: stars of which one velocity is an outlier; their spectra were not looked at
+one by one."""
