@@ -22,6 +22,7 @@ __all__ = [
     "ranks",
     "robust_scatter",
     "statistics",
+    "tailed_cost",
     "trend",
     "undiluted_slope",
 ]
@@ -187,6 +188,24 @@ def robust_scatter(values: ArrayLike) -> float:
     """
     array = np.asarray(values, dtype=float)
     return 1.4826 * float(np.median(np.abs(array - np.median(array)))) if array.size else np.nan
+
+
+def tailed_cost(delta: FloatColumn, variance: FloatColumn, share: float, width: float) -> float:
+    """Return minus the logarithm of the likelihood of normal errors of which a share is several times as wide.
+
+    Args:
+        delta: errors.
+        variance: of those that are not wide.
+        share: of the wide ones.
+        width: how many times as wide they are.
+
+    Example:
+        >>> round(tailed_cost(np.array([0.0, 1.0, 9.0]), np.ones(3), 0.05, 5.0), 2)
+        6.8
+    """
+    square = delta**2 / variance
+    normal, wide = np.log1p(-share) - square / 2, np.log(share / width) - square / (2 * width**2)
+    return float((np.log(variance) / 2 - np.logaddexp(normal, wide)).sum())
 
 
 def clip(values: ArrayLike) -> BoolColumn:

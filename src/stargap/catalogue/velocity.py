@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
 
 from stargap import __version__
-from stargap.statistics import robust_scatter
+from stargap.statistics import robust_scatter, tailed_cost
 from stargap.tables.columns import INT_NULL
 from stargap.tables.nulls import equal_columns, numbers, whole_ids
 
@@ -147,9 +147,7 @@ def _most_likely(delta: _Floats, noise: _Floats, systematic: _Floats) -> tuple[t
     def cost(values: _Floats) -> float:
         zero, share, floor = values
         variance = noise**2 + (share * systematic) ** 2 + floor**2
-        square = (delta - zero) ** 2 / variance
-        normal, wide = np.log1p(-TAIL) - square / 2, np.log(TAIL / WIDE) - square / (2 * WIDE**2)
-        return float((np.log(variance) / 2 - np.logaddexp(normal, wide)).sum() + ((share - 1) / SHARE_WIDTH) ** 2 / 2)
+        return tailed_cost(delta - zero, variance, TAIL, WIDE) + float((share - 1) / SHARE_WIDTH) ** 2 / 2
 
     begin = np.array([float(np.median(delta)), 1.0, robust_scatter(delta) / 2])
     found = minimize(cost, begin, method="BFGS")

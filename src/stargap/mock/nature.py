@@ -90,8 +90,7 @@ def shipped_nature() -> Emulator:
         >>> shipped_nature().card.resolution
         2600.0
     """
-    with as_file(files("stargap") / "models") as folder:
-        return Emulator.load(folder / "nature.safetensors")
+    return _load("nature.safetensors")
 
 
 @cache
@@ -102,5 +101,9 @@ def sharp_nature() -> Emulator:
         >>> sharp_nature().card.resolution
         5200.0
     """
+    return _load("nature-sharp.safetensors")
+
+
+def _load(name: str) -> Emulator:
     with as_file(files("stargap") / "models") as folder:
-        return Emulator.load(folder / "nature-sharp.safetensors")
+        return Emulator.load(folder / name)

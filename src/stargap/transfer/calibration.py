@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from stargap.pixels import STARGAP
+from stargap.statistics import tailed_cost
 
 __all__ = ["CENTRE", "Calibration", "Off", "learn_calibration", "prepared_snr"]
 
@@ -244,10 +245,8 @@ def _most_likely(
         variance = np.exp(2 * logarithm) + noise**2
         if with_blocks:
             variance = variance + np.square(numbers[-1] * excess)
-        square = delta**2 / variance
-        normal, wide = np.log1p(-tail[0]) - square / 2, np.log(tail[0] / tail[1]) - square / (2 * tail[1] ** 2)
         prior = np.square(numbers[1 : terms.shape[1]] / PRIOR).sum()
-        return float((np.log(variance) / 2 - np.logaddexp(normal, wide)).sum() + prior / 2)
+        return tailed_cost(delta, variance, *tail) + float(prior) / 2
 
     start = np.zeros(terms.shape[1] + with_blocks)
     start[0] = begin
