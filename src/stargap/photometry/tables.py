@@ -55,7 +55,7 @@ def write_photometric_labels(
     Args:
         source: a table in any format, with source_id or gaia_source_id, and the columns that `observed.observed` takes,
             such as ``stargap gaia`` writes.
-        output: the table to write, one row a source, in the same order.
+        output: the table to write, one row per source, in the same order.
         population: what is assumed of the stars.
 
     Raises:

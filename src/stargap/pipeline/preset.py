@@ -25,8 +25,8 @@ precision of parallaxes do not count. Section 2.2: synthetic spectra have a reso
 preparation. Sections 3.1 to 3.3: the network is trained on 110,000 spectra of the survey, split 8:2:1, and on labels
 from 3000 to 4000 K with [M/H] from -1. Section 3.5: both domains are fitted, the second by L-BFGS, with [a/M] tied to
 [M/H]; errors are those of the fit. Section 4.1: published errors are those of equations 8 and 9. Section 4: outliers in
-error are judged against one population of all spectra, stars younger than 1 Gyr are left out, and what a fit says of
-itself removes nothing. Labels are those of spectra alone. Table 1 is written.
+error are judged against one population of all spectra, stars younger than 1 Gyr are left out, and flags of a fit
+remove nothing. Labels are those of spectra alone. Table 1 is written.
 """
 
 

@@ -48,8 +48,8 @@ class Inputs:
 def extend_plan(folder: str | Path, inputs: Inputs, settings: Mapping[str, Any]) -> int:
     """Give every new input a row after those that are planned, and return how many rows there are.
 
-    A row keeps its place for ever. An input that is known, by its key or else by its path, updates what the catalogue
-    says of it; one with a key also its path, if the file was found.
+    A row keeps its place for ever. An input that is known, by its key or else by its path, updates its columns of
+    the catalogue; one with a key also its path, if the file was found.
 
     Args:
         folder: of the store.
