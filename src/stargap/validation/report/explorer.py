@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,18 @@ from stargap.tables.parquet import read_columns
 from stargap.validation.report.settings import MOST_POINTS
 from stargap.validation.report.spectra import FittedSpectra
 
-__all__ = ["MOST_SHARDS", "choose_rows", "write_points", "write_rows", "write_spectra"]
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+__all__ = [
+    "MOST_SHARDS",
+    "ExplorerAssets",
+    "choose_rows",
+    "explorer_assets",
+    "write_points",
+    "write_rows",
+    "write_spectra",
+]
 
 ROWS_A_FILE = 250
 SPECTRA_A_FILE = 50
@@ -32,6 +45,24 @@ AXES = ("teff", "logg", "bp_rp", "m_g")
 COLOURS = {"m_h": "[M/H] (dex)", "snr_r": "S/N in r", "chi2": "reduced chi-square", "halpha_ew": "EW of H-alpha (A)"}
 
 Columns = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class ExplorerAssets:
+    """What a page with an explorer contains beside its section: ours, without a word of the data."""
+
+    style: Markup
+    script: Markup
+
+
+def explorer_assets() -> ExplorerAssets:
+    """Return the style sheet and the script of the explorer's section."""
+    from markupsafe import Markup
+
+    folder = files("stargap.validation.report").joinpath("templates")
+    return ExplorerAssets(
+        *(Markup(folder.joinpath(name).read_text(encoding="utf-8")) for name in ("explorer.css", "explorer.js"))
+    )
 
 
 def choose_rows(spectra: Columns, *, points: int = MOST_POINTS, seed: int = 0) -> NDArray[np.int64]:

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from stargap.files import files_of, replacing_folder
 from stargap.validation.binaries import BinarySettings
 from stargap.validation.matching import CompareSettings
 from stargap.validation.report.data import RunData, read_run
-from stargap.validation.report.explorer import choose_rows, write_points, write_rows
+from stargap.validation.report.explorer import choose_rows, explorer_assets, write_points, write_rows
 from stargap.validation.report.explorer import write_spectra as write_explorer_spectra
 from stargap.validation.report.figures import Picture, draw_figures
 from stargap.validation.report.headlines import headline_sheet
@@ -165,7 +164,6 @@ def _page(
     cleaning: bool,
 ) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("stargap.validation.report"),
@@ -174,7 +172,6 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = files("stargap.validation.report").joinpath("templates/explorer.js").read_text(encoding="utf-8")
     labelled = int(np.isfinite(data.spectra["teff"]).sum())
     text: str = environment.get_template("report.html").render(
         data=data,
@@ -190,7 +187,7 @@ def _page(
         cleaning=cleaning,
         versions=_versions(),
         seconds=sum(stage.seconds for stage in data.stages),
-        script=Markup(script),  # ours, without a word of the data
+        explorer=explorer_assets(),
     )
     return text
 
