@@ -64,6 +64,18 @@ def test_plain_arithmetic_is_as_it_was_and_quantities_are_one_call_away(table):
     assert bool(quantities["rv"].mask[3])
 
 
+def test_a_data_frame_has_its_nulls_and_exact_identifiers(table):
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = table.to_pandas()
+    assert list(frame.columns) == table.colnames
+    assert frame["obsid"].dtype == "Int64"
+    assert frame["obsid"].isna().tolist() == [False, False, False, True]
+    assert frame["teff"].isna().tolist() == [False, False, False, True]
+    assert frame["teff"][:3].tolist() == np.asarray(table["teff"])[:3].tolist()
+    wide = stargap.Measurements.of({"gaia_source_id": np.array([2**60 + 1, -9999])}, {}).to_pandas()
+    assert wide["gaia_source_id"][0] == 2**60 + 1
+
+
 def test_meta_says_what_made_it(table):
     assert table.meta["creator"] == f"stargap {stargap.__version__}"
     assert "payne v1" in table.meta["model"]
