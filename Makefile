@@ -69,7 +69,7 @@ benchmarks: $(READY)
 	$(BIN)/python benchmarks/run.py
 
 emulator: $(READY)
-	$(BIN)/stargap emulator $(DATA)/grid/marcs_ts_base.h5 --output src/stargap/models --plot docs/images/emulator.png
+	$(BIN)/stargap emulator $(DATA)/grid/marcs_ts_base.h5 --output src/stargap/models --plot docs/images/emulator.png --cite "$$(cat docs/grid-citations.txt)"
 
 transfer-lamost: $(READY)
 	$(BIN)/python docs/make_lamost_transfer.py --data $(DATA)

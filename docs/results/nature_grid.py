@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from stargap.theory.grids import Grid
 
 __all__ = ["interpolate_nature", "leave_out_errors"]
 
+CITATIONS = Path(__file__).parents[1] / "grid-citations.txt"
+"""Whom to cite for the grids; the attribute of their files was not checked against the sources, this was."""
 STEP = (50.0, 0.125, 0.125)
 """Steps of the nodes in Teff (K), log g and [M/H] (dex)."""
 
@@ -36,7 +39,7 @@ def interpolate_nature(alternate: Grid, base: Grid) -> Grid:
     flux = np.exp(_predict(alternate, base, labels)).astype(np.float32)
     name = f"{alternate.name} between its nodes, with the curvature of {base.name}"
     full = np.concatenate([labels, np.zeros((len(labels), 1))], axis=1)
-    return Grid(base.wavelength, flux, full, name, alternate.resolution, alternate.citation)
+    return Grid(base.wavelength, flux, full, name, alternate.resolution, CITATIONS.read_text(encoding="utf-8").strip())
 
 
 def leave_out_errors(alternate: Grid, base: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -13,6 +13,7 @@ import time
 from functools import partial
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -21,6 +22,7 @@ from helpers.stars import mock_stars
 from safetensors.numpy import load_file
 
 from stargap.cli import main as cli
+from stargap.errors import UsageError
 from stargap.flags import JointFlag
 from stargap.mock.files import write_lamost
 from stargap.mock.spectrographs import mock_wavelength
@@ -302,6 +304,22 @@ def succeeds(arguments):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 0
+
+
+@pytest.mark.parametrize(("words", "cited"), [([], "Us"), (["--cite", "Others 2020"], "Others 2020")])
+def test_an_emulator_cites_whom_its_user_says_or_its_files(words, cited, tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "grid.h5", "w") as file:
+        file["wavelength"], file["flux"] = [6000.0, 6001.0], [[1e5, 2e5]]
+        file["labels"] = [[3000.0, 5.0, 0.0, 0.0]]
+        file["labels"].attrs["names"] = ["teff", "logg", "mh", "am"]
+        file.attrs["citations"] = "Us"
+
+    def train(grid, *_, **__):
+        raise UsageError(f"cites {grid.citation}")
+
+    monkeypatch.setattr("stargap.theory.train_emulator.fit_emulator", train)
+    answer = run("emulator", tmp_path / "grid.h5", "-o", tmp_path / "model", *words)
+    assert f"cites {cited}" in answer.stderr
 
 
 def train_with(text, capsys):

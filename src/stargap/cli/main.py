@@ -91,6 +91,7 @@ def emulator(
     plot: Path | None = None,
     resolution: float = 1800.0,
     seed: int = 0,
+    cite: str = "",
 ) -> None:
     """Train The Payne on a grid of synthetic spectra; `stargap measure --model FOLDER` then uses it.
 
@@ -106,7 +107,11 @@ def emulator(
         Resolving power of the survey's spectra.
     seed
         Seed of the 8:2 split and the first weights.
+    cite
+        Whom users of the emulator shall cite, for its card; by default what the files of the grid say.
     """
+    from dataclasses import replace
+
     from stargap.figures.emulator import emulator_figure
     from stargap.figures.style import png
     from stargap.files import replacing
@@ -116,6 +121,7 @@ def emulator(
     settings = Training(resolution=resolution, seed=seed)
     ours = grid.suffix in (".h5", ".hdf5") and grid.is_file() and "phoenix-newera" not in grid.name.lower()
     spectra = read_hdf5_grid(grid) if ours else read_grid(grid, resolution=4 * resolution)
+    spectra = replace(spectra, citation=cite or spectra.citation)
     print(covered_box(spectra.labels))
     with bar("training", settings.steps) as advance:
         trained, held_out = fit_emulator(spectra, settings, progress=lambda step, total, loss: advance(200))
