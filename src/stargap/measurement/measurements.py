@@ -26,8 +26,9 @@ class Measurements(Table):  # type: ignore[misc]  # astropy has no types
     Numbers are masked where they are null, and beneath the mask they are what files hold: NaN, or -9999 in integers;
     ``table.arrays()`` are plain arrays. A column without nulls has no mask. Columns have units and
     descriptions; ``QTable(table)`` makes quantities of them, which arithmetic with other units needs
-    (docs/decisions/016-measurements.md). ``table.to_pandas()`` is a data frame with its nulls; ``pandas.DataFrame(table)``
-    fails, as for every table of astropy. ``meta`` says what made the table: versions, settings, digest of the model.
+    (docs/decisions/016-measurements.md). ``table.to_pandas()`` is a data frame with its nulls, which
+    ``pandas.DataFrame(table)`` cannot make of any table of astropy. ``meta`` says what made the table: versions,
+    settings, digest of the model.
 
     Example:
         >>> table = Measurements.of({"teff": np.array([3500.0, np.nan])}, {"creator": "stargap"})
