@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
+UPLOT := src/stargap/validation/report/templates/uplot
 
-.PHONY: help demo test tests lint style types docs benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-anchors results-calibration results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability figures lock clean
+.PHONY: help demo test tests lint style types docs benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-anchors results-calibration results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability figures uplot lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
@@ -124,6 +125,11 @@ results-reliability: $(READY)
 
 figures: $(READY)
 	$(BIN)/python docs/make_figures.py
+
+# The plotting library of pages, from npm, as it is kept here: a new version needs new checksums there.
+uplot:
+	cd $$(mktemp -d) && npm pack --silent uplot@1.6.32 && tar xzf uplot-1.6.32.tgz && cp package/LICENSE package/dist/uPlot.iife.min.js package/dist/uPlot.min.css $(CURDIR)/$(UPLOT)
+	cd $(UPLOT) && sha256sum --check SHA256SUMS
 
 lock: $(READY)
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \

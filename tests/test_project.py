@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tomllib
@@ -105,3 +106,12 @@ def test_hooks_before_a_commit_are_those_of_make_lint():
         hook["entry"].removeprefix(".venv/bin/") for repo in hooks if repo["repo"] == "local" for hook in repo["hooks"]
     }
     assert entries == {"ruff check", "ruff format", "mypy", "lint-imports"}
+
+
+def test_the_library_in_our_pages_is_the_one_that_its_author_published():
+    folder = ROOT / "src/stargap/validation/report/templates/uplot"
+    sums = dict(reversed(line.split()) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    assert set(sums) == {"uPlot.iife.min.js", "uPlot.min.css", "LICENSE"}
+    for name, digest in sums.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    assert str((folder / "LICENSE").relative_to(ROOT)) in PROJECT["project"]["license-files"]

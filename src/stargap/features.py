@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from stargap.pixels import air_to_vacuum
 
-__all__ = ["FEATURES", "HALPHA", "Feature", "feature", "subtype_name"]
+__all__ = ["BANDS", "FEATURES", "HALPHA", "LINES", "Feature", "feature", "subtype_name"]
 
 Band = tuple[float, float]
 
@@ -54,6 +54,16 @@ class Feature:
         return band, tuple(reference)
 
 
+LINES: Final = {
+    "Hα": (6562.80,),
+    "Li I": (6707.80,),
+    "K I": (7664.91, 7698.96),
+    "Na I": (8183.26, 8194.82),
+    "Ca II": (8498.02, 8542.09, 8662.14),
+}
+"""Lines of cool stars (A, air; NIST Atomic Spectra Database)."""
+BANDS: Final = {"CaH2": (6814.0, 6846.0), "CaH3": (6960.0, 6990.0), "TiO5": (7126.0, 7135.0)}
+"""Bands of Reid et al. (1995) (A, air)."""
 HALPHA: Final = air_to_vacuum(6562.801)
 """6564.61 A, vacuum."""
 _REID: Final = "Reid et al. 1995, AJ 110, 1838"

@@ -16,6 +16,8 @@ from stargap.errors import UsageError
 from stargap.flags import bit_text, set_bits
 from stargap.pipeline.folder import Run
 from stargap.pipeline.stages import STAGES
+from stargap.pixels import LOG_LAMBDA
+from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.store.shards import SHARD_ROWS
 from stargap.tables.columns import CATALOGUE, STARS
 from stargap.tables.parquet import read_columns, write_parts
@@ -26,7 +28,7 @@ from stargap.validation.report.data import STAGE_ORDER, read_run
 from stargap.validation.report.explorer import MOST_SHARDS, choose_rows, write_points, write_rows, write_spectra
 from stargap.validation.report.headlines import headline_sheet
 from stargap.validation.report.page import report_files, write_report
-from stargap.validation.report.spectra import FittedSpectra, fit_again
+from stargap.validation.report.spectra import FittedSpectra, RawSpectra, fit_again, observe
 from stargap.validation.report.truth import truth_sheets
 from stargap.validation.sheets import read_results
 
@@ -107,10 +109,9 @@ def test_page_is_accessible(page):
     assert len(page.of("h1")) == 1
     assert all(attrs["alt"].strip() for attrs in page.of("img"))
     assert len(page.of("img")) > 8
-    canvases = page.of("canvas")
-    assert len(canvases) == 3
-    assert all(attrs["aria-label"] for attrs in canvases)
-    assert [attrs.get("tabindex") for attrs in canvases if attrs["role"] == "application"] == ["0", "0"]
+    pictures = [attrs for attrs in page.of("div") if attrs.get("role") == "application"]
+    assert [attrs["id"] for attrs in pictures] == ["kiel", "hr", "flux", "fit", "residual", "halpha"]
+    assert all(attrs["aria-label"] and attrs["tabindex"] == "0" for attrs in pictures)
     assert all("scope" in attrs for attrs in page.of("th"))
 
 
@@ -338,13 +339,15 @@ def test_spectra_survive_their_files(tmp_path_factory, count, seed):
     nothing = np.empty(0)
     folder = tmp_path_factory.mktemp("spectra")
     wave = 6000.5 + 2.0 * np.arange(40)
-    write_spectra(folder, FittedSpectra(wave, *values, nothing, nothing, None, None, None))
+    raw = RawSpectra.empty(count, 40)
+    write_spectra(folder, FittedSpectra(wave, *values, nothing, nothing, None, None, None, raw))
     found = []
     for path in sorted((folder / "spectra").glob("*.js")):
         content = content_of(path)
         assert (content["start"], content["step"]) == (6000.5, 2.0)
-        whole = np.frombuffer(base64.b64decode(content["data"]), "<i2").reshape(-1, 3, content["pixels"])
-        scale = np.reshape(content["scale"], (-1, 3, 1))
+        fit = content["fit"]
+        whole = np.frombuffer(base64.b64decode(fit["data"]), "<i2").reshape(-1, 3, fit["pixels"])
+        scale = np.reshape(fit["scale"], (-1, 3, 1))
         found.append(np.where(whole == -32768, np.nan, whole * scale))
     read = np.concatenate([np.empty((0, 3, 40)), *found]).transpose(1, 0, 2)
     assert read.shape == values.shape
@@ -356,10 +359,10 @@ def test_spectra_survive_their_files(tmp_path_factory, count, seed):
 def test_rows_hold_exact_identifiers(folder, finished_run):
     table = read_columns(finished_run / "catalogue/spectra.parquet")
     points = content_of(folder / "explorer/points.js")
-    ids = points["ids"]["gaia_source_id"].split()
+    ids = points["ids"]["gaia_source_id"]
     assert max(map(int, ids)) > 2**53
     names = [name for name, *_ in points["schema"]]
-    rows = [row for path in sorted((folder / "rows").glob("*.js")) for row in content_of(path)]
+    rows = [row for path in sorted((folder / "rows").glob("*.js")) for row, _ in content_of(path)]
     assert len(rows) == len(ids) == points["count"]
     place = {number: row for row, number in enumerate(table["spectrum_id"].tolist())}
     teff = np.frombuffer(base64.b64decode(points["columns"]["teff"]), "<f4")
@@ -395,6 +398,38 @@ def test_models_are_those_of_the_run(finished_run):
         fit_again(finished_run, np.setdiff1d(table["spectrum_id"], ids)[:1])
 
 
+def test_raw_spectra_are_those_of_the_files_and_need_no_fit(finished_run, simulated_survey):
+    table = read_columns(finished_run / "catalogue/spectra.parquet", ["spectrum_id", "teff", "rv", "rv_zero"])
+    known = np.flatnonzero(np.isfinite(table["teff"]))[:2]
+    fitted = fit_again(finished_run, table["spectrum_id"][known], step=1)
+    for row, here in enumerate(known.tolist()):
+        seen = observe(finished_run, int(table["spectrum_id"][here]))
+        np.testing.assert_array_equal(seen.raw.flux[0], fitted.raw.flux[row])
+        np.testing.assert_allclose(seen.raw.continuum[0], fitted.raw.continuum[row], rtol=1e-5)
+        np.testing.assert_allclose(seen.observed[0], fitted.observed[row], rtol=1e-4)
+        assert seen.raw.velocity[0] == pytest.approx(float(table["rv"][here] + table["rv_zero"][here]), abs=1e-3)
+        assert np.isnan(seen.model).all()
+    index = read_columns(finished_run / "store/index.parquet", ["spectrum_id", "path"])
+    path = index["path"][index["spectrum_id"] == table["spectrum_id"][known[0]]][0]
+    spectrum = read_spectrum(path)
+    place = np.round(np.log10(spectrum.wavelength) / LOG_LAMBDA.step - LOG_LAMBDA.first).astype(int)
+    inside = (place >= 0) & (place < LOG_LAMBDA.count)
+    used = np.isfinite(fitted.raw.flux[0, place[inside]])
+    assert used.mean() > 0.9
+    np.testing.assert_allclose(fitted.raw.flux[0, place[inside]][used], spectrum.flux[inside][used], rtol=1e-5)
+
+
+def test_a_spectrum_that_was_not_measured_is_seen_as_observed(finished_run):
+    table = read_columns(finished_run / "measured.parquet", ["spectrum_id", "rv", "failure"])
+    index = np.flatnonzero(np.isnan(table["rv"]) & (table["failure"] == ""))
+    seen = observe(finished_run, int(table["spectrum_id"][index[0]]))
+    assert np.isnan(seen.raw.velocity).all()
+    assert np.isnan(seen.observed).all()
+    assert np.isfinite(seen.raw.flux).any()
+    with pytest.raises(UsageError, match=r"cannot be read|holds no spectrum"):
+        observe(finished_run, 10**9)
+
+
 def test_no_spectra_at_all(finished_run):
     assert fit_again(finished_run, np.empty(0, dtype=np.int64)).observed.shape[0] == 0
 
@@ -402,7 +437,7 @@ def test_no_spectra_at_all(finished_run):
 def test_empty_choice_writes_empty_files(finished_run, tmp_path):
     table, nothing = finished_run / "catalogue/spectra.parquet", np.empty(0, dtype=np.int64)
     write_points(tmp_path, table, nothing, 0)
-    write_rows(tmp_path, table, nothing)
+    write_rows(tmp_path, table, nothing, simulated=False)
     assert content_of(tmp_path / "explorer/points.js")["count"] == 0
     assert not (tmp_path / "rows").exists()
 

@@ -13,7 +13,7 @@ from stargap.validation.report import figures
 from stargap.validation.report import page as report
 from stargap.validation.report.explorer import choose_rows
 from stargap.validation.report.page import write_report
-from stargap.validation.report.spectra import FittedSpectra, fit_again
+from stargap.validation.report.spectra import FittedSpectra, RawSpectra, fit_again
 
 MANY, SHOWN = 50_000, 2_000
 EXPLORER = "document.getElementById('explorer').dataset"
@@ -35,7 +35,7 @@ def written(written_report):
 def opened(browser, path):
     browser.problems.clear()
     browser.open(path)
-    browser.until(f"{EXPLORER}.loaded")
+    browser.until(f"{EXPLORER}.loaded && {EXPLORER}.ready")
     assert browser.problems == []
 
 
@@ -46,8 +46,13 @@ def place(browser, diagram, index):
         f"(() => {{ const box = document.getElementById('{diagram}').getBoundingClientRect(); "
         "return [box.left, box.top]; })()"
     )
-    inside = browser.run(f"stargapExplorer.place('{diagram}', {index})")
+    inside = inside_place(browser, diagram, index)
     return corner[0] + inside[0], corner[1] + inside[1]
+
+
+def inside_place(browser, diagram, index):
+    """Where a point is in its diagram."""
+    return browser.run(f"stargapExplorer.place('{diagram}', ...stargapReport.values('{diagram}', {index}))")
 
 
 def shown_after_click(browser, diagram, x, y):
@@ -57,8 +62,8 @@ def shown_after_click(browser, diagram, x, y):
     return browser.run(f"{EXPLORER}.ready")
 
 
-def pixel(browser, canvas, x, y):
-    pen = f"document.getElementById('{canvas}').getContext('2d')"
+def pixel(browser, diagram, x, y):
+    pen = f"document.querySelector('#{diagram} canvas').getContext('2d')"
     return browser.run(f"Array.from({pen}.getImageData({x}, {y}, 1, 1).data)")
 
 
@@ -92,13 +97,13 @@ def test_click_shows_the_star_its_spectrum_and_its_row(browser, written, finishe
         assert cells["gaia_source_id"] == str(table["gaia_source_id"][row])
         assert float(cells["m_h"]) == pytest.approx(float(table["m_h"][row]), abs=0.00051)
         for name, values in (("observed", fitted.observed), ("model", fitted.model), ("residual", fitted.residual)):
-            seen = browser.run(f"Array.from(stargapExplorer.spectrum().{name}, (v) => Number.isFinite(v) ? v : null)")
+            seen = browser.run(f"stargapExplorer.spectrum().{name}")
             expected = values[number]
             np.testing.assert_array_equal(np.isnan(np.array(seen, dtype=float)), np.isnan(expected))
             largest = np.nanmax(np.abs(expected))
             np.testing.assert_allclose(np.array(seen, dtype=float), expected, atol=largest / 32767 * 0.51)
         # the ring around the point is dark, and the point inside it is not white
-        here = browser.run(f"stargapExplorer.place('{diagram}', {number})")
+        here = inside_place(browser, diagram, number)
         ring = [pixel(browser, diagram, round(here[0]) + dx, round(here[1])) for dx in (7, 8)]
         assert min(sum(colour[:3]) for colour in ring) < 150
         assert sum(pixel(browser, diagram, round(here[0]), round(here[1]))[:3]) < 3 * 250
@@ -134,7 +139,11 @@ def test_status_tells_the_identifiers_in_full(browser, written, finished_run):
     browser.until(f"{EXPLORER}.ready")
     assert gaia in status(browser)
     find(browser, "no star")
-    assert status(browser) == "no star: no spectrum in the explorer has this identifier."
+    assert status(browser) == "no star: no spectrum in the explorer has this identifier or designation."
+    other = int(np.flatnonzero(table["in_final_catalogue"][rows])[-1])
+    browser.run(f"delete {EXPLORER}.ready")
+    find(browser, table["designation"][rows[other]])
+    browser.until(f"{EXPLORER}.ready === '{table['spectrum_id'][rows[other]]}'")
     assert browser.problems == []
 
 
@@ -145,9 +154,10 @@ def test_keyboard_moves_from_star_to_star(browser, written, finished_run):
     browser.until(f"{EXPLORER}.ready")
     moved = 0
     for key, axis, way in (("ArrowRight", 0, 1), ("ArrowLeft", 0, -1), ("ArrowDown", 1, 1), ("ArrowUp", 1, -1)):
-        before = browser.run(f"stargapExplorer.place('kiel', stargapExplorer.index({EXPLORER}.chosen))")
+        before = inside_place(browser, "kiel", f"stargapReport.index({EXPLORER}.chosen)")
         browser.key(key)
-        after = browser.run(f"stargapExplorer.place('kiel', stargapExplorer.index({EXPLORER}.chosen))")
+        browser.until(f"{EXPLORER}.ready")
+        after = inside_place(browser, "kiel", f"stargapReport.index({EXPLORER}.chosen)")
         assert way * (after[axis] - before[axis]) >= 0
         moved += after != before
     assert moved >= 2  # a star at an edge has none beyond it
@@ -174,6 +184,7 @@ def test_on_a_narrow_screen_nothing_is_cut_off_or_squeezed(browser, written, fin
         browser.click(*place(browser, "kiel", 0))
         browser.until(f"{EXPLORER}.ready")
         assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
+        browser.run("document.getElementById('columns').open = true")
         cells = browser.run("Array.from(document.querySelectorAll('#row tr'), (row) => row.cells[1].clientHeight)")
         assert len(cells) > 20
         assert np.median(cells) < 60, "a number stands on one line"
@@ -189,10 +200,9 @@ def test_on_a_narrow_screen_nothing_is_cut_off_or_squeezed(browser, written, fin
 
 
 def test_missing_file_is_told(browser, written):
-    opened(browser, written)
     (written.parent / "rows").rename(written.parent / "rows-away")
     try:
-        browser.click(*place(browser, "kiel", 0))
+        browser.open(written)
         browser.until("document.getElementById('status').textContent.includes('rows/000.js is missing')")
     finally:
         (written.parent / "rows-away").rename(written.parent / "rows")
@@ -240,7 +250,9 @@ def test_fifty_thousand_stars(browser, many, tmp_path, monkeypatch):
         values = np.tile(np.sin(wave / 50).astype(np.float32), (len(spectrum_id), 1))
         values[:, 0] = (spectrum_id - 2**60) / MANY
         number = np.ones(len(spectrum_id))
-        return FittedSpectra(wave, values, values, values, number, np.ones((len(spectrum_id), 4)), None, None, None)
+        raw = RawSpectra.empty(len(spectrum_id), 2901)
+        unknown = np.ones((len(spectrum_id), 4))
+        return FittedSpectra(wave, values, values, values, number, unknown, None, None, None, raw)
 
     monkeypatch.setattr(report, "fit_again", marked)
     monkeypatch.setattr(figures, "FIGURES", ())
@@ -252,7 +264,7 @@ def test_fifty_thousand_stars(browser, many, tmp_path, monkeypatch):
     rows = choose_rows(table)
     ids, final = table["spectrum_id"][rows], table["in_final_catalogue"][rows]
     # pixels of every star from those of two
-    corners = [browser.run(f"stargapExplorer.place('kiel', {i})") for i in range(2)]
+    corners = [inside_place(browser, "kiel", i) for i in range(2)]
     teff, logg = (table[name][rows].astype(np.float32).astype(float) for name in ("teff", "logg"))
     x, y = (
         np.polynomial.Polynomial.fit(values[:2], [corner[axis] for corner in corners], 1)(values)
@@ -281,8 +293,8 @@ def test_fifty_thousand_stars(browser, many, tmp_path, monkeypatch):
                 assert first is None
             assert row_shown(browser)["spectrum_id"] == found
     redraw = browser.run(
-        "(() => { const start = performance.now(); const box = document.getElementById('colour'); box.value = 'snr_r'; "
-        "box.dispatchEvent(new Event('change')); return performance.now() - start; })()"
+        "(async () => { const start = performance.now(); document.getElementById('colour').value = 'snr_r'; "
+        "await stargapExplorer.redrawAll(); return performance.now() - start; })()"
     )
     print(f"redraw of {MANY} points: {redraw:.0f} ms")
     assert redraw < 2000

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stargap.features import subtype_name
+from stargap.features import BANDS, LINES, subtype_name
 from stargap.figures.panels import BOX, no_stars, tidy
 from stargap.figures.style import new_figure, plain_style
 from stargap.flags import Flag
@@ -26,16 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["fit_figure"]
 
 DATA, MODEL, SHADE, STAR = "0.15", "#d55e00", "#0072b2", "#009e73"
-LINES: Final = {
-    "Hα": (6562.80,),
-    "Li I": (6707.80,),
-    "K I": (7664.91, 7698.96),
-    "Na I": (8183.26, 8194.82),
-    "Ca II": (8498.02, 8542.09, 8662.14),
-}
-"""Lines of cool stars (A, air; NIST Atomic Spectra Database)."""
-BANDS: Final = {"CaH2": (6814.0, 6846.0), "CaH3": (6960.0, 6990.0), "TiO5": (7126.0, 7135.0)}
-"""Bands of Reid et al. (1995) (A, air)."""
 TRACKS: Final = (-1.0, -0.5, 0.0, 0.3)
 NEAR_HALPHA: Final = 45.0
 """Half the width of the panel of H-alpha (A)."""

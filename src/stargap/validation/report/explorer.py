@@ -14,25 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stargap.features import BANDS, HALPHA, LINES
 from stargap.flags import FLAG_COLUMNS, bit_text, worst_first
+from stargap.pixels import LOG_LAMBDA, STARGAP, WINDOWS, air_to_vacuum
 from stargap.spectra.store.shards import SHARD_ROWS
 from stargap.tables.columns import CATALOGUE, Column
 from stargap.tables.parquet import read_columns
 from stargap.validation.report.settings import MOST_POINTS
-from stargap.validation.report.spectra import FittedSpectra
+from stargap.validation.report.spectra import NODE, FittedSpectra
+from stargap.validation.report.summary import star_summary
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = [
-    "MOST_SHARDS",
-    "ExplorerAssets",
-    "choose_rows",
-    "explorer_assets",
-    "write_points",
-    "write_rows",
-    "write_spectra",
-]
+__all__ = ["AXES", "COLOURS", "MOST_SHARDS", "ExplorerAssets", "choose_rows", "explorer_assets", "first_star",
+           "palette", "row_cells", "spectrum_content", "write_points", "write_rows", "write_spectra"]  # fmt: skip
 
 ROWS_A_FILE = 250
 SPECTRA_A_FILE = 50
@@ -42,7 +38,17 @@ NO_PIXEL = -32768
 LARGEST = 32767
 IDS = ("spectrum_id", "obsid", "gaia_source_id")
 AXES = ("teff", "logg", "bp_rp", "m_g")
+"""Columns of the diagrams."""
 COLOURS = {"m_h": "[M/H] (dex)", "snr_r": "S/N in r", "chi2": "reduced chi-square", "halpha_ew": "EW of H-alpha (A)"}
+"""Columns that points can be coloured by, with their titles."""
+_FIRST = ("spectrum_id", "teff", "m_h", "snr_r", "use_teff", "in_final_catalogue")
+_LINES = LINES | {"Na D": (5889.95, 5895.92)}
+_BANDS = (
+    *(("CaH2", *BANDS["CaH2"], 1), ("CaH3", *BANDS["CaH3"], 0)),
+    *(("TiO", 7053.0, 7135.0, 1), ("TiO", 7589.0, 7640.0, 1), ("TiO", 8432.0, 8470.0, 1)),
+)
+"""Bands (A, air; of TiO, heads of its gamma and epsilon systems), and which line their names are on."""
+
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -55,14 +61,70 @@ class ExplorerAssets:
     script: Markup
 
 
-def explorer_assets() -> ExplorerAssets:
-    """Return the style sheet and the script of the explorer's section."""
+def explorer_assets(source: str = "report-source.js") -> ExplorerAssets:
+    """Return the style sheet and the script of an explorer, uPlot among them.
+
+    Args:
+        source: the script that gives it data.
+    """
     from markupsafe import Markup
 
     folder = files("stargap.validation.report").joinpath("templates")
-    return ExplorerAssets(
-        *(Markup(folder.joinpath(name).read_text(encoding="utf-8")) for name in ("explorer.css", "explorer.js"))
-    )
+
+    def read(*names: str) -> str:
+        return "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+
+    marks = f"window.stargapMarks = {json.dumps(_line_marks())};"
+    script = read("uplot/uPlot.iife.min.js"), marks, read("diagrams.js", "spectrum.js", "explorer.js", source)
+    return ExplorerAssets(Markup(read("uplot/uPlot.min.css", "explorer.css")), Markup("\n".join(script)))
+
+
+def _line_marks() -> dict[str, Any]:
+    """Return what spectra are marked with, in vacuum (A): lines, bands, windows that fits leave out, and the range."""
+    lines = [(name, [air_to_vacuum(one) for one in places]) for name, places in _LINES.items()]
+    bands = [(name, air_to_vacuum(low), air_to_vacuum(high), level) for name, low, high, level in _BANDS]
+    wave = LOG_LAMBDA.wavelength
+    return {
+        "lines": [(*line, 0) for line in lines],
+        "bands": bands,
+        "windows": [(one.low, one.high, one.frame) for one in WINDOWS],
+        "halpha": HALPHA,
+        "range": [float(wave[0]), float(wave[-1])],
+    }
+
+
+def palette() -> list[str]:
+    """Return the colours of points, dark to light, as ``#rrggbb``."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["viridis"](place)) for place in np.linspace(0, 1, 32)]
+
+
+def first_star(columns: Columns, rows: NDArray[np.int64]) -> int | None:
+    """Return which of some rows of the catalogue an explorer begins with: a typical star with a good spectrum.
+
+    Of the usable ones in the final catalogue with a S/N in the highest quarter, it is the one nearest to their medians
+    of Teff and [M/H], in units of their scatter. None where there are no rows, the first where none is usable.
+
+    Example:
+        >>> table = {"spectrum_id": np.arange(4), "teff": np.array([3000.0, 3400.0, 3500.0, 3600.0]),
+        ...          "m_h": np.zeros(4), "snr_r": np.full(4, 30.0), "use_teff": np.ones(4),
+        ...          "in_final_catalogue": np.array([True, True, True, False])}
+        >>> first_star(table, np.array([3, 2, 1, 0]))
+        2
+    """
+    given = {name: np.asarray(columns[name])[rows] for name in _FIRST}
+    usable = np.asarray(given["in_final_catalogue"], dtype=bool) & (given["use_teff"] == 1)
+    usable &= np.isfinite(given["snr_r"]) & np.isfinite(given["m_h"])
+    if not usable.any():
+        return 0 if len(rows) else None
+    usable &= given["snr_r"] >= np.quantile(given["snr_r"][usable], 0.75)
+    far = np.zeros(len(rows))
+    for name in ("teff", "m_h"):
+        some = given[name][usable]
+        far += ((given[name] - np.median(some)) / max(float(np.std(some)), 1e-9)) ** 2
+    return int(np.where(usable, far, np.inf).argmin())
 
 
 def choose_rows(spectra: Columns, *, points: int = MOST_POINTS, seed: int = 0) -> NDArray[np.int64]:
@@ -105,33 +167,48 @@ def write_points(folder: Path, table: Path, rows: NDArray[np.int64], shown: int)
         rows: of `choose_rows`, the first `shown` of which have a spectrum.
         shown: how many.
     """
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    given = _columns_of(table, rows, (*IDS, *AXES, *COLOURS, "in_final_catalogue"))
+    given = _columns_of(table, rows, (*IDS, "designation", *AXES, *COLOURS, "use_teff", "in_final_catalogue"))
     columns = {name: _base64(given[name].astype("<f4")) for name in (*AXES, *COLOURS)}
+    first = np.arange(min(shown or len(rows), len(rows)))
     content = {
         "count": len(rows),
         "shown": shown,
+        "first": first_star(given, first),
         "rowsAFile": ROWS_A_FILE,
         "spectraAFile": SPECTRA_A_FILE,
-        "ids": {name: " ".join(map(str, given[name].tolist())) for name in IDS},
+        "ids": {name: given[name].astype(str).tolist() for name in (*IDS, "designation")},
         "columns": columns,
         "final": _base64(given["in_final_catalogue"].astype("u1")),
         "colours": COLOURS,
-        "palette": [to_hex(colormaps["viridis"](place)) for place in np.linspace(0, 1, 32)],
+        "palette": palette(),
         "schema": [[column.name, column.unit, column.description] for column in CATALOGUE],
     }
     _write(folder / "explorer" / "points.js", "points", 0, content)
 
 
-def write_rows(folder: Path, table: Path, rows: NDArray[np.int64]) -> None:
-    """Write ``rows/NNN.js``: every column of the catalogue as text, nulls empty, flags with their sentences."""
+def write_rows(folder: Path, table: Path, rows: NDArray[np.int64], *, simulated: bool) -> None:
+    """Write ``rows/NNN.js``: of each row its columns as text, nulls empty, flags with their sentences, and a summary.
+
+    Args:
+        folder: of the report.
+        table: the catalogue of spectra.
+        rows: of `choose_rows`.
+        simulated: whether the stars are: they have no links.
+    """
     given = _columns_of(table, rows, [column.name for column in CATALOGUE])
     for number, part in _parts(len(rows), ROWS_A_FILE):
-        cells = [_cells(column, given[column.name][part]) for column in CATALOGUE]
-        content = [list(row) for row in zip(*cells, strict=True)]
+        columns = {name: values[part] for name, values in given.items()}
+        summaries = [
+            star_summary(columns, row, simulated=simulated)._asdict() for row in range(len(columns["spectrum_id"]))
+        ]
+        content = list(zip(row_cells(columns), summaries, strict=True))
         _write(folder / "rows" / f"{number:03d}.js", "rows", number, content)
+
+
+def row_cells(columns: Columns) -> list[list[str]]:
+    """Return rows of the catalogue as text, in the order of its columns: nulls empty, flags with their sentences."""
+    cells = [_cells(column, columns[column.name]) for column in CATALOGUE]
+    return [list(row) for row in zip(*cells, strict=True)]
 
 
 def _columns_of(table: Path, rows: NDArray[np.int64], names: Sequence[str]) -> Columns:
@@ -140,19 +217,31 @@ def _columns_of(table: Path, rows: NDArray[np.int64], names: Sequence[str]) -> C
 
 
 def write_spectra(folder: Path, fitted: FittedSpectra) -> None:
-    """Write ``spectra/NNN.js``: observed, model and residual of each spectrum as int16 with a scale each, in base64."""
-    start, step = float(fitted.wavelength[0]), float(fitted.wavelength[1] - fitted.wavelength[0])
+    """Write ``spectra/NNN.js``: see `spectrum_content`."""
     for number, part in _parts(len(fitted.observed), SPECTRA_A_FILE):
-        values = np.stack([fitted.observed[part], fitted.model[part], fitted.residual[part]], axis=1)
-        whole, scale = _as_int16(values)
-        content = {
-            "start": start,
-            "step": step,
-            "pixels": values.shape[2],
-            "scale": scale.ravel().tolist(),
-            "data": _base64(whole),
-        }
-        _write(folder / "spectra" / f"{number:03d}.js", "spectra", number, content)
+        _write(folder / "spectra" / f"{number:03d}.js", "spectra", number, spectrum_content(fitted, part))
+
+
+def spectrum_content(fitted: FittedSpectra, part: slice) -> dict[str, Any]:
+    """Return some spectra for a page: observed, model, residual, flux and pseudo-continuum, as int16 with scales."""
+    assert fitted.raw is not None
+    start, step = float(fitted.wavelength[0]), float(fitted.wavelength[1] - fitted.wavelength[0])
+    velocity = fitted.raw.velocity[part]
+    return {
+        "start": start,
+        "step": step,
+        "fit": _packed(np.stack([fitted.observed[part], fitted.model[part], fitted.residual[part]], axis=1)),
+        "native": {"first": LOG_LAMBDA.first, "step": LOG_LAMBDA.step},
+        "flux": _packed(fitted.raw.flux[part]),
+        "continuum": _packed(fitted.raw.continuum[part]) | {"start": STARGAP.start, "step": NODE * STARGAP.step},
+        "rv": [None if np.isnan(one) else float(one) for one in velocity],
+    }
+
+
+def _packed(values: NDArray[np.float32]) -> dict[str, Any]:
+    """Return numbers ``(..., pixel)`` as int16 in base64, a scale for each line."""
+    whole, scale = _as_int16(values)
+    return {"pixels": values.shape[-1], "scale": scale.ravel().tolist(), "data": _base64(whole)}
 
 
 def _as_int16(values: NDArray[np.float32]) -> tuple[NDArray[np.int16], NDArray[np.float64]]:

@@ -89,7 +89,7 @@ def write_report(
             shutil.copyfile(cleaning, folder / "cleaning.html")
         table = data.folder / "catalogue" / "spectra.parquet"
         write_points(folder, table, rows, 0 if fitted is None else len(fitted.observed))
-        write_rows(folder, table, rows)
+        write_rows(folder, table, rows, simulated=data.simulated)
         if fitted is not None:
             write_explorer_spectra(folder, fitted)
         _write(folder / "index.html", _page(data, sheets, pictures, rows, fitted, why_not, cleaning.exists()))

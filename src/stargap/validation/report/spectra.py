@@ -1,11 +1,13 @@
-"""Spectra of a run beside their models, fitted again as the run fitted them, for the pictures of its report."""
+"""Spectra of a run beside their models, fitted again as the run fitted them, for its report and for the viewer."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +19,11 @@ from stargap.fit.forward import EmulatorModel
 from stargap.labels import LABELS
 from stargap.measurement.models import AnyTransfer, load_transfer, settings_for
 from stargap.measurement.star import BATCH, BatchVelocity, Columns, Fitted, measure_native
-from stargap.pixels import grid_for
+from stargap.pixels import LOG_LAMBDA, grid_for
 from stargap.processor import single_thread
 from stargap.settings import MeasureSettings, read_settings_as
 from stargap.spectra.log_lambda import concatenate
-from stargap.spectra.prepare import Prepared
+from stargap.spectra.prepare import Prepared, prepare
 from stargap.spectra.spectrum import Facts
 from stargap.spectra.store.shards import Shard
 from stargap.statistics import mean_residual
@@ -29,10 +31,12 @@ from stargap.tables.crossmatch import match_ids
 from stargap.tables.parquet import provenance_of, read_columns
 from stargap.theory.emulator import Emulator
 
-__all__ = ["Example", "FittedSpectra", "fit_again"]
+__all__ = ["NODE", "Example", "FittedSpectra", "RawSpectra", "RunModels", "fit_again", "observe"]
 
 STEP = 2
 """Pixels of 1 A that are averaged into one."""
+NODE = 20
+"""Pixels of 1 A from one value of the pseudo-continuum, which is smooth over 30 A, to the next."""
 EXAMPLE_SNR = 30.0
 
 
@@ -46,14 +50,44 @@ class Example:
 
 
 @dataclass(frozen=True, eq=False)
+class RawSpectra:
+    """Spectra as their files have them, one per row.
+
+    ``flux`` is float32 ``(row, native)`` on `LOG_LAMBDA`, in the unit of the file, NaN where a pixel has no weight;
+    ``continuum`` float32 ``(row, node)``, the pseudo-continuum at every `NODE`-th pixel of the rest-frame grid, NaN
+    where there is none; ``velocity (row,)`` what shifts them to the rest frame (km/s), NaN where that is not known.
+    """
+
+    flux: NDArray[np.float32]
+    continuum: NDArray[np.float32]
+    velocity: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, count: int, pixels: int) -> RawSpectra:
+        """Return rows of nothing, for a rest-frame grid of so many pixels."""
+        shapes = (count, LOG_LAMBDA.count), (count, -(-pixels // NODE))
+        return cls(*(np.full(shape, np.nan, dtype=np.float32) for shape in shapes), np.full(count, np.nan))
+
+    def put(self, rows: Any, star: Prepared, velocity: NDArray[np.float64]) -> None:
+        """Fill in some rows from spectra that were prepared at these velocities."""
+        count, native = len(velocity), star.native
+        scale = native.scale[:count, None]
+        flux = torch.where(native.ivar[:count] > 0, native.flux[:count] * scale, torch.nan)
+        held = star.inverse_kernel[:count] < 1.0 / star.grid.least_kernel_weight
+        continuum = torch.where(held & (star.continuum[:count] > 0), star.continuum[:count] * scale, torch.nan)
+        self.flux[rows], self.continuum[rows] = flux.numpy(), continuum[:, ::NODE].numpy()
+        self.velocity[rows] = velocity
+
+
+@dataclass(frozen=True, eq=False)
 class FittedSpectra:
-    """Normalised spectra and models, averaged over 2 A; one row per requested spectrum.
+    """Normalised spectra and models, averaged over some A; one row per requested spectrum.
 
     ``wavelength (pixel,)`` in A, rest frame. ``observed, model, residual`` are float32 ``(row, pixel)``, NaN where no
     pixel is used; the residual is the mean of (observed - model) / sigma. ``synthetic`` is the model of the synthetic
     domain, ``before`` and ``after`` the ``mean |residual| / sigma`` of a row over its 1 A pixels against the synthetic
     and the published model; ``synthetic`` and ``before`` are None without a transfer. ``labels (row, 4)`` are those
-    fitted.
+    fitted. ``raw`` are the same spectra as their files have them.
     """
 
     wavelength: NDArray[np.float64]
@@ -65,41 +99,68 @@ class FittedSpectra:
     synthetic: NDArray[np.float32] | None
     before: NDArray[np.float64] | None
     example: Example | None
+    raw: RawSpectra | None = None
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """The folder of a run, with the models and settings that it measured with."""
+
+    folder: Path
+    emulator: Emulator
+    transfer: AnyTransfer | None
+    settings: MeasureSettings
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RunModels:
+        """Load them from the folder of a run.
+
+        Raises:
+            UsageError: they are not there, or of another version.
+        """
+        folder = Path(folder)
+        emulator = Emulator.load(folder / "emulator" / "emulator.safetensors")
+        path = folder / "transfer" / "transfer.safetensors"
+        transfer = load_transfer(path) if path.exists() else None
+        return cls(folder, emulator, transfer, settings_for(transfer, _measured_with(folder)))
 
 
 @single_thread()
-def fit_again(folder: str | Path, spectrum_id: NDArray[np.int64]) -> FittedSpectra:
+def fit_again(run: str | Path | RunModels, spectrum_id: NDArray[np.int64], *, step: int = STEP) -> FittedSpectra:
     """Fit some spectra of a run again, from its store, velocities, models and settings: their models are not kept.
 
     Args:
-        folder: of the run.
+        run: its folder, or what `RunModels.load` gave of it.
         spectrum_id: of spectra that it measured, ``(row,)``.
+        step: pixels of 1 A that are averaged into one.
 
     Raises:
         UsageError: the store, the velocities or the models are gone, or a spectrum was not measured.
     """
-    folder = Path(folder)
-    emulator, transfer = _models(folder)
-    settings = _settings(folder, transfer)
-    wave = _average(grid_for(settings.preset).wavelength[None])[0]
+    models = run if isinstance(run, RunModels) else RunModels.load(run)
+    grid = grid_for(models.settings.preset)
+    average = partial(_average, step=step)
+    wave = average(grid.wavelength[None])[0]
     shape = len(spectrum_id), len(wave)
     observed, model, residual, synthetic = (np.full(shape, np.nan, dtype=np.float32) for _ in range(4))
     before, after = np.full(len(spectrum_id), np.nan), np.full(len(spectrum_id), np.nan)
     labels = np.full((len(spectrum_id), len(LABELS)), np.nan)
     example: tuple[float, Example] | None = None
-    for rows, columns, fitted in _batches(folder, spectrum_id, settings, emulator, transfer):
+    raw = RawSpectra.empty(len(spectrum_id), len(grid.wavelength))
+    for rows, velocity, columns, fitted in _batches(models, spectrum_id):
         count = len(rows)
         star = fitted.prepared
         flux, sigma, good = (part[:count].numpy() for part in (star.flux, star.sigma, star.good))
         fit = fitted.fit.model[:count].numpy()
         good = good & np.isfinite(fit)
-        observed[rows], model[rows] = _average(flux, good), _average(fit, good)
-        residual[rows] = _average((flux - fit) / sigma, good)
+        raw.put(rows, star, velocity)
+        observed[rows], model[rows] = average(flux, good), average(fit, good)
+        residual[rows] = average((flux - fit) / sigma, good)
         after[rows] = mean_residual(flux, fit, sigma, good)
         labels[rows] = np.stack([np.asarray(columns[name], dtype=float) for name in LABELS], axis=1)
         if fitted.domains is not None:
-            first = _synthetic_spectra(star, fitted.domains.synthetic.labels, emulator)[:count].numpy()
-            synthetic[rows], before[rows] = _average(first, good), mean_residual(flux, first, sigma, good)
+            first = _synthetic_spectra(star, fitted.domains.synthetic.labels, models.emulator)[:count].numpy()
+            synthetic[rows], before[rows] = average(first, good), mean_residual(flux, first, sigma, good)
         far = np.abs(np.log(np.maximum(np.asarray(columns["snr_r"], dtype=float), 0.1) / EXAMPLE_SNR))
         far = np.where(np.isfinite(far) & np.isfinite(labels[rows, 0]), far, np.inf)
         if example is None or far.min() < example[0]:
@@ -111,10 +172,41 @@ def fit_again(folder: str | Path, spectrum_id: NDArray[np.int64]) -> FittedSpect
         residual,
         after,
         labels,
-        None if transfer is None else synthetic,
-        None if transfer is None else before,
+        None if models.transfer is None else synthetic,
+        None if models.transfer is None else before,
         None if example is None else example[1],
+        raw,
     )
+
+
+@single_thread()
+def observe(folder: str | Path, spectrum_id: int) -> FittedSpectra:
+    """Return one spectrum of a run without a model, at 1 A: what is there without a fit, also of unmeasured spectra.
+
+    Without a velocity it is not shifted, and has no pseudo-continuum and no normalised spectrum.
+
+    Raises:
+        UsageError: the store is gone, damaged, or has no such spectrum.
+    """
+    folder = Path(folder)
+    grid = grid_for(_measured_with(folder).preset)
+    number, row = divmod(spectrum_id, Shard.open(folder / "store", 0).card.shard_rows)
+    shard = Shard.open(folder / "store", number)
+    if not 0 <= row < len(shard):
+        message = f"{shard.folder}: holds no spectrum {spectrum_id}"
+        raise UsageError(message)
+    columns = _velocity_columns(folder, number)
+    place = np.flatnonzero(columns["spectrum_id"] == spectrum_id)
+    rv = torch.from_numpy(columns["rv"][place].astype(float)) if len(place) else torch.full((1,), torch.nan)
+    star = prepare(shard.read(np.array([row])), rv.double(), grid)
+    raw = RawSpectra.empty(1, len(grid.wavelength))
+    raw.put(slice(None), star, rv.numpy())
+    known = star.good.numpy() & np.isfinite(rv.numpy())[:, None]
+    raw.continuum[np.isnan(raw.velocity)] = np.nan
+    observed = np.where(known, star.flux.numpy(), np.nan).astype(np.float32)
+    nothing = np.full_like(observed, np.nan)
+    unknown = np.full((1, len(LABELS)), np.nan)
+    return FittedSpectra(grid.wavelength, observed, nothing, nothing, unknown[:, 0], unknown, None, None, None, raw)
 
 
 def _synthetic_spectra(star: Prepared, labels: Labels, emulator: Emulator) -> Spectra:
@@ -123,32 +215,23 @@ def _synthetic_spectra(star: Prepared, labels: Labels, emulator: Emulator) -> Sp
     return EmulatorModel(emulator, star)(labels, nothing, torch.arange(len(labels)))[0]
 
 
-def _models(folder: Path) -> tuple[Emulator, AnyTransfer | None]:
-    emulator = Emulator.load(folder / "emulator" / "emulator.safetensors")
-    path = folder / "transfer" / "transfer.safetensors"
-    return emulator, load_transfer(path) if path.exists() else None
-
-
-def _settings(folder: Path, transfer: AnyTransfer | None) -> MeasureSettings:
+def _measured_with(folder: Path) -> MeasureSettings:
     """Return the settings that the run measured with."""
     path = folder / "measured.parquet"
     recorded = json.loads(provenance_of(path).get("settings", "{}"))
     where = f"{path}: was made by another version of stargap"
-    return settings_for(transfer, read_settings_as(MeasureSettings, recorded.get("measure", {}), where=where))
+    return read_settings_as(MeasureSettings, recorded.get("measure", {}), where=where)
 
 
 def _batches(
-    folder: Path,
-    spectrum_id: NDArray[np.int64],
-    settings: MeasureSettings,
-    emulator: Emulator,
-    transfer: AnyTransfer | None,
-) -> Iterator[tuple[NDArray[np.int64], Columns, Fitted]]:
-    """Yield the spectra in the order of the store, in micro-batches that go across shards: places, columns, fit."""
+    models: RunModels, spectrum_id: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], Columns, Fitted]]:
+    """Yield the spectra in the order of the store, in micro-batches across shards: places, velocities, columns, fit."""
+    store = models.folder / "store"
     order = np.argsort(spectrum_id, kind="stable")
     if not len(order):
         return
-    size = Shard.open(folder / "store", 0).card.shard_rows
+    size = Shard.open(store, 0).card.shard_rows
     for first in range(0, len(order), BATCH):
         rows = order[first : first + BATCH]
         ids = spectrum_id[rows]
@@ -156,29 +239,33 @@ def _batches(
         velocities: list[BatchVelocity] = []
         for number in np.unique(ids // size):
             here = ids[ids // size == number] - number * size
-            shard = Shard.open(folder / "store", int(number))
+            shard = Shard.open(store, int(number))
             known = shard.facts()
             parts.append(shard.read(here))
             facts += [known[row] for row in here]
-            velocities.append(_velocity(folder, int(number), ids[ids // size == number]))
+            velocities.append(_velocity(models.folder, int(number), ids[ids // size == number]))
         names = ("rv", "error", "by_blocks", "chi2", "flags", "labels")
         velocity = BatchVelocity(*(torch.cat([getattr(part, name) for part in velocities]) for name in names))
         columns, fitted = measure_native(
             concatenate(parts),
             facts,
-            settings,
-            emulator,
+            models.settings,
+            models.emulator,
             failure=[""] * len(rows),
             spectrum_id=ids,
-            transfer=transfer,
+            transfer=models.transfer,
             velocity=velocity,
         )
-        yield rows, columns, fitted
+        yield rows, velocity.rv.numpy(), columns, fitted
+
+
+def _velocity_columns(folder: Path, number: int) -> dict[str, NDArray[Any]]:
+    return read_columns(folder / "velocity" / f"{number:05d}.parquet")
 
 
 def _velocity(folder: Path, number: int, ids: NDArray[np.int64]) -> BatchVelocity:
     """Return the velocities of some rows of a shard, and the labels that fits start from."""
-    columns = read_columns(folder / "velocity" / f"{number:05d}.parquet")
+    columns = _velocity_columns(folder, number)
     place = match_ids(ids, columns["spectrum_id"])
     if (place < 0).any():
         message = f"{folder}: shard {number} has no velocities of some of its spectra: they were not measured"
@@ -188,11 +275,11 @@ def _velocity(folder: Path, number: int, ids: NDArray[np.int64]) -> BatchVelocit
     return BatchVelocity(**numbers, labels=torch.from_numpy(labels))
 
 
-def _average(values: NDArray[np.floating], good: NDArray[np.bool_] | None = None) -> NDArray[np.floating]:
-    """Return means over `STEP` pixels, of those that are good ``(row, pixel)``; NaN where none is, a rest left out."""
+def _average(values: NDArray[np.floating], good: NDArray[np.bool_] | None = None, *, step: int) -> NDArray[np.floating]:
+    """Return means over `step` pixels, of those that are good ``(row, pixel)``; NaN where none is, a rest left out."""
     use = np.ones(values.shape, dtype=bool) if good is None else good
-    shape = len(values), values.shape[1] // STEP, STEP
-    whole = slice(shape[1] * STEP)
+    shape = len(values), values.shape[1] // step, step
+    whole = slice(shape[1] * step)
     count = use[:, whole].reshape(shape).sum(axis=2)
     total = np.where(use, values, 0.0)[:, whole].reshape(shape).sum(axis=2)
     return np.asarray(total / np.where(count > 0, count, np.nan))
