@@ -65,8 +65,9 @@ class RawSpectra:
     @classmethod
     def empty(cls, count: int, pixels: int) -> RawSpectra:
         """Return rows of nothing, for a rest-frame grid of so many pixels."""
-        shapes = (count, LOG_LAMBDA.count), (count, -(-pixels // NODE))
-        return cls(*(np.full(shape, np.nan, dtype=np.float32) for shape in shapes), np.full(count, np.nan))
+        flux = np.full((count, LOG_LAMBDA.count), np.nan, dtype=np.float32)
+        continuum = np.full((count, -(-pixels // NODE)), np.nan, dtype=np.float32)
+        return cls(flux, continuum, np.full(count, np.nan))
 
     def put(self, rows: Any, star: Prepared, velocity: NDArray[np.float64]) -> None:
         """Fill in some rows from spectra that were prepared at these velocities."""
