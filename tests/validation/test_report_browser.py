@@ -1,5 +1,7 @@
 """The report in a headless browser: it loads without errors, and a click shows the star that was clicked."""
 
+import base64
+import re
 import time
 
 import numpy as np
@@ -197,6 +199,63 @@ def test_on_a_narrow_screen_nothing_is_cut_off_or_squeezed(browser, written, fin
         assert tall == 0
     finally:
         browser.size(1280, 900)
+
+
+def test_printed_it_has_few_pages_without_what_only_a_screen_can_do(browser, written):
+    opened(browser, written)
+    browser.run("document.querySelectorAll('figure img').forEach((img) => { img.style.width = '100%'; })")
+    printed = base64.b64decode(browser.send("Page.printToPDF", printBackground=True)["data"])
+    assert 3 < len(re.findall(rb"/Type\s*/Page\b", printed)) <= 12
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    hidden = "['contents', 'explorer'].every((id) => document.getElementById(id).offsetParent === null)"
+    assert browser.run(hidden)
+    browser.send("Emulation.setEmulatedMedia", media="")
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_contents_stay_and_mark_the_section_that_is_read(browser, written, width):
+    browser.size(width, 800)
+    try:
+        opened(browser, written)
+        for name in ("truth", "headlines", "cuts", "run"):
+            browser.run(f"document.querySelector('#contents a[href=\"#{name}\"]').click()")
+            browser.until("document.querySelectorAll('#contents a[aria-current]').length === 1")
+            marked = "document.querySelector('#contents a[aria-current]')"
+            browser.until(f"{marked} !== null && {marked}.hash === '#{name}'")
+            box = browser.run(f"(() => {{ const b = {marked}.getBoundingClientRect(); return [b.top, b.right]; }})()")
+            assert 0 <= box[0] < 800
+            assert box[1] <= width
+            top = browser.run(f"document.getElementById('{name}').getBoundingClientRect().top")
+            assert top > -1 or name == "run", "a section is not hidden by the contents"
+    finally:
+        browser.size(1280, 900)
+
+
+def luminance(colour):
+    """Relative luminance of a CSS colour rgb(r, g, b) (WCAG 2.1)."""
+    parts = np.array([int(part) for part in re.findall(r"\d+", colour)[:3]]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["index.html", "cleaning.html"])
+def test_text_stands_out_in_either_scheme(browser, written, scheme, name):
+    browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    try:
+        browser.open(written.parent / name)
+        shades = "(node) => { const style = getComputedStyle(node); return [style.color, style.backgroundColor]; }"
+        paper = luminance(browser.run(f"({shades})(document.body)")[1])
+        assert (paper > 0.9) == (scheme == "light")
+        for colour, behind in browser.run(f"Array.from(document.querySelectorAll('p, a, td, th, li, pre'), {shades})"):
+            under = paper if behind == "rgba(0, 0, 0, 0)" else luminance(behind)
+            low, high = sorted((luminance(colour), under))
+            assert (high + 0.05) / (low + 0.05) >= 4.5
+        pictures = browser.run(f"Array.from(document.querySelectorAll('main img'), {shades})")
+        assert pictures
+        assert scheme == "light" or all(behind == "rgb(255, 255, 255)" for _, behind in pictures)
+    finally:
+        browser.send("Emulation.setEmulatedMedia", features=[])
 
 
 def test_missing_file_is_told(browser, written):

@@ -182,7 +182,7 @@ def binaries_figure(m_h: ArrayLike, primary: ArrayLike, snr: ArrayLike, *, title
         snr: of the M dwarf's spectrum, per pixel in r.
         title: above the figure.
     """
-    figure = new_figure(0.8 + 3.1 * len(LEAST_SNR), 3.8, title=title)
+    figure = new_figure(0.8 + 3.1 * len(LEAST_SNR), 4.4, title=title)
     mine, other, signal = finite_rows(m_h, primary, snr)
     ends = _common(other, mine)
     maps = []

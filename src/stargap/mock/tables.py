@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -46,12 +46,27 @@ PRIMARY_ERRORS: Final = (0.05, 2.0)
 CHANCE_PAIRS: Final = 0.006
 """Stars in a pair that is none, as a fraction of all."""
 
+
+def _about(errors: Mapping[str, tuple[float, float]]) -> str:
+    """Return offsets and scatters as text.
+
+    Example:
+        >>> _about({"teff": (-9.0, 60.0), "m_h": (-0.04, 0.15)})
+        'Teff -9 ± 60 K, [M/H] -0.04 ± 0.15 dex'
+    """
+    names = {"teff": ("Teff", "K"), "logg": ("log g", "dex"), "m_h": ("[M/H]", "dex"), "rv": ("RV", "km/s")}
+    return ", ".join(
+        f"{names[name][0]} {offset:+g} ± {scatter:g} {names[name][1]}" for name, (offset, scatter) in errors.items()
+    )
+
+
 NOTES: Final = {
-    "literature.csv": f"labels of two sources; offset and scatter about the truth: {LITERATURE}",
-    "apogee.csv": "columns of APOGEE DR17's allStar; offset and scatter about the truth: "
-    f"{APOGEE}; 3 % of the rows have STAR_BAD and labels that mean nothing; 5 % of the stars have two rows",
-    "laspm.csv": "labels of another method from three spectra in five, in the columns of LAMOST's LRS_mstellar; "
-    f"offset and scatter about the truth: {LASPM}",
+    "literature.csv": "labels of two sources, with these offsets and scatters about the truth: "
+    + "; ".join(f"{name}, {_about(errors)}" for name, errors in LITERATURE.items()),
+    "apogee.csv": "columns of APOGEE DR17's allStar, with these offsets and scatters about the truth: "
+    f"{_about(APOGEE)}; 3 % of the rows have STAR_BAD and labels that mean nothing; 5 % of the stars have two rows",
+    "laspm.csv": "labels of another method from three spectra in five, in the columns of LAMOST's LRS_mstellar, with "
+    f"these offsets and scatters about the truth: {_about(LASPM)}",
     "wide_binaries.csv": "pairs in the columns of El-Badry, Rix & Heintz 2021: an FGK star first, one of our M dwarfs "
     "second; separations of 1 to 100 arcsec; among them pairs by chance, most with a large R_chance_align",
     "fgk_primaries.csv": "the FGK stars of those pairs in the columns of LAMOST's LRS_stellar: [Fe/H] is that of the "
@@ -125,7 +140,7 @@ def compared_tables(folder: str | Path, instrument: Instrument = "lamost") -> li
         ['simulated literature', 'simulated APOGEE', 'simulated LASPM']
     """
     folder = Path(folder)
-    about = {"citation": "stargap mock", "where": "the folder of the simulated survey", "simulated": True}
+    about = {"citation": "simulated by stargap mock", "where": "the folder of the simulated survey", "simulated": True}
     literature = CompareSettings(
         name="simulated literature",
         note=NOTES["literature.csv"],

@@ -190,7 +190,8 @@ def _explained(settings: CompareSettings) -> list[str]:
         notes.append(f"{NAMES[name]} is compared where the Teff of {settings.name} is at least {least:g} K")
     if settings.paper_bias or settings.paper_scatter:
         notes.append("the paper's numbers are those of its own catalogue of real stars")
-    return [*notes, *(text for text in (settings.note, settings.citation) if text)]
+    source = f"source of {settings.name}: {settings.citation}" if settings.citation else ""
+    return [*notes, *(text for text in (settings.note, source) if text)]
 
 
 def _cells(one: Agreement, paper: bool) -> tuple[str, ...]:

@@ -229,7 +229,7 @@ def _picture(members: NDArray[Any], title: str, mean: Any = None, scatter: Any =
 
 
 def _image(title: str, picture: str) -> str:
-    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{picture}">'
+    return f'<img alt="Spectra: {html.escape(title)}" src="data:image/png;base64,{picture}">'
 
 
 def _opening(cleaning: Cleaning) -> str:
@@ -248,7 +248,7 @@ def _opening(cleaning: Cleaning) -> str:
         "distance",
         "reason",
     ]
-    lines = ["".join(f"<th>{name}</th>" for name in head)]
+    lines = ["".join(f'<th scope="col">{name}</th>' for name in head)]
     for one in cleaning.clusters:
         number = str(one.number) if one.verdict == "good" else f"<a href=#c{one.number}>{one.number}</a>"
         numbers = (one.tio5, one.cah1, one.e_bands, one.quiet, one.roughness, one.missing, one.distance)
@@ -264,8 +264,9 @@ def _opening(cleaning: Cleaning) -> str:
     return f"""<h1>Cleaning: {int(rejected.sum())} of {len(rejected)} spectra rejected</h1>
 <p>To overrule a verdict, write a file like this, with the numbers of clusters and "keep" or "reject", and name it in
 the settings:</p><pre>{example}</pre>
-<h2>Reasons</h2><table><tr><th>reason</th><th>spectra</th></tr>{reasons}</table>
-<h2>Clusters</h2><table>{table}</table>
+<h2>Reasons</h2><div class="scroll"><table><tr><th scope="col">reason</th><th scope="col">spectra</th></tr>
+{reasons}</table></div>
+<h2>Clusters</h2><div class="scroll"><table>{table}</table></div>
 <p>TiO5 and CaH1: depths in the mean spectrum, with the error of their sum; quiet: rms of the mean from 1 where M dwarfs
 are flat; rough: scatter within quiet bins beyond noise; missing: fraction of bins; distance: median of the members,
 1 for noise and allowed scatter.</p>
@@ -274,10 +275,19 @@ are flat; rough: scatter within quiet bins beyond noise; missing: fraction of bi
 
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Cleaning</title><style>
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Cleaning</title><style>
+:root { color-scheme: light dark; --ink: #222; --paper: #fff; --stripe: #f4f4f4; --link: #00457c; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181b; --stripe: #22262b; --link: #8ec7ff; }
+img { background: #fff; padding: 4px; filter: brightness(.88); } }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: var(--ink);
+background: var(--paper); } a { color: var(--link); } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; } td, th { padding: 2px 8px; text-align: left; }
-tr:nth-child(even) { background: #f4f4f4; } img { max-width: 100%; } pre { background: #f4f4f4; padding: .6rem; }
+tr:nth-child(even) { background: var(--stripe); } img { max-width: 100%; }
+pre { background: var(--stripe); padding: .6rem; overflow-x: auto; }
+@media print { :root { color-scheme: light; --ink: #000; --paper: #fff; --stripe: #f4f4f4; --link: #000; }
+body { max-width: none; margin: 0; } table { font-size: 8pt; }
+img { max-height: 60mm; filter: none; break-inside: avoid; } }
 </style></head><body><main>
 %BODY%
 </main></body></html>

@@ -94,7 +94,8 @@ _PLAN: tuple[tuple[str, str, str, Callable[[Source], Drawn]], ...] = (
     ("03-emulator", "Figure 3: errors of the emulator",
      "Errors of The Payne on spectra it was not trained on.", drawing.emulator),
     ("04-velocity", "Figure 4: velocities against Gaia's",
-     "Our radial velocities of stars in the final catalogue against Gaia's, and their differences.", drawing.velocity),
+     "Our radial velocities of stars in the final catalogue, means of their spectra, against Gaia's, and their "
+     "differences; n counts stars.", drawing.velocity),
     ("05-processing", "Figure 5: one spectrum's processing",
      "A spectrum with its pseudo-continuum, its error, and both after division; pixels that fits leave out are shaded.",
      drawing.processing),

@@ -118,7 +118,7 @@ def _offsets(data: RunData) -> Iterator[Row]:
         digits, other = DIGITS[name], "Gaia's" if name == "rv" else "literature"
         bias, scatter = paper.OFFSETS[name]
         if name == "rv":
-            ours = _offset(spectra["rv"][final], spectra["gaia_rv"][final], digits, "spectra")
+            ours = _offset(spectra["rv"][final], spectra["gaia_rv"][final], digits, _spectra_of_stars(data))
         else:
             ours = _offset(*_in_common(literature, name), digits, "stars") if literature else absent
         title = f"{NAMES[name]} − {other} ({UNITS[name]})"
@@ -140,6 +140,12 @@ def _offsets(data: RunData) -> Iterator[Row]:
             error = np.nan if curve is None else float(curve.repeat_error(snr))
             found = f"{error:.{digits}f}" if np.isfinite(error) else "too few repeats"
             yield f"{NAMES[name]}, repeats at S/N {snr:g}", f"{printed_scatter:.{digits}f}", found, ""
+
+
+def _spectra_of_stars(data: RunData) -> str:
+    """Return what velocities against Gaia's are counted in: spectra, and the stars that figure 4 shows."""
+    both = np.isfinite(data.stars["rv"]) & np.isfinite(data.stars["gaia_rv"])
+    return f"spectra of {np.count_nonzero(both & (data.stars['in_final_catalogue'] == 1)):,} stars"
 
 
 def _in_common(

@@ -7,9 +7,11 @@ import io
 import json
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,7 @@ def _page(
     cleaning: bool,
 ) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("stargap.validation.report"),
@@ -171,6 +174,11 @@ def _page(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+    )
+    environment.filters["sentence"] = sentence
+    ours = files("stargap.validation.report").joinpath("templates")
+    style, contents = (
+        Markup(ours.joinpath(name).read_text(encoding="utf-8")) for name in ("report.css", "contents.js")
     )
     labelled = int(np.isfinite(data.spectra["teff"]).sum())
     text: str = environment.get_template("report.html").render(
@@ -187,9 +195,31 @@ def _page(
         cleaning=cleaning,
         versions=_versions(),
         seconds=sum(stage.seconds for stage in data.stages),
+        left_out=[picture for picture in pictures if not picture.png],
+        shared=_shared(notes for _, _, notes in data.comparisons),
+        style=style,
+        contents=contents,
         explorer=explorer_assets(),
     )
     return text
+
+
+def sentence(text: str) -> str:
+    """Return a note as a sentence, with a capital letter, unless it begins with a name, and a full stop.
+
+    Example:
+        >>> sentence("errors are standard deviations"), sentence("binaries_gaia: 2 of 9 spectra"), sentence("Done.")
+        ('Errors are standard deviations.', 'binaries_gaia: 2 of 9 spectra.', 'Done.')
+    """
+    first = text.split(" ", 1)[0].rstrip(",:;")
+    begun = text[:1].upper() + text[1:] if first.isalpha() else text
+    return begun if begun.endswith((".", "!", "?")) else f"{begun}."
+
+
+def _shared(notes: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return the notes that several comparisons have, which the page says once."""
+    counts = Counter(note for one in notes for note in dict.fromkeys(one))
+    return [note for note, count in counts.items() if count > 1]
 
 
 def _title(data: RunData) -> str:
