@@ -12,19 +12,17 @@ from stargap.errors import UsageError
 from stargap.measurement.star import measure_batch
 from stargap.pixels import LOG_LAMBDA, MODEL_RESOLUTION, STARGAP
 from stargap.settings import MeasureSettings
-from stargap.spectra.linespread import (
+from stargap.spectra.linespread import blur, match_resolution, missing_blur
+from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.readers.read import read_spectrum
+from stargap.spectra.reading import ReadSettings
+from stargap.spectra.resolution import (
     INSTRUMENTS,
-    blur,
     from_fwhm,
     from_pixel_sigma,
     from_resolution_matrix,
     instrument_resolution,
-    match_resolution,
-    missing_blur,
 )
-from stargap.spectra.log_lambda import to_log_lambda
-from stargap.spectra.readers.read import read_spectrum
-from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Spectrum
 from stargap.theory.broadening import broaden_constant_resolution
 from stargap.theory.emulator import shipped_emulator

@@ -24,9 +24,9 @@ from stargap.pixels import grid_for
 from stargap.processor import cpu_capability
 from stargap.settings import MeasureSettings
 from stargap.spectra.inputs import expand_spectra, list_spectra, spectra_from_arrays
-from stargap.spectra.linespread import instrument_resolution
 from stargap.spectra.modelled import ModelledSpectra, write_spectra
 from stargap.spectra.reading import ReadSettings
+from stargap.spectra.resolution import instrument_resolution
 from stargap.spectra.spectrum import Spectrum
 from stargap.tables.columns import MEASURED
 from stargap.workers import each_alone, each_result

@@ -13,10 +13,10 @@ from stargap.measurement.star import Columns, Fitted, measure_batch
 from stargap.pixels import grid_for
 from stargap.processor import single_thread
 from stargap.settings import MeasureSettings
-from stargap.spectra.linespread import over
 from stargap.spectra.readers.content import Content, check_spectrum
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.reading import ReadSettings
+from stargap.spectra.resolution import over
 from stargap.spectra.spectrum import Spectrum
 from stargap.theory.emulator import Emulator
 

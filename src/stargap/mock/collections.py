@@ -16,7 +16,7 @@ from stargap.mock.spectrographs import DESI_ARMS, SPECTROGRAPHS_BY_NAME, desi_ar
 from stargap.mock.survey import SurveyChunk
 from stargap.pixels import SPEED_OF_LIGHT
 from stargap.spectra.address import split_address
-from stargap.spectra.linespread import FWHM_PER_SIGMA
+from stargap.spectra.resolution import FWHM_PER_SIGMA
 from stargap.spectra.spectrum import Spectrum
 
 __all__ = ["write_collections", "write_desi", "write_mwm_visits"]

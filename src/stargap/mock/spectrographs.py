@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stargap.mock.nature import sharp_nature, shipped_nature
-from stargap.spectra.linespread import INSTRUMENTS
+from stargap.spectra.resolution import INSTRUMENTS
 from stargap.theory.emulator import Emulator
 
 __all__ = [

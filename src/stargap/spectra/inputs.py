@@ -14,9 +14,9 @@ import numpy as np
 from stargap.errors import UsageError
 from stargap.pixels import air_to_vacuum
 from stargap.spectra.exchange import from_specutils, is_specutils
-from stargap.spectra.linespread import instrument_resolution
 from stargap.spectra.readers.read import spectrum_addresses
 from stargap.spectra.reading import ReadSettings
+from stargap.spectra.resolution import instrument_resolution
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.units import plain_arrays
 

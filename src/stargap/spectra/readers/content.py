@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import SpectrumError
-from stargap.spectra.linespread import Power
+from stargap.spectra.resolution import Power
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.units import plain_arrays
 

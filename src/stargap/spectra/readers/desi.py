@@ -11,10 +11,10 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from stargap.errors import SpectrumError
-from stargap.spectra.linespread import INSTRUMENTS, Power, from_resolution_matrix, over
 from stargap.spectra.readers.cards import fact_angle, fact_int, fact_number
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
+from stargap.spectra.resolution import INSTRUMENTS, Power, from_resolution_matrix, over
 from stargap.spectra.spectrum import Facts
 
 __all__ = ["count_desi", "is_desi", "parse_desi"]

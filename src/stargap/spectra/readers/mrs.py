@@ -10,12 +10,12 @@ from typing import Any
 from astropy.io import fits
 
 from stargap.errors import SpectrumError
-from stargap.spectra.linespread import INSTRUMENTS
 from stargap.spectra.readers.cards import card, fact_int, fact_number
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
 from stargap.spectra.readers.lamost import lamost_facts
 from stargap.spectra.readers.table import bits, column
+from stargap.spectra.resolution import INSTRUMENTS
 
 __all__ = ["count_mrs", "is_mrs", "parse_mrs"]
 

@@ -10,12 +10,12 @@ from astropy.io import fits
 
 from stargap.errors import SpectrumError
 from stargap.pixels import SPEED_OF_LIGHT
-from stargap.spectra.linespread import INSTRUMENTS
 from stargap.spectra.readers.cards import Value, card, fact_angle, fact_int, fact_number, fact_text
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
 from stargap.spectra.readers.sdss import KILLING_BITS
 from stargap.spectra.readers.table import bits, column
+from stargap.spectra.resolution import INSTRUMENTS
 from stargap.spectra.spectrum import Facts
 
 __all__ = ["count_mwm", "is_mwm", "parse_mwm"]

@@ -16,7 +16,6 @@ from astropy.io import fits
 from stargap.errors import SpectrumError, UsageError
 from stargap.spectra.address import join_address, split_address
 from stargap.spectra.exchange import read_with_specutils
-from stargap.spectra.linespread import instrument_resolution
 from stargap.spectra.readers.content import Content, check_spectrum, facts_with_snr
 from stargap.spectra.readers.desi import count_desi, is_desi, parse_desi
 from stargap.spectra.readers.fitsfile import load_fits, open_fits
@@ -32,6 +31,7 @@ from stargap.spectra.readers.statements import Stated, check_statements
 from stargap.spectra.readers.table import has_ivar, is_table, parse_table
 from stargap.spectra.readers.text import is_text, parse_text
 from stargap.spectra.reading import ReadSettings
+from stargap.spectra.resolution import instrument_resolution
 from stargap.spectra.spectrum import Spectrum
 
 __all__ = ["read_spectrum", "spectrum_addresses"]

@@ -8,11 +8,11 @@ import numpy as np
 from astropy.io import fits
 
 from stargap.errors import SpectrumError
-from stargap.spectra.linespread import INSTRUMENTS, from_pixel_sigma, over
 from stargap.spectra.readers.cards import card, fact_angle, fact_int, fact_number, fact_text
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
 from stargap.spectra.readers.sdss import KILLING_BITS, sdss_designation
+from stargap.spectra.resolution import INSTRUMENTS, from_pixel_sigma, over
 from stargap.spectra.spectrum import Facts
 
 __all__ = ["count_spplate", "is_spplate", "parse_spplate"]
