@@ -18,7 +18,7 @@ from real_star_anchors import prepared_anchors, read_stars, trainable
 
 from stargap.pipeline.anchors import scores_of
 from stargap.theory.emulator import shipped_emulator
-from stargap.transfer.anchored.anchors import AnchorSettings
+from stargap.transfer.anchored.settings import AnchorSettings
 from stargap.transfer.anchored.train import train_anchored
 
 MODELS = Path(__file__).resolve().parents[1] / "src" / "stargap" / "models"

@@ -7,18 +7,18 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from stargap.errors import ModelError
 from stargap.files import replacing
 
-__all__ = ["Card", "check_tensors", "kind_of", "load_model", "save_model", "settle_models"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Card", "check_tensors", "kind_of", "load_model", "read_card", "save_model", "settle_models"]
 
 LARGEST_CARD = 1_000_000
 
@@ -51,6 +51,8 @@ def save_model(path: str | Path, card: Card, tensors: Mapping[str, Tensor]) -> N
         card: its ``sha256`` is filled in here.
         tensors: name to tensor.
     """
+    from safetensors.torch import save
+
     path = Path(path)
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     complete = card.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
@@ -82,6 +84,8 @@ def load_model(
     Raises:
         ModelError: a missing, truncated, altered or foreign file, a damaged card, another kind or version.
     """
+    from safetensors.torch import load
+
     path = Path(path)
     content, digest, raw = _read_files(path)
     found = (raw.get("kind"), raw.get("version")) if isinstance(raw, dict) else (None, None)
@@ -98,16 +102,35 @@ def load_model(
         )
         raise ModelError(msg) from None
     if digest != card.sha256:
-        msg = (
-            f"{path}: the file does not match its card (sha256 {digest[:12]}..., card {card.sha256[:12]}...): "
-            "it is damaged, cut short, or of another model"
-        )
-        raise ModelError(msg)
+        raise ModelError(_mismatch(path, digest, card.sha256))
     try:
         return card, load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         msg = f"{path}: not a safetensors file ({error})"
         raise ModelError(msg) from None
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Return the card of a model in JSON types, without its tensors: which model it is, and what is said of it.
+
+    Args:
+        path: the ``*.safetensors`` file; its card is beside it.
+
+    Raises:
+        ModelError: a missing file, a card that is not JSON, or one of other tensors.
+    """
+    path = Path(path)
+    _, digest, card = _read_files(path)
+    if not isinstance(card, dict) or card.get("sha256") != digest:
+        raise ModelError(_mismatch(path, digest, card.get("sha256") if isinstance(card, dict) else None))
+    return card
+
+
+def _mismatch(path: Path, digest: str, said: object) -> str:
+    return (
+        f"{path}: the file does not match its card (sha256 {digest[:12]}..., card {str(said)[:12]}...): "
+        "it is damaged, cut short, or of another model"
+    )
 
 
 def kind_of(path: str | Path) -> str | None:
@@ -189,11 +212,14 @@ def check_tensors(path: str | Path, expected: Mapping[str, Tensor], tensors: Map
         ModelError: another name, shape or type, or a value that is not finite.
 
     Example:
+        >>> import torch
         >>> check_tensors("a.safetensors", {"x": torch.zeros(2)}, {"x": torch.zeros(3)})
         Traceback (most recent call last):
         ...
         stargap.errors.ModelError: a.safetensors: tensors do not match the architecture: 1 differ (x), x is ...
     """
+    import torch
+
     found, needed = ({name: _shape(tensor) for name, tensor in group.items()} for group in (tensors, expected))
     odd = sorted(name for name in {**needed, **found} if needed.get(name) != found.get(name))
     if odd:

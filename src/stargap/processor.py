@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,13 +38,13 @@ def single_thread() -> Iterator[None]:
 def cpu_capability() -> str:
     """Return the instruction set that torch computes with on this machine, as ``AVX2`` or ``AVX512``.
 
-    Results are the same bit for bit on machines where this is the same, and differ by rounding, which a fit can
-    amplify to a few K, where it is not.
+    Where nothing has imported torch, it is empty: nothing was computed with it. Results are the same bit for bit on
+    machines where this is the same, and differ by rounding, which a fit can amplify to a few K, where it is not.
 
     Example:
+        >>> import torch
         >>> cpu_capability() == cpu_capability().upper() != ""
         True
     """
-    import torch
-
-    return str(torch.backends.cpu.get_cpu_capability())
+    torch = sys.modules.get("torch")
+    return "" if torch is None else str(torch.backends.cpu.get_cpu_capability())

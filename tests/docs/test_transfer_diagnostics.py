@@ -54,7 +54,7 @@ def test_more_neighbours_than_rows_are_refused():
         mixing(good, good[:3])
 
 
-# ---- pixels held out
+# ---- pixels left out
 
 
 def test_blocks_cover_every_pixel_once():

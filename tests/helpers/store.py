@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stargap.spectra.store.ingest import Ingested, IngestSettings, ingest_shard, rescue_shard
+from stargap.spectra.store.ingest import Ingested, ingest_shard, rescue_shard
 from stargap.spectra.store.plan import Inputs, extend_plan
+from stargap.spectra.store.settings import IngestSettings
 from stargap.spectra.store.shards import Shard
 from stargap.spectra.store.store import finish, verify
 from stargap.tables.columns import INT_NULL

@@ -14,7 +14,8 @@ from stargap.measurement.star import BATCH, BatchVelocity, batch_velocity, measu
 from stargap.mock.files import write_lamost
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import native_batch
-from stargap.spectra.store.ingest import IngestSettings, file_inputs
+from stargap.spectra.store.plan import file_inputs
+from stargap.spectra.store.settings import IngestSettings
 from stargap.transfer.residual.model import shipped_transfer
 
 LAYOUTS = ("lamost-dr1", "lamost-image", "lamost-table")

@@ -10,7 +10,7 @@ import pytest
 from helpers.reports import quick_reports
 from pydantic import ValidationError
 
-import stargap.pipeline.report as stage
+import stargap.validation.report.page as report
 from stargap.errors import UsageError
 from stargap.pipeline import engine, freshness, stages
 from stargap.pipeline.engine import run_survey, stage_states
@@ -41,7 +41,7 @@ def told(monkeypatch):
         (folder / "report/index.html").write_text(f"page {len(calls)}")
         return folder / "report/index.html"
 
-    monkeypatch.setattr(stage, "write_report", write)
+    monkeypatch.setattr(report, "write_report", write)
     return calls
 
 
@@ -164,7 +164,7 @@ def test_a_report_that_fails_leaves_the_catalogue_and_says_why(asked, folder, mo
         message = "no room to draw in"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(stage, "write_report", fail)
+    monkeypatch.setattr(report, "write_report", fail)
     monkeypatch.setattr(engine, "each_alone", lambda make, jobs: [make(*job) for job in jobs])
     states = {state.stage: state for state in run_survey(asked(folder, report={}))}
     assert states["catalogue"].state == "done"

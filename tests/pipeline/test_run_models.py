@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from stargap.flags import Flag
 from stargap.pipeline.engine import run_survey
-from stargap.pipeline.models import emulator_settings, transfer_settings
+from stargap.pipeline.model_choice import emulator_settings, transfer_settings
 from stargap.pipeline.settings import SurveySettings
 from stargap.transfer.anchored.model import lamost_transfer
 

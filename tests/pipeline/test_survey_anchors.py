@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from stargap.pipeline.engine import run_survey
-from stargap.pipeline.models import after_transfer, transfer_settings
+from stargap.pipeline.model_choice import after_transfer, transfer_settings
 from stargap.pipeline.settings import SurveySettings
 from stargap.tables.read import read_table
 

@@ -10,8 +10,9 @@ from helpers.collections import BOSS_LOGLAM, boss_rows, rest, write_desi, write_
 from stargap.errors import SpectrumError
 from stargap.spectra.inputs import find_spectra, list_spectra
 from stargap.spectra.readers.read import read_spectrum, spectrum_addresses
-from stargap.spectra.store.ingest import IngestSettings, file_inputs, ingest_shard
-from stargap.spectra.store.plan import extend_plan
+from stargap.spectra.store.ingest import ingest_shard
+from stargap.spectra.store.plan import extend_plan, file_inputs
+from stargap.spectra.store.settings import IngestSettings
 from stargap.spectra.store.shards import Shard
 
 FULLREJECT, NEARBADPIXEL = 1 << 18, 1 << 4

@@ -27,8 +27,10 @@ from stargap.spectra.log_lambda import native_batch
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.store import ingest as room
 from stargap.spectra.store import shards
-from stargap.spectra.store.ingest import Ingested, IngestSettings, file_inputs
+from stargap.spectra.store.ingest import Ingested
 from stargap.spectra.store.lamost_files import catalogue_inputs, lamost_name, write_missing
+from stargap.spectra.store.plan import file_inputs
+from stargap.spectra.store.settings import IngestSettings
 from stargap.spectra.store.shards import shard_folder
 from stargap.spectra.store.store import verify
 from stargap.tables.columns import INT_NULL

@@ -25,7 +25,8 @@ from stargap.starnet.losses import PUBLISHED_WEIGHTS, CycleTask
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.pairs import PairedSource
 from stargap.starnet.settings import NetworkSettings
-from stargap.starnet.training import TrainingDiverged, TrainingSettings, train
+from stargap.starnet.training import TrainingDiverged, train
+from stargap.starnet.training_settings import TrainingSettings
 
 QUICK = TrainingSettings(
     iterations=20,

@@ -9,7 +9,8 @@ from helpers.stars import prepared_stars
 
 from stargap.mock.nature import nature_labels, shipped_nature
 from stargap.theory.emulator import shipped_emulator
-from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars
+from stargap.transfer.anchored.anchors import AnchorStars
+from stargap.transfer.anchored.settings import AnchorSettings
 from stargap.transfer.anchored.train import train_anchored
 
 ANCHORS, OTHERS = 30, 50

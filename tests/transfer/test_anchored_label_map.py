@@ -12,8 +12,9 @@ from stargap.fit.prior import LabelPrior, fit_sequence
 from stargap.labels import LOGG, M_H, TEFF
 from stargap.theory.emulator import shipped_emulator
 from stargap.theory.isochrones import shipped_isochrones
-from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars, zero_points
+from stargap.transfer.anchored.anchors import AnchorStars, zero_points
 from stargap.transfer.anchored.label_map import AnchorMap, fit_map, fit_slope, single_weights
+from stargap.transfer.anchored.settings import AnchorSettings
 from stargap.transfer.anchored.train import cross_validate, train_anchored
 
 SOME = AnchorMap(torch.tensor([-0.05, 0.4, 1.0, 8.0, -150.0]).double())

@@ -16,9 +16,10 @@ from stargap.fit.parameters import Parameters
 from stargap.flags import Flag
 from stargap.labels import LOGG, M_H, TEFF
 from stargap.theory.emulator import shipped_emulator
-from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars
+from stargap.transfer.anchored.anchors import AnchorStars
 from stargap.transfer.anchored.correction import BLIND, _largest
 from stargap.transfer.anchored.model import AnchoredTransfer
+from stargap.transfer.anchored.settings import AnchorSettings
 from stargap.transfer.anchored.train import LEAST_LIMIT, _folds, cross_validate, fit_anchored, train_anchored
 
 SMALL = 8

@@ -21,7 +21,7 @@ from stargap.transfer.residual import matched, scatter
 from stargap.transfer.residual.fits import Fits
 from stargap.transfer.residual.known import LabelledFits
 from stargap.transfer.residual.model import LabelMap, ResidualTransfer
-from stargap.transfer.residual.train import ResidualSettings
+from stargap.transfer.residual.settings import ResidualSettings
 
 COUNT = 1600
 NOISE, ERRORS = np.array([10.0, 0.04, 0.06]), np.array([40.0, 0.04, 0.08])

@@ -28,7 +28,8 @@ from stargap.theory.label_prior import draw_training_labels
 from stargap.transfer.residual import train as rounds
 from stargap.transfer.residual.matching import main_sequence
 from stargap.transfer.residual.model import MAPPED, ResidualTransfer
-from stargap.transfer.residual.train import ResidualSettings, train_residual
+from stargap.transfer.residual.settings import ResidualSettings
+from stargap.transfer.residual.train import train_residual
 
 STARS, TEST = 768, 128
 PLANTED = (6750.0, 7050.0)

@@ -357,7 +357,7 @@ def _state_table(states: list[StageState]) -> Table:
 
 
 def _print_cuts(counts: dict[str, float], screen: Console) -> None:
-    from stargap.pipeline.spectra import CUT_COUNTS
+    from stargap.pipeline.receipts import CUT_COUNTS
     from stargap.survey.sample import CutCount, Sample, print_counts
 
     names = list(dict.fromkeys(name.split(":")[0] for name in counts if ":" in name))

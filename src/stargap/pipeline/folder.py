@@ -8,27 +8,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from stargap import __version__
 from stargap.errors import UsageError
-from stargap.measurement.models import AnyTransfer, load_transfer
 from stargap.pipeline.receipts import digest
 from stargap.pipeline.settings import SurveySettings
 from stargap.pixels import STARGAP
 from stargap.rows import IntColumn
 from stargap.spectra.address import split_address
 from stargap.spectra.inputs import find_spectra
-from stargap.spectra.store.ingest import file_inputs
 from stargap.spectra.store.lamost_files import catalogue_inputs
-from stargap.spectra.store.plan import Inputs, extend_plan, read_plan
+from stargap.spectra.store.plan import Inputs, extend_plan, file_inputs, read_plan
 from stargap.spectra.store.shards import FileSum, file_sha256
 from stargap.spectra.store.store import finish
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.read import read_table
-from stargap.theory.emulator import Emulator
+
+if TYPE_CHECKING:
+    from stargap.measurement.models import AnyTransfer
+    from stargap.theory.emulator import Emulator
 
 __all__ = ["Columns", "Made", "Run", "content_digest", "joined_rows", "stamp"]
 
@@ -193,11 +194,15 @@ def _shards(store: Path, *stamps: int) -> int:
 
 @lru_cache(maxsize=2)
 def _emulator(path: Path, *stamps: int) -> Emulator:
+    from stargap.theory.emulator import Emulator
+
     return Emulator.load(path)
 
 
 @lru_cache(maxsize=2)
 def _transfer(path: Path, *stamps: int) -> AnyTransfer:
+    from stargap.measurement.models import load_transfer
+
     return load_transfer(path)
 
 

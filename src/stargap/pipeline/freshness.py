@@ -74,7 +74,7 @@ def stage_states(run: Run, failed: Mapping[str, dict[int | None, str]] | None = 
                 seconds=sum(r.seconds for r in receipts),
                 counts=counts,
                 failures=failures,
-                processors=tuple(sorted({r.processor for r in receipts})),
+                processors=tuple(sorted({r.processor for r in receipts} - {""})),
             )
         )
     return states

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,34 +13,28 @@ from stargap.files import replacing
 from stargap.measurement.models import AnyTransfer, load_transfer
 from stargap.pipeline.anchor_tables import usable_anchors
 from stargap.pipeline.anchors import scores_of, write_cross_validation
-from stargap.pipeline.folder import Made, Run, content_digest
+from stargap.pipeline.folder import Made, Run
 from stargap.pipeline.settings import SurveySettings
 from stargap.pipeline.survey_anchors import SurveyAnchors, survey_anchors, tabled_spectra
 from stargap.pipeline.train import residual_transfer, train_starnet
 from stargap.pixels import grid_for
 from stargap.rows import IntColumn
 from stargap.spectra.prepared import PreparedSpectra
-from stargap.starnet.training import TrainingSettings
+from stargap.starnet.training_settings import TrainingSettings
 from stargap.tables.parquet import read_columns
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
 from stargap.theory.train_emulator import Training, fit_emulator
-from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars
+from stargap.transfer.anchored.anchors import AnchorStars
 from stargap.transfer.anchored.model import lamost_transfer
+from stargap.transfer.anchored.settings import AnchorSettings
 from stargap.transfer.anchored.train import train_anchored
 from stargap.transfer.residual.matched import match_anchors
 from stargap.transfer.residual.model import shipped_transfer
-from stargap.transfer.residual.train import ResidualSettings, train_residual
+from stargap.transfer.residual.settings import ResidualSettings
+from stargap.transfer.residual.train import train_residual
 
-__all__ = [
-    "after_transfer",
-    "emulator_settings",
-    "make_emulator",
-    "make_labels",
-    "make_transfer",
-    "prior_settings",
-    "transfer_settings",
-]
+__all__ = ["make_emulator", "make_labels", "make_transfer"]
 
 
 def make_emulator(run: Run, unit: int | None) -> Made:
@@ -75,15 +68,6 @@ def _trained_transfer(settings: SurveySettings) -> AnyTransfer | None:
     if chosen.use == "lamost":
         return lamost_transfer()
     return shipped_transfer() if chosen.use == "simulated" else None
-
-
-def emulator_settings(settings: SurveySettings) -> dict[str, Any]:
-    """What the emulator follows from: its own checksum, or how it is trained."""
-    chosen = settings.emulator
-    if chosen.grid is None:
-        return {"emulator": {"model": _trained_emulator(settings).card.sha256}}
-    about: dict[str, Any] = chosen.model_dump(mode="json", include={"resolution", "seed"})
-    return {"emulator": {**about, "grid": content_digest(chosen.grid)}}
 
 
 def make_transfer(run: Run, unit: int | None) -> Made:
@@ -211,27 +195,6 @@ def _training_spectra(run: Run, folder: Path) -> tuple[PreparedSpectra, list[tup
     return PreparedSpectra.load(folder), chosen
 
 
-def transfer_settings(settings: SurveySettings) -> dict[str, Any]:
-    """What the transfer follows from: its own checksum, or how it is trained."""
-    chosen = settings.transfer
-    if chosen.use == "train":
-        own = {"default": "training", "anchored": "anchored", "reference": "reference"}
-        others = set(own.values()) - {own[chosen.architecture]}
-        about: dict[str, Any] = chosen.model_dump(mode="json", exclude={"model", "anchors", *others})
-        return {"transfer": about | {"anchors": [content_digest(path) for path in chosen.anchors]}}
-    transfer = _trained_transfer(settings)
-    return {"transfer": {"model": None if transfer is None else transfer.card.sha256}}
-
-
-def after_transfer(settings: SurveySettings) -> tuple[str, ...]:
-    """Stages before the transfer: those that make its training spectra, where it is trained."""
-    chosen = settings.transfer
-    if chosen.use != "train":
-        return ("emulator",)
-    known = bool(chosen.photometric_anchors or chosen.anchors)
-    return ("emulator", "labels", "prepare", "clean", *(("sample", "photometry") if known else ()))
-
-
 def make_labels(run: Run, unit: int | None) -> Made:
     """Draw labels of synthetic spectra (paper section 3.3.2)."""
     prior = run.settings.transfer.prior
@@ -241,8 +204,3 @@ def make_labels(run: Run, unit: int | None) -> Made:
     with replacing(path) as file:
         np.save(file, labels)
     return Made([path], len(labels))
-
-
-def prior_settings(settings: SurveySettings) -> dict[str, Any]:
-    """What the labels follow from."""
-    return {"transfer": settings.transfer.model_dump(mode="json", include={"prior"})}

@@ -14,15 +14,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stargap.files import replacing
 from stargap.spectra.store.shards import FileSum, file_sha256
 
-__all__ = ["Receipt", "digest", "read_receipt", "sum_products", "write_receipt"]
+__all__ = ["CUT_COUNTS", "Receipt", "digest", "read_receipt", "sum_products", "write_receipt"]
+
+CUT_COUNTS = ("before", "failed", "unknown", "left")
+"""The counts of each cut in the receipts of the sample."""
 
 
 class Receipt(BaseModel):
     """One piece of a stage, written after all its products.
 
     ``key`` is a digest of everything that the products follow from; ``settings`` are those of the stage, ``processor``
-    is the instruction set that made it, ``counts`` are numbers to report, ``products`` are all its files by their path
-    in the run's folder.
+    is the instruction set that torch made it with, if any, ``counts`` are numbers to report, ``products`` are all its
+    files by their path in the run's folder.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from stargap.errors import UsageError
 from stargap.pipeline.folder import Made, Run, content_digest
-from stargap.validation.report.page import report_files, write_report
 from stargap.validation.report.settings import ReportSettings
 
 __all__ = ["check_report_files", "make_report", "report_digests", "write_run_report"]
@@ -16,6 +15,8 @@ def make_report(run: Run, unit: int | None) -> Made:
     """Write the report of a run that is done up to its catalogue, unless settings turn it off."""
     if run.settings.report.skip:
         return Made([], 0)
+    from stargap.validation.report.page import report_files
+
     products = report_files(write_run_report(run.folder, run.settings.report))
     return Made(products, run.rows(None), {"figures": sum(product.suffix == ".png" for product in products)})
 
@@ -31,6 +32,8 @@ def write_run_report(folder: Path, chosen: ReportSettings, output: Path | None =
     Raises:
         UsageError: there is no catalogue, or a table cannot be read or joined.
     """
+    from stargap.validation.report.page import write_report
+
     pairs, primaries = chosen.binaries.pairs, chosen.binaries.primaries
     return write_report(
         folder,

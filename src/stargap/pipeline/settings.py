@@ -13,12 +13,12 @@ from stargap.photometry.likelihood import Population
 from stargap.pipeline.preset import PAPER_PRESET, filled
 from stargap.pipeline.train_settings import PriorSettings
 from stargap.settings import MeasureSettings, Settings
-from stargap.spectra.store.ingest import IngestSettings
-from stargap.starnet.training import TrainingSettings
+from stargap.spectra.store.settings import IngestSettings
+from stargap.starnet.training_settings import TrainingSettings
 from stargap.survey.cleaning.rules import CleaningSettings
 from stargap.survey.sample import SampleSettings
-from stargap.transfer.anchored.anchors import AnchorSettings
-from stargap.transfer.residual.train import ResidualSettings
+from stargap.transfer.anchored.settings import AnchorSettings
+from stargap.transfer.residual.settings import ResidualSettings
 from stargap.validation.report.settings import ReportSettings
 
 __all__ = ["EmulatorSettings", "FitSettings", "InputSettings", "PublishSettings", "SurveySettings", "TransferSettings"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +26,14 @@ from stargap.measurement.star import (
     padded_size,
     unmeasured,
 )
-from stargap.pipeline.folder import Columns, Made, Run, content_digest, joined_rows, stamp
-from stargap.pipeline.receipts import digest
+from stargap.pipeline.folder import Columns, Made, Run, joined_rows
+from stargap.pipeline.receipts import CUT_COUNTS
 from stargap.pixels import STARGAP, grid_for
 from stargap.processor import single_thread
-from stargap.spectra.address import split_address
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch
 from stargap.spectra.prepare import Prepared, prepare, prepare_again
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.store.ingest import ingest_shard, rescue_shard
-from stargap.spectra.store.plan import plan_rows
 from stargap.spectra.store.shards import Shard
 from stargap.survey.gaia.sorted import sort_sources, sources_near
 from stargap.survey.sample import select
@@ -47,8 +44,6 @@ from stargap.tables.write import write_table
 
 __all__ = [
     "CUT_COUNTS",
-    "file_states",
-    "gaia_digest",
     "make_gaia",
     "make_ingest",
     "make_measured",
@@ -76,18 +71,6 @@ def rescue_ingest(run: Run, unit: int) -> None:
         pass
 
 
-def file_states(run: Run, unit: int | None) -> dict[str, str]:
-    """Return a digest of the files of a shard: one that changed makes its shard stale."""
-    assert unit is not None
-    if not (run.store / "plan.parquet").exists():
-        return {}
-    plan = [(row, os.fsdecode(row["path"])) for row in plan_rows(run.store, unit)]
-    rows = [{**row, "path": path.rpartition(os.sep)[2]} for row, path in plan]  # a folder that moved holds the same
-    return {"files": digest({"rows": rows, "state": [stamp(split_address(path)[0]) for _, path in plan]})}
-
-
-CUT_COUNTS = ("before", "failed", "unknown", "left")
-"""The counts of each cut in the receipts of the sample."""
 VELOCITY = ("rv", "error", "by_blocks", "chi2", "flags")
 """Columns of the velocity table that are fields of `BatchVelocity`."""
 CONTINUUM = "continuum.npy"
@@ -117,12 +100,6 @@ def make_sample(run: Run, unit: int | None) -> Made:
     if sample.false_values:
         counts["impossible Gaia values"] = sample.false_values
     return Made([path], len(shard), {"in sample": int(sample.columns["in_sample"].sum()), **counts})
-
-
-def gaia_digest(run: Run, unit: int | None) -> dict[str, str]:
-    """Return the checksum of Gaia's table."""
-    path = run.settings.input.gaia
-    return {} if path is None else {"gaia": content_digest(path)}
 
 
 def _selected(run: Run, unit: int, shard: Shard) -> NDArray[np.int64]:

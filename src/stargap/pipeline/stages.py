@@ -4,34 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from stargap.pipeline.folder import Made, Run
-from stargap.pipeline.models import (
-    after_transfer,
-    emulator_settings,
-    make_emulator,
-    make_labels,
-    make_transfer,
-    prior_settings,
-    transfer_settings,
-)
+from stargap.pipeline.inputs import file_states, gaia_digest
+from stargap.pipeline.model_choice import after_transfer, emulator_settings, prior_settings, transfer_settings
 from stargap.pipeline.photometry import make_joint, make_photometry
 from stargap.pipeline.report import make_report, report_digests
 from stargap.pipeline.settings import SurveySettings
-from stargap.pipeline.spectra import (
-    file_states,
-    gaia_digest,
-    make_gaia,
-    make_ingest,
-    make_measured,
-    make_prepared,
-    make_sample,
-    make_velocity,
-    rescue_ingest,
-)
-from stargap.pipeline.stacks import make_stacks
 from stargap.pipeline.tables import companion_digests, make_catalogue, make_clean, make_table, overrule_digest
 from stargap.tables.columns import CATALOGUE, DOMAINS, JOINT, MEASURED, PHOTOMETRIC, STACKED, STARS, SURVEY, Column
 
@@ -68,6 +50,11 @@ TRAINING = 24.0
 """Time limit of a piece that trains a model, over that of another."""
 
 
+def _later(module: str, function: str) -> Callable[..., Any]:
+    """Return a function of a module that is imported at its first call: what measures needs torch, states do not."""
+    return lambda *given: getattr(import_module(f"stargap.pipeline.{module}"), function)(*given)
+
+
 def _only(*names: str) -> Callable[[SurveySettings], dict[str, Any]]:
     """Return a function that picks some of a run's settings."""
     return lambda settings: _file_names(settings.model_dump(mode="json", include=set(names)))
@@ -89,9 +76,9 @@ STAGES: tuple[Stage, ...] = (
         True,
         lambda settings: (),
         _only("ingest"),
-        make_ingest,
+        _later("spectra", "make_ingest"),
         file_states,
-        rescue_ingest,
+        _later("spectra", "rescue_ingest"),
     ),
     Stage(
         "gaia",
@@ -99,7 +86,7 @@ STAGES: tuple[Stage, ...] = (
         False,
         lambda settings: (),
         lambda settings: {},
-        make_gaia,
+        _later("spectra", "make_gaia"),
         gaia_digest,
     ),
     Stage(
@@ -108,7 +95,7 @@ STAGES: tuple[Stage, ...] = (
         True,
         lambda settings: ("ingest", "gaia"),
         _only("sample"),
-        make_sample,
+        _later("spectra", "make_sample"),
     ),
     Stage(
         "photometry",
@@ -125,7 +112,7 @@ STAGES: tuple[Stage, ...] = (
         False,
         lambda settings: (),
         emulator_settings,
-        make_emulator,
+        _later("models", "make_emulator"),
         trains=lambda settings: settings.emulator.grid is not None,
     ),
     Stage(
@@ -134,7 +121,7 @@ STAGES: tuple[Stage, ...] = (
         True,
         lambda settings: ("ingest", "sample", "emulator"),
         _only("measure"),
-        make_velocity,
+        _later("spectra", "make_velocity"),
     ),
     Stage(
         "prepare",
@@ -142,7 +129,7 @@ STAGES: tuple[Stage, ...] = (
         True,
         lambda settings: ("ingest", "velocity"),
         lambda settings: {"measure": {"preset": settings.measure.preset}},
-        make_prepared,
+        _later("spectra", "make_prepared"),
     ),
     Stage(
         "clean",
@@ -159,7 +146,7 @@ STAGES: tuple[Stage, ...] = (
         False,
         lambda settings: (),
         prior_settings,
-        make_labels,
+        _later("models", "make_labels"),
     ),
     Stage(
         "transfer",
@@ -167,7 +154,7 @@ STAGES: tuple[Stage, ...] = (
         False,
         after_transfer,
         transfer_settings,
-        make_transfer,
+        _later("models", "make_transfer"),
         trains=lambda settings: settings.transfer.use == "train",
     ),
     Stage(
@@ -176,7 +163,7 @@ STAGES: tuple[Stage, ...] = (
         True,
         lambda settings: ("ingest", "velocity", "prepare", "emulator", "transfer"),
         _only("measure"),
-        make_measured,
+        _later("spectra", "make_measured"),
         schema=(*MEASURED, *DOMAINS),
     ),
     Stage(
@@ -203,7 +190,7 @@ STAGES: tuple[Stage, ...] = (
         False,
         lambda settings: ("ingest", "emulator", "transfer", "table"),
         lambda settings: settings.model_dump(mode="json", include={"measure": True, "fit": {"stacks"}}),
-        make_stacks,
+        _later("stacks", "make_stacks"),
         schema=STACKED,
     ),
     Stage(

@@ -26,15 +26,16 @@ from stargap.spectra.prepared import PreparedSpectra
 from stargap.starnet.losses import CycleTask
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.pairs import PairedSource, SyntheticSpectra
-from stargap.starnet.training import TrainingSettings
 from stargap.starnet.training import train as train_network
+from stargap.starnet.training_settings import TrainingSettings
 from stargap.starnet.transfer import StarnetTransfer
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
 from stargap.transfer.anchored.train import train_anchored
 from stargap.transfer.residual.matched import match_anchors
 from stargap.transfer.residual.model import ResidualTransfer
-from stargap.transfer.residual.train import ResidualSettings, train_residual
+from stargap.transfer.residual.settings import ResidualSettings
+from stargap.transfer.residual.train import train_residual
 
 __all__ = ["Trained", "residual_transfer", "train", "train_starnet", "training_emulator"]
 

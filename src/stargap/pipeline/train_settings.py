@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from stargap.settings import Settings
-from stargap.starnet.training import TrainingSettings
-from stargap.transfer.anchored.anchors import AnchorSettings
-from stargap.transfer.residual.train import ResidualSettings
+from stargap.starnet.training_settings import TrainingSettings
+from stargap.transfer.anchored.settings import AnchorSettings
+from stargap.transfer.residual.settings import ResidualSettings
 
 __all__ = ["DataSettings", "PriorSettings", "TrainSettings"]
 

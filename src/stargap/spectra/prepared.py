@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stargap.errors import UsageError
 from stargap.files import replacing
 from stargap.pixels import PAPER, STARGAP, PixelGrid
-from stargap.spectra.prepare import Prepared, restore
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stargap.spectra.prepare import Prepared
 
 __all__ = ["PreparedSpectra", "split_rows"]
 
@@ -46,12 +49,18 @@ class PreparedSpectra:
 
     def tensors(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return copies of some rows as tensors: flux, sigma, good, weight (float32)."""
+        import torch
+
         arrays = (self.flux, self.sigma, self.good, self.weight)
         flux, sigma, good, weight = (torch.from_numpy(np.array(array[rows])) for array in arrays)
         return flux, sigma, good, weight.float()
 
     def prepared(self, rows: NDArray[np.int64]) -> Prepared:
         """Return some rows as prepared spectra that models can be fitted to, with errors of independent pixels."""
+        import torch
+
+        from stargap.spectra.prepare import restore
+
         return restore(*self.tensors(rows), torch.from_numpy(np.array(self.rv[rows])), self.grid)
 
     @classmethod

@@ -11,28 +11,25 @@ import contextlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 
 from stargap.errors import SpectrumError, UsageError
-from stargap.settings import Settings
 from stargap.spectra.address import split_address
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, native_batch
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Facts, Spectrum
-from stargap.spectra.store.plan import Inputs, plan_rows
+from stargap.spectra.store.plan import plan_rows
+from stargap.spectra.store.settings import IngestSettings
 from stargap.spectra.store.shards import (
     CATALOGUE,
     PLACE,
-    SHARD_ROWS,
-    Dtype,
     Shard,
     file_sha256,
     recover_shard,
@@ -40,23 +37,7 @@ from stargap.spectra.store.shards import (
 )
 from stargap.workers import each_alone
 
-__all__ = ["IngestSettings", "Ingested", "file_inputs", "ingest_shard", "rescue_shard"]
-
-
-class IngestSettings(Settings):
-    """How spectra are stored.
-
-    Example:
-        >>> IngestSettings(dtype="float16").shard_rows
-        1024
-    """
-
-    dtype: Dtype = "float32"
-    """Type of the pixels: float32, the very numbers that are measured from files, or float16, at half the size."""
-    read: ReadSettings = ReadSettings()
-    """How files are read that do not say everything themselves; files of surveys need none of it."""
-    shard_rows: Annotated[int, Field(ge=1, le=1 << 20)] = SHARD_ROWS
-    """Number of spectra in a shard, the unit of work and of resuming."""
+__all__ = ["Ingested", "ingest_shard", "rescue_shard"]
 
 
 @dataclass(frozen=True)
@@ -66,16 +47,6 @@ class Ingested:
     rows: int
     read: int
     failures: dict[str, int]
-
-
-def file_inputs(paths: Sequence[str | Path]) -> Inputs:
-    """Return files, such as `find_spectra` finds, for `extend_plan`.
-
-    Example:
-        >>> file_inputs(["/data/b.fits", "/data/a.fits"]).path
-        [b'/data/b.fits', b'/data/a.fits']
-    """
-    return Inputs([os.fsencode(Path(path).absolute()) for path in paths], [None] * len(paths), [True] * len(paths))
 
 
 def ingest_shard(folder: Path, number: int, settings: IngestSettings, deadly: frozenset[int] = frozenset()) -> Ingested:
@@ -95,7 +66,7 @@ def ingest_shard(folder: Path, number: int, settings: IngestSettings, deadly: fr
         OSError: the store cannot be written; what was complete stays.
 
     Example:
-        >>> from stargap.spectra.store.plan import extend_plan
+        >>> from stargap.spectra.store.plan import extend_plan, file_inputs
         >>> folder, settings = getfixture("tmp_path"), IngestSettings()
         >>> extend_plan(folder, file_inputs(["/data/missing.fits"]), settings.model_dump())
         1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,7 +21,7 @@ from stargap.tables.parquet import open_parquet
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Inputs", "extend_plan", "plan_rows", "read_plan"]
+__all__ = ["Inputs", "extend_plan", "file_inputs", "plan_rows", "read_plan"]
 
 _NAME = "plan.parquet"
 
@@ -43,6 +44,16 @@ class Inputs:
 
     def __len__(self) -> int:
         return len(self.path)
+
+
+def file_inputs(paths: Sequence[str | Path]) -> Inputs:
+    """Return files, such as `find_spectra` finds, for `extend_plan`.
+
+    Example:
+        >>> file_inputs(["/data/b.fits", "/data/a.fits"]).path
+        [b'/data/b.fits', b'/data/a.fits']
+    """
+    return Inputs([os.fsencode(Path(path).absolute()) for path in paths], [None] * len(paths), [True] * len(paths))
 
 
 def extend_plan(folder: str | Path, inputs: Inputs, settings: Mapping[str, Any]) -> int:

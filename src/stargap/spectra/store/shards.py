@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,11 +22,12 @@ from stargap import __version__
 from stargap.errors import UsageError
 from stargap.files import part_folder, replacing
 from stargap.pixels import LOG_LAMBDA
-from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.spectrum import Facts
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from stargap.spectra.log_lambda import NativeBatch
 
 __all__ = [
     "CATALOGUE",
@@ -139,6 +139,10 @@ class Shard:
         Raises:
             UsageError: the shard is damaged.
         """
+        import torch
+
+        from stargap.spectra.log_lambda import NativeBatch
+
         flux = torch.from_numpy(self._array("flux")[rows].astype(np.float32))
         weight = torch.from_numpy(self._array(_weight_name(self.card.dtype))[rows].astype(np.float32))
         ivar = weight if self.card.dtype == "float32" else weight.square().reciprocal()
@@ -349,6 +353,8 @@ def _weight_name(dtype: Dtype) -> str:
 def _encoded(native: NativeBatch, dtype: Dtype) -> list[tuple[str, NDArray[Any]]]:
     flux, weight = native.flux, native.ivar
     if dtype == "float16":
+        import torch
+
         flux, weight = flux.half(), weight.rsqrt().half()
         finite = torch.isfinite(flux) & torch.isfinite(weight)
         flux, weight = torch.where(finite, flux, 0), torch.where(finite, weight, torch.inf)

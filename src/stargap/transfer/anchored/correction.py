@@ -12,8 +12,9 @@ from stargap.labels import LOGG, M_H, TEFF
 from stargap.pixels import STARGAP
 from stargap.theory.emulator import Emulator
 from stargap.theory.isochrones import shipped_isochrones
-from stargap.transfer.anchored.anchors import MANY, AnchorSettings, AnchorStars
+from stargap.transfer.anchored.anchors import MANY, AnchorStars
 from stargap.transfer.anchored.model import LEAST_FLUX, AnchoredTransfer
+from stargap.transfer.anchored.settings import AnchorSettings
 from stargap.transfer.residual.model import SPLIT_SCALE
 
 __all__ = ["BLIND", "fit_anchors"]

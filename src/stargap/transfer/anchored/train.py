@@ -18,10 +18,11 @@ from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF
 from stargap.processor import single_thread
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
-from stargap.transfer.anchored.anchors import FEW_FOLDS, MANY, AnchorSettings, AnchorStars, check_anchors, zero_points
+from stargap.transfer.anchored.anchors import FEW_FOLDS, MANY, AnchorStars, check_anchors, zero_points
 from stargap.transfer.anchored.correction import fit_anchors
 from stargap.transfer.anchored.label_map import AnchorMap, fit_map
 from stargap.transfer.anchored.model import AnchoredTransfer
+from stargap.transfer.anchored.settings import AnchorSettings
 from stargap.transfer.calibration import Calibration, Off, learn_calibration, prepared_snr
 
 __all__ = ["CrossValidated", "cross_validate", "fit_anchored", "train_anchored"]

@@ -21,7 +21,8 @@ from stargap.transfer.residual.fits import Fits, fit_spectra
 from stargap.transfer.residual.known import LabelledFits
 from stargap.transfer.residual.model import MAPPED, ResidualTransfer
 from stargap.transfer.residual.scatter import own_scatter
-from stargap.transfer.residual.train import ResidualSettings, match_labels
+from stargap.transfer.residual.settings import ResidualSettings
+from stargap.transfer.residual.train import match_labels
 
 __all__ = ["AnchorFits", "fit_known", "left_out", "match_anchors", "tie_labels"]
 

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
 from stargap import __version__
@@ -21,56 +20,20 @@ from stargap.console import progress_bars
 from stargap.errors import UsageError
 from stargap.fit.parameters import Parameters
 from stargap.modelfile import Card, load_model, save_model, settle_models
-from stargap.settings import Settings
 from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.transfer.residual.fits import BATCH, Fits, brightest, fit_spectra
 from stargap.transfer.residual.known import LabelledFits
 from stargap.transfer.residual.matching import fit_density, fit_label_map, main_sequence
 from stargap.transfer.residual.model import MAPPED, ResidualTransfer
+from stargap.transfer.residual.settings import ResidualSettings
 from stargap.transfer.residual.sums import CorrectionSum, FloorSum
 
-__all__ = ["ResidualSettings", "ResidualTraining", "match_labels", "train_residual"]
+__all__ = ["ResidualTraining", "match_labels", "train_residual"]
 
 MOST_FAILED = 0.5
 """A stage in which a larger fraction of the fits fails ends the training."""
 RANGE = (0.002, 0.998)
 """Quantiles of the training stars' labels beyond which correction and map hold their values."""
-
-
-class ResidualSettings(Settings):
-    """How a residual transfer is trained."""
-
-    stars: Annotated[int, Field(ge=100)] = 12_000
-    """Training spectra that the correction is fitted to: the brightest."""
-    match_stars: Annotated[int, Field(ge=100)] = 6_000
-    """Training spectra that the label map is fitted to: drawn at random, since a cut in S/N selects labels."""
-    gauge_stars: Annotated[int, Field(ge=100)] = 3_000
-    """Bright spectra that find the pixels which the emulator cannot reproduce."""
-    validation_stars: Annotated[int, Field(ge=50)] = 1_000
-    """Validation spectra that choose between rounds."""
-    gauge_rounds: Annotated[int, Field(ge=0, le=20)] = 3
-    """Fits that each end with a new error floor, pixel by pixel; 0 keeps a floor of 0.015 everywhere."""
-    rounds: Annotated[int, Field(ge=0, le=20)] = 2
-    """Corrections, each followed by fits through it."""
-    degree: Annotated[int, Field(ge=0, le=4)] = 2
-    """Of the correction in Teff and [M/H]."""
-    map_degree: Annotated[int, Field(ge=0, le=3)] = 1
-    """Of the label map."""
-    ridge: Annotated[float, Field(gt=0)] = 0.05
-    """Expected size of a coefficient of the correction (relative flux)."""
-    floor: Annotated[float, Field(gt=0)] = 0.003
-    """Least error floor (normalised flux)."""
-    match: bool = True
-    """Fit the label map to the label prior; otherwise labels are those at which the emulator fits, or, with anchors,
-    those that agree with these alone. A hundred anchors or more need no prior, and the match is left out."""
-    effective: Annotated[float, Field(gt=0)] = 150.0
-    """Stars that the match of labels to the prior is worth: how well the prior is known."""
-    free_mix: bool = False
-    """Let the survey's labels be mixed otherwise than the prior; sensible with anchor stars (see `fit_label_map`)."""
-    sequence: bool = True
-    """Use the main sequence of the bright stars as a prior on log g."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of the split of spectra, of samples and of the fit to the prior."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""How the published network is trained (paper section 3.2)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from stargap.settings import Settings
+
+__all__ = ["TrainingSettings"]
+
+
+class TrainingSettings(Settings):
+    """How a transfer is trained; the defaults are those of O'Briain et al. (2021) and of the paper, section 3.2.
+
+    A run resumes only with the settings it began with, apart from iterations, device, checkpoint_every and log_every.
+
+    Example:
+        >>> settings = TrainingSettings()
+        >>> [round(settings.rate(step), 9) for step in (0, 49_999, 50_000, 499_999)]
+        [0.0001, 0.0001, 7e-05, 2.401e-05]
+    """
+
+    iterations: PositiveInt = 500_000
+    """Steps; each is one of the generators and one of the critics."""
+    batch: PositiveInt = 8
+    """Spectra of each domain in a step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Adam's, at the start."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
+    """Adam's decay of the mean and of the mean square of gradients."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Factor of the learning rate at each milestone."""
+    milestones: tuple[PositiveInt, ...] = (50_000, 100_000, 150_000, 200_000)
+    """Steps after which the learning rate drops, ascending."""
+    gradient_clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the gradient of the generators, and of that of the critics."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay a step of the running mean of weights that is validated and kept; None validates the weights themselves."""
+    bf16: bool = False
+    """Compute losses in bfloat16 where torch deems it safe; weights and validation stay float32."""
+    validate_every: PositiveInt = 2_000
+    """Steps between validations; there is one more after the last step."""
+    checkpoint_every: PositiveInt = 2_000
+    """Steps between checkpoints; there is one more at the end and on SIGTERM or SIGINT."""
+    log_every: PositiveInt = 100
+    """Steps between lines of metrics."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the noise in losses; the data and the first weights have other seeds."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingSettings:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            message = f"milestones {self.milestones} do not ascend"
+            raise ValueError(message)
+        return self
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate once `step` steps are done."""
+        return self.learning_rate * self.decay ** bisect_right(self.milestones, step)
