@@ -1,4 +1,4 @@
-"""Simulated stars of known truth, as many in each bin of S/N, and what `stargap.measure` says of them."""
+"""Simulated stars of known truth, as many in each bin of S/N, and what `stargap.measure` makes of them."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +15,13 @@ from pages import number, read_index, table
 from real_star_anchors import Photometry
 from real_star_anchors import number as parsed
 
-from stargap.catalogue.velocity import MOST_RUWE
 from stargap.labels import M_H, TEFF
 from stargap.measurement import velocity
 from stargap.measurement.star import batch_velocity
 from stargap.measurement.templates import Templates, templates_at
 from stargap.mock.nature import LOWER, UPPER, shipped_nature
-from stargap.pixels import LOG_LAMBDA, STARGAP
+from stargap.pixels import LOG_LAMBDA
 from stargap.settings import MeasureSettings
-from stargap.spectra.linespread import blur
 from stargap.spectra.log_lambda import NativeBatch, native_batch
 from stargap.spectra.readers.read import read_spectrum
 from stargap.statistics import robust_scatter
@@ -36,7 +34,6 @@ WRONG = 15.0
 SHARE = 0.5
 """Part of what blocks of wavelength disagree by that is error, as simulated stars show it."""
 RANGES = ((5930, 6600), (6600, 7060), (7060, 7700), (7700, 8400), (8400, 8970))
-FWHM = 0.42466090014400953
 SETTINGS = MeasureSettings()
 
 
@@ -47,7 +44,6 @@ class Pairs:
     native: NativeBatch
     gaia: Array
     e_gaia: Array
-    ruwe: Array
     labels: torch.Tensor
     noise: Array
     by_blocks: Array
@@ -76,17 +72,15 @@ def read_pairs(data: Path) -> Pairs:
         if place is None or catalogue.rows[place]["rv_ref"] not in ("DR2", "DR3"):
             continue
         star = catalogue.rows[place]
-        known.append([parsed(star[name]) for name in ("rv", "rv_error", "ruwe")])
+        known.append([parsed(star[name]) for name in ("rv", "rv_error")])
         spectra.append(read_spectrum(data / "lamost" / "cool" / row["file"]))
     native, _, _ = native_batch(spectra)
     found = batch_velocity(native, SETTINGS, shipped_emulator())
-    gaia, e_gaia, ruwe = np.array(known).T
+    gaia, e_gaia = np.array(known).T
     kept = np.abs(found.rv.numpy() - gaia) < WRONG
     rows = torch.as_tensor(np.flatnonzero(kept))
     parts = (part.numpy()[kept] for part in (found.error, found.by_blocks, found.rv))
-    return Pairs(
-        native[rows], gaia[kept], e_gaia[kept], ruwe[kept], found.labels[rows], *parts, dropped=int((~kept).sum())
-    )
+    return Pairs(native[rows], gaia[kept], e_gaia[kept], found.labels[rows], *parts, dropped=int((~kept).sum()))
 
 
 def velocity_text(data: Path) -> str:
@@ -100,15 +94,12 @@ def velocity_text(data: Path) -> str:
     noise = pairs.noise * factor
     excess = np.sqrt(np.maximum(pairs.by_blocks**2 - noise**2, 0.0))
     off = pairs.rv - pairs.gaia
-    quiet = pairs.ruwe <= MOST_RUWE
     floors = []
-    for title, some in (("all", np.ones(len(off), dtype=bool)), (f"RUWE up to {MOST_RUWE}", quiet)):
-        for share in (0.0, 0.5, 1.0):
-            errors = np.sqrt(noise**2 + (share * excess) ** 2 + pairs.e_gaia**2)
-            zero, floor = most_likely(off[some], errors[some])
-            both = number(zero[0], 2, error=zero[1]), number(floor[0], 2, error=floor[1])
-            name = f"{title}, {share:g} of the disagreement"
-            floors.append((name, f"{some.sum()}", *both, *_left_out(off[some], errors[some])))
+    for share in (0.0, 0.5, 1.0):
+        errors = np.sqrt(noise**2 + (share * excess) ** 2 + pairs.e_gaia**2)
+        zero, floor = most_likely(off, errors)
+        both = number(zero[0], 2, error=zero[1]), number(floor[0], 2, error=floor[1])
+        floors.append((f"{share:g} of the disagreement", *both, *_left_out(off, errors)))
     return f"""## Velocities of real M dwarfs against Gaia's
 
 {len(off)} spectra of `lamost/cool` whose stars have velocities in Gaia DR3 or DR2; {pairs.dropped} more differ by over
@@ -125,18 +116,17 @@ Gaia's velocity; *change* is the mean of differences from the first row, star by
   is left of a zero point depends on which bands weigh most, and is not corrected by a constant that is not
   significant. Its error is in `e_rv_sys`.
 * Air wavelengths taken for vacuum would move velocities by 83 km/s, a barycentric correction left out by up to 30,
-  gravitational redshift and convection of M dwarfs by less than 1: none is the cause. The resolution of templates and
-  the width of the running mean hardly matter.
+  gravitational redshift and convection of M dwarfs by less than 1: none is the cause.
 
 The floor is what differences scatter by beyond noise (the inverse variance's times {factor:g}), Gaia's errors, and a
 share of what blocks of wavelength disagree by, as the most likely number. *Left out*: each star by zero point and floor
 of all others, in units of its error.
 
-{table(["", "stars", "zero point (km/s)", "floor (km/s)", "scatter of pulls, left out", "within 1 error"], floors)}
+{table(["", "zero point (km/s)", "floor (km/s)", "scatter of pulls, left out", "within 1 error"], floors)}
 
 Exposures of F, G and K stars scatter by 5 km/s beyond noise ([emulator-stars.md](emulator-stars.md)); of M dwarfs,
-which have their own templates, `lamost_rv_floor` is {SETTINGS.lamost_rv_floor:g} km/s, from the row of all stars with
-half of the disagreement, about the share that simulated stars show.
+which have their own templates, `lamost_rv_floor` is {SETTINGS.lamost_rv_floor:g} km/s, from the row with half of
+the disagreement, about the share that simulated stars show.
 """
 
 
@@ -213,39 +203,13 @@ def _variants(pairs: Pairs) -> Iterator[tuple[str, Array]]:
     yield "as it is", pairs.measured()
     for title, name, value in (
         ("with 6885 to 6960 Å, as before", "OXYGEN", (6850.0, 6885.0)),
-        ("running mean of 8 Å", "SMOOTHING", 8.0),
-        ("running mean of 30 Å", "SMOOTHING", 30.0),
         ("blue weighted like red", "ERROR_FLOOR", (0.02, 0.02, 6600.0)),
     ):
         with _setting(name, value):
             yield title, pairs.measured()
-    for resolution in (1500.0, 1650.0):
-        yield f"templates of R = {resolution:.0f}", pairs.measured(_blurred(pairs.labels, resolution))
     low, high = (torch.tensor([*side, 0.0], dtype=torch.float64) for side in (LOWER, UPPER))
     inside = torch.maximum(torch.minimum(pairs.labels, high), low)
     yield "templates of other physics (the mock's nature)", pairs.measured(templates_at(shipped_nature(), inside))
     wave = LOG_LAMBDA.wavelength
     for low_end, high_end in RANGES:
         yield f"{low_end} to {high_end} Å alone", pairs.measured(use=(wave > low_end) & (wave < high_end))
-
-
-def _blurred(labels: torch.Tensor, resolution: float) -> Templates:
-    """Return the emulator's templates at a lower resolution."""
-    emulator, support = shipped_emulator(), STARGAP.support
-    variance = (FWHM * support) ** 2 * (resolution**-2 - emulator.card.resolution**-2)
-    amount = torch.as_tensor(variance / 12, dtype=torch.float32)
-
-    def flux(given: torch.Tensor) -> torch.Tensor:
-        spectra = emulator.flux(given)
-        for _ in range(6):
-            spectra = blur(spectra, amount.expand_as(spectra))
-        return spectra
-
-    return templates_at(_Changed(flux), labels)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class _Changed:
-    """An emulator, as far as templates need one."""
-
-    flux: Callable[[torch.Tensor], torch.Tensor]

@@ -77,6 +77,4 @@ HEAD = f"""## Pixels that do not lie on LAMOST's
 Pixels of LAMOST and SDSS are copied; narrower ones are averaged, others interpolated. {STARS} spectra of the
 emulator itself (R = 1800, {SNR:.0f} of S/N per 1.6 A, simulated) on other pixels, measured with `--model emulator`:
 the median of measured minus true, and the standard deviation of differences between two realisations of the noise
-over their errors, which is 1 where errors are right. Before interpolation was told as correlated noise and a lower
-resolving power, half a pixel beside LAMOST's pulls were 1.3 to 1.4 and [M/H] 0.05 dex too low; at 2.5 A Teff was 14
-K too low."""
+over their errors, which is 1 where errors are right."""

@@ -16,8 +16,7 @@ __all__ = ["blue_light"]
 Floats = NDArray[np.float64]
 BIN, SMOOTH = 10.0, 60.0
 """Width of a bin, and of the Gaussian pseudo-continuum (A)."""
-RANGES = {"6000-8900 A": (6000, 8900), "3900-6000 A": (3900, 6000), "5000-8900 A": (5000, 8900),
-          "4400-8900 A": (4400, 8900), "3900-8900 A": (3900, 8900)}  # fmt: skip
+RANGES = {"6000-8900 A": (6000, 8900), "3900-6000 A": (3900, 6000), "3900-8900 A": (3900, 8900)}
 TELLURIC = ((6860, 6960), (7160, 7340), (7580, 7700), (8100, 8350), (6545, 6585), (4850, 4875), (5570, 5590))
 """Left out: telluric bands, emission of active stars, sky."""
 STRENGTHS = 10.0 ** np.arange(-3.0, 3.1, 0.5)

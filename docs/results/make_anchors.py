@@ -6,7 +6,6 @@ Every product lies in a work folder; what is there is not made again, so a stopp
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,14 +34,15 @@ from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.statistics import robust_scatter
 from stargap.theory.label_prior import draw_training_labels
 from stargap.transfer.anchor_labels import AnchorLabels
-from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars
+from stargap.transfer.anchored.anchors import AnchorStars
 from stargap.transfer.anchored.model import AnchoredTransfer
+from stargap.transfer.anchored.settings import AnchorSettings
 from stargap.transfer.anchored.train import cross_validate, train_anchored
 from stargap.transfer.residual.fits import Fits, brightest, fit_spectra
 from stargap.transfer.residual.known import LabelledFits
-from stargap.transfer.residual.matched import AnchorFits, fit_known, left_out, tie_labels
+from stargap.transfer.residual.matched import AnchorFits, fit_known, tie_labels
 from stargap.transfer.residual.model import ResidualTransfer
-from stargap.transfer.residual.train import ResidualSettings
+from stargap.transfer.residual.settings import ResidualSettings
 
 SPECTRA, ANCHORS, FEWER = 40_000, 3_000, 1_500
 """Spectra of the training, and anchors in the first survey and in the others."""
@@ -307,18 +307,16 @@ def line(name: str, ours: Array, errors: Array, test: dict[str, Array]) -> list[
 HEAD = ["", "Teff (K), S/N > 50", "[M/H]", "Teff (K), S/N 5-20", "[M/H]", "slopes", "pulls"]
 
 
-def results(work: Work, made: Survey, level: str, mix: str) -> tuple[str, dict[str, float]]:
-    """Return the table of a survey with what is found of benchmarks, and what the training with all anchors reports."""
+def results(work: Work, made: Survey, level: str, mix: str) -> str:
+    """Return the table of a survey with what is found of benchmarks."""
     prior = draw_training_labels(PRIOR_DRAWS, alpha=0.0, seed=TRAIN_SEED)
     lines = [row("no anchors", made.transfer, made.test)]
-    told: dict[str, float] = {}
     counts = (100, 300, 1000, len(made.fits.anchors)) if (level, mix) == SURVEYS[0] else (len(made.fits.anchors),)
     for count in counts:
         fits = part(made.fits, count)
-        told = tie_labels(made.transfer, fits, prior, SETTINGS)
+        tie_labels(made.transfer, fits, prior, SETTINGS)
         lines.append(row(f"{count:,} anchors", made.transfer, made.test))
     gravity = own_gravity(made.transfer, made.test)
-    told |= left_out(made.transfer, made.fits, prior, SETTINGS)[0]
     if (level, mix) == SURVEYS[0]:
         plain = made.fits.anchors.covariance - torch.diag(made.fits.own.square())
         anchors = LabelledFits(made.fits.anchors.fitted, plain, made.fits.anchors.known)
@@ -337,8 +335,8 @@ def results(work: Work, made: Survey, level: str, mix: str) -> tuple[str, dict[s
         tie_labels(made.transfer, only, prior, SETTINGS)
         lines.append(row("anchors chosen by their labels", made.transfer, made.test))
         more, text = benchmark_lines(work, made, prior)
-        return table(HEAD, [*lines, *more, thousands(work, made.test)]) + f"\n\n{text}\n\n{gravity}", told
-    return table(HEAD, lines), told
+        return table(HEAD, [*lines, *more, thousands(work, made.test)]) + f"\n\n{text}\n\n{gravity}"
+    return table(HEAD, lines)
 
 
 def main() -> None:
@@ -352,11 +350,10 @@ def main() -> None:
     sections = []
     for level, mix in SURVEYS:
         made = survey(work, level, mix)
-        body, told = results(work, made, level, mix)
+        body = results(work, made, level, mix)
         mixed = "as the prior" if mix == "matched" else "otherwise"
         title = f"## {level.upper()} (`{LEVELS[level]}`), labels mixed {mixed}"
-        card = json.dumps({name: round(value, 4) for name, value in told.items()})
-        sections.append(f"{title}\n\n{body}\n\n{made.paired:.1%} of the anchors are pairs. In the card: `{card}`")
+        sections.append(f"{title}\n\n{body}\n\n{made.paired:.1%} of the anchors are pairs.")
         print(sections[-1], flush=True)
     folder = Path(__file__).parent
     text = Template((folder / "anchors.template.md").read_text())

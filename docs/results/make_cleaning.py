@@ -101,21 +101,6 @@ def recall_table(cleaning: Cleaning, truth: Truth) -> str:
     return "\n".join(lines)
 
 
-def cluster_table(cleaning: Cleaning, kinds: list[str]) -> str:
-    """Return the lines of the table of clusters that are not good, with what they hold."""
-    lines = []
-    for one in cleaning.clusters:
-        if one.verdict == "good":
-            continue
-        inside = Counter(kinds[row] for row in np.flatnonzero(cleaning.cluster == one.number))
-        what = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in inside.most_common(6))
-        lines.append(
-            f"| {one.number} | {one.size} | {one.verdict} | {one.tio5:.3f} | {one.cah1:.3f} | {one.e_bands:.3f} | "
-            f"{one.quiet:.3f} | {Clean.describe(one.flags)} | {what} |"
-        )
-    return "\n".join(lines)
-
-
 def real_table(cleaning: Cleaning, spectra: list[Spectrum], rows: NDArray[np.int64]) -> str:
     """Return one line per spectrum."""
     lines = []
@@ -166,7 +151,7 @@ def main() -> None:
     of_real = clean(both)
     cool = np.arange(len(spectra)) < len(notes["cool"])
     kept = ~of_real.rejected
-    classes = [str(spectrum.facts.subclass) for spectrum in spectra]
+    dwarf = truth["kind"] == "dwarf"
     if given.pages:
         write_cleaning_page(given.pages / "simulated.html", cleaning, shards)
         write_cleaning_page(given.pages / "real.html", of_real, both)
@@ -177,7 +162,9 @@ def main() -> None:
         count=f"{count:,}",
         junk=f"{100 * np.mean(truth['kind'] != 'dwarf'):.1f}",
         recall=recall_table(cleaning, truth),
-        clusters=cluster_table(cleaning, truth["kind"].tolist()),
+        least=f"{min(100 * cleaning.rejected[truth['kind'] == kind].mean() for kind in JUNK):.0f}",
+        lost=f"{100 * cleaning.rejected[dwarf].mean():.2f}",
+        lost_poor=f"{100 * cleaning.rejected[dwarf & truth['metal_poor'].astype(bool)].mean():.2f}",
         rounds=max(one.number for one in cleaning.clusters) // 1000,
         noise=f"{cleaning.settings.noise_factor:.2f}",
         seconds=f"{seconds:.1f}",
@@ -187,8 +174,6 @@ def main() -> None:
         cool_rejected=real_table(of_real, spectra, np.flatnonzero(cool & ~kept)),
         formats=int((~cool).sum()),
         formats_kept=int(kept[~cool].sum()),
-        formats_table=real_table(of_real, spectra, np.flatnonzero(~cool & kept)),
-        real_clusters=cluster_table(of_real, classes),
         real_rounds=max(one.number for one in of_real.clusters) // 1000,
     )
     (HERE / "cleaning.md").write_text(text, encoding="utf-8")

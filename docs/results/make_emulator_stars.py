@@ -16,18 +16,13 @@ from pages import leave_one_out_constant, leave_one_out_line, number, read_index
 
 from stargap import __version__
 from stargap.errors import SpectrumError
-from stargap.figures.fit import fit_figure
-from stargap.fit.forward import EmulatorModel
-from stargap.fit.labels import LabelFit, fit_labels
 from stargap.flags import Flag
-from stargap.labels import LABELS, LOGG, M_H
-from stargap.measurement.modelled import modelled_spectra
-from stargap.measurement.star import Columns, Fitted, measure_batch, parameters_for
+from stargap.labels import LOGG
+from stargap.measurement.star import Columns, Fitted, measure_batch
 from stargap.measurement.velocity import COVERED, SMOOTHING, Templates, measure_velocity
-from stargap.pixels import LOG_LAMBDA, PAPER, STARGAP, PixelGrid, grid_for
+from stargap.pixels import LOG_LAMBDA
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import NativeBatch, to_log_lambda
-from stargap.spectra.prepare import prepare
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.smoother import Smoother
 from stargap.spectra.spectrum import Spectrum
@@ -54,7 +49,6 @@ SOURCES = {
     "arXiv:2010.14867": "Maldonado 2020",
     "J/ApJ/836/77": "Yee 2017",
 }
-SECOND = {"MasB24": "Mas-Buitrago 2024", "Mald20": "Maldonado 2020", "Mann": "Mann 2015"}
 SNR_BINS: tuple[tuple[float, float], ...] = ((0, 25), (25, 50), (50, 100), (100, 200), (200, np.inf))
 PAIR_BINS: tuple[tuple[float, float], ...] = ((0, 50), (50, 75), (75, 100), (100, np.inf))
 CLEAN_RANGES = (
@@ -62,14 +56,6 @@ CLEAN_RANGES = (
     (8700, 8890),
 )  # fmt: skip
 """Observed wavelengths (A) outside every excluded window, H-alpha and the calcium triplet."""
-TRAPS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("(a) `native_errors=False`: errors interpolated like fluxes", {"native_errors": False}),
-    ("(b) `windows_follow_star=True`: all windows shifted with the star", {"windows_follow_star": True}),
-    ("(c) `windows_in_smoother=True`: windows count in the pseudo-continuum", {"windows_in_smoother": True}),
-    ("(d) `margin=0`: one-sided ends", {"margin": 0.0}),
-    ("(e) `model_sees_weights=False`: model normalised without the star's weights", {"model_sees_weights": False}),
-    ("(c) and (e) together", {"windows_in_smoother": True, "model_sees_weights": False}),
-)
 
 
 @dataclass(frozen=True)
@@ -117,21 +103,18 @@ def main() -> int:
     pictures = arguments.out / "emulator-stars"
     pictures.mkdir(parents=True, exist_ok=True)
     cool = measure_cool(lamost)
+    scatter_figure(cool).savefig(pictures / "scatter.png", dpi=90)
     parts = [
         introduction(cool),
-        literature(cool),
-        velocities(cool),
+        literature(cool, lamost),
         residuals(cool),
-        flags(cool),
-        draw(cool, pictures),
-        traps(cool),
         Repeats.read(lamost).report(),
     ]
     (arguments.out / "emulator-stars.md").write_text(reflow("\n\n".join(parts)), encoding="utf-8")
     return 0
 
 
-def measure_cool(lamost: Path) -> Cool:
+def measure_cool(lamost: Path, settings: MeasureSettings = SETTINGS) -> Cool:
     """Measure every file of `lamost/cool` as one batch."""
     index = read_index(lamost, "cool")
     items: list[Spectrum | SpectrumError] = []
@@ -140,7 +123,7 @@ def measure_cool(lamost: Path) -> Cool:
             items.append(read_spectrum(lamost / "cool" / row["file"]))
         except SpectrumError as error:
             items.append(error)
-    columns, fitted = measure_batch(items, SETTINGS, shipped_emulator())
+    columns, fitted = measure_batch(items, settings, shipped_emulator())
     return Cool(index, columns, fitted)
 
 
@@ -179,51 +162,28 @@ def introduction(cool: Cool) -> str:
     rv = compare(cool.ours("rv")[both], cool.known("rv_lines_kms")[both], resamples=0)
     doubtful = sum(row["note"].startswith("TiO5 disagrees") for row in cool.index)
     piled = int((cool.clean & (np.abs(cool.ours("m_h") + 1) < CORNER)).sum())
-    span = zip(LABELS, card.lower, card.upper, (0, 1, 1, 1), strict=True)
-    facts = [
-        ["stargap", __version__],
-        ["model", f"{card.kind} v{card.version}, {card.training_data}, R = {card.resolution:.0f}"],
-        ["model sha256", card.sha256[:16]],
-        ["model range", "; ".join(f"{n} {number(low, k)} to {number(high, k)}" for n, low, high, k in span)],
-        ["pixel grid", grid_for(SETTINGS.preset).digest],
-        ["error floor", f"{SETTINGS.floor:g} of the pseudo-continuum"],
-        ["noise factor, RV floor", f"{SETTINGS.lamost_noise_factor:g}, {SETTINGS.lamost_rv_floor:g} km/s"],
-        ["seed, bootstrap samples", f"{SEED}, {RESAMPLES}"],
-    ]
     lines.append(
         f"* **RV**: median {number(rv.values.median, 1, sign=True)} km/s, scatter {number(rv.values.scatter, 1)} km/s; "
         f"the bar of {BAR:.0f} km/s is {'met' if rv.values.scatter <= BAR else 'not met'}."
     )
-    return f"""# Real stars
+    return f"""# The emulator alone on real stars
 
-Made by `make results-emulator-stars`; every number here comes from `docs/results/make_emulator_stars.py`.
-
-All labels on this page come from fits of real spectra with the synthetic spectra alone, without a transfer network.
-They show the synthetic gap.
-
-## In short
-
-The {int(both.sum())} clean labelled stars, delta = ours − literature, scatter = 1.4826 MAD:
+What the synthetic spectra say of the {int(both.sum())} clean labelled stars by themselves, without a transfer (delta =
+ours − literature, scatter = 1.4826 MAD):
 
 {chr(10).join(lines)}
 
 log g is at the edge of the model ({card.lower[LOGG]:.1f} or {card.upper[LOGG]:.1f}) in {int((edge & both).sum())} of
 these stars, and in {int((edge & clean).sum())} of all {int(clean.sum())} clean spectra: there it is not a measurement.
-{piled} of those {int(clean.sum())} have [M/H] within {CORNER:g} of −1, which is an artefact (see [M/H] below).
+{piled} of those {int(clean.sum())} have [M/H] within {CORNER:g} of −1, which is an artefact (below).
 
-## What was measured
-
-{len(cool.index)} LAMOST spectra of `lamost/cool`, K7 to M4, with `stargap.measure` and default settings.
+Made by `make results-emulator-stars` with stargap {__version__}, {card.kind} v{card.version} ({card.training_data}, R =
+{card.resolution:.0f}) and default settings: {len(cool.index)} LAMOST spectra of `lamost/cool`, K7 to M4.
 {int(labelled.sum())} have literature labels; "clean" are the {int(both.sum())} of them for which the index notes no
-defect (saturation, a wrong object, no signal). "All" includes the others. {doubtful} labelled stars count as
-defective because their TiO5 contradicts the literature label, which flatters the TiO5 line on the clean ones.
-
-{table(["what", "value"], facts)}
-
-What was tuned on these stars: the velocity settings (running mean of {SMOOTHING:.0f} Å,
-{COVERED[0]:.0f}–{COVERED[1]:.0f} Å) were chosen among about 40 combinations on the clean labelled stars, so their RV
-scatter is somewhat optimistic. The error floor of the label fit was chosen by reduced chi-square, blind to labels. No
-literature label was used to choose anything in the label fit."""
+defect (saturation, a wrong object, no signal). {doubtful} labelled stars count as defective because their TiO5
+contradicts the literature label, which flatters the TiO5 line on the clean ones. The velocity settings (running mean of
+{SMOOTHING:.0f} Å, {COVERED[0]:.0f}–{COVERED[1]:.0f} Å) were chosen among about 40 combinations on the clean labelled
+stars, so their RV scatter is somewhat optimistic. No literature label was used to choose anything in the label fit."""
 
 
 def compare_set(cool: Cool, name: str, reference: Array, members: NDArray[np.bool_]) -> tuple[Compared, Compared]:
@@ -250,139 +210,57 @@ def comparison_cells(result: Compared, digits: int, *, short: bool = False) -> l
     return cells
 
 
-def literature(cool: Cool) -> str:
-    """Return a table of comparisons for each label."""
-    parts = [
-        """## Labels against the literature
-
-delta = ours − reference. "Scatter" is 1.4826 times the median distance from the median; "clipped" is the standard
-deviation after values more than 3 standard deviations from the mean are dropped, repeatedly (10 stars or fewer lose
-none). Slope: ours on the reference, ordinary least squares. Rank: Spearman. ± are bootstrap standard deviations
-over stars; scatter is given from 3 stars, slope and rank from 6. The first block takes each star's first reference,
-the "second opinions" are further labels of the same stars.
-
-The baselines are leave-one-out predictions trained on the same reference labels: for Teff and log g a line in our TiO5
-(stars without TiO5 drop out), for [M/H] the mean of the other stars. Their median is 0 or nearly so by construction,
-ours is not: compare scatters. For the same reason they know the star sample, and the labels' own systematics."""
-    ]
-    refs = {r: np.array([row["ref"].startswith(r + "/") for row in cool.index]) for r in SOURCES}
-    strays = cool.labelled & ~np.any(list(refs.values()), axis=0)
-    if strays.any():
-        message = f"references without a name: {sorted({cool.index[i]['ref'] for i in np.flatnonzero(strays)})}"
-        raise ValueError(message)
+def literature(cool: Cool, lamost: Path) -> str:
+    """Return how labels and velocities compare with the literature's."""
+    rows = []
     for name, column in LABEL_COLUMNS.items():
-        digits, known = DIGITS[name], cool.known(column)
-        sets: list[tuple[str, Array, NDArray[np.bool_]]] = [("**together**", known, cool.labelled)]
-        sets += [(f"{SOURCES[ref]} ({ref})", known, cool.labelled & member) for ref, member in refs.items()]
-        for suffix, author in SECOND.items():
-            if f"{column}_{suffix}" in cool.index[0]:
-                other = cool.known(f"{column}_{suffix}")
-                sets.append((f"second opinion: {author} (`{suffix}`)", other, np.isfinite(other)))
-        rows = []
-        for title, reference, members in sets:
-            for which, subset in (("clean", members & cool.clean), ("all", members)):
-                if which == "all" and (subset == (members & cool.clean)).all():
-                    continue
-                ours, baseline = compare_set(cool, name, reference, subset)
-                if ours.n:
-                    line = comparison_cells(baseline, digits, short=True) if baseline.n else ["0", "–", "–", "–"]
-                    rows.append([title, which, *comparison_cells(ours, digits), line[2], line[3]])
-        base = "constant" if name == "m_h" else "TiO5 line"
-        head = ["reference", "stars", "n", "median", "scatter", "clipped", "slope", "rank"]
-        head += [f"{base}: scatter", f"{base}: clipped"]
-        parts.append(f"### {NAMES[name]} ({UNITS[name]})\n\n{table(head, rows)}")
-        if name == "teff":
-            members = cool.labelled & cool.clean
-            recalibrated = compare(
-                leave_one_out_line(cool.ours(name)[members], known[members]),
-                known[members],
-                resamples=RESAMPLES,
-                seed=SEED,
-            )
-            scatter, deviation = comparison_cells(recalibrated, digits)[2:4]
-            parts.append(
-                f"A leave-one-out line in our own Teff, in place of TiO5, predicts the clean labels with a scatter of "
-                f"{scatter} K ({deviation} K clipped): what remains once offset and slope are taken out."
-            )
-        if name == "m_h":
-            parts.append(alpha_tie(cool))
-            same = known[refs["arXiv:2010.14867"] & cool.clean]
-            often = max(int((same == value).sum()) for value in same)
-            parts.append(
-                f"{often} of the {len(same)} clean [M/H] of Maldonado 2020 are the same number: they test nothing here."
-            )
-    parts.append("![ours against the literature](emulator-stars/scatter.png)")
-    return "\n\n".join(parts)
-
-
-def alpha_tie(cool: Cool) -> str:
-    """Fit again with [a/M] free and held at 0, velocities kept, and tell what the tie to [M/H] does."""
-    both, clean = cool.labelled & cool.clean, cool.clean
-    rows = []
-    for name, options in (
-        ("tied to [M/H]", {}), ("free", {"free_alpha": True}), ("held at 0", {"fixed": {"a_m": 0.0}})
-    ):  # fmt: skip
-        fit = Refit(cool, np.arange(len(cool.index)), SETTINGS.model_copy(update=options)).fit(STARGAP)
-        labels = fit.labels.numpy()
-        cells = []
-        for place, (label, column) in enumerate(LABEL_COLUMNS.items()):
-            known = cool.known(column)[both]
-            result = compare(labels[both, place], known, resamples=0).values
-            digits = DIGITS[label]
-            cells.append(f"{number(result.median, digits, sign=True)} ({number(result.scatter, digits)})")
-        corner = int((np.abs(labels[clean, M_H] + 1) < CORNER).sum())
-        edge = int((fit.flags.numpy()[clean] & int(Flag.LOGG_AT_BOUND) > 0).sum())
-        chi2 = number(float(np.nanmedian(fit.chi2.numpy()[clean])), 3)
-        rows.append([name, *cells, str(corner), str(edge), chi2])
-    head = ["[a/M]", "ΔTeff (K)", "Δlog g (dex)", "Δ[M/H] (dex)"]
-    head += [f"[M/H] within {CORNER:g} of −1", "log g at the edge", "reduced χ²"]
-    return f"""The fit ties [a/M] to [M/H]; the relation ends at [M/H] = −1, and fits gather in that corner. The same
-velocities fitted with other choices: median (scatter) of ours − literature on the clean labelled stars, then counts and
-the median reduced χ² of the {int(clean.sum())} clean spectra.
-
-{table(head, rows)}"""
-
-
-@dataclass(frozen=True)
-class Refit:
-    """Fits some rows again at the velocities that they have."""
-
-    cool: Cool
-    rows: NDArray[np.int64]
-    settings: MeasureSettings = SETTINGS
-
-    def fit(self, grid: PixelGrid, floor: float = SETTINGS.floor) -> LabelFit:
-        """Prepare on `grid` and fit the labels."""
-        emulator = shipped_emulator()
-        native = self.cool.fitted.native[torch.as_tensor(self.rows)]
-        prepared = prepare(native, torch.as_tensor(self.cool.ours("rv")[self.rows]), grid)
-        return fit_labels(
-            prepared,
-            EmulatorModel(emulator, prepared),
-            emulator,
-            parameters_for(self.settings, emulator),
-            error_floor=floor,
-            starts=SETTINGS.starts,
-            max_iterations=SETTINGS.max_iterations,
-        )
-
-
-def velocities(cool: Cool) -> str:
-    """Return the comparison of velocities with lines fitted by hand."""
-    rows = []
+        for which, members in (("clean", cool.labelled & cool.clean), ("all", cool.labelled)):
+            ours, baseline = compare_set(cool, name, cool.known(column), members)
+            simple = comparison_cells(baseline, DIGITS[name], short=True)[2]
+            rows.append([f"{NAMES[name]} ({UNITS[name]})", which, *comparison_cells(ours, DIGITS[name]), simple])
     for which, members in (("clean", cool.labelled & cool.clean), ("all", cool.labelled)):
         result = compare(cool.ours("rv")[members], cool.known("rv_lines_kms")[members], resamples=RESAMPLES, seed=SEED)
-        rows.append([which, *comparison_cells(result, 1)])
-        if which == "clean":
-            scatter, error = result.values.scatter, result.errors.scatter
-    return f"""## Velocities (km/s)
+        rows.append(["RV (km/s)", which, *comparison_cells(result, 1), "–"])
+    head = ["", "stars", "n", "median", "scatter", "clipped", "slope", "rank", "baseline's scatter"]
+    return f"""## Against the literature
 
-Against the index's velocities from lines fitted by hand, given to 1 km/s, whose own errors are not known.
+"Clipped" is the standard deviation after values more than 3 standard deviations from the mean are dropped, repeatedly
+(10 stars or fewer lose none). Slope: ours on the reference, ordinary least squares. Rank: Spearman. ± are bootstrap
+standard deviations over stars. The baseline predicts each star from the reference labels of the others: for Teff and
+log g a line in our TiO5, for [M/H] their mean. Velocities are compared with those of lines fitted by hand, given to 1
+km/s, whose own errors are not known.
 
-{table(["stars", "n", "median", "scatter", "clipped", "slope", "rank"], rows)}
+{table(head, rows)}
 
-The bar is a scatter of at most {BAR:.0f} km/s on the clean labelled stars: {number(scatter, 1, error=error)} km/s,
-{"met" if scatter <= BAR else "not met"}."""
+{alpha_tie(cool, lamost)}
+
+![ours against the literature](emulator-stars/scatter.png)"""
+
+
+def alpha_tie(cool: Cool, lamost: Path) -> str:
+    """Measure again with [a/M] free and held at 0, and tell what the tie to [M/H] does."""
+    both, clean = cool.labelled & cool.clean, cool.clean
+    rows = []
+    for name, one in (
+        ("tied to [M/H]", cool),
+        ("free", measure_cool(lamost, SETTINGS.model_copy(update={"free_alpha": True}))),
+        ("held at 0", measure_cool(lamost, SETTINGS.model_copy(update={"fixed": {"a_m": 0.0}}))),
+    ):
+        cells = []
+        for label, column in LABEL_COLUMNS.items():
+            result = compare(one.ours(label)[both], cool.known(column)[both], resamples=0).values
+            digits = DIGITS[label]
+            cells.append(f"{number(result.median, digits, sign=True)} ({number(result.scatter, digits)})")
+        corner = int((np.abs(one.ours("m_h")[clean] + 1) < CORNER).sum())
+        edge = int(one.flagged(Flag.LOGG_AT_BOUND)[clean].sum())
+        rows.append([name, *cells, str(corner), str(edge), number(float(np.nanmedian(one.ours("chi2")[clean])), 3)])
+    head = ["[a/M]", "ΔTeff (K)", "Δlog g (dex)", "Δ[M/H] (dex)"]
+    head += [f"[M/H] within {CORNER:g} of −1", "log g at the edge", "reduced χ²"]
+    return f"""The fit ties [a/M] to [M/H]; the relation ends at [M/H] = −1, and fits gather in that corner. With other
+choices: median (scatter) of ours − literature on the clean labelled stars, then counts and the median reduced χ² of
+the {int(clean.sum())} clean spectra.
+
+{table(head, rows)}"""
 
 
 def residuals(cool: Cool) -> str:
@@ -410,45 +288,6 @@ error floor in it.
 {table(head, rows)}
 
 Towards high S/N what remains is the model's, not the noise: that is the gap in numbers."""
-
-
-def flags(cool: Cool) -> str:
-    """Return how many rows carry each flag."""
-    bits = np.asarray(cool.columns["flags"])
-    both = cool.labelled & cool.clean
-    rows = [
-        [flag.sentence, str(int(has.sum())), str(int((has & cool.clean).sum())), str(int((has & both).sum()))]
-        for flag in Flag
-        if (has := cool.flagged(flag)).any()
-    ]
-    none = bits == 0
-    rows.append(["no flag", str(none.sum()), str((none & cool.clean).sum()), str((none & both).sum())])
-    rows.append(["rows", str(len(bits)), str(cool.clean.sum()), str(both.sum())])
-    return "## Flags\n\n" + table(["flag", "all", "clean", "clean labelled"], rows)
-
-
-def draw(cool: Cool, folder: Path) -> str:
-    """Draw the scatter figure and the three worst clean stars; return the section about the latter."""
-    scatter_figure(cool).savefig(folder / "scatter.png", dpi=90)
-    away = np.where(cool.labelled & cool.clean, cool.ours("teff") - cool.known("teff"), 0.0)
-    parts = ["## The three worst clean stars\n\nLargest |Teff − literature|."]
-    for place, row in enumerate(np.argsort(-np.abs(away), kind="stable")[:3], start=1):
-        entry = cool.index[row]
-        one = modelled_spectra(cool.columns, cool.fitted)[int(row) : int(row) + 1]
-        figure = fit_figure(cool.columns, int(row), one)
-        figure.savefig(folder / f"worst-{place}.png", dpi=80)
-        source = next(name for ref, name in SOURCES.items() if entry["ref"].startswith(ref + "/"))
-        text = "; ".join(
-            f"{NAMES[n]} {number(cool.ours(n)[row], DIGITS[n])} (literature {number(cool.known(c)[row], DIGITS[n])})"
-            for n, c in LABEL_COLUMNS.items()
-        )
-        flagged = cool.columns["flag_text"][row]
-        parts.append(
-            f"**{entry['star']}**: {text}; {source}."
-            + (f" Flags: {flagged}." if flagged else " No flag.")
-            + f"\n\n![fit of {entry['star']}](emulator-stars/worst-{place}.png)"
-        )
-    return "\n\n".join(parts)
 
 
 def scatter_figure(cool: Cool) -> Any:
@@ -484,51 +323,6 @@ def scatter_figure(cool: Cool) -> Any:
             handles += axis.plot([], [], "o", color="0.4", mfc="none", label="open: noted defect")
             axis.legend(handles=handles, frameon=False, fontsize=8, loc="lower right")
     return figure
-
-
-def traps(cool: Cool) -> str:
-    """Fit again with one choice of the preparation set back to the paper's, and tell what changes."""
-    rows = np.flatnonzero(cool.clean & ~cool.flagged(Flag.LOW_SN | Flag.RV_WEAK) & np.isfinite(cool.ours("teff")))
-    fit = Refit(cool, rows).fit
-
-    def ratios(new: LabelFit, old: LabelFit) -> list[float]:
-        ratio = torch.where(old.errors > 0, new.errors / old.errors, torch.nan)
-        return torch.nanmedian(ratio, dim=0).values.tolist()
-
-    ours = fit(STARGAP)
-    tested = [(name, fit(replace(STARGAP, **changes))) for name, changes in TRAPS]
-    tested.append(("all five (`PAPER` grid)", fit(PAPER)))
-    paper = MeasureSettings(preset="paper")
-    tested.append((f"`paper` preset: the same with error floor {paper.floor:g}", fit(PAPER, paper.floor)))
-    cells = []
-    for name, other in tested:
-        moved = (other.labels - ours.labels).numpy()
-        changes = [
-            f"{number(float(np.nanmedian(moved[:, k])), digits, sign=True)} "
-            f"({number(robust_scatter(moved[np.isfinite(moved[:, k]), k]), digits)})"
-            for k, digits in enumerate((1, 3, 3))
-        ]
-        larger = [number(value, 2) for value in ratios(other, ours)[:3]]
-        change = number(float(torch.nanmedian(other.chi2 - ours.chi2)), 2, sign=True)
-        cells.append([name, *changes, " / ".join(larger), change])
-    bare = ratios(fit(replace(STARGAP, native_errors=False), 0.0), fit(STARGAP, 0.0))
-    head = ["set back to the paper's", "ΔTeff (K)", "Δlog g (dex)", "Δ[M/H] (dex)"]
-    head += ["error ratio: Teff / log g / [M/H]", "Δχ²"]
-    at_edge = int(((ours.flags & int(Flag.LOGG_AT_BOUND)) > 0).sum())
-    return f"""## What each of the five traps does
-
-The {len(rows)} clean stars (with or without literature labels; S/N of 5 and more) fitted again with one choice of the
-preparation set back to the paper's; velocities stay. Δ = changed − default, as median (1.4826 MAD). The last columns
-are the median ratio of errors (changed / default) and the median change of reduced χ². These are changes, not
-improvements: no truth is involved. log g is at the edge of the model in {at_edge} of these stars, where it cannot move
-further.
-
-{table(head, cells)}
-
-(a) also replaces propagated noise by the inverse Hessian, into which the error floor goes. With no floor on either
-side, interpolated errors give label errors {" / ".join(number(v, 2) for v in bare[:3])} times the propagated ones
-(Teff / log g / [M/H]). (c) and (e) belong together: windows kept out of the star's pseudo-continuum but not out of the
-model's are a mismatch that neither preset has."""
 
 
 @dataclass(frozen=True)
@@ -655,11 +449,6 @@ class Repeats:
         other_pull = other / quoted(other_photon, factor, floor)
         rms, lag = self.noise()
         total = rms * np.sqrt(1 + 2 * lag.clip(min=0))
-        ranges = [
-            [f"{low}–{high}", number(float(np.nanmedian(rms[:, k])), 2), number(float(np.nanmedian(lag[:, k])), 2),
-             number(float(np.nanmedian(total[:, k])), 2)]
-            for k, (low, high) in enumerate(CLEAN_RANGES)
-        ]  # fmt: skip
         head = ["pairs", "n", "scatter of differences", "median error"]
         head += ["pulls: std", "pulls: clipped", "pulls: scatter"]
         middle = [float(np.median(np.nanmedian(values, axis=0))) for values in (rms, lag, total)]
@@ -678,10 +467,9 @@ scatter of 1 where errors are right, more where they are too small. ± are boots
 **The factor {factor:g} and the floor of {floor:g} km/s were chosen on these same repeats**, so this table is not an
 independent test. Three things to know about it:
 
-* The co-add holds each epoch's own noise, which draws the epochs together. Simulated pairs with the quoted noise alone,
-  measured in the same way, give pulls (photon errors only) with a clipped deviation of
-  {number(clipped(fake_pull), 2)} and a scatter of {number(robust_scatter(fake_pull), 2)} instead of 1. The part of the
-  table's pulls that is noise is too low by as much.
+* The co-add holds each epoch's own noise, which draws the epochs together, and is a noisy template. Simulated pairs
+  with the quoted noise alone, measured in the same way, give pulls (photon errors only) with a clipped deviation of
+  {number(clipped(fake_pull), 2)} and a scatter of {number(robust_scatter(fake_pull), 2)}; where both cancel it is 1.
 * Against the co-add of the best-exposed *other* star of the same letter class, which holds none of their noise, the
   real pairs differ by {number(robust_scatter(other), 1)} km/s, and their pulls have a clipped deviation of
   {number(clipped(other_pull), 2)} and a scatter of {number(robust_scatter(other_pull), 2)}. Here templates that do not
@@ -689,21 +477,14 @@ independent test. Three things to know about it:
 * These are not M dwarfs, and their binaries and pulsations count as errors. The floor of M dwarfs is
   {SETTINGS.lamost_rv_floor:g} km/s, by their scatter about Gaia's velocities ([calibration.md](calibration.md)).
 
-### Where the factor comes from
-
-Differences of two epochs, each divided by its running mean (Gaussian of 100 Å), in units of the quoted error: 1.4826
-MAD over pixels, and the correlation of neighbouring pixels, as medians over pairs. A sum over many pixels then has
-rms × √(1 + 2 lag-1) times the quoted error.
-
-{table(["range (Å)", "robust rms", "lag-1 correlation", "factor"], ranges)}
-
-Medians over the ranges: {" / ".join(number(value, 2) for value in middle)}; the largest factor is {number(largest, 2)}.
-The setting is {factor:g}. Velocity differences of the epochs leave traces of lines, which count here too.
+The factor is that of differences of two epochs over the quoted error, as medians over {len(CLEAN_RANGES)} ranges of
+wavelength: a robust rms of {number(middle[0], 2)} and a correlation of neighbouring pixels of {number(middle[1], 2)},
+together {number(middle[2], 2)} (in the worst range {number(largest, 2)}).
 
 {self.split_half(apart, photon, total)}"""
 
     def split_half(self, apart: Array, photon: Array, total: Array) -> str:
-        """Choose factor and floor on half of the stars and test them on the other half; return the paragraph."""
+        """Choose factor and floor on half of the stars and test them on the other half; return the sentence."""
         random = np.random.default_rng(SEED)
         owner = self.star[self.pairs[:, 0]]
         stars = int(self.star.max()) + 1
@@ -722,22 +503,10 @@ The setting is {factor:g}. Velocity differences of the epochs leave traces of li
             low, middle, high = np.percentile(np.array(values)[:, k], [16, 50, 84])
             return f"{number(middle, digits)} ({number(low, digits)} to {number(high, digits)})"
 
-        factor = float(np.median(np.nanmedian(total, axis=0)))
-        rows = [
-            ["chosen on one half", range_of(chosen, 0, 2), range_of(chosen, 1, 1)],
-            ["the settings", number(SETTINGS.lamost_noise_factor, 2), number(REPEATS_FLOOR, 1)],
-        ]
-        for row, values in zip(rows, (tested, fixed), strict=True):
-            row += [range_of(values, 0, 2), range_of(values, 1, 2)]
-        return f"""### Split-half check
-
-{SPLITS} times the stars are split at random. On one half the factor is taken from flux differences as above (median
-over ranges) and the floor is the one that makes the scatter (1.4826 MAD) of pulls 1; both are then tested on the other
-half. Median and 16th to 84th percentile over the splits.
-
-{table(["errors", "factor", "floor (km/s)", "pulls of the other half: scatter", "clipped"], rows)}
-
-On all stars the same rule gives {number(factor, 2)} and {number(matching_floor(apart, photon, factor), 1)} km/s."""
+        usual = range_of(fixed, 0, 2)
+        return f"""Chosen on one half of the stars and tested on the other, {SPLITS} times (median, 16th to 84th
+percentile): a factor of {range_of(chosen, 0, 2)}, a floor of {range_of(chosen, 1, 1)} km/s and a scatter of pulls of
+{range_of(tested, 0, 2)} on the other half; with the settings it is {usual}."""
 
 
 def quoted(photon: Array, factor: float, floor: float) -> Array:

@@ -212,14 +212,13 @@ def page(groups: list[Group], measured: dict[str, NDArray[np.generic]]) -> str:
     head = ["spectra", "are", "with labels", "`use_rv`", "`use_teff`", "of them `care_teff`", "`use_activity`"]
     return f"""# Marks
 
-Made by `make results-marks`; every number here comes from `docs/results/make_marks.py`.
+* **{lost} clean M dwarfs are lost**: labels are usable of {good[1]} of {good[0]} (goal: at most 5 % lost).
+* **{false} of what is no M dwarf** that the model describes **are marked as usable** (goal: at most 2 %).
+* **A second star** is found only far away in velocity and not much fainter (second table).
 
-Each spectrum has two marks for each of RV, Teff, log g, [M/H] and H-alpha: `use_*`, whether the number can be used, and
-`care_*`, whether it can, but with care. They follow from the flags alone, in one function (`stargap.marks.with_marks`).
-
-Labels are usable of {good[1]} of {good[0]} clean M dwarfs: **{lost} are lost** (goal: at most 5 %). Of what is no M
-dwarf that the model describes, **{false} are marked as usable** (goal: at most 2 %). Model: `transfer-lamost`,
-{card.sha256[:16]}.
+Made by `make results-marks` with `transfer-lamost`, {card.sha256[:16]}. Each spectrum has two marks for each of RV,
+Teff, log g, [M/H] and H-alpha: `use_*`, whether the number can be used, and `care_*`, whether it can, but with care.
+They follow from the flags alone, in one function (`stargap.marks.with_marks`).
 
 {table(head, rows)}
 

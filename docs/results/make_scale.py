@@ -99,11 +99,11 @@ def page(files: dict[str, Any], runs: list[dict[str, Any]], workers: int) -> str
         for name, run in every
     ]
     head = ["", "spectra", "measured", "wall", "spectra/s", "measured/s", "largest process"]
-    names = list(files["stages"])
-    stages = [[stage, *(f"{1e3 * run['stages'][stage] / run['rows']:.2f}" for _, run in every)] for stage in names]
+    ends, names = (every[0], every[-1]), list(files["stages"])
+    stages = [[stage, *(f"{1e3 * run['stages'][stage] / run['rows']:.2f}" for _, run in ends)] for stage in names]
     size = [
-        [part, *(f"{run['disk'].get(part, 0) / run['rows'] / 1e3:.2f}" for _, run in every)]
-        for part in sorted({part for _, run in every for part in run["disk"]})
+        [part, *(f"{run['disk'].get(part, 0) / run['rows'] / 1e3:.2f}" for _, run in ends)]
+        for part in sorted({part for _, run in ends for part in run["disk"]})
     ]
     counts, walls = (np.array([run[key] for run in runs], dtype=float) for key in ("rows", "wall"))
     slope, start = np.polyfit(counts, walls, 1, w=1 / walls)
@@ -119,8 +119,13 @@ def page(files: dict[str, Any], runs: list[dict[str, Any]], workers: int) -> str
         seed=SEED,
         workers=workers,
         speed=table(head, speed),
-        stages=table(["stage", *(name for name, _ in every)], stages),
-        disk=table(["folder", *(name for name, _ in every)], size),
+        rate=f"{runs[-1]['rows'] / runs[-1]['wall']:.0f}",
+        hours=far[0][1],
+        memory=f"{max(run['memory'] for _, run in every) / 1e9:.1f} GB",
+        most=f"{runs[-1]['rows']:,}",
+        bytes=f"{bytes_a_row / 1e3:.0f}",
+        stages=table(["stage", *(name for name, _ in ends)], stages),
+        disk=table(["folder", *(name for name, _ in ends)], size),
         far=table(["spectra", f"time with {workers} processes", "disk"], far),
         slope=f"{1e3 * slope:.1f}",
         start=f"{start:.0f}",

@@ -46,7 +46,8 @@ from stargap.spectra.smoother import normalise
 from stargap.starnet.losses import CycleTask
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.pairs import PairedSource, SyntheticSpectra
-from stargap.starnet.training import TrainingSettings, train
+from stargap.starnet.training import train
+from stargap.starnet.training_settings import TrainingSettings
 from stargap.starnet.transfer import StarnetTransfer
 from stargap.statistics import mean_residual, robust_scatter
 from stargap.theory.emulator import Emulator
@@ -57,7 +58,8 @@ from stargap.transfer.anchor_labels import AnchorLabels
 from stargap.transfer.residual.fits import fit_spectra
 from stargap.transfer.residual.known import LabelledFits
 from stargap.transfer.residual.model import LabelMap, ResidualTransfer
-from stargap.transfer.residual.train import ResidualSettings, match_labels, train_residual
+from stargap.transfer.residual.settings import ResidualSettings
+from stargap.transfer.residual.train import match_labels, train_residual
 from stargap.validation.embedding import tsne
 
 LEVELS = {"mild": "marcs_ts_base", "hard": "marcs_ts_nocah"}

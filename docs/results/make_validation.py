@@ -265,6 +265,12 @@ def residuals(fitted: FittedSpectra) -> Iterator[tuple[str, ...]]:
     yield "after the transfer", "1.68", number(float(np.nanmedian(fitted.after)), digits=2)
 
 
+def of_all(sheet: Sheet) -> Sheet:
+    """Return a table by S/N with the rows of all S/N alone, without the column that says so."""
+    rows = ((row[0], *row[2:]) for row in sheet.rows if row[1] == "all")
+    return Sheet(sheet.title, (sheet.header[0], *sheet.header[2:]), tuple(rows))
+
+
 def page(work: Path, stars: int, workers: int, seconds: float) -> str:
     """Return the document."""
     data = read_run(work / "run", truth=work / "truth.parquet", comparisons=compared_tables(work))
@@ -293,9 +299,8 @@ def page(work: Path, stars: int, workers: int, seconds: float) -> str:
         counts=table(("", "paper", "share", "this run (simulated)", "share"), list(counts(data))),
         emulator_median=f"{100 * emulator['median']:.2f}",
         emulator_largest=f"{100 * emulator['largest']:.2f}",
-        cuts="\n\n".join(sheet.markdown().replace("## ", "### ") for sheet in data.cuts),
-        notes="\n".join(f"* {note}" for note in data.notes),
-        **{name: sheet.markdown().split("\n", 2)[2] for name, sheet in sheets.items()},
+        junk=sheets["junk"].markdown().split("\n", 2)[2],
+        flags=of_all(sheets["flags"]).markdown().split("\n", 2)[2],
     )
 
 

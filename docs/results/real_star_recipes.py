@@ -15,8 +15,9 @@ from stargap.statistics import ranks
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.theory.grids import read_hdf5_grid
 from stargap.theory.train_emulator import Training, fit_emulator
-from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars
+from stargap.transfer.anchored.anchors import AnchorStars
 from stargap.transfer.anchored.label_map import fit_map
+from stargap.transfer.anchored.settings import AnchorSettings
 from stargap.transfer.anchored.train import CrossValidated, cross_validate
 
 Array = NDArray[np.float64]

@@ -1,37 +1,29 @@
-"""What the scatter of stars left out is made of, and what else was tried, for `make_real_stars.py`."""
+"""What the scatter of stars left out is made of, for `make_real_stars.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pages import number, table
-from real_star_recipes import RECIPES, SHIPPED, Bench, flatter_emulator, with_literature
-from scipy.optimize import minimize
+from real_star_recipes import RECIPES, SHIPPED, Bench, with_literature
 
 from stargap.labels import M_H, TEFF
-from stargap.photometry.relations import TEFF_PER_DEX
 from stargap.statistics import statistics
 from stargap.theory.emulator import Emulator, shipped_emulator
-from stargap.transfer.anchor_labels import PAIR_SHIFT, PAIR_WIDTH
-from stargap.transfer.anchored.anchors import AnchorSettings, AnchorStars, zero_points
+from stargap.transfer.anchored.anchors import AnchorStars
 from stargap.transfer.anchored.correction import fit_anchors
 from stargap.transfer.anchored.label_map import fit_map, fit_slope
-from stargap.transfer.anchored.train import CrossValidated, cross_validate, fit_anchored
+from stargap.transfer.anchored.settings import AnchorSettings
+from stargap.transfer.anchored.train import cross_validate, fit_anchored
 
 Array = NDArray[np.float64]
-Map = Callable[[Bench, Array, NDArray[np.int64]], Callable[[Array], Array]]
 VERSION_1 = AnchorSettings(
     floor=0.01, gap_weight=1.0, directions=3, logg_width=0.05, contrast=1.0, alpha_slope=0.4, label_map=False
 )
 DRAWS, SEED = 2000, 0
-SIZES = (0.2, 0.5, 60.0, 300.0, 60.0)
-"""Expected offset (dex) and stretch of [M/H], offset of Teff (K), its change (K) per dex of that of [M/H] and 400 K."""
-WILD = float(np.log(0.001) - np.log(1000.0 * 0.7))
 
 
 def fitted(anchors: AnchorStars, scored: NDArray[np.bool_], emulator: Emulator, settings: AnchorSettings) -> Array:
@@ -64,48 +56,13 @@ def shipped_map(bench: Bench, labels: Array, rows: NDArray[np.int64]) -> Callabl
     return apply
 
 
-def joint_map(bench: Bench, labels: Array, rows: NDArray[np.int64]) -> Callable[[Array], Array]:
-    """Return a map in Teff and [M/H] together, with a slope in Teff and the correlated errors of photometric labels.
-
-    The mixture of single stars, pairs and wild labels is one of both labels, in the metric of these errors.
-    """
-    known, errors = bench.anchors.labels[rows][:, [TEFF, M_H]], bench.anchors.errors[rows][:, [TEFF, M_H]]
-    single, both = bench.anchors.p_single[rows], TEFF_PER_DEX * errors[:, 1] ** 2
-    shift, wide = np.array([PAIR_SHIFT[TEFF], PAIR_SHIFT[M_H]]), np.square([PAIR_WIDTH[TEFF], PAIR_WIDTH[M_H]])
-
-    def apply(some: Array, numbers: Array) -> Array:
-        weight = 1 / (1 + np.clip(-some[:, M_H], 0.0, None) ** 3)
-        change = (numbers[0] + numbers[1] * some[:, M_H]) * weight
-        published = some.copy()
-        published[:, TEFF] += numbers[2] + numbers[3] * change + numbers[4] * (some[:, TEFF] - 3600.0) / 400.0
-        published[:, M_H] += change
-        return published
-
-    def log_normal(off: Array, variance: Array) -> Array:
-        root = variance[:, 0] * variance[:, 1] - both**2
-        square = variance[:, 1] * off[:, 0] ** 2 - 2 * both * off[:, 0] * off[:, 1] + variance[:, 0] * off[:, 1] ** 2
-        return np.asarray(-0.5 * square / root - 0.5 * np.log(root))
-
-    def cost(numbers: Array) -> float:
-        off = known - apply(labels[rows], numbers)[:, [TEFF, M_H]]
-        variance = errors**2 + np.exp(2 * numbers[5:])
-        one, two = log_normal(off, variance), log_normal(off - shift, variance + wide)
-        every = np.logaddexp(np.logaddexp(np.log(single) + one, np.log(1 - single) + two), WILD)
-        prior = np.square(numbers[:5] / SIZES).sum() + np.square((numbers[5:] - [3.0, -3.2]) / 0.7).sum()
-        return float(-every.sum() + 0.5 * prior)
-
-    best = minimize(cost, [0.0, 0.2, 0.0, 0.0, 0.0, 3.0, -3.2], method="BFGS").x
-    return lambda some: apply(some, best)
-
-
-def published(bench: Bench, labels: Array, make: Map = shipped_map, known: Array | None = None) -> Array:
+def published(bench: Bench, labels: Array) -> Array:
     """Return labels through maps that are each made of all other stars."""
-    bench = bench if known is None else replace(bench, anchors=replace(bench.anchors, labels=known))
     names, rows = np.array(bench.anchors.names), np.flatnonzero(bench.scored & np.isfinite(labels).all(axis=1))
     found = np.full_like(labels, np.nan)
     for row in rows.tolist():
         others = rows[names[rows] != names[row]]
-        found[row] = make(bench, labels, others)(labels[row : row + 1])[0]
+        found[row] = shipped_map(bench, labels, others)(labels[row : row + 1])[0]
     return found
 
 
@@ -199,39 +156,3 @@ def three_corners(bench: Bench, labels: Array) -> str:
         lines.append([name, *(f"{number(v, digits)} ({number(p, digits)} to {number(q, digits)})"
                               for v, p, q in zip(found, low, high, strict=True))])  # fmt: skip
     return table(["own scatter (68 % of bootstrap draws)", "ours, left out", "photometry", "literature"], lines)
-
-
-def trials_text(bench: Bench, found: dict[str, CrossValidated], data: Path, work: Path) -> str:
-    """Return the section on what was tried besides; none of it was chosen."""
-    settings, anchors, emulator = RECIPES[SHIPPED], bench.anchors, shipped_emulator()
-    first, flat = found[SHIPPED].fitted[:, :3], flatter_emulator(data, work)
-    usual = published(bench, first)
-    trials = {
-        "as shipped": usual,
-        "both grids, mean of labels": published(bench, (first + found["flatter grid, contrast 1"].fitted[:, :3]) / 2),
-        "label map of Teff and [M/H] together": published(bench, first, joint_map),
-    }
-    for name, some in (("source", anchors), ("instrument", replace(anchors, sources=[s.group for s in bench.stars]))):
-        moved = some.shifted(zero_points(some, usual))
-        moved = replace(moved, labels=moved.labels.clip(emulator.lower[:3].numpy(), emulator.upper[:3].numpy()))
-        labels = fitted(moved, bench.scored, emulator, settings)
-        trials[f"zero point for each {name}"] = published(bench, labels, known=moved.labels)
-    for name, other, change in (
-        ("5 directions", emulator, {"directions": 5}),
-        ("12 directions", emulator, {"directions": 12}),
-        ("factor linear in Teff", emulator, {"teff_degree": 1}),
-        ("flatter grid, contrast 0.7", flat, {}),
-        ("flatter grid, contrast 0.85", flat, {"contrast": 0.85}),
-    ):
-        labels = fitted(anchors, bench.scored, other, settings.model_copy(update=change))
-        trials[name] = published(bench, labels)
-    rows = [[name, *cells(bench, labels, "lamost"), *cells(bench, labels, "other")] for name, labels in trials.items()]
-    return f"""## What else was tried
-
-Left out in groups, and through maps of all other stars, so a little kinder than nested; none is a candidate, for none
-is better by more than the choice among a dozen would be worth. "Label map of Teff and [M/H] together": a slope in Teff,
-errors of photometric labels correlated as the relation of Teff makes them, a mixture of single stars, pairs and wild
-labels in that metric. "Zero point": of labels of each source beside photometry's, of labels of other instruments beside
-LAMOST's.
-
-{table(["LAMOST, then other instruments", *HEAD, *HEAD], rows)}"""

@@ -150,11 +150,11 @@ def kill_chains(survey: Survey, work: Path, tries: int, random: np.random.Genera
 
 
 def full_disks(survey: Survey, work: Path, tries: int, random: np.random.Generator) -> list[Tally]:
-    """Run on a disk that is too small, then with room for all.
+    """Run on a disk that is too small, then with space for all.
 
     The disk is a file system in memory where one can be mounted, and else a limit on the size of files.
     """
-    tally = Tally("disks that are full", "an error in words, then the bytes of the run that had room")
+    tally = Tally("disks that are full", "an error in words, then the bytes of the run that had space")
     need = sum(path.stat().st_size for path in (survey.run).rglob("*") if path.is_file())
     mounts = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
     tally.note = "file systems in memory" if mounts else "limits on the size of files"
@@ -191,7 +191,7 @@ def _on_small_disk(survey: Survey, folder: Path, size: int) -> str:
     )
     code, first = (Path(f"{disk}.{name}").read_text().strip() for name in ("code", "first"))
     if process.returncode:
-        return f"{size} bytes: not finished with room for all: {process.stderr.strip()[-300:]}"
+        return f"{size} bytes: not finished with space for all: {process.stderr.strip()[-300:]}"
     found = difference(products(Path(f"{disk}.found")), survey.products)
     return _refusal(size, int(code), first) or found
 
@@ -205,7 +205,7 @@ def _with_small_files(survey: Survey, folder: Path, size: int) -> str:
 
 
 def _refusal(size: int, code: int, error: str) -> str:
-    """Return what is wrong with the end of a run on a disk that is too small; it may have had room enough."""
+    """Return what is wrong with the end of a run on a disk that is too small; it may have had space enough."""
     if "Traceback" in error:
         return f"{size} bytes: a traceback: {error[-300:]}"
     return HELD if code == FINISHED or error.strip() else f"{size} bytes: exit code {code} without a word"

@@ -61,9 +61,9 @@ def mixing(one: NDArray[Any], other: NDArray[Any], *, neighbours: int = 15, seed
 
 
 def block_mask(pixels: int, width: int = 50, *, every: int = 2, phase: int = 0) -> NDArray[np.bool_]:
-    """Return which pixels are held out: one block of `width` in `every`, ``(pixels,)``; all phases cover all pixels.
+    """Return which pixels are left out: one block of `width` in `every`, ``(pixels,)``; all phases cover all pixels.
 
-    Single pixels held out would be given away by their neighbours, which resampling correlates.
+    Single pixels left out would be given away by their neighbours, which resampling correlates.
 
     Example:
         >>> block_mask(8, 2, phase=1).astype(int)
@@ -194,7 +194,7 @@ def cycle_table(network: CycleStarNet, batches: Iterable[Batch]) -> dict[str, fl
 
 
 def read_metrics(path: str | Path) -> dict[str, Array]:
-    """Read the ``metrics.jsonl`` of `stargap.starnet.training.train` as columns, one row a line.
+    """Read the ``metrics.jsonl`` of `stargap.starnet.training.train` as columns, one row per line.
 
     Names are ``step``, ``generator.loss``, ``critic.loss`` and their terms, ``validation.score`` and its terms, and
     others (see `train`). Where a line does not have a name its value is NaN: losses and scores are on different lines.
