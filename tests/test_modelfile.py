@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.models import forge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
@@ -58,16 +59,8 @@ def shipped():
 
 
 def put(folder, card=None, content=None, *, keep_digest=False, name="model"):
-    """Write the shipped emulator with changes; the digest in the card is made to fit unless it is to be kept."""
-    whole, facts = shipped()
-    content = whole if content is None else content
-    facts = copy.deepcopy(facts) | (card or {})
-    if not keep_digest and "sha256" not in (card or {}):
-        facts["sha256"] = hashlib.sha256(content).hexdigest()
-    path = Path(folder) / f"{name}.safetensors"
-    path.write_bytes(content)
-    path.with_suffix(".json").write_text(json.dumps(facts))
-    return path
+    """Write the shipped emulator with changes."""
+    return forge(Path(folder) / f"{name}.safetensors", shipped(), card, content, keep_digest=keep_digest)
 
 
 def refused(path, *parts, loader=Emulator.load):

@@ -9,10 +9,9 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from helpers.models import forge, refused_by, with_tensors
 from helpers.stars import mock_stars
-from safetensors.torch import load, save
 
-from stargap.errors import ModelError
 from stargap.fit.forward import EmulatorModel
 from stargap.measurement.models import load_model_named, load_transfer
 from stargap.pixels import PAPER, STARGAP
@@ -290,21 +289,11 @@ def test_the_grid_that_it_was_trained_on_is_known_again(saved, tmp_path):
 
 
 def refused(saved, folder, *words, card=None, tensors=None, content=None):
-    """The loader's refusal of the saved model with changes; the digest in the card is made to fit."""
+    """Test that the saved model with changes is refused."""
     path = saved[1]
-    content = path.read_bytes() if content is None else content
-    if tensors is not None:
-        changed = load(content) | tensors
-        content = save({name: tensor.contiguous() for name, tensor in changed.items() if tensor is not None})
-    facts = json.loads(path.with_suffix(".json").read_text())
-    facts = facts | {"sha256": hashlib.sha256(content).hexdigest()} | (card or {})
-    target = folder / "model.safetensors"
-    target.write_bytes(content)
-    target.with_suffix(".json").write_text(json.dumps(facts))
-    with pytest.raises(ModelError) as caught:
-        StarnetTransfer.load(target)
-    for word in ("model", *words):
-        assert str(word) in str(caught.value), (word, str(caught.value))
+    written = path.read_bytes() if content is None else content, json.loads(path.with_suffix(".json").read_text())
+    changed = None if tensors is None else with_tensors(written, **tensors)
+    refused_by(StarnetTransfer.load, forge(folder / "model.safetensors", written, card, changed), "model", *words)
 
 
 def sizes(**changes):

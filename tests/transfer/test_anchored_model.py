@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 import pickle
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from helpers.fits import differing
+from helpers.models import forge, refused_by, with_tensors
 from helpers.stars import mock_stars
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from stargap.errors import ModelError
 from stargap.fit.domains import fit_domains
@@ -440,31 +441,10 @@ def written(tmp_path_factory, transfer):
 
 @pytest.fixture
 def put(written, tmp_path_factory):
-    """Write the transfer with changes; the digest is made to fit unless it is to be kept. Returns the path."""
-    path = tmp_path_factory.mktemp("changed") / "model.safetensors"
-
-    def write(card=None, content=None, keep_digest=False):
-        whole = written[0] if content is None else content
-        facts = copy.deepcopy(written[1]) | (card or {})
-        if not keep_digest and "sha256" not in (card or {}):
-            facts["sha256"] = hashlib.sha256(whole).hexdigest()
-        path.write_bytes(whole)
-        path.with_suffix(".json").write_text(json.dumps(facts))
-        return path
-
-    return write
+    return partial(forge, tmp_path_factory.mktemp("changed") / "model.safetensors", written)
 
 
-def refused(path, *parts):
-    with pytest.raises(ModelError) as caught:
-        AnchoredTransfer.load(path)
-    for part in parts:
-        assert str(part) in str(caught.value), (part, str(caught.value))
-
-
-def with_tensors(written, **changes):
-    tensors = load(written[0]) | changes
-    return save({name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None})
+refused = partial(refused_by, AnchoredTransfer.load)
 
 
 @pytest.mark.parametrize(

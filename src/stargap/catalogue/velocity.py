@@ -101,25 +101,18 @@ def fit_velocity_scale(
     if len(kept) < LEAST_STARS:
         return VelocityScale(measured=False, stars=len(kept))
     delta, noise, given_sys = rv[kept] - gaia[kept], np.hypot(error, e_gaia)[kept], systematic[kept]
-    (zero, share, floor), (e_zero, _, e_floor) = _most_likely(delta, noise, given_sys)
     fold = np.arange(len(kept)) % FOLDS
-    left, pulls = np.empty(len(kept)), np.empty(len(kept))
+    left, errors = np.empty(len(kept)), np.empty(len(kept))
     for out in (fold == k for k in range(FOLDS)):
-        (middle, part, more), (e_middle, _, _) = _most_likely(delta[~out], noise[~out], given_sys[~out])
-        left[out] = delta[out] - middle
-        pulls[out] = left[out] / np.sqrt(noise[out] ** 2 + (part * given_sys[out]) ** 2 + more**2 + e_middle**2)
-    return VelocityScale(
-        measured=True,
-        stars=len(kept),
-        zero_point=zero,
-        e_zero_point=e_zero,
-        floor=floor,
-        e_floor=e_floor,
-        share=share,
-        left_out_median=float(np.median(left)),
-        left_out_scatter=robust_scatter(left),
-        left_out_pull=robust_scatter(pulls),
-    )
+        other = _most_likely(delta[~out], noise[~out], given_sys[~out])
+        left[out] = delta[out] - other.zero_point
+        errors[out] = np.hypot(noise[out], other.systematic(given_sys[out]))
+    judged = {
+        "left_out_median": float(np.median(left)),
+        "left_out_scatter": robust_scatter(left),
+        "left_out_pull": robust_scatter(left / errors),
+    }
+    return _most_likely(delta, noise, given_sys).model_copy(update=judged)
 
 
 def on_scale(scale: VelocityScale, columns: Mapping[str, ArrayLike]) -> dict[str, _Floats]:
@@ -140,8 +133,8 @@ def on_scale(scale: VelocityScale, columns: Mapping[str, ArrayLike]) -> dict[str
     return {"rv": rv - scale.zero_point, "rv_zero": zero + scale.zero_point, "e_rv_sys": scale.systematic(error)}
 
 
-def _most_likely(delta: _Floats, noise: _Floats, systematic: _Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return zero point, share and floor, and their errors by the second derivatives of the likelihood."""
+def _most_likely(delta: _Floats, noise: _Floats, systematic: _Floats) -> VelocityScale:
+    """Return the most likely scale, with errors by the second derivatives of the likelihood."""
     from scipy.optimize import minimize
 
     def cost(values: _Floats) -> float:
@@ -151,6 +144,14 @@ def _most_likely(delta: _Floats, noise: _Floats, systematic: _Floats) -> tuple[t
 
     begin = np.array([float(np.median(delta)), 1.0, robust_scatter(delta) / 2])
     found = minimize(cost, begin, method="BFGS")
-    errors = np.sqrt(np.diag(found.hess_inv).clip(0.0))
+    e_zero, _, e_floor = np.sqrt(np.diag(found.hess_inv).clip(0.0)).tolist()
     zero, share, floor = found.x.tolist()
-    return (zero, abs(share), abs(floor)), tuple(errors.tolist())
+    return VelocityScale(
+        measured=True,
+        stars=len(delta),
+        zero_point=zero,
+        e_zero_point=e_zero,
+        floor=abs(floor),
+        e_floor=e_floor,
+        share=abs(share),
+    )

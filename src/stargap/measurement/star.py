@@ -21,7 +21,7 @@ from stargap.flags import Flag
 from stargap.labels import LABELS, TEFF
 from stargap.marks import with_marks
 from stargap.measurement.covariances import correlation_columns, limit_columns
-from stargap.measurement.coverage import PARTIAL, covered_fraction, least_snr, missing_systematic
+from stargap.measurement.coverage import PARTIAL, covered_fraction, least_snr
 from stargap.measurement.facts import fact_columns
 from stargap.measurement.halpha import beyond_saturation
 from stargap.measurement.lines import line_columns
@@ -266,15 +266,16 @@ def measure_native(
     fits = {
         "rv": velocity.rv.numpy().copy(),
         "e_rv": np.hypot(noise, np.where(lamost, settings.lamost_rv_floor, 0.0)),
-        **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy()), covered),
+        **_label_columns(fitted, factor, np.isnan(velocity.rv.numpy())),
     }
     known = transfer.calibration if isinstance(transfer, TrainedTransfer) else None
+    systematic = None if fitted.domains is None else fitted.domains.systematic.numpy()[:count]
     columns: Columns = {
         "spectrum_id": spectrum_id,
         "failure": np.array(failure, dtype=object),
         **fact_columns(facts),
         **fits,
-        **calibrated(fits, noise, velocity.by_blocks.numpy(), list(map(least_snr, facts)), covered, known),
+        **calibrated(fits, noise, velocity.by_blocks.numpy(), list(map(least_snr, facts)), covered, systematic, known),
         **line_columns(native, rv, factor),
         **second_columns(native, rv, start, emulator, factor),
         **correlation_columns(fitted.fit, fitted.domains, parameters, count),
@@ -292,21 +293,16 @@ def measure_native(
     return {column.name: columns[column.name] for column in MEASURED}, fitted
 
 
-def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn, covered: FloatColumn) -> Columns:
-    """Return labels, their errors and systematic errors, and reduced chi-square; NaN without a velocity."""
+def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn) -> Columns:
+    """Return labels, their random errors and reduced chi-square; NaN without a velocity."""
     count = len(factor)
     labels, errors = fitted.fit.labels.numpy()[:count].copy(), fitted.fit.errors.numpy()[:count] * factor[:, None]
     labels[no_velocity] = np.nan
     missing = np.isnan(labels)
     errors[missing] = np.nan
-    systematic = np.full_like(labels, np.nan)
-    if fitted.domains is not None:
-        systematic = np.hypot(fitted.domains.systematic.numpy()[:count], missing_systematic(covered, errors))
-        systematic[missing] = np.nan
     columns: Columns = {"chi2": np.where(missing[:, TEFF], np.nan, fitted.fit.chi2.numpy()[:count])}
     for place, name in enumerate(LABELS):
         columns[name], columns[f"e_{name}"] = labels[:, place], errors[:, place]
-        columns[f"e_{name}_sys"] = systematic[:, place]
     return columns
 
 
