@@ -139,6 +139,8 @@ class Clean(BitFlag):
     BORDERLINE = 1 << 8, "its cluster is borderline"
     OVERRULED_KEEP = 1 << 9, "its cluster was rejected by rule and kept by a person"
     OVERRULED_REJECT = 1 << 10, "its cluster was rejected by a person"
+    KEPT = 1 << 11, "kept by a person, whatever the rules say"
+    REJECTED = 1 << 12, "rejected by a person"
 
 
 class FinalCut(BitFlag):

@@ -37,6 +37,7 @@ def files(survey, tmp_path_factory):
     (folder / "emulator").mkdir()
     transfer.emulator.save(folder / "emulator/emulator.safetensors")
     (folder / "verdicts.toml").write_text('made_for = "0"\n[clusters]\n')
+    (folder / "marked.csv").write_text("spectrum_id,mark\n0,reject\n")
     return folder
 
 
@@ -52,6 +53,7 @@ def everything(files):
                 "catalogue": survey / "lamost.csv",
                 "gaia": survey / "gaia.parquet",
                 "overrule": files / "verdicts.toml",
+                "marked": files / "marked.csv",
             },
             "ingest": {"shard_rows": 16},
             "emulator": {"model": files / "emulator"},

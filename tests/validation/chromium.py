@@ -39,7 +39,7 @@ class Page:
         self.process = subprocess.Popen([*command, "about:blank"], pass_fds=ends, **quiet)
         for end in ends:
             os.close(end)
-        self.number, self.rest, self.problems, self.session, self.events = 0, b"", [], None, []
+        self.number, self.rest, self.problems, self.session, self.own = 0, b"", [], None, "file:"
         target = next(one for one in self.send("Target.getTargets")["targetInfos"] if one["type"] == "page")
         attached = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self.session = attached["sessionId"]
@@ -78,15 +78,18 @@ class Page:
         ):
             self.problems.append(told)
         elif method == "Network.requestWillBeSent" and not told["request"]["url"].startswith(
-            ("file:", "data:", "blob:")
+            (self.own, "data:", "blob:")
         ):
             self.problems.append(told["request"]["url"])
 
     def size(self, width, height):
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
-    def open(self, path):
-        self.send("Page.navigate", url=path.as_uri())
+    def open(self, place):
+        """Open a file, or an address, beyond whose folder the page must not ask for anything."""
+        address = place if isinstance(place, str) else place.as_uri()
+        self.own = address if isinstance(place, str) else "file:"
+        self.send("Page.navigate", url=address)
         self.until("document.readyState === 'complete'")
 
     def run(self, expression):

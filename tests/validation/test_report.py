@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
 from stargap.errors import UsageError
 from stargap.flags import bit_text, set_bits
@@ -24,6 +26,7 @@ from stargap.tables.parquet import read_columns, write_parts
 from stargap.validation.matching import CompareSettings
 from stargap.validation.report import figures
 from stargap.validation.report import page as report
+from stargap.validation.report.assets import PALETTE
 from stargap.validation.report.data import STAGE_ORDER, read_run
 from stargap.validation.report.explorer import MOST_SHARDS, choose_rows, write_points, write_rows, write_spectra
 from stargap.validation.report.headlines import headline_sheet
@@ -383,6 +386,10 @@ def test_spectra_survive_their_files(tmp_path_factory, count, seed):
     np.testing.assert_array_equal(np.isnan(read), np.isnan(values))
     largest = np.nanmax(np.abs(np.nan_to_num(values)), axis=2, keepdims=True, initial=0.0)
     assert (np.abs(np.nan_to_num(read) - np.nan_to_num(values)) <= largest / 32767 * 0.51).all()
+
+
+def test_colours_are_those_of_matplotlib():
+    assert list(PALETTE) == [to_hex(colormaps["viridis"](place)) for place in np.linspace(0, 1, 32)]
 
 
 def test_rows_hold_exact_identifiers(folder, finished_run):

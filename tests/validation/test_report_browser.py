@@ -166,6 +166,36 @@ def test_keyboard_moves_from_star_to_star(browser, written, finished_run):
     assert browser.problems == []
 
 
+def test_spectra_and_diagrams_zoom_and_move(browser, written):
+    opened(browser, written)
+    for name, ends in (("fit", "stargapSpectrum.plots.fit"), ("kiel", "stargapExplorer.diagrams.kiel.plot")):
+        scale = f"[{ends}.scales.x.min, {ends}.scales.x.max]"
+        whole = browser.run(scale)
+        browser.run(f"document.getElementById('{name}').focus()")
+        browser.key("+")
+        browser.until(f"{ends}.scales.x.max < {whole[1]}")
+        middle, width = np.mean(whole), whole[1] - whole[0]
+        np.testing.assert_allclose(browser.run(scale), [middle - 0.4 * width, middle + 0.4 * width])
+        if name == "fit":
+            browser.key("ArrowRight")
+            browser.until(f"{ends}.scales.x.min > {middle - 0.39 * width}")
+            for other in ("flux", "residual"):  # the panels of one spectrum show the same wavelengths
+                assert browser.run(f"stargapSpectrum.plots.{other}.scales.x.min") == browser.run(scale)[0]
+        browser.key("0")
+        browser.until(f"{ends}.scales.x.max === {whole[1]}")
+    # a box that is dragged is what is shown; the click that ends it chooses no star
+    at, chosen = place(browser, "kiel", 0), browser.run(f"{EXPLORER}.chosen")
+    before = browser.run("stargapExplorer.diagrams.kiel.view")
+    for kind, x, y in (("mousePressed", 0, 0), ("mouseMoved", 40, 40), ("mouseReleased", 40, 40)):
+        place_now = {"x": at[0] + x, "y": at[1] + y}
+        browser.send("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **place_now)
+    after = browser.run("stargapExplorer.diagrams.kiel.view")
+    assert after["x"][1] - after["x"][0] < 0.3 * (before["x"][1] - before["x"][0])
+    assert after["y"][1] - after["y"][0] < 0.3 * (before["y"][1] - before["y"][0])
+    assert browser.run(f"{EXPLORER}.chosen") == chosen
+    assert browser.problems == []
+
+
 def test_spectra_that_a_cut_removes_are_shown_on_request(browser, written, finished_run):
     opened(browser, written)
     table = read_columns(finished_run / "catalogue/spectra.parquet")

@@ -17,7 +17,7 @@ __all__ = ["add_commands"]
 
 def add_commands(app: App) -> None:
     """Add the commands of this module to the command line."""
-    for command in (gaia, extinction, photometry, catalogue, report, compare, binaries, show, validate, limits):
+    for command in (gaia, extinction, photometry, catalogue, report, view, compare, binaries, show, validate, limits):
         app.command(command)
 
 
@@ -155,6 +155,35 @@ def report(
     given = {name: value for name, value in (("truth", truth), ("spectra", spectra)) if value is not None}
     shown = type(chosen.report).model_validate(chosen.report.model_dump() | given)
     print(f"report {write_run_report(chosen.output, shown, output)}")
+
+
+def view(
+    run: Path,
+    /,
+    *,
+    marks: Path | None = None,
+    port: int = 0,
+    open: Annotated[bool, Parameter(name="--open")] = True,
+) -> None:
+    """Look through a whole survey in the browser: diagrams of all stars, filters, any spectrum with its model.
+
+    The page is served to this machine alone, at an address that holds a secret, until Ctrl-C. Needs stargap[view].
+
+    Parameters
+    ----------
+    run
+        Folder of a run that has a catalogue; it may have been moved.
+    marks
+        CSV for stars that you mark, with notes; stargap run takes it as input.marked. Nothing else is written.
+    port
+        Port of this machine; any free one by default.
+    open
+        Open the browser, where there is a display.
+    """
+    from stargap.validation.viewer.serve import serve
+
+    with sigterm_as_ctrl_c():
+        serve(run, marks=marks, port=port, open_browser=open)
 
 
 def compare(

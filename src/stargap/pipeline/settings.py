@@ -47,6 +47,9 @@ class InputSettings(Settings):
     """The spectra are simulated: every table of the run says so."""
     overrule: Path | None = None
     """A person's verdicts on clusters of the cleaning, as cleaning.html tells how to write them."""
+    marked: Path | None = None
+    """Spectra that a person keeps or rejects one by one: the CSV of stargap view --marks, or any table with columns
+    spectrum_id and mark (keep, reject or look)."""
 
 
 class EmulatorSettings(Settings):
@@ -218,7 +221,7 @@ class SurveySettings(Settings):
         spectra = [
             f"@{Path(text[1:]).absolute()}" if text[:1] == "@" else str(Path(text).absolute()) for text in given.spectra
         ]
-        paths = {name: _absolute(getattr(given, name)) for name in ("catalogue", "gaia", "overrule")}
+        paths = {name: _absolute(getattr(given, name)) for name in ("catalogue", "gaia", "overrule", "marked")}
         companions = {name: one.absolute() for name, one in self.catalogue.companions.items()}
         emulator = {"model": _absolute(self.emulator.model), "grid": _absolute(self.emulator.grid)}
         return self.model_copy(

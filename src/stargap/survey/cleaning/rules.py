@@ -89,6 +89,9 @@ def is_rejected(flags: NDArray[np.int64]) -> NDArray[np.bool_]:
     Example:
         >>> is_rejected(np.array([0, Clean.ROUGH, Clean.GIANT, Clean.GIANT | Clean.OVERRULED_KEEP, Clean.BORDERLINE]))
         array([False,  True,  True, False, False])
+        >>> is_rejected(np.array([Clean.ROUGH | Clean.KEPT, Clean.OVERRULED_REJECT | Clean.KEPT, Clean.REJECTED]))
+        array([False, False,  True])
     """
-    by_rule = (flags & int(OF_CLUSTER) != 0) & (flags & int(Clean.OVERRULED_KEEP) == 0)
-    return np.asarray(by_rule | (flags & int(OF_SPECTRUM | Clean.OVERRULED_REJECT) != 0))
+    of_cluster = (flags & int(OF_CLUSTER) != 0) & (flags & int(Clean.OVERRULED_KEEP) == 0)
+    others = of_cluster | (flags & int(OF_SPECTRUM | Clean.OVERRULED_REJECT) != 0)
+    return np.asarray((others & (flags & int(Clean.KEPT) == 0)) | (flags & int(Clean.REJECTED) != 0))

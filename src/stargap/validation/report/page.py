@@ -22,8 +22,9 @@ from stargap import __version__
 from stargap.files import files_of, replacing_folder
 from stargap.validation.binaries import BinarySettings
 from stargap.validation.matching import CompareSettings
+from stargap.validation.report.assets import explorer_assets
 from stargap.validation.report.data import RunData, read_run
-from stargap.validation.report.explorer import choose_rows, explorer_assets, write_points, write_rows
+from stargap.validation.report.explorer import choose_rows, write_points, write_rows
 from stargap.validation.report.explorer import write_spectra as write_explorer_spectra
 from stargap.validation.report.figures import Picture, draw_figures
 from stargap.validation.report.headlines import headline_sheet

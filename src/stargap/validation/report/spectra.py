@@ -120,7 +120,11 @@ class RunModels:
             UsageError: they are not there, or of another version.
         """
         folder = Path(folder)
-        emulator = Emulator.load(folder / "emulator" / "emulator.safetensors")
+        path = folder / "emulator" / "emulator.safetensors"
+        if not path.exists():
+            message = f"{path}: the emulator that the run measured with is gone"
+            raise UsageError(message)
+        emulator = Emulator.load(path)
         path = folder / "transfer" / "transfer.safetensors"
         transfer = load_transfer(path) if path.exists() else None
         return cls(folder, emulator, transfer, settings_for(transfer, _measured_with(folder)))

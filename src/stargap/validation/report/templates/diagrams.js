@@ -12,7 +12,7 @@ window.stargapDiagrams = (function () {
   function axis(label, side) {
     return {
       label, labelSize: 22, labelGap: 0, labelFont: "13px system-ui, sans-serif", font: "12px system-ui, sans-serif",
-      stroke: () => ink("--ex-ink"), size: side ? 52 : 36,
+      stroke: () => ink("--ex-ink"), size: side ? 52 : 36, space: side ? 28 : 55,
       grid: {stroke: () => ink("--ex-grid"), width: 1}, ticks: {stroke: () => ink("--ex-grid"), width: 1, size: 5},
       values: (plot, splits) => splits.map((value) => String(Number(value.toPrecision(8)))),
     };
@@ -73,17 +73,20 @@ window.stargapDiagrams = (function () {
     build() {
       const {element, whole} = this;
       element.replaceChildren();
-      const scale = (axisName, down) => ({time: false, dir: down ? -1 : 1, range: () => whole[axisName]});
+      this.ready = new Promise((resolve) => { this.isReady = resolve; });
+      // uPlot asks for the range of x at every zoom, of y only where it looks for one itself
+      const x = {time: false, dir: this.xDown ? -1 : 1, range: (plot, low, high) => [low, high]};
       this.plot = new uPlot({
         width: element.clientWidth, height: element.clientHeight,
-        scales: {x: scale("x", this.xDown), y: scale("y", true)},
+        scales: {x, y: {dir: -1, range: () => whole.y}},
         axes: [axis(this.xTitle, 0), axis(this.yTitle, 1)],
         series: [{}, {paths: () => null, points: {show: false}}],
         legend: {show: false},
         cursor: {points: {show: false}, drag: {x: true, y: true, uni: 24, dist: 6}},
         hooks: {
           draw: [() => this.paint()],
-          setScale: [() => { if (this.plot) this.moved(); }],
+          setScale: [() => { if (this.begun) this.moved(); }],
+          ready: [() => { this.begun = true; this.isReady(); }],
         },
       }, [whole.x, whole.y], element);
       this.keys = movable(this.plot, ["x", "y"], () => this.reset());

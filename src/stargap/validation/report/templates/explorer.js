@@ -202,6 +202,7 @@ window.stargapExplore = async function (source) {
     byId(name).addEventListener("keydown", (event) => onKey(diagrams[name], event));
   }
   listen();
+  await Promise.all(Object.values(diagrams).map(({ready}) => ready));
   await redrawAll();
   byId("explorer").dataset.loaded = String(meta.count);
   // what a script or a test needs to know where a star is drawn and what is shown of it

@@ -135,14 +135,14 @@ window.stargapSpectrum = (function () {
     const element = byId(name), alone = name === "halpha";
     return {
       width: element.clientWidth, height: Number(element.dataset.height),
-      scales: {x: {time: false, range: (plot, low, high) => (alone ? [MARKS.halpha - NEAR_HALPHA, MARKS.halpha + NEAR_HALPHA] : MARKS.range)},
+      scales: {x: {time: false, range: (plot, low, high) => (plot.begun ? [low, high] : wholeOf(name))},
                y: {range: () => ranges(shown)[name]}},
       axes: [{...axis(alone ? "wavelength (Å)" : name === "residual" ? "rest-frame wavelength (Å, vacuum)" : "", 0), labelSize: name === "residual" || alone ? 22 : 0,
               size: name === "residual" || alone ? 36 : 22}, axis(title, 1)],
       series: [{label: "Å", value: number(1)}, ...series],
       legend: {live: true},
       cursor: {drag: {x: true, y: false, dist: 6}, points: {size: 5}, sync: alone ? undefined : {key: "stargap", scales: ["x", null]}},
-      hooks: {...hooks, setScale: [(plot, scale) => { if (scale === "x" && !alone) follow(plot); }]},
+      hooks: {...hooks, ready: [(plot) => { plot.begun = true; }], setScale: [(plot, scale) => { if (scale === "x" && !alone) follow(plot); }]},
     };
   }
 
@@ -189,8 +189,10 @@ window.stargapSpectrum = (function () {
     }
   }
 
+  function wholeOf(name) { return name === "halpha" ? [MARKS.halpha - NEAR_HALPHA, MARKS.halpha + NEAR_HALPHA] : MARKS.range; }
+
   function reset(name) {
-    const [min, max] = name === "halpha" ? [MARKS.halpha - NEAR_HALPHA, MARKS.halpha + NEAR_HALPHA] : MARKS.range;
+    const [min, max] = wholeOf(name);
     plots[name].setScale("x", {min, max});
   }
 
