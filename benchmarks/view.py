@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ from stargap.pipeline.settings import SurveySettings
 from stargap.spectra.store.shards import SHARD_ROWS, shard_folder
 from stargap.tables.columns import CATALOGUE, INT_NULL
 from stargap.tables.parquet import provenance_of, read_columns, write_columns, write_parts
+from stargap.validation.viewer.bins import View
+from stargap.validation.viewer.explore import Explorer
+from stargap.validation.viewer.table import Catalogue
 
 SEED = 1
 STARS = 900
@@ -62,7 +65,7 @@ def main() -> None:
         shutil.rmtree(large, ignore_errors=True)
         make_large(small / "run", large, options.rows)
         (large / "made").touch()
-    found = look(large, options.clicks, options.picture)
+    found = answers(large) | look(large, options.clicks, options.picture)
     print(f"stargap {__version__}, {options.rows:,} simulated spectra; load of the machine {os.getloadavg()[0]:.1f}")
     for name, value in found.items():
         print(f"{name:<58} {value:8.3f}")
@@ -124,6 +127,26 @@ def _repeated(first: dict[str, Any], rows: int) -> Iterator[dict[str, Any]]:
         source = part["gaia_source_id"] + 10_000_000 * (number // SHARD_ROWS)
         part["gaia_source_id"] = np.where(part["gaia_source_id"] == INT_NULL, INT_NULL, source)
         yield part | {"spectrum_id": number, "obsid": 1_000_000 + number}
+
+
+def answers(folder: Path) -> dict[str, float]:
+    """Return the processor seconds of single answers, without server and browser, once their columns are read."""
+    explorer = Explorer(Catalogue(folder))
+    start = explorer.start()
+    whole, text = start["whole"]["kiel"], start["filter"]
+    view = View(tuple(whole["x"]), tuple(whole["y"]), 500, 350, x_down=True)
+    asked: dict[str, Callable[[], object]] = {
+        "bins of a diagram": lambda: explorer.diagram("kiel", "m_h", view, text),
+        "the nearest star": lambda: explorer.pick("kiel", view, (3500.0, 4.8), text),
+        "a row whose row group was not read before": lambda: explorer.star(explorer.catalogue.rows - 1),
+        "a row beside it": lambda: explorer.star(explorer.catalogue.rows - 2),
+    }
+    found = {}
+    for name, answer in asked.items():
+        began = time.process_time()
+        answer()
+        found[f"processor s of {name}"] = time.process_time() - began
+    return found
 
 
 def look(folder: Path, clicks: int, picture: Path | None) -> dict[str, float]:

@@ -72,7 +72,7 @@ def write_points(folder: Path, table: Path, rows: NDArray[np.int64], shown: int)
         rows: of `choose_rows`, the first `shown` of which have a spectrum.
         shown: how many.
     """
-    given = _columns_of(table, rows, (*IDS, "designation", *AXES, *COLOURS, "use_teff", "in_final_catalogue"))
+    given = _columns_of(table, rows, (*IDS, "designation", *AXES, *COLOURS, "use_teff", "care_teff", "in_final_catalogue"))
     columns = {name: _base64(given[name].astype("<f4")) for name in (*AXES, *COLOURS)}
     first = np.arange(min(shown or len(rows), len(rows)))
     content = {
