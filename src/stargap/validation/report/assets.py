@@ -88,8 +88,9 @@ def _line_marks() -> dict[str, Any]:
 def first_star(columns: Columns, rows: NDArray[np.int64]) -> int | None:
     """Return which of some rows of the catalogue an explorer begins with: a typical star with a good spectrum.
 
-    Of the usable ones in the final catalogue, those to be used with care last, with a S/N in the highest quarter, it is the one nearest to their medians
-    of Teff and [M/H], in units of their scatter. None where there are no rows, the first where none is usable.
+    Of the usable ones in the final catalogue, without those to be used with care where others are left, and with a S/N
+    in the highest quarter, it is the one nearest to their medians of Teff and [M/H], in units of their scatter. None
+    where there are no rows, the first where none is usable.
 
     Example:
         >>> table = {"spectrum_id": np.arange(4), "teff": np.array([3000.0, 3400.0, 3500.0, 3600.0]),

@@ -15,7 +15,7 @@ from stargap.pixels import LOG_LAMBDA, STARGAP
 from stargap.spectra.store.shards import SHARD_ROWS
 from stargap.tables.columns import CATALOGUE
 from stargap.tables.parquet import read_columns
-from stargap.validation.report.assets import AXES, COLOURS, PALETTE, first_star, row_cells
+from stargap.validation.report.assets import AXES, COLOURS, FIRST, PALETTE, first_star, row_cells
 from stargap.validation.report.settings import MOST_POINTS
 from stargap.validation.report.spectra import NODE, FittedSpectra
 from stargap.validation.report.summary import star_summary
@@ -72,7 +72,7 @@ def write_points(folder: Path, table: Path, rows: NDArray[np.int64], shown: int)
         rows: of `choose_rows`, the first `shown` of which have a spectrum.
         shown: how many.
     """
-    given = _columns_of(table, rows, (*IDS, "designation", *AXES, *COLOURS, "use_teff", "care_teff", "in_final_catalogue"))
+    given = _columns_of(table, rows, list(dict.fromkeys((*IDS, "designation", *AXES, *COLOURS, *FIRST))))
     columns = {name: _base64(given[name].astype("<f4")) for name in (*AXES, *COLOURS)}
     first = np.arange(min(shown or len(rows), len(rows)))
     content = {
