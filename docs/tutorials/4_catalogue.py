@@ -42,8 +42,8 @@ lines = shown.stdout.splitlines()
 print("\n".join(lines[next(row for row, line in enumerate(lines) if line.startswith("flags")) :]))
 
 # %%
-# To look at its spectrum, and at those of any other star, ``stargap view`` opens the whole run in a browser, with filters
-# such as ``flags has active; snr_r > 20`` and a list of the stars that you mark. It needs ``pip install 'stargap[view]'``.
+# To look at its spectrum, and at those of any other star, ``stargap view`` (of ``stargap[view]``) opens the whole run
+# in a browser, with filters such as ``flags has active; snr_r > 20`` and a list of the stars that you mark.
 
 # %%
 # Metal-poor stars of the catalogue, for example: with a cut on the error, since noise scatters many stars of
