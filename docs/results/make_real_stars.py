@@ -299,7 +299,7 @@ inflated, which photometry takes for [M/H]; unresolved pairs look too rich in me
 mean less.
 
 **To cite.** LAMOST (Cui et al. 2012, Zhao et al. 2012), MILES (Sánchez-Blázquez et al. 2006, Falcón-Barroso et al.
-2011), STELIB (Le Borgne et al. 2003), Kesseli et al. 2019 and kastredux for the spectra; Cifuentes et al. 2024, Gaia
+2011), STELIB (Le Borgne et al. 2003), Kesseli et al. 2019 and kastredux for the spectra; Cifuentes et al. 2025, Gaia
 DR3 and 2MASS for photometry, Mann et al. 2015 and 2019 and Rains et al. 2021 for the scale; Gustafsson et al. 2008
 (MARCS), Plez 2012 and Gerber et al. 2023 (Turbospectrum), and the sources in `emulator.json` for the synthetic spectra;
 Bressan et al. 2012 (PARSEC) for log g; Ting et al. 2019 (The Payne) and O'Briain et al. 2021 (Cycle-StarNet) for the

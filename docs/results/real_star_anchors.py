@@ -69,7 +69,7 @@ class Star:
 
 
 class Photometry:
-    """Gaia DR3 and 2MASS photometry of nearby M dwarfs (Cifuentes et al. 2024), by position."""
+    """Gaia DR3 and 2MASS photometry of nearby M dwarfs (Cifuentes et al. 2025), by position."""
 
     def __init__(self, data: Path) -> None:
         with gzip.open(data / "labels" / "carmenes_ix.csv.gz", "rt", newline="", encoding="utf-8") as file:

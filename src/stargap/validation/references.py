@@ -100,7 +100,7 @@ REFERENCES: dict[str, CompareSettings] = {
     ),
     "carmenes": CompareSettings(
         name="CARMENES IX",
-        citation="Cifuentes et al. 2024, CARMENES input catalogue of M dwarfs IX",
+        citation="Cifuentes et al. 2025, A&A 693, A228",
         where="the authors' full table, 2,634 stars and 132 columns",
         note="The CARMENES input catalogue: photometric Teff and log g, [Fe/H] and velocities collected from many "
         "sources. Less Mann et al. 2015: +51 K, -0.09 dex (159 stars).",
@@ -156,7 +156,7 @@ REFERENCES: dict[str, CompareSettings] = {
     ),
     "truth": CompareSettings(
         name="the truth of a simulated survey",
-        citation="stargap mock",
+        citation="simulated by stargap mock",
         where="truth.parquet in the folder of the simulated survey",
         columns={"rv": "rv", "teff": "teff", "logg": "logg", "m_h": "m_h"},
         **_BY_OBSID,
