@@ -332,8 +332,10 @@ def view(*words):
 
 def test_runs_without_a_catalogue_are_told(tmp_path):
     (tmp_path / "begun/receipts").mkdir(parents=True)
+    (tmp_path / "a.csv").touch()
     reasons = {
         "none": "there is no such folder",
+        "a.csv": "is a file; name the folder",
         "begun": "has no catalogue yet; finish it",
         ".": "not the folder of a run",
     }

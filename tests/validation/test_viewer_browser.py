@@ -33,7 +33,7 @@ def hostile_run(finished_run, tmp_path_factory):
     path = folder / "catalogue/spectra.parquet"
     table = read_columns(path)
     table["designation"][np.flatnonzero(table["in_final_catalogue"])[0]] = HOSTILE
-    write_table(table, path, schema=CATALOGUE, provenance={"simulated": "true"})
+    write_table(table, path, schema=CATALOGUE, provenance={})
     return folder
 
 
@@ -103,6 +103,13 @@ def test_hostile_texts_are_texts(opened, table):
     assert text(opened, "summary").startswith(HOSTILE)
     assert opened.run("document.querySelectorAll('img, h1 b').length") == 0
     assert opened.run("document.querySelector('h1').textContent") == "a <b>run"
+    links = opened.run(
+        "Array.from(document.querySelectorAll('#links a'), (one) => [one.textContent, one.href, one.rel])"
+    )
+    assert [name for name, _, _ in links] == ["SIMBAD", "Gaia archive"]
+    for _, address, rel in links:
+        assert str(table["gaia_source_id"][row]) in address
+        assert rel == "noopener noreferrer"
 
 
 def test_filters_and_steps(opened, table):

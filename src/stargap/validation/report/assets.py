@@ -26,7 +26,7 @@ AXES = ("teff", "logg", "bp_rp", "m_g")
 """Columns of the diagrams."""
 COLOURS = {"m_h": "[M/H] (dex)", "snr_r": "S/N in r", "chi2": "reduced chi-square", "halpha_ew": "EW of H-alpha (A)"}
 """Columns that points can be coloured by, with their titles."""
-FIRST = ("spectrum_id", "teff", "m_h", "snr_r", "use_teff", "care_teff", "in_final_catalogue")
+FIRST = ("spectrum_id", "teff", "m_h", "snr_r", "use_teff", "flags", "in_final_catalogue")
 """Columns that `first_star` needs."""
 PALETTE = (
     *("#440154", "#470d60", "#48186a", "#482374", "#472e7c", "#453882", "#424186", "#3e4a89"),
@@ -88,13 +88,13 @@ def _line_marks() -> dict[str, Any]:
 def first_star(columns: Columns, rows: NDArray[np.int64]) -> int | None:
     """Return which of some rows of the catalogue an explorer begins with: a typical star with a good spectrum.
 
-    Of the usable ones in the final catalogue, without those to be used with care where others are left, and with a S/N
+    Of the usable ones in the final catalogue, of those without any flag where there are some, and of these with a S/N
     in the highest quarter, it is the one nearest to their medians of Teff and [M/H], in units of their scatter. None
     where there are no rows, the first where none is usable.
 
     Example:
         >>> table = {"spectrum_id": np.arange(4), "teff": np.array([3000.0, 3400.0, 3500.0, 3600.0]),
-        ...          "m_h": np.zeros(4), "snr_r": np.full(4, 30.0), "use_teff": np.ones(4), "care_teff": np.zeros(4),
+        ...          "m_h": np.zeros(4), "snr_r": np.full(4, 30.0), "use_teff": np.ones(4), "flags": np.zeros(4),
         ...          "in_final_catalogue": np.array([True, True, True, False])}
         >>> first_star(table, np.array([3, 2, 1, 0]))
         2
@@ -104,7 +104,7 @@ def first_star(columns: Columns, rows: NDArray[np.int64]) -> int | None:
     usable &= np.isfinite(given["snr_r"]) & np.isfinite(given["m_h"])
     if not usable.any():
         return 0 if len(rows) else None
-    sound = usable & (given["care_teff"] != 1)
+    sound = usable & (given["flags"] == 0)
     usable = sound if sound.any() else usable
     usable &= given["snr_r"] >= np.quantile(given["snr_r"][usable], 0.75)
     far = np.zeros(len(rows))

@@ -59,6 +59,8 @@ class Catalogue:
         self._group = lru_cache(maxsize=_GROUPS)(self._read_group)
 
     def _nothing(self) -> str:
+        if self.folder.is_file():
+            return f"{self.folder}: is a file; name the folder of a run, the output of its settings"
         if not self.folder.is_dir():
             return f"{self.folder}: there is no such folder; name that of a run, the output of its settings"
         if not (self.folder / "receipts").exists() and not (self.folder / "survey.toml").exists():

@@ -172,7 +172,7 @@ window.stargapSpectrum = (function () {
       fit: [[line("observed", "--ex-ink", 1, 4), line("model", "--ex-model", 1.5, 4, [6, 3])], "normalised flux",
             {drawClear: [shade]}],
       residual: [[line("residual / σ", "--ex-ink", 1, 2)], "residual / σ", {drawClear: [shade]}],
-      halpha: [[line("flux / continuum", "--ex-ink", 1.2, 3)], "Hα", {draw: [centre]}],
+      halpha: [[line("Hα", "--ex-ink", 1.2, 3)], "Hα: flux / pseudo-continuum", {draw: [centre]}],
     };
     for (const name of PANELS) {
       const [series, title, hooks] = panels[name], element = byId(name);

@@ -3,7 +3,7 @@
 window.stargapView = (function () {
   const byId = (name) => document.getElementById(name);
   const NAMES = {"-1,0": "left", "1,0": "right", "0,-1": "up", "0,1": "down"};
-  let meta = null, filter = "", marks = new Map();
+  let meta = null, filter = "", marks = new Map(), early = null;
 
   async function ask(path, query = {}) {
     const answer = await fetch(path + "?" + new URLSearchParams(query));
@@ -46,6 +46,8 @@ window.stargapView = (function () {
   }
 
   async function star(row) {
+    early = ask("observed", {row});  // beside the row, not after it
+    early.catch(() => {});  // which is said where the spectrum is shown
     const found = await ask("star", {row});
     for (const place of Object.values(found.places)) place.forEach((value, i) => { if (value === null) place[i] = NaN; });
     return found;
@@ -55,7 +57,7 @@ window.stargapView = (function () {
   async function spectrum(row, show) {
     let first = null;
     try {
-      first = await ask("observed", {row});
+      first = await early;
     } catch (error) { show(null, "No spectrum: " + error.message); return; }
     const measured = first.rv[0] !== null;
     show(window.stargapSpectrum.unpack(first, 0), measured ? "The model is being fitted …"
