@@ -355,7 +355,7 @@ def test_an_unknown_key_of_a_table_names_the_nearest(content, key, near):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        ({"architecture": "cycle"}, ["architecture", "'default', 'anchored' or 'reference'"]),
+        ({"architecture": "cycle"}, ["architecture", "'default', 'anchored', 'reference' or 'starnet'"]),
         ({"data": {}}, ["data", "spectra", "simulated"]),
         ({"data": {"mix": "galactic"}}, ["data", "one of the two"]),
         ({"data": {"spectra": "x", "simulated": 1000}}, ["data", "one of the two"]),

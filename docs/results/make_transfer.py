@@ -22,16 +22,16 @@ import torch
 from nature_grid import interpolate_nature, leave_out_errors
 from numpy.typing import NDArray
 from pages import table
-from transfer_diagnostics import block_mask, cycle_table, leakage, mixing, read_metrics, swap_effect
-from transfer_figures import correction_figure, losses_figure, recovery_by_level_figure, split_figure
+from transfer_diagnostics import block_mask, cycle_table, leakage, mixing, swap_effect
+from transfer_figures import correction_figure, recovery_by_level_figure, split_figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from helpers.stars import prepared_stars
 
 from stargap import __version__
-from stargap.checkpoints import load_best
-from stargap.figures.transfer import residual_figure, tsne_figure
+from stargap.checkpoints import load_best, read_metrics
+from stargap.figures.transfer import losses_figure, residual_figure, tsne_figure
 from stargap.fit.domains import Transfer, fit_domains
 from stargap.fit.forward import EmulatorModel
 from stargap.fit.labels import fit_labels

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -191,38 +189,3 @@ def cycle_table(network: CycleStarNet, batches: Iterable[Batch]) -> dict[str, fl
     values = {name: np.concatenate([*parts, np.empty(0)]) for name, parts in found.items()}
     finite = {name: value[np.isfinite(value)] for name, value in values.items()}
     return {name: float(value.mean()) if value.size else np.nan for name, value in finite.items()}
-
-
-def read_metrics(path: str | Path) -> dict[str, Array]:
-    """Read the ``metrics.jsonl`` of `stargap.starnet.training.train` as columns, one row per line.
-
-    Names are ``step``, ``generator.loss``, ``critic.loss`` and their terms, ``validation.score`` and its terms, and
-    others (see `train`). Where a line does not have a name its value is NaN: losses and scores are on different lines.
-    A last line that is still being written is left out.
-
-    Raises:
-        UsageError: there is no such file, or it is something else.
-
-    Example:
-        >>> path = getfixture("tmp_path") / "metrics.jsonl"
-        >>> _ = path.write_text('{"step": 2, "generator.loss": 0.5}\\n{"step": 2, "validation.score": null}\\n')
-        >>> {name: values.tolist() for name, values in read_metrics(path).items()}
-        {'step': [2.0, 2.0], 'generator.loss': [0.5, nan], 'validation.score': [nan, nan]}
-    """
-    try:
-        lines = Path(path).read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        message = f"{path}: no metrics can be read ({error})"
-        raise UsageError(message) from None
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            rows.append({name: np.nan if value is None else float(value) for name, value in row.items()})
-        except (ValueError, TypeError, AttributeError) as error:
-            message = f"{path}, line {number}: not a line of metrics ({error})"
-            raise UsageError(message) from None
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}

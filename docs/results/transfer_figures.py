@@ -9,50 +9,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from stargap.figures.panels import BOX, COLOURS, DATA, LEGEND, MODEL, TITLES, TRUTH, running_median, tidy
+from stargap.figures.panels import BOX, DATA, LEGEND, MODEL, TITLES, TRUTH, running_median, tidy
 from stargap.figures.style import new_figure, plain_style
 from stargap.labels import LABELS, LOGG, M_H, TEFF
 from stargap.pixels import WINDOWS
 from stargap.statistics import robust_scatter
 
-PARTS = {"generator": "generators", "critic": "critics", "validation": "validation"}
 SPLIT_TITLES = ("ln line width / emulator's", "its change over 1500 Å", "velocity left (km/s)")
 Array = NDArray[Any]
-
-
-@plain_style()
-def losses_figure(metrics: Mapping[str, Array]) -> Figure:
-    """Draw losses and validation scores against the step (paper figure 6); the best network's step is dotted.
-
-    Args:
-        metrics: columns of `transfer_diagnostics.read_metrics`.
-    """
-    figure = new_figure(10, 3.4)
-    step = metrics.get("step", np.empty(0))
-    best = step[np.asarray(metrics.get("best", np.zeros(step.shape))) == 1]
-    for axis, (part, title) in zip(figure.subplots(1, 3), PARTS.items(), strict=True):
-        names = [name for name in metrics if name.startswith(f"{part}.") and not name.endswith(".gradient")]
-        for number, name in enumerate(names):
-            shown = np.isfinite(metrics[name]) & (metrics[name] > 0)
-            total = name.endswith((".loss", ".score"))
-            axis.plot(
-                step[shown],
-                metrics[name][shown],
-                color=TRUTH if total else COLOURS[number % 7],
-                lw=1.4 if total else 0.8,
-                label=name.removeprefix(f"{part}."),
-            )
-        if names:
-            axis.set_yscale("log")
-            low, high = axis.get_ylim()
-            axis.set_ylim(low, high * (high / low) ** (0.09 * len(names)))  # room for the legend
-            axis.legend(**LEGEND | {"fontsize": 7})
-        if best.size:
-            axis.axvline(best[-1], color="0.6", lw=0.8, ls=":")
-        axis.set_xlabel("step")
-        axis.set_title(title, fontsize=9)
-        tidy(axis)
-    return figure
 
 
 @plain_style()

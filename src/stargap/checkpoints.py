@@ -16,7 +16,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -25,7 +27,16 @@ from stargap.errors import ModelError, UsageError
 from stargap.files import replacing
 from stargap.modelfile import Card, load_model, save_model, settle_models
 
-__all__ = ["RunState", "isolated", "load_best", "metrics_log", "random_state", "set_random_state", "stop_signals"]
+__all__ = [
+    "RunState",
+    "isolated",
+    "load_best",
+    "metrics_log",
+    "random_state",
+    "read_metrics",
+    "set_random_state",
+    "stop_signals",
+]
 
 CHECKPOINT, BEST, VERSION = "transfer-checkpoint", "transfer-best", 1
 CHANGEABLE = tuple(f"settings {name}" for name in ("iterations", "device", "checkpoint_every", "log_every"))
@@ -268,6 +279,41 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def read_metrics(path: str | Path) -> dict[str, NDArray[np.float64]]:
+    """Read the ``metrics.jsonl`` of `stargap.starnet.training.train` as columns, one row a line.
+
+    Names are ``step``, ``generator.loss``, ``critic.loss`` and their terms, ``validation.score`` and its terms, and
+    others (see `train`). Where a line does not have a name its value is NaN: losses and scores are on different lines.
+    A last line that is still being written is left out.
+
+    Raises:
+        UsageError: there is no such file, or it is something else.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "metrics.jsonl"
+        >>> _ = path.write_text('{"step": 2, "generator.loss": 0.5}\\n{"step": 2, "validation.score": null}\\n')
+        >>> {name: values.tolist() for name, values in read_metrics(path).items()}
+        {'step': [2.0, 2.0], 'generator.loss': [0.5, nan], 'validation.score': [nan, nan]}
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        message = f"{path}: no metrics can be read ({error})"
+        raise UsageError(message) from None
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows.append({name: np.nan if value is None else float(value) for name, value in row.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            message = f"{path}, line {number}: not a line of metrics ({error})"
+            raise UsageError(message) from None
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
 
 
 def _newest(folder: Path) -> tuple[CheckpointCard, dict[str, Tensor]] | None:

@@ -338,7 +338,7 @@ def train_with(text, capsys):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('architecture = "defalt"', "'default', 'anchored' or 'reference'"),
+        ('architecture = "defalt"', "'default', 'anchored', 'reference' or 'starnet'"),
         ('architecture = "anchored"', 'architecture = "anchored" needs anchors, a table with path,teff,logg,m_h'),
         (ANCHORED.replace("anchors.csv", "nowhere.csv"), "nowhere.csv: the file does not exist"),
         (ANCHORED + "directions = 50", "anchored.directions"),
@@ -498,17 +498,20 @@ def test_models_inside_the_package_by_their_names(stars, monkeypatch, capsys):
         assert f"{kind} v" in str(fits.getheader("n.fits", 1)) + str(fits.getheader("n.fits"))
 
 
-def test_training_the_reference(here, folder, capsys):
-    tiny = TINY.replace('"out"', '"network"')
-    text = 'architecture = "reference"\n' + tiny + "[reference]\niterations = 1\nbatch = 1\n"
-    (here / "reference.toml").write_text(text)
+@pytest.mark.parametrize("architecture", ["reference", "starnet"])
+def test_training_a_network(architecture, here, folder, capsys):
+    tiny = TINY.replace('"out"', f'"{architecture}"')
+    text = f'architecture = "{architecture}"\n{tiny}[{architecture}]\niterations = 1\nbatch = 1\n'
+    (here / "network.toml").write_text(text)
     other = shutil.ignore_patterns("transfer.*", "training-*")
-    shutil.copytree(here / "out", here / "network", ignore=other)  # the same simulated stars
-    succeeds(["train", "reference.toml"])
-    assert "use: stargap measure SPECTRA --model network/transfer.safetensors" in capsys.readouterr().out
-    assert json.loads((here / "network/transfer.json").read_text())["iterations"] == 1
-    succeeds(["measure", str(folder / "spec-0.fits"), "--model", "network/transfer.safetensors", "--workers", "1"])
-    assert "network/transfer.safetensors was trained on simulated stars" in capsys.readouterr().out
+    shutil.copytree(here / "out", here / architecture, ignore=other)  # the same simulated stars
+    succeeds(["train", "network.toml"])
+    path = f"{architecture}/transfer.safetensors"
+    assert f"use: stargap measure SPECTRA --model {path}" in capsys.readouterr().out
+    card = json.loads((here / architecture / "transfer.json").read_text())
+    assert (card["iterations"], card["network"]["residual"]) == (1, architecture == "starnet")
+    succeeds(["measure", str(folder / "spec-0.fits"), "--model", path, "--workers", "1"])
+    assert f"{path} was trained on simulated stars" in capsys.readouterr().out
 
 
 def test_the_printed_example_is_the_default_settings(capsys, tmp_path):

@@ -11,14 +11,14 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from stargap.checkpoints import metrics_log
+from stargap.checkpoints import metrics_log, read_metrics
 from stargap.errors import UsageError
 from stargap.starnet.losses import Batch, distances, transfer
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.settings import NetworkSettings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs/results"))
-from transfer_diagnostics import block_mask, cycle_table, leakage, mixing, read_metrics, swap_effect
+from transfer_diagnostics import block_mask, cycle_table, leakage, mixing, swap_effect
 
 
 def cloud(count, *, seed, size=20, middle=0.0):

@@ -21,6 +21,10 @@ from stargap.pixels import PAPER, STARGAP
 from stargap.settings import read_settings_as
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.starnet.transfer import StarnetTransfer
+from stargap.tables.parquet import read_columns
+from stargap.validation.report.data import read_run
+from stargap.validation.report.figures import draw_figures
+from stargap.validation.report.spectra import fit_again
 
 STARS = 14
 
@@ -139,3 +143,17 @@ def test_its_network_measures_spectra_of_the_paper_s_preset_alone(paper, survey)
     assert found.provenance["pixel_grid"] == PAPER.digest != STARGAP.digest
     with pytest.raises(UsageError, match="prepared by the paper preset, not stargap"):
         stargap.measure(files, model=path)
+
+
+@pytest.mark.slow
+def test_the_report_draws_the_training_of_its_network(paper):
+    folder = paper[0].output
+    table = read_columns(folder / "measured.parquet", ["spectrum_id", "in_sample"])
+    fitted = fit_again(folder, table["spectrum_id"][table["in_sample"].astype(bool)])
+    assert fitted.latents is not None
+    assert np.isfinite(fitted.latents).all()
+    pictures = {picture.name: picture for picture in draw_figures(read_run(folder), fitted)}
+    for name in ("06-losses", "07-tsne", "08-residuals"):
+        assert pictures[name].png, pictures[name].reason
+    assert set(pictures["07-tsne"].columns["panel"]) == {"before", "after", "latent"}
+    assert pictures["06-losses"].columns["step"][-1] == 2

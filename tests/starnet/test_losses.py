@@ -368,3 +368,47 @@ def test_domains_that_lie_apart_score_worse(task):
     apart = task.validation_score(replace(batch, synthetic=batch.synthetic + ramp, observed=batch.observed - ramp))
     assert apart["gap_latent"] > together["gap_latent"] + 0.1
     assert apart["gap_observed"] > together["gap_observed"] + 0.1
+
+
+# ---- what else may be trained on
+
+
+@pytest.mark.parametrize(
+    ("kind", "fooling", "telling"),
+    [
+        ("hinge", lambda f: -f.mean(), lambda r, f: (1 - r).clamp_min(0).mean() + (1 + f).clamp_min(0).mean()),
+        ("least-squares", lambda f: ((f - 1) ** 2).mean(), lambda r, f: ((r - 1) ** 2).mean() + (f**2).mean()),
+        ("cross-entropy", lambda f: -torch.sigmoid(f).log().mean(),
+         lambda r, f: -torch.sigmoid(r).log().mean() - torch.sigmoid(-f).log().mean()),
+    ],
+)  # fmt: skip
+def test_adversarial_losses_by_hand(task, batch, kind, fooling, telling):
+    network, critics = task.network, task.critics
+    with torch.no_grad():
+        made = transfer(network, batch)
+        real = critics.synthetic(network.inputs(made.synthetic), made.z_synthetic)
+        fake = critics.synthetic(network.inputs(made.to_synthetic), made.z_observed)
+    terms = generator_loss(network, critics, batch, adversarial=kind)[1]
+    assert terms["adversarial_synthetic"].item() == pytest.approx(float(fooling(fake)), rel=1e-4)
+    terms = critic_loss(network, critics, batch, adversarial=kind)[1]
+    assert terms["critic_synthetic"].item() == pytest.approx(float(telling(real, fake)), rel=1e-4)
+
+
+def test_noise_of_the_observed_spectra_goes_into_synthetic_inputs_alone(task, batch):
+    spoilt = replace(batch, observed_sigma=torch.where(batch.observed_good, batch.observed_sigma, torch.nan))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        noisy = transfer(task.network, spoilt, noisy=True)
+        torch.manual_seed(0)
+        noise = torch.randn_like(batch.synthetic) * batch.observed_sigma
+    given = replace(batch, synthetic=batch.synthetic + torch.where(batch.observed_good, noise, 0.0))
+    plain = transfer(task.network, given)
+    for one, other in zip(noisy, plain, strict=True):
+        assert torch.equal(one, other)
+    task.noisy = True
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        _, terms = task.generator_loss(spoilt)
+    assert terms["rec_synthetic"].item() == pytest.approx(
+        distance(plain.synthetic, batch.synthetic, 0.01).item(), rel=1e-5
+    )

@@ -331,6 +331,67 @@ def test_half_precision_is_close(published):
     assert half.observed_encoder[0].weight.grad.dtype == torch.float32
 
 
+# ---- how it may depart from the published one
+
+
+@pytest.fixture(scope="module")
+def residual():
+    return trained(CycleStarNet(small(residual=True)))
+
+
+def test_a_residual_network_starts_at_the_identity():
+    network = CycleStarNet(small(residual=True), seed=3)
+    synthetic, observed = spectra(4, 1400).chunk(2)
+    with torch.no_grad():
+        made = network.cycles(synthetic, observed)
+    torch.testing.assert_close(made.to_observed, synthetic)
+    torch.testing.assert_close(made.observed_cycle, made.to_synthetic)
+    assert (made.observed - observed).abs().max() > 0.01
+
+
+def test_residual_cycles_are_what_the_pieces_give(residual):
+    synthetic, observed = spectra(6, 1400).chunk(2)
+    with torch.no_grad():
+        made = residual.cycles(synthetic, observed)
+        z_s, z_sp = residual.encode_synthetic(synthetic), residual.encode_observed(observed)[1]
+        there = synthetic + residual.decode_observed(z_s, z_sp) - residual.decode_synthetic(z_s)
+        back = residual.synthetic_to_observed(made.to_synthetic, z_sp)
+        cycle = residual.decode_synthetic(residual.encode_observed(there)[0])
+    for one, other in (
+        (made.to_observed, there),
+        (residual.synthetic_to_observed(synthetic, z_sp), there),
+        (made.observed_cycle, back),
+        (made.synthetic_cycle, cycle),
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert (made.to_observed - residual.decode_observed(z_s, z_sp)).abs().max() > 0.01
+
+
+@forward_mode
+def test_residual_tangents_are_derivatives(residual):
+    exact = copy.deepcopy(residual).double()
+    synthetic, observed = spectra(4, 1400, dtype=torch.float64).chunk(2)
+    direction = spectra(2, 1400, 1, torch.float64) - 1
+    values, changes = exact.observed_and_tangents(synthetic, direction[:, None], exact.split_features(observed))
+    z_sp = exact.encode_observed(observed)[1]
+    with torch.no_grad():
+        close(values, exact.synthetic_to_observed(synthetic, z_sp), 1e-9)
+        step = 1e-6 * direction
+        up, down = (exact.synthetic_to_observed(synthetic + sign * step, z_sp) for sign in (1, -1))
+    assert (changes[:, 0] - (up - down) / 2e-6).norm() < 1e-5 * changes.norm()
+
+
+def test_noise_on_z_sp_is_of_the_training_alone():
+    network = trained(CycleStarNet(small(split_noise=0.5)))
+    synthetic, observed = spectra(4, 1400).chunk(2)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        quiet = network.encode_observed(observed)[1]
+        noisy = network.train().cycles(synthetic, observed).z_split
+        assert torch.equal(network.eval().cycles(synthetic, observed).z_split, quiet)
+    assert 0.3 < float((noisy - quiet).std()) < 0.7
+
+
 # ---- batches and bad pixels
 
 

@@ -621,7 +621,7 @@ def test_the_learning_rate_drops_at_the_milestones(tmp_path):
 def test_one_step_is_adams(tmp_path):
     task, other = plain(), plain()
     run(tmp_path, task, iterations=1)
-    optimiser = torch.optim.Adam(other.parameters(), lr=0.01, betas=(0.5, 0.999))
+    optimiser = torch.optim.Adam(other.parameters(), lr=0.01, betas=(0.5, 0.999), fused=True)
     other.generator_loss(ToySource().batch(0, 6))[0].backward()
     optimiser.step()
     assert torch.equal(task.weight, other.weight)
@@ -769,3 +769,13 @@ def test_cycle_starnet_resumes_bit_for_bit(tmp_path):
     run(tmp_path / "halves", task(), source, iterations=2, **shared)
     assert outcome(tmp_path / "halves") == outcome(tmp_path / "whole")
     assert load_best(task(), tmp_path / "whole")["score"] > 0
+
+
+def test_the_learning_rate_rises_and_falls_as_half_a_cosine():
+    settings = TrainingSettings(iterations=100, learning_rate=1.0, warm_up=10, cosine=True)
+    rates = [settings.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == pytest.approx(0.5 * (1 + math.cos(0.09 * math.pi)))
+    assert rates[50] == pytest.approx(0.5)
+    assert 0 < rates[99] < 1e-3
+    assert TrainingSettings(learning_rate=1.0, warm_up=4).rate(1) == 0.5

@@ -182,7 +182,7 @@ def test_pulled_back_vectors_are_those_of_the_model_s_dependence_on_the_data(net
     found = model.pull_back(labels, ROWS, vectors)
     assert (found[~prepared.good[:, None].expand_as(found)] == 0).all()
     synthetic = model._synthetic(labels, torch.zeros(STARS, 1, 4).double(), ROWS)[:, 0]
-    shared = network.shared_decoder(network.encode_synthetic(synthetic))
+    shared = network.decode_shared(network.encode_synthetic(synthetic))
     step = 1e-7  # so small that hardly any LeakyReLU bends on the way
     ahead, behind = (
         network.features_decoded(shared, network.split_features(prepared.flux + sign * step * change, prepared.good))

@@ -44,7 +44,7 @@ def transfer_settings(settings: SurveySettings) -> dict[str, Any]:
     """What the transfer follows from: its own checksum, or how it is trained."""
     chosen = settings.transfer
     if chosen.use == "train":
-        own = {"default": "training", "anchored": "anchored", "reference": "reference"}
+        own = {"default": "training", "anchored": "anchored", "reference": "reference", "starnet": "starnet"}
         others = set(own.values()) - {own[chosen.architecture]}
         about: dict[str, Any] = chosen.model_dump(mode="json", exclude={"model", "anchors", *others})
         return {"transfer": about | {"anchors": [content_digest(path) for path in chosen.anchors]}}

@@ -111,8 +111,8 @@ def _train(run: Run, path: Path) -> Made:
     chosen = run.settings.transfer
     spectra, ids = _training_spectra(run, path.parent / "spectra")
     prior = np.load(run.folder / "labels" / "labels.npy", allow_pickle=False)
-    makers = {"default": _train_default, "anchored": _train_anchored, "reference": _train_reference}
-    trained = makers[chosen.architecture](run, spectra, prior, survey_anchors(run, ids, spectra))
+    makers = {"default": _train_default, "anchored": _train_anchored}
+    trained = makers.get(chosen.architecture, _train_network)(run, spectra, prior, survey_anchors(run, ids, spectra))
     if trained is None:
         raise KeyboardInterrupt
     transfer, settings, scores = trained
@@ -156,15 +156,15 @@ def _train_anchored(
     return transfer, settings, scores_of(stars, found)
 
 
-def _train_reference(
+def _train_network(
     run: Run, spectra: PreparedSpectra, prior: NDArray[np.float64], anchors: SurveyAnchors | None
 ) -> tuple[AnyTransfer, TrainingSettings, dict[str, float]] | None:
-    chosen, folder = run.settings.transfer, run.folder / "transfer" / "training-reference"
+    chosen = run.settings.transfer
+    settings = chosen.starnet if chosen.architecture == "starnet" else chosen.reference
+    folder = run.folder / "transfer" / f"training-{chosen.architecture}"
     about = chosen.model_dump(mode="json", include={"prior", "spectra", "seed"})
-    made = train_starnet(
-        run.emulator(), spectra, prior, chosen.reference, folder, about=about, alpha=chosen.prior.alpha
-    )
-    return None if made is None else (made[0], chosen.reference, made[1])
+    made = train_starnet(run.emulator(), spectra, prior, settings, folder, about=about, alpha=chosen.prior.alpha)
+    return None if made is None else (made[0], settings, made[1])
 
 
 def _training_spectra(run: Run, folder: Path) -> tuple[PreparedSpectra, list[tuple[int, IntColumn]]]:

@@ -14,7 +14,7 @@ from stargap.pipeline.preset import PAPER_PRESET, filled
 from stargap.pipeline.train_settings import PriorSettings
 from stargap.settings import MeasureSettings, Settings
 from stargap.spectra.store.settings import IngestSettings
-from stargap.starnet.training_settings import TrainingSettings
+from stargap.starnet.training_settings import StarnetSettings, TrainingSettings
 from stargap.survey.cleaning.rules import CleaningSettings
 from stargap.survey.sample import SampleSettings
 from stargap.transfer.anchored.settings import AnchorSettings
@@ -87,9 +87,9 @@ class TransferSettings(Settings):
     """For use = "train": clean spectra of the sample drawn at random (section 3.2)."""
     prior: PriorSettings = PriorSettings()
     """Labels of synthetic spectra (section 3.3.2)."""
-    architecture: Literal["default", "anchored", "reference"] = "default"
-    """What is trained: the residual transfer, the anchored transfer, from stars with known labels alone, or the
-    published network (section 3.1)."""
+    architecture: Literal["default", "anchored", "reference", "starnet"] = "default"
+    """What is trained: the residual transfer, the anchored transfer, from stars with known labels alone, the
+    published network (section 3.1), or ours after it, whose X_s->o starts at the identity."""
     photometric_anchors: Annotated[int, Field(ge=0)] = 0
     """For architecture = "default" and "anchored": stars whose photometric labels (stage photometry) tie the label
     scale, the brightest of the training spectra that have sound ones; 3,000 are plenty, 0 for none."""
@@ -102,6 +102,8 @@ class TransferSettings(Settings):
     """How a transfer of architecture = "anchored" is made."""
     reference: TrainingSettings = TrainingSettings()
     """How a network of architecture = "reference" is trained (section 3.2)."""
+    starnet: StarnetSettings = StarnetSettings()
+    """How a network of architecture = "starnet" is built and trained."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the draw of spectra."""
 
@@ -110,7 +112,7 @@ class TransferSettings(Settings):
         if (self.use == "model") != (self.model is not None):
             message = 'use = "model" and model, the path of a transfer, go together'
             raise ValueError(message)
-        tables = {"default": "training", "anchored": "anchored", "reference": "reference"}
+        tables = {"default": "training", "anchored": "anchored", "reference": "reference", "starnet": "starnet"}
         known = ("photometric_anchors", "anchors")
         if self.use != "train":
             names = ("spectra", "architecture", "seed", *known, *tables.values())
@@ -119,7 +121,7 @@ class TransferSettings(Settings):
         for name, table in tables.items():
             if name != self.architecture:
                 _refuse_unused("transfer", self, (table,), f'architecture = "{name}"')
-        if self.architecture == "reference":
+        if self.architecture in ("reference", "starnet"):
             _refuse_unused("transfer", self, known, 'architecture = "default" and "anchored"')
         if self.architecture == "anchored" and not (self.photometric_anchors or self.anchors):
             message = 'architecture = "anchored" needs photometric_anchors, a number of stars, or anchors, tables'

@@ -1,4 +1,4 @@
-"""The training of a transfer as ``stargap train`` does it: emulator, spectra, one of three architectures, a model."""
+"""The training of a transfer as ``stargap train`` does it: emulator, spectra, one of four architectures, a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from stargap.checkpoints import load_best
@@ -23,9 +22,8 @@ from stargap.pipeline.train_settings import TrainSettings
 from stargap.pipeline.train_spectra import training_spectra
 from stargap.settings import read_settings_as
 from stargap.spectra.prepared import PreparedSpectra
-from stargap.starnet.losses import CycleTask
-from stargap.starnet.network import CycleStarNet
 from stargap.starnet.pairs import PairedSource, SyntheticSpectra
+from stargap.starnet.recipe import new_task
 from stargap.starnet.training import train as train_network
 from stargap.starnet.training_settings import TrainingSettings
 from stargap.starnet.transfer import StarnetTransfer
@@ -84,7 +82,7 @@ def train(settings: TrainSettings | str | Path, *, progress: bool = False) -> Tr
     if settings.architecture == "anchored":
         return _train_anchored(settings, emulator, progress)
     spectra = training_spectra(settings, progress=progress)
-    make = _train_default if settings.architecture == "default" else _train_reference
+    make = _train_default if settings.architecture == "default" else _train_network
     return make(settings, emulator, spectra, progress)
 
 
@@ -174,13 +172,13 @@ def train_starnet(
     alpha: float | None = None,
     progress: bool = False,
 ) -> tuple[StarnetTransfer, dict[str, float]] | None:
-    """Train the published network, or resume its training in `folder` (paper section 3.2).
+    """Train the published network or ours, or resume its training in `folder` (paper section 3.2).
 
     Args:
         emulator: makes the synthetic spectra.
         spectra: observed.
         labels: of the synthetic spectra, drawn from the label prior, ``(draw, 4)``.
-        settings: schedule.
+        settings: schedule of the published network, or all of ours (`StarnetSettings`).
         folder: of this training alone.
         about: other facts that must not change when the training resumes, in JSON types.
         alpha: [a/M] at which the labels of all stars are fixed (dex), or None.
@@ -190,13 +188,12 @@ def train_starnet(
         the network of the best label-blind validation score and these scores; None if a signal stopped the training.
     """
     about = {**about, "emulator": emulator.card.sha256}
-    network = CycleStarNet(seed=settings.seed)
-    network.precision = torch.bfloat16 if settings.bf16 else None  # its own layers do not take autocast
+    task = new_task(settings)
+    network = task.network
     made = (len(labels), json.dumps(about, sort_keys=True))
     source = PairedSource(spectra, SyntheticSpectra(emulator, labels, spectra.grid), made=made, seed=settings.seed)
     first = source.batch(0, STANDARDISED)
     network.standardise(first.synthetic, first.observed, first.observed_good)
-    task = CycleTask(network)
     about["bf16"] = settings.bf16
     plain = settings.model_copy(update={"bf16": False})
     result = train_network(task, source, plain, folder, about=about, progress=progress)
@@ -207,12 +204,12 @@ def train_starnet(
     return transfer, scores
 
 
-def _train_reference(settings: TrainSettings, emulator: Emulator, spectra: PreparedSpectra, progress: bool) -> Trained:
+def _train_network(settings: TrainSettings, emulator: Emulator, spectra: PreparedSpectra, progress: bool) -> Trained:
     began = time.monotonic()
-    labels, folder = _prior_labels(settings), settings.output / "training-reference"
+    labels, folder = _prior_labels(settings), settings.output / f"training-{settings.architecture}"
     about = _card_settings(settings)
-    del about["reference"]
-    chosen = settings.reference
+    del about[settings.architecture]
+    chosen = settings.starnet if settings.architecture == "starnet" else settings.reference
     made = train_starnet(
         emulator, spectra, labels, chosen, folder, about=about, alpha=settings.alpha, progress=progress
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from stargap.settings import Settings
-from stargap.starnet.training_settings import TrainingSettings
+from stargap.starnet.training_settings import StarnetSettings, TrainingSettings
 from stargap.transfer.anchored.settings import AnchorSettings
 from stargap.transfer.residual.settings import ResidualSettings
 
@@ -57,9 +57,10 @@ class TrainSettings(Settings):
         (20000, 2)
     """
 
-    architecture: Literal["default", "anchored", "reference"] = "default"
+    architecture: Literal["default", "anchored", "reference", "starnet"] = "default"
     """What is trained: the residual transfer from unlabelled spectra, the anchored transfer from stars with known
-    labels alone (seconds; needs anchors, and no spectra), or the published network (paper section 3.1)."""
+    labels alone (seconds; needs anchors, and no spectra), the published network (paper section 3.1), or ours after it,
+    whose X_s->o starts at the identity."""
     emulator: Path | None = None
     """The synthetic domain: emulator.safetensors or its folder; by default the emulator inside the package."""
     output: Path = Path("stargap-transfer")
@@ -83,6 +84,8 @@ class TrainSettings(Settings):
     """Used with architecture = "anchored"."""
     reference: TrainingSettings = TrainingSettings()
     """Used with architecture = "reference" (paper section 3.2)."""
+    starnet: StarnetSettings = StarnetSettings()
+    """Used with architecture = "starnet"."""
 
     @field_validator("anchors", mode="before")
     @classmethod
@@ -94,7 +97,7 @@ class TrainSettings(Settings):
         if self.architecture == "anchored" and not self.anchors:
             message = 'architecture = "anchored" needs anchors, a table with path,teff,logg,m_h'
             raise ValueError(message)
-        if self.architecture == "reference" and self.anchors:
+        if self.architecture in ("reference", "starnet") and self.anchors:
             message = 'anchors are for architecture = "default" and "anchored": leave them out'
             raise ValueError(message)
         return self

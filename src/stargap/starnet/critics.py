@@ -18,13 +18,16 @@ class _Critic(nn.Module):
     def __init__(self, settings: NetworkSettings, latent: int) -> None:
         super().__init__()
         s, filters = settings, settings.critic_filters
-        self.spectrum = chain(Down, (1, *filters), (s.critic_stride,) * len(filters), s)
+        self.step, self.positions = s.critic_stride ** len(filters), s.critic_positions
+        self.spectrum = nn.Sequential(*chain(Down, (1, *filters), (s.critic_stride,) * len(filters), s, s.length))
         self.latent = nn.Sequential(*(Point(a, b, s.slope) for a, b in pairwise((latent, *s.critic_latent_filters))))
         seen = s.critic_positions * filters[-1] + s.positions * s.critic_latent_filters[-1]
         self.last = Point(seen, 1)
 
     def forward(self, spectrum: Tensor, latent: Tensor) -> Tensor:
-        seen = torch.cat([self.spectrum(spectrum).flatten(1), self.latent(latent).flatten(1)], dim=1)
+        padded = nn.functional.pad(spectrum, (0, 0, 0, -spectrum.shape[1] % self.step))
+        features = self.spectrum(padded)[:, : self.positions]
+        seen = torch.cat([features.flatten(1), self.latent(latent).flatten(1)], dim=1)
         logit: Tensor = self.last(seen)[:, 0]
         return logit.to(self.last.weight.dtype)
 

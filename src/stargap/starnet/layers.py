@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,8 @@ __all__ = [
     "Layer",
     "Point",
     "Up",
+    "Weighted",
+    "cast_once",
     "chain",
     "initialise",
     "instance_norm",
@@ -28,8 +31,6 @@ __all__ = [
 
 INSTANCE_EPSILON = 1e-5
 """Added to the variance that instance normalisation divides by."""
-ELEMENTS_AT_ONCE = 2_000_000
-"""Size of the arrays of a transposed convolution that are made at once: what stays in the processor's cache."""
 REACH = 31
 """Distance in pixels at which the kernel of `interpolate` has fallen to zero."""
 BLOCK = 64
@@ -38,46 +39,38 @@ FAINT = 0.02
 """Fraction of the kernel of `interpolate`, added to what good pixels hold, that lets it fade where there are none."""
 
 
-def _windows(x: Tensor, kernel: int, stride: int) -> Tensor:
-    rows, length, channels = x.shape
-    if x.stride()[1:] != (channels, 1):
-        x = x.contiguous()
-    count = positions_left(length, kernel, stride)
-    view = x.as_strided((rows, count, kernel * channels), (x.stride(0), stride * channels, 1))
-    return view.reshape(rows * count, kernel * channels)
+def _blocks(weight: Tensor, stride: int, axis: int) -> list[Tensor]:
+    """Return the matrices of a kernel: one for each block of `stride` positions that it reaches into."""
+    return [part.flatten(axis, axis + 1) for part in weight.split(stride, dim=axis)]
 
 
-def _spread(
-    x: Tensor, weight: Tensor, bias: Tensor | None, filters: int, stride: int, length: int, slope: float = 1.0
-) -> Tensor:
-    rows, count, channels = x.shape
-    block = stride * filters
-    overlap = -(-weight.shape[1] // block) - 1
-    slots = max(count + overlap, -(-length // stride))
-    out = x.new_empty(rows * slots, block)
-    tiled = None if bias is None else bias.repeat(stride)
-    first = weight[:, :block]
-    step = _rows_at_once(slots * (block + channels))
-    for start in range(0, rows, step):
-        batch = x[start : start + step]
-        padded = x.new_zeros(len(batch), slots, channels)
-        padded[:, :count] = batch
-        flat, part = padded.view(-1, channels), out[start * slots : (start + len(batch)) * slots]
-        if tiled is None:
-            torch.mm(flat, first, out=part)
+def _gathered(x: Tensor, blocks: Sequence[Tensor], bias: Tensor | None, stride: int) -> Tensor:
+    """Return the strided convolution by matrices ``(position times channel, filter)``."""
+    rows, slots, channels = x.shape
+    wide = x.view(rows * slots // stride, stride * channels)
+    # One product of windows is more exact in half precision than a sum of products of blocks.
+    windows = x.new_zeros(len(wide), sum(map(len, blocks)))
+    for shift, block in enumerate(blocks):
+        first = shift * stride * channels
+        windows[: len(wide) - shift, first : first + len(block)] = wide[shift:, : len(block)]
+    weight = torch.cat(list(blocks))
+    out = torch.mm(windows, weight) if bias is None else torch.addmm(bias, windows, weight)
+    return out.view(rows, slots // stride, out.shape[1])
+
+
+def _scattered(x: Tensor, blocks: Sequence[Tensor], bias: Tensor | None, stride: int) -> Tensor:
+    """Return the transposed convolution by matrices ``(channel, position times filter)``."""
+    rows, slots, channels = x.shape
+    flat = x.view(rows * slots, channels)
+    wide = x.new_empty(len(flat), blocks[0].shape[1])
+    for shift, block in enumerate(blocks):
+        if shift:
+            wide[shift:, : block.shape[1]].addmm_(flat[: len(flat) - shift], block)
+        elif bias is None:
+            torch.mm(flat, block, out=wide)
         else:
-            torch.addmm(tiled, flat, first, out=part)
-        for shift in range(1, overlap + 1):
-            taps = weight[:, shift * block : (shift + 1) * block]
-            part[shift:, : taps.shape[1]].addmm_(flat[:-shift], taps)
-        if slope != 1.0:
-            nn.functional.leaky_relu_(part, slope)
-    return out.view(rows, slots * stride, filters)[:, :length]
-
-
-def _rows_at_once(size: int) -> int:
-    # Full-length arrays of a few rows stay in the cache between their passes.
-    return max(1, ELEMENTS_AT_ONCE // size)
+            torch.addmm(bias.repeat(stride), flat, block, out=wide)
+    return wide.view(rows, slots * stride, wide.shape[1] // stride)
 
 
 def _leaky_slopes(grad: Tensor, result: Tensor, slope: float) -> Tensor:
@@ -85,41 +78,16 @@ def _leaky_slopes(grad: Tensor, result: Tensor, slope: float) -> Tensor:
     return slopes
 
 
+def _column_sums(x: Tensor) -> Tensor:
+    # A product with ones is faster than a sum, and adds up in float32 whatever the type.
+    flat = x.view(-1, x.shape[2])
+    return (flat.new_ones(1, len(flat)) @ flat)[0]
+
+
 class _DownFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, slope: float) -> Tensor:
-        kernel, _, filters = weight.shape
-        windows = _windows(x, kernel, stride)
-        result = torch.addmm(bias, windows, weight.view(-1, filters))
-        nn.functional.leaky_relu_(result, slope)
-        ctx.save_for_backward(windows, weight, result)
-        ctx.sizes = x.shape[1], stride, slope
-        return result.view(x.shape[0], positions_left(x.shape[1], kernel, stride), filters)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        windows, weight, result = ctx.saved_tensors
-        length, stride, slope = ctx.sizes
-        filters = weight.shape[2]
-        grad = _leaky_slopes(grads[0].reshape(-1, filters), result, slope)
-        to_x, to_weight, to_bias = ctx.needs_input_grad[:3]
-        flat, channels = weight.view(-1, filters), weight.shape[1]
-        return (
-            _spread(grad.view(grads[0].shape), flat.T, None, channels, stride, length) if to_x else None,
-            (windows.T @ grad).view(weight.shape) if to_weight else None,
-            grad.sum(dim=0) if to_bias else None,
-            None,
-            None,
-        )
-
-
-class _UpFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, slope: float) -> Tensor:
-        _, kernel, filters = weight.shape
-        length = (x.shape[1] - 1) * stride + kernel
-        result = _spread(x, weight.flatten(1), bias, filters, stride, length, slope)
+        result = nn.functional.leaky_relu_(_gathered(x, _blocks(weight, stride, 0), bias, stride), slope)
         ctx.save_for_backward(x, weight, result)
         ctx.sizes = stride, slope
         return result
@@ -129,43 +97,110 @@ class _UpFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, result = ctx.saved_tensors
         stride, slope = ctx.sizes
-        channels, kernel, _ = weight.shape
-        wide = weight.view(channels, -1)
-        rows, count, _ = x.shape
-        to_x, to_weight, _ = ctx.needs_input_grad[:3]
-        grad_x = x.new_empty(rows * count, channels) if to_x else None
-        grad_weight, grad_bias = torch.zeros_like(wide), weight.new_zeros(weight.shape[2])
-        step = _rows_at_once(count * wide.shape[1])
-        for start in range(0, rows, step):
-            batch = slice(start, start + step)
-            grad = _leaky_slopes(grads[0][batch], result[batch], slope)
-            windows = _windows(grad, kernel, stride)
-            if grad_x is not None:
-                torch.mm(windows, wide.T, out=grad_x[start * count : start * count + len(windows)])
-            if to_weight:
-                grad_weight.addmm_(x[batch].reshape(-1, channels).T, windows)
-                grad_bias += grad.sum(dim=(0, 1))
+        grad = _leaky_slopes(grads[0].contiguous(), result, slope)
+        blocks, to_weight = _blocks(weight, stride, 0), None
+        if ctx.needs_input_grad[1]:
+            wide, flat = x.view(-1, stride * x.shape[2]), grad.view(-1, grad.shape[2])
+            parts = [wide[k:, : len(block)].T @ flat[: len(flat) - k] for k, block in enumerate(blocks)]
+            to_weight = torch.cat(parts).view(weight.shape)
         return (
-            None if grad_x is None else grad_x.view(x.shape),
-            grad_weight.view(weight.shape) if to_weight else None,
-            grad_bias if to_weight else None,
+            _scattered(grad, [block.T for block in blocks], None, stride) if ctx.needs_input_grad[0] else None,
+            to_weight,
+            _column_sums(grad) if ctx.needs_input_grad[2] else None,
             None,
             None,
         )
 
 
-class Layer(nn.Module):
-    """A convolution over ``(row, position, channel)`` with LeakyReLU: `Down` is strided, `Up` transposed.
+class _UpFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, slope: float, positions: int) -> Tensor:
+        result = nn.functional.leaky_relu_(_scattered(x, _blocks(weight, stride, 1), bias, stride), slope)
+        result[:, positions:] = 0
+        ctx.save_for_backward(x, weight, result)
+        ctx.sizes = stride, slope, positions
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, result = ctx.saved_tensors
+        stride, slope, positions = ctx.sizes
+        grad = _leaky_slopes(grads[0].contiguous(), result, slope)
+        grad[:, positions:] = 0
+        blocks, to_weight = _blocks(weight, stride, 1), None
+        if ctx.needs_input_grad[1]:
+            wide, flat = grad.view(-1, stride * grad.shape[2]), x.view(-1, x.shape[2])
+            parts = [flat[: len(flat) - k].T @ wide[k:, : block.shape[1]] for k, block in enumerate(blocks)]
+            to_weight = torch.cat(parts, dim=1).view(weight.shape)
+        return (
+            _gathered(grad, [block.T for block in blocks], None, stride) if ctx.needs_input_grad[0] else None,
+            to_weight,
+            _column_sums(grad.view(len(x), -1, stride * grad.shape[2])).view(stride, -1).sum(dim=0)
+            if ctx.needs_input_grad[2]
+            else None,
+            None,
+            None,
+            None,
+        )
+
+
+class Weighted(nn.Module):
+    """A layer with weight and bias, used in the type of its input; `cast_once` converts them beforehand."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    cast: tuple[Tensor, Tensor] | None = None
+
+    def weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return weight and bias in a type."""
+        if self.cast is not None and self.cast[0].dtype == dtype:
+            return self.cast
+        return self.weight.to(dtype), self.bias.to(dtype)
+
+
+@contextmanager
+def cast_once(module: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Convert all weights once, however often a layer is used within; None converts nothing.
+
+    Gradients of all uses are then added up in that type.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, Weighted)] if dtype is not None else []
+    for layer in layers:
+        layer.cast = layer.weight.to(dtype), layer.bias.to(dtype)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.cast = None
+
+
+class Layer(Weighted):
+    """A convolution over ``(row, slot, channel)`` with LeakyReLU: `Down` is strided, `Up` transposed.
+
+    Slots are at least as many as positions, which come first, and divisible by the stride, so that every convolution
+    is a few matrix products of all rows at once, without copies. What further slots hold after `Down` means nothing
+    and is not used for any position; after `Up`, as before it, it is zero. Gradients of such slots must be zero.
 
     The weight is ``(kernel, channel, filter)``, of a transposed one ``(channel, kernel, filter)``.
+
+    Args:
+        channels: of the input.
+        filters: of the output.
+        kernel: positions.
+        stride: positions.
+        slope: of LeakyReLU.
+        positions: of the input.
     """
 
-    function: type[torch.autograd.Function]
     transposed = False
 
-    def __init__(self, channels: int, filters: int, kernel: int, stride: int, slope: float) -> None:
+    def __init__(self, channels: int, filters: int, kernel: int, stride: int, slope: float, positions: int) -> None:
         super().__init__()
         self.stride, self.slope = stride, slope
+        self.positions = (
+            (positions - 1) * stride + kernel if self.transposed else positions_left(positions, kernel, stride)
+        )
         self.fan = kernel * (channels + filters)
         taps = (channels, kernel) if self.transposed else (kernel, channels)
         self.weight = nn.Parameter(torch.empty(*taps, filters))
@@ -173,15 +208,14 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output."""
-        apply: Callable[..., Tensor] = self.function.apply
-        return apply(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.stride, self.slope)
+        raise NotImplementedError
 
     def linear(self, x: Tensor) -> Tensor:
         """Return the convolution without bias."""
         raise NotImplementedError
 
     def with_tangents(self, value: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the output for `value` and its derivatives; `change` is ``(row, k, position, channel)``."""
+        """Return the output for `value` and its derivatives; `change` is ``(row, k, slot, channel)``."""
         value = self(value)
         rows, count = change.shape[:2]
         change = self.linear(change.flatten(0, 1))
@@ -192,30 +226,35 @@ class Layer(nn.Module):
 class Down(Layer):
     """Strided convolution."""
 
-    function = _DownFunction
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output."""
+        apply: Callable[..., Tensor] = _DownFunction.apply
+        return apply(x.contiguous(), *self.weights(x.dtype), self.stride, self.slope)
 
     def linear(self, x: Tensor) -> Tensor:
         """Return the convolution without bias."""
-        weight = self.weight.to(x.dtype)
-        kernel, _, filters = weight.shape
-        out = _windows(x, kernel, self.stride) @ weight.flatten(0, 1)
-        return out.view(x.shape[0], positions_left(x.shape[1], kernel, self.stride), filters)
+        return _gathered(x.contiguous(), _blocks(self.weights(x.dtype)[0], self.stride, 0), None, self.stride)
 
 
 class Up(Layer):
     """Transposed convolution."""
 
-    function = _UpFunction
     transposed = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output."""
+        apply: Callable[..., Tensor] = _UpFunction.apply
+        return apply(x.contiguous(), *self.weights(x.dtype), self.stride, self.slope, self.positions)
 
     def linear(self, x: Tensor) -> Tensor:
         """Return the convolution without bias; `x` may have fewer channels than the layer, its first ones."""
-        weight = self.weight[: x.shape[2]].to(x.dtype)
-        _, kernel, filters = weight.shape
-        return _spread(x, weight.flatten(1), None, filters, self.stride, (x.shape[1] - 1) * self.stride + kernel)
+        weight = self.weights(x.dtype)[0][: x.shape[2]]
+        out = _scattered(x.contiguous(), _blocks(weight, self.stride, 1), None, self.stride)
+        out[:, self.positions :] = 0
+        return out
 
 
-class Point(nn.Module):
+class Point(Weighted):
     """A 1x1 convolution over ``(row, position, channel)``, linear unless a slope is given."""
 
     def __init__(self, channels: int, filters: int, slope: float = 1.0) -> None:
@@ -227,18 +266,23 @@ class Point(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output."""
-        out = nn.functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        out = nn.functional.linear(x, *self.weights(x.dtype))
         return out if self.slope == 1.0 else nn.functional.leaky_relu(out, self.slope)
 
     def linear(self, x: Tensor) -> Tensor:
         """Return the convolution without bias."""
-        return nn.functional.linear(x, self.weight.to(x.dtype))
+        return nn.functional.linear(x, self.weights(x.dtype)[0])
 
 
-def chain(kind: type[Layer], sizes: Sequence[int], strides: Sequence[int], settings: NetworkSettings) -> nn.Sequential:
+def chain(
+    kind: type[Layer], sizes: Sequence[int], strides: Sequence[int], settings: NetworkSettings, positions: int
+) -> list[Layer]:
     """Return layers of one kind in a row; `sizes` are the channels before, between and after them."""
-    pairs = zip(pairwise(sizes), strides, strict=True)
-    return nn.Sequential(*(kind(a, b, settings.kernel, stride, settings.slope) for (a, b), stride in pairs))
+    layers = []
+    for (channels, filters), stride in zip(pairwise(sizes), strides, strict=True):
+        layers.append(kind(channels, filters, settings.kernel, stride, settings.slope, positions))
+        positions = layers[-1].positions
+    return layers
 
 
 def layers_of(chain: nn.Module) -> list[Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
 from stargap.starnet.critics import Critics
+from stargap.starnet.layers import cast_once
 from stargap.starnet.network import Cycles, CycleStarNet
+from stargap.starnet.training_settings import Adversarial
 
 __all__ = [
     "PUBLISHED_WEIGHTS",
@@ -51,10 +53,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.synthetic)
 
+    def __getitem__(self, rows: slice) -> Batch:
+        return self._with(lambda array: array[rows])
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
+        return self._with(lambda array: array.to(device))
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: array.to(device) for name, array in arrays.items() if array is not None})
+        return replace(self, **{name: change(array) for name, array in arrays.items() if array is not None})
 
 
 def distance(one: Tensor, other: Tensor, sigma: Tensor | float, good: Tensor | None = None) -> Tensor:
@@ -106,9 +114,15 @@ def energy_distance(one: Tensor, other: Tensor) -> Tensor:
     return (between - within - within_other) / between.clamp_min(1e-12)
 
 
-def transfer(network: CycleStarNet, batch: Batch) -> Cycles:
-    """Return reconstructions, transfers and cycles of a batch, with bad pixels in-painted."""
+def transfer(network: CycleStarNet, batch: Batch, *, noisy: bool = False) -> Cycles:
+    """Return reconstructions, transfers and cycles of a batch, with bad pixels in-painted.
+
+    With `noisy`, synthetic spectra have noise of their observed partners' sigma where these are good.
+    """
     synthetic = batch.synthetic
+    if noisy:
+        noise = torch.randn_like(synthetic) * batch.observed_sigma
+        synthetic = synthetic + torch.where(batch.observed_good, noise, 0.0)
     if batch.synthetic_good is not None:
         synthetic = network.fill(synthetic, batch.synthetic_good)
     return network.cycles(synthetic, network.fill(batch.observed, batch.observed_good))
@@ -144,6 +158,7 @@ def generator_loss(
     weights: tuple[float, float, float] = PUBLISHED_WEIGHTS,
     *,
     cycles: Cycles | None = None,
+    adversarial: Adversarial = "cross-entropy",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of the encoders and decoders, and its terms without gradients (eq. 7).
 
@@ -159,6 +174,7 @@ def generator_loss(
         batch: spectra.
         weights: l1, l2, l3.
         cycles: what the network makes of the batch, if that is known already.
+        adversarial: see `Adversarial`.
 
     Example:
         >>> network, critics = CycleStarNet(), Critics()
@@ -172,21 +188,27 @@ def generator_loss(
     for parameter in trained:
         parameter.requires_grad_(False)
     try:
-        logits = {
-            "adversarial_synthetic": critics.synthetic(network.inputs(made.to_synthetic), made.z_observed),
-            "adversarial_observed": critics.observed(
-                network.inputs(made.to_observed), torch.cat([made.z_synthetic, made.z_split], dim=2)
-            ),
-        }
+        with cast_once(critics, network.precision):
+            logits = {
+                "adversarial_synthetic": critics.synthetic(network.inputs(made.to_synthetic), made.z_observed),
+                "adversarial_observed": critics.observed(
+                    network.inputs(made.to_observed), torch.cat([made.z_synthetic, made.z_split], dim=2)
+                ),
+            }
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-    terms = distances(batch, made) | {name: _cross_entropy(1, logit) for name, logit in logits.items()}
+    terms = distances(batch, made) | {name: _fooling(logit, adversarial) for name, logit in logits.items()}
     return weighted(terms, weights), {name: term.detach() for name, term in terms.items()}
 
 
 def critic_loss(
-    network: CycleStarNet, critics: Critics, batch: Batch, cycles: Cycles | None = None
+    network: CycleStarNet,
+    critics: Critics,
+    batch: Batch,
+    cycles: Cycles | None = None,
+    *,
+    adversarial: Adversarial = "cross-entropy",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of the critics, and its terms without gradients (section 3.2).
 
@@ -198,6 +220,7 @@ def critic_loss(
         critics: its critics.
         batch: spectra.
         cycles: what the network makes of the batch, if that is known already.
+        adversarial: see `Adversarial`.
     """
     if cycles is None:
         with torch.no_grad():
@@ -215,12 +238,24 @@ def critic_loss(
         ("critic_synthetic", critics.synthetic(synthetic, shared)),
         ("critic_observed", critics.observed(observed, both)),
     ):
-        terms[name] = _cross_entropy(1, logit[:rows]) + _cross_entropy(0, logit[rows:])
+        terms[name] = _telling(logit[:rows], logit[rows:], adversarial)
     return torch.stack(list(terms.values())).sum(), {name: term.detach() for name, term in terms.items()}
 
 
-def _cross_entropy(truth: int, logit: Tensor) -> Tensor:
-    return nn.functional.softplus(-logit if truth else logit).mean()
+def _fooling(logit: Tensor, kind: Adversarial) -> Tensor:
+    """Return the generators' loss of the critics' logits of fakes."""
+    if kind == "hinge":
+        return -logit.mean()
+    return (logit - 1).square().mean() if kind == "least-squares" else nn.functional.softplus(-logit).mean()
+
+
+def _telling(real: Tensor, fake: Tensor, kind: Adversarial) -> Tensor:
+    """Return a critic's loss of its logits of real examples and of fakes."""
+    if kind == "hinge":
+        return nn.functional.relu(1 - real).mean() + nn.functional.relu(1 + fake).mean()
+    if kind == "least-squares":
+        return (real - 1).square().mean() + fake.square().mean()
+    return nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
 
 
 class CycleTask(nn.Module):
@@ -233,6 +268,8 @@ class CycleTask(nn.Module):
         network: the network.
         critics: its critics; new ones by default.
         weights: l1, l2, l3 of eq. 7.
+        adversarial: see `Adversarial`.
+        noisy: give synthetic spectra the noise of the observed ones; distances are to the noiseless ones.
 
     Example:
         >>> task = CycleTask(CycleStarNet())
@@ -250,11 +287,13 @@ class CycleTask(nn.Module):
         critics: Critics | None = None,
         *,
         weights: tuple[float, float, float] = PUBLISHED_WEIGHTS,
+        adversarial: Adversarial = "cross-entropy",
+        noisy: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
         self.critics = critics or Critics(network.settings)
-        self.weights = weights
+        self.weights, self.adversarial, self.noisy = weights, adversarial, noisy
         self._last: tuple[Batch, Cycles] | None = None
 
     def generator_parameters(self) -> Iterator[nn.Parameter]:
@@ -267,14 +306,17 @@ class CycleTask(nn.Module):
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return total and terms (see `stargap.starnet.losses.generator_loss`)."""
-        cycles = transfer(self.network, batch)
+        cycles = transfer(self.network, batch, noisy=self.noisy)
         self._last = batch, Cycles(*(part.detach() for part in cycles))
-        return generator_loss(self.network, self.critics, batch, self.weights, cycles=cycles)
+        return generator_loss(
+            self.network, self.critics, batch, self.weights, cycles=cycles, adversarial=self.adversarial
+        )
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return total and terms (see `stargap.starnet.losses.critic_loss`)."""
         last, self._last = self._last, None
-        return critic_loss(self.network, self.critics, batch, last[1] if last and last[0] is batch else None)
+        cycles = last[1] if last and last[0] is batch else None
+        return critic_loss(self.network, self.critics, batch, cycles, adversarial=self.adversarial)
 
     @torch.no_grad()
     def validation_score(self, batch: Batch) -> dict[str, float]:
@@ -288,7 +330,7 @@ class CycleTask(nn.Module):
         distances larger by 1 %. Both domains must follow the same labels (section 3.3.2), and the gaps' scatter falls
         with the number of rows: take a few hundred.
         """
-        made = transfer(self.network, batch)
+        made = transfer(self.network, batch, noisy=self.noisy)
         terms = distances(batch, made)
         gaps = {
             "gap_latent": energy_distance(made.z_synthetic.flatten(1).float(), made.z_observed.flatten(1).float()),

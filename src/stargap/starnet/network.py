@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from stargap.starnet.layers import (
     Down,
     Point,
     Up,
+    cast_once,
     chain,
     initialise,
     instance_norm,
@@ -86,20 +88,31 @@ class CycleStarNet(nn.Module):
         down, up = s.shared_strides, s.shared_strides[::-1]
 
         def encoder(filters: tuple[int, ...], latent: int) -> nn.Sequential:
-            return nn.Sequential(*chain(Down, (outer[-1], *filters), down, s), Point(filters[-1], latent))
+            return nn.Sequential(*chain(Down, (outer[-1], *filters), down, s, middle), Point(filters[-1], latent))
 
         def decoder(channels: int) -> nn.Sequential:
-            return nn.Sequential(*chain(Up, (channels, *outer[::-1]), s.outer_strides[::-1], s), Point(outer[0], 1))
+            layers = chain(Up, (channels, *outer[::-1]), s.outer_strides[::-1], s, middle)
+            return nn.Sequential(*layers, Point(outer[0], 1))
 
-        self.synthetic_encoder = chain(Down, (1, *outer), s.outer_strides, s)
-        self.observed_encoder = chain(Down, (1, *outer), s.outer_strides, s)
+        self.synthetic_encoder = nn.Sequential(*chain(Down, (1, *outer), s.outer_strides, s, s.length))
+        self.observed_encoder = nn.Sequential(*chain(Down, (1, *outer), s.outer_strides, s, s.length))
+        middle = layers_of(self.observed_encoder)[-1].positions
         self.shared_encoder = encoder(shared, s.shared_latent)
         self.split_encoder = encoder(split, s.split_latent)
-        self.shared_decoder = chain(Up, (s.shared_latent, *shared[::-1]), up, s)
-        self.split_decoder = chain(Up, (s.split_latent, *split[::-1]), up, s)
+        self.shared_decoder = nn.Sequential(*chain(Up, (s.shared_latent, *shared[::-1]), up, s, s.positions))
+        self.split_decoder = nn.Sequential(*chain(Up, (s.split_latent, *split[::-1]), up, s, s.positions))
         self.synthetic_decoder = decoder(shared[0])
         self.observed_decoder = decoder(shared[0] + split[0])
         initialise(self, seed, s.bias)
+        if s.residual:
+            self._start_at_identity()
+
+    @torch.no_grad()
+    def _start_at_identity(self) -> None:
+        pairs = zip(layers_of(self.observed_decoder), layers_of(self.synthetic_decoder), strict=True)
+        for ours, plain in pairs:
+            ours.weight[: len(plain.weight)] = plain.weight
+            ours.weight[len(plain.weight) :] = 0.0
 
     # ---- spectra in and out
 
@@ -144,15 +157,16 @@ class CycleStarNet(nn.Module):
         return torch.where(good, flux, self.typical + excess)
 
     def inputs(self, flux: Tensor) -> Tensor:
-        """Return standardised, padded spectra ``(row, length, 1)``, as encoders and critics take them."""
+        """Return standardised, padded spectra ``(row, slot, 1)``, as encoders and critics take them."""
         if flux.ndim != 2 or flux.shape[1] != self.settings.pixels:
             message = f"spectra have shape {tuple(flux.shape)}, the network takes (row, {self.settings.pixels})"
             raise UsageError(message)
         return self._padded((flux - self.mean) / self.deviation)[..., None]
 
     def _padded(self, x: Tensor) -> Tensor:
-        extra = self.settings.length - self.settings.pixels
-        return nn.functional.pad(x, (extra // 2, extra - extra // 2)).to(self.precision or self.mean.dtype)
+        s = self.settings
+        left, slots = (s.length - s.pixels) // 2, s.slots * math.prod(s.outer_strides + s.shared_strides)
+        return nn.functional.pad(x, (left, slots - left - s.pixels)).to(self.precision or self.mean.dtype)
 
     def _cropped(self, x: Tensor) -> Tensor:
         first = (self.settings.length - self.settings.pixels) // 2
@@ -164,10 +178,14 @@ class CycleStarNet(nn.Module):
     # ---- the pieces
 
     def _shared(self, features: Tensor) -> Tensor:
-        return instance_norm(self.shared_encoder(features))
+        return instance_norm(self.shared_encoder(features)[:, : self.settings.positions])
 
     def _split(self, features: Tensor) -> Tensor:
-        return instance_norm(self.split_encoder(features))
+        return instance_norm(self.split_encoder(features)[:, : self.settings.positions])
+
+    def _slots(self, z: Tensor) -> Tensor:
+        s = self.settings
+        return nn.functional.pad(z, (0, 0, 0, s.slots - s.positions))
 
     def encode_synthetic(self, flux: Tensor) -> Tensor:
         """Return z_sh of synthetic spectra."""
@@ -180,11 +198,21 @@ class CycleStarNet(nn.Module):
 
     def decode_synthetic(self, z_sh: Tensor) -> Tensor:
         """Return synthetic spectra of shared latents."""
-        return self._outputs(self.synthetic_decoder(self.shared_decoder(z_sh)))
+        return self._outputs(self.synthetic_decoder(self.decode_shared(z_sh)))
 
     def decode_observed(self, z_sh: Tensor, z_sp: Tensor) -> Tensor:
         """Return observed spectra of shared and split latents."""
-        return self.features_decoded(self.shared_decoder(z_sh), self.split_decoder(z_sp))
+        return self.features_decoded(self.decode_shared(z_sh), self.decode_split(z_sp))
+
+    def decode_shared(self, z_sh: Tensor) -> Tensor:
+        """Return what the shared decoder gives, ``(row, slot, filter)`` (see `starnet.layers.Layer`)."""
+        features: Tensor = self.shared_decoder(self._slots(z_sh))
+        return features
+
+    def decode_split(self, z_sp: Tensor) -> Tensor:
+        """Return what the split decoder gives, ``(row, slot, filter)``."""
+        features: Tensor = self.split_decoder(self._slots(z_sp))
+        return features
 
     def features_decoded(self, shared: Tensor, split: Tensor) -> Tensor:
         """Return observed spectra of what the shared and the split decoder give."""
@@ -192,16 +220,17 @@ class CycleStarNet(nn.Module):
 
     def synthetic_to_observed(self, flux: Tensor, z_sp: Tensor) -> Tensor:
         """Return X_s->o: synthetic spectra as they would be observed, with the z_sp of observed ones."""
-        return self.decode_observed(self.encode_synthetic(flux), z_sp)
+        z_sh = self.encode_synthetic(flux)
+        made = self.decode_observed(z_sh, z_sp)
+        return made + (flux - self.decode_synthetic(z_sh)) if self.settings.residual else made
 
     def observed_to_synthetic(self, flux: Tensor, good: Tensor | None = None) -> Tensor:
         """Return X_o->s: observed spectra in the synthetic domain, from z_sh alone."""
         return self.decode_synthetic(self.encode_observed(flux, good)[0])
 
     def split_features(self, flux: Tensor, good: Tensor | None = None) -> Tensor:
-        """Return what `observed_and_tangents` needs of observed spectra, ``(row, position, filter)``: once a fit."""
-        features: Tensor = self.split_decoder(self.encode_observed(flux, good)[1])
-        return features
+        """Return what `observed_and_tangents` needs of observed spectra, ``(row, slot, filter)``: once a fit."""
+        return self.decode_split(self.encode_observed(flux, good)[1])
 
     def cycles(self, synthetic: Tensor, observed: Tensor) -> Cycles:
         """Return reconstructions, transfers and cycles; pieces common to both domains are computed once.
@@ -216,26 +245,39 @@ class CycleStarNet(nn.Module):
         if synthetic.shape != observed.shape:
             message = f"{len(synthetic)} synthetic and {len(observed)} observed spectra do not pair up"
             raise UsageError(message)
+        with cast_once(self, self.precision):
+            return self._cycles(synthetic, observed)
+
+    def _cycles(self, synthetic: Tensor, observed: Tensor) -> Cycles:
         rows = len(synthetic)
         features = self.observed_encoder(self.inputs(observed))
         z_shared = self._shared(torch.cat([self.synthetic_encoder(self.inputs(synthetic)), features]))
         z_split = self._split(features)
-        split = self.split_decoder(z_split)
-        shared = self.shared_decoder(z_shared)
+        if self.training and self.settings.split_noise:
+            z_split = z_split + self.settings.split_noise * torch.randn_like(z_split)
+        split = self.decode_split(z_split)
+        shared = self.decode_shared(z_shared)
         plain = self._outputs(self.synthetic_decoder(shared))
         real = self.features_decoded(shared, torch.cat([split, split]))
+        to_observed, to_synthetic, residual = real[:rows], plain[rows:], self.settings.residual
+        if residual:
+            to_observed = to_observed + (synthetic - plain[:rows])
 
         there = torch.cat(
-            [self.observed_encoder(self.inputs(real[:rows])), self.synthetic_encoder(self.inputs(plain[rows:]))]
+            [self.observed_encoder(self.inputs(to_observed)), self.synthetic_encoder(self.inputs(to_synthetic))]
         )
-        back = self.shared_decoder(self._shared(there))
+        back = self.decode_shared(self._shared(there))
+        plain_back = self._outputs(self.synthetic_decoder(back if residual else back[:rows]))
+        observed_cycle = self.features_decoded(back[rows:], split)
+        if residual:
+            observed_cycle = observed_cycle + (to_synthetic - plain_back[rows:])
         return Cycles(
             synthetic=plain[:rows],
             observed=real[rows:],
-            to_observed=real[:rows],
-            to_synthetic=plain[rows:],
-            synthetic_cycle=self._outputs(self.synthetic_decoder(back[:rows])),
-            observed_cycle=self.features_decoded(back[rows:], split),
+            to_observed=to_observed,
+            to_synthetic=to_synthetic,
+            synthetic_cycle=plain_back[:rows],
+            observed_cycle=observed_cycle,
             z_synthetic=z_shared[:rows],
             z_observed=z_shared[rows:],
             z_split=z_split,
@@ -260,12 +302,14 @@ class CycleStarNet(nn.Module):
         Returns:
             spectra ``(row, pixel)`` and derivatives ``(row, k, pixel)``.
         """
-        pieces = [
-            self.features_to_observed(*self.shared_features(value, change, tangent_dtype=tangent_dtype), part)
-            for value, change, part in zip(
-                *(torch.split(x, STARS_AT_ONCE) for x in (flux, tangents, split)), strict=True
-            )
-        ]
+        pieces = []
+        for value, change, part in zip(*(torch.split(x, STARS_AT_ONCE) for x in (flux, tangents, split)), strict=True):
+            shared = self.shared_features(value, change, tangent_dtype=tangent_dtype)
+            made = self.features_to_observed(*shared, part)
+            if self.settings.residual:
+                plain = self.features_to_synthetic(*shared)
+                made = made[0] + (value - plain[0]), made[1] + (change - plain[1])
+            pieces.append(made)
         return torch.cat([value for value, _ in pieces]), torch.cat([change for _, change in pieces])
 
     @torch.no_grad()
@@ -277,14 +321,16 @@ class CycleStarNet(nn.Module):
         Three quarters of the work, and for spectra of an emulator a function of the labels alone.
 
         Returns:
-            the shared decoder's output ``(row, position, filter)`` and its derivatives ``(row, k, position, filter)``.
+            the shared decoder's output ``(row, slot, filter)`` and its derivatives ``(row, k, slot, filter)``.
         """
         value = self.inputs(flux)
         change = self._padded(tangents / self.deviation)[..., None].to(tangent_dtype or value.dtype)
         *encoder, point = layers_of(self.shared_encoder)
         for layer in (*layers_of(self.synthetic_encoder), *encoder):
             value, change = layer.with_tangents(value, change)
-        value, change = instance_norm_with_tangents(point(value), point.linear(change))
+        positions = self.settings.positions
+        value, change = point(value)[:, :positions], point.linear(change)[:, :, :positions]
+        value, change = (self._slots(part) for part in instance_norm_with_tangents(value, change))
         for layer in layers_of(self.shared_decoder):
             value, change = layer.with_tangents(value, change)
         return value, change
@@ -292,9 +338,16 @@ class CycleStarNet(nn.Module):
     @torch.no_grad()
     def features_to_observed(self, features: Tensor, changes: Tensor, split: Tensor) -> tuple[Tensor, Tensor]:
         """Return the second half of `observed_and_tangents`: spectra and derivatives of what `shared_features` gave."""
-        *decoder, point = layers_of(self.observed_decoder)
-        value, change = torch.cat([features, split.to(features.dtype)], dim=2), changes
-        for layer in decoder:
+        return self._decoded(self.observed_decoder, torch.cat([features, split.to(features.dtype)], dim=2), changes)
+
+    @torch.no_grad()
+    def features_to_synthetic(self, features: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the spectra X_s->s and their derivatives of what `shared_features` gave."""
+        return self._decoded(self.synthetic_decoder, features, changes)
+
+    def _decoded(self, decoder: nn.Sequential, value: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        *layers, point = layers_of(decoder)
+        for layer in layers:
             value, change = layer.with_tangents(value, change)
         return self._outputs(point(value)), self._cropped(point.linear(change))
 

@@ -21,6 +21,9 @@ from stargap.theory.emulator import Emulator
 
 __all__ = ["PairedSource", "SyntheticSpectra"]
 
+AT_ONCE = 128
+"""Pairs of several steps that are made together: products of few rows are slow."""
+
 
 @lru_cache(maxsize=8)
 def _order(count: int, seed: int, domain: int, epoch: int) -> NDArray[np.int64]:
@@ -93,6 +96,7 @@ class PairedSource:
         self.synthetic_rows = split_rows(made[0] if callable(synthetic) else len(synthetic), seed)
         sizes = (len(self.observed_rows["validation"]), len(self.synthetic_rows["validation"]))
         self.validation_count, self.validation_batch = min(validation, *sizes), validation_batch
+        self._made: tuple[tuple[int, int], Batch] | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -106,9 +110,14 @@ class PairedSource:
         return digest.hexdigest()
 
     def batch(self, step: int, size: int) -> Batch:
-        """Return the pairs of a training step."""
-        observed = self._walk(self.observed_rows["training"], 1, step, size)
-        return self._pairs(observed, self._walk(self.synthetic_rows["training"], 2, step, size))
+        """Return the pairs of a training step; those of `AT_ONCE` spectra or more are made together and kept."""
+        steps = max(1, AT_ONCE // size)
+        block, place = divmod(step, steps)
+        if self._made is None or self._made[0] != (block, size):
+            observed = self._walk(self.observed_rows["training"], 1, block, steps * size)
+            synthetic = self._walk(self.synthetic_rows["training"], 2, block, steps * size)
+            self._made = (block, size), self._pairs(observed, synthetic)
+        return self._made[1][place * size : (place + 1) * size]
 
     def validation(self) -> Iterator[Batch]:
         """Yield the validation pairs, always the same."""

@@ -54,6 +54,11 @@ class NetworkSettings(Settings):
     """Filters of the encoder of what only observed spectra have; its decoder has the same ones in reverse."""
     split_latent: Count = 4
     """Channels of the latent z_sp of the observed domain."""
+    split_noise: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of noise added to z_sp in training, whose own is 1: less of a star then fits into it."""
+    residual: bool = False
+    """X_s->o is the synthetic spectrum plus what the observed decoder gives more than the synthetic one; both start
+    alike, so that training begins at the identity."""
     critic_filters: Filters = (16, 32, 64, 128, 256)
     """Filters of the critics' branch that sees the spectrum."""
     critic_stride: Stride = 4
@@ -76,6 +81,11 @@ class NetworkSettings(Settings):
         positions would leave instance normalisation nothing to normalise.
         """
         return self._length(self.positions)
+
+    @property
+    def slots(self) -> int:
+        """Slots of the latents: so many that every layer's are divisible by its stride (`starnet.layers.Layer`)."""
+        return -(-self.length // math.prod(self.outer_strides + self.shared_strides))
 
     @property
     def critic_positions(self) -> int:

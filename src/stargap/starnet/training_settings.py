@@ -1,15 +1,20 @@
-"""How the published network is trained (paper section 3.2)."""
+"""How the published network is trained (paper section 3.2), and how ours after it is built and trained."""
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from stargap.settings import Settings
+from stargap.starnet.settings import NetworkSettings
 
-__all__ = ["TrainingSettings"]
+__all__ = ["Adversarial", "StarnetSettings", "TrainingSettings"]
+
+Adversarial = Literal["cross-entropy", "hinge", "least-squares"]
+"""The published adversarial loss, that of Lim & Ye (2017), or that of Mao et al. (2017)."""
 
 
 class TrainingSettings(Settings):
@@ -35,6 +40,11 @@ class TrainingSettings(Settings):
     """Factor of the learning rate at each milestone."""
     milestones: tuple[PositiveInt, ...] = (50_000, 100_000, 150_000, 200_000)
     """Steps after which the learning rate drops, ascending."""
+    warm_up: NonNegativeInt = 0
+    """Steps over which the learning rate rises from zero, in proportion."""
+    cosine: bool = False
+    """Let the learning rate fall to zero at the last step as half a cosine, instead of at milestones; such a training
+    can't be prolonged."""
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient of the generators, and of that of the critics."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -61,4 +71,24 @@ class TrainingSettings(Settings):
 
     def rate(self, step: int) -> float:
         """Return the learning rate once `step` steps are done."""
-        return self.learning_rate * self.decay ** bisect_right(self.milestones, step)
+        risen = min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
+        if self.cosine:
+            return self.learning_rate * risen * 0.5 * (1 + math.cos(math.pi * step / self.iterations))
+        return self.learning_rate * risen * self.decay ** bisect_right(self.milestones, step)
+
+
+class StarnetSettings(TrainingSettings):
+    """How the network of ``architecture = "starnet"`` is built and trained.
+
+    Example:
+        >>> StarnetSettings().network.residual
+        True
+    """
+
+    network: NetworkSettings = NetworkSettings(residual=True)
+    """Its sizes, and how it departs from the published one."""
+    adversarial: Adversarial = "cross-entropy"
+    """Loss of critics and generators: cross-entropy as published, hinge or least-squares."""
+    noisy: bool = False
+    """Give synthetic spectra the noise of the observed ones they are paired with; distances are to the noiseless
+    ones."""

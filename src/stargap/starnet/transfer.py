@@ -189,7 +189,7 @@ class StarnetModel:
             still = labels.new_zeros(ROWS, 1, labels.shape[1])
             with torch.no_grad():
                 synthetic = self._synthetic(labels[batch], still, star)[:, 0]
-                shared = self.network.shared_decoder(self.network.encode_synthetic(synthetic))
+                shared = self.network.decode_shared(self.network.encode_synthetic(synthetic))
             flux = self.prepared.flux[star].requires_grad_()
             with torch.enable_grad():
                 split = self.network.split_features(flux, self.prepared.good[star])

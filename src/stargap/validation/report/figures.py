@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from stargap.catalogue.velocity import LEAST_STARS, VelocityScale
 from stargap.figures.style import png
-from stargap.validation.report import drawing
+from stargap.validation.report import drawing, transfers
 from stargap.validation.report.data import Columns, RunData
 from stargap.validation.report.drawing import Drawn, NotDrawn, Source
 from stargap.validation.report.spectra import FittedSpectra
@@ -100,13 +100,13 @@ _PLAN: tuple[tuple[str, str, str, Callable[[Source], Drawn]], ...] = (
      "A spectrum with its pseudo-continuum, its error, and both after division; pixels that fits leave out are shaded.",
      drawing.processing),
     ("05b-fit", "One spectrum's fit", "The same spectrum, its best model, and residuals over errors.", drawing.fit),
-    ("06-losses", "Figure 6: losses", "Losses of the transfer's training.", drawing.losses),
+    ("06-losses", "Figure 6: losses", "Losses of the transfer's training.", transfers.losses),
     ("07-tsne", "Figure 7: the two domains",
-     "t-SNE of observed spectra and of their models before and after the transfer; distances between far points mean "
-     "nothing.", drawing.tsne),
+     "t-SNE of observed spectra and of models of others before and after the transfer, and, where it is a network, of "
+     "both in its shared latent; distances between far points mean nothing.", transfers.tsne),
     ("08-residuals", "Figure 8: residuals",
      "Mean |residual| / σ of observed spectra against their best models, before and after the transfer.",
-     drawing.residuals),
+     transfers.residuals),
     ("09-kiel", "Figure 9: Kiel diagram",
      "log g against Teff of stars in the final catalogue, coloured by [M/H], with PARSEC isochrones of 5 Gyr.",
      drawing.kiel),

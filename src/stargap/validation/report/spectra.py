@@ -26,6 +26,7 @@ from stargap.spectra.log_lambda import concatenate
 from stargap.spectra.prepare import Prepared, prepare
 from stargap.spectra.spectrum import Facts
 from stargap.spectra.store.shards import Shard
+from stargap.starnet.transfer import StarnetTransfer
 from stargap.statistics import mean_residual
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.parquet import provenance_of, read_columns
@@ -88,7 +89,8 @@ class FittedSpectra:
     pixel is used; the residual is the mean of (observed - model) / sigma. ``synthetic`` is the model of the synthetic
     domain, ``before`` and ``after`` the ``mean |residual| / sigma`` of a row over its 1 A pixels against the synthetic
     and the published model; ``synthetic`` and ``before`` are None without a transfer. ``labels (row, 4)`` are those
-    fitted. ``raw`` are the same spectra as their files have them.
+    fitted. ``latents (row, 2, number)`` are z_sh of the observed and of the synthetic spectrum, where the transfer is a
+    network, else None. ``raw`` are the same spectra as their files have them.
     """
 
     wavelength: NDArray[np.float64]
@@ -101,6 +103,7 @@ class FittedSpectra:
     before: NDArray[np.float64] | None
     example: Example | None
     raw: RawSpectra | None = None
+    latents: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,10 @@ def fit_again(run: str | Path | RunModels, spectrum_id: NDArray[np.int64], *, st
     observed, model, residual, synthetic = (np.full(shape, np.nan, dtype=np.float32) for _ in range(4))
     before, after = np.full(len(spectrum_id), np.nan), np.full(len(spectrum_id), np.nan)
     labels = np.full((len(spectrum_id), len(LABELS)), np.nan)
+    latents = None
+    if isinstance(models.transfer, StarnetTransfer):
+        sizes = models.transfer.network.settings
+        latents = np.full((len(spectrum_id), 2, sizes.positions * sizes.shared_latent), np.nan, dtype=np.float32)
     example: tuple[float, Example] | None = None
     raw = RawSpectra.empty(len(spectrum_id), len(grid.wavelength))
     for rows, velocity, columns, fitted in _batches(models, spectrum_id):
@@ -164,7 +171,10 @@ def fit_again(run: str | Path | RunModels, spectrum_id: NDArray[np.int64], *, st
         after[rows] = mean_residual(flux, fit, sigma, good)
         labels[rows] = np.stack([np.asarray(columns[name], dtype=float) for name in LABELS], axis=1)
         if fitted.domains is not None:
-            first = _synthetic_spectra(star, fitted.domains.synthetic.labels, models.emulator)[:count].numpy()
+            made = _synthetic_spectra(star, fitted.domains.synthetic.labels, models.emulator)
+            if isinstance(models.transfer, StarnetTransfer) and latents is not None:
+                latents[rows] = _latents(models.transfer, star, made)[:count]
+            first = made[:count].numpy()
             synthetic[rows], before[rows] = average(first, good), mean_residual(flux, first, sigma, good)
         far = np.abs(np.log(np.maximum(np.asarray(columns["snr_r"], dtype=float), 0.1) / EXAMPLE_SNR))
         far = np.where(np.isfinite(far) & np.isfinite(labels[rows, 0]), far, np.inf)
@@ -181,6 +191,7 @@ def fit_again(run: str | Path | RunModels, spectrum_id: NDArray[np.int64], *, st
         None if models.transfer is None else before,
         None if example is None else example[1],
         raw,
+        latents,
     )
 
 
@@ -212,6 +223,14 @@ def observe(folder: str | Path, spectrum_id: int) -> FittedSpectra:
     nothing = np.full_like(observed, np.nan)
     unknown = np.full((1, len(LABELS)), np.nan)
     return FittedSpectra(grid.wavelength, observed, nothing, nothing, unknown[:, 0], unknown, None, None, None, raw)
+
+
+@torch.no_grad()
+def _latents(transfer: StarnetTransfer, star: Prepared, synthetic: Spectra) -> NDArray[np.float32]:
+    """Return z_sh of observed and of synthetic spectra, ``(row, 2, number)``."""
+    network = transfer.network
+    both = network.encode_observed(star.flux, star.good)[0], network.encode_synthetic(synthetic)
+    return torch.stack([z.flatten(1) for z in both], dim=1).numpy()
 
 
 def _synthetic_spectra(star: Prepared, labels: Labels, emulator: Emulator) -> Spectra:

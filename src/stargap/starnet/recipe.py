@@ -1,0 +1,28 @@
+"""What a training begins with: the published network, or ours after it."""
+
+from __future__ import annotations
+
+import torch
+
+from stargap.starnet.losses import CycleTask
+from stargap.starnet.network import CycleStarNet
+from stargap.starnet.settings import NetworkSettings
+from stargap.starnet.training_settings import StarnetSettings, TrainingSettings
+
+__all__ = ["new_task"]
+
+
+def new_task(settings: TrainingSettings) -> CycleTask:
+    """Return network, critics and losses of a training that begins: the published ones, or those of the settings.
+
+    Example:
+        >>> new_task(TrainingSettings()).network.settings.residual
+        False
+        >>> new_task(StarnetSettings(noisy=True)).noisy
+        True
+    """
+    published = StarnetSettings(network=NetworkSettings())
+    chosen = settings if isinstance(settings, StarnetSettings) else published
+    network = CycleStarNet(chosen.network, seed=settings.seed)
+    network.precision = torch.bfloat16 if settings.bf16 else None  # its own layers do not take autocast
+    return CycleTask(network, adversarial=chosen.adversarial, noisy=chosen.noisy)
