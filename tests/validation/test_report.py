@@ -211,7 +211,7 @@ def test_tables_of_others_are_drawn_and_told_of(finished_run, tmp_path, monkeypa
     text = Outline((folder / "index.html").read_text()).text
     assert "spectra and models cannot be made again" in text
     assert "nothing was cleaned" in text
-    assert all(word in text for word in ("Comparison with APOGEE", "Teff & <log g>", "by hand"))
+    assert all(word in text for word in ("Comparison with APOGEE", "Teff & <log g>", "By hand."))
     points = content_of(folder / "explorer/points.js")
     assert points["count"] == 5 > points["shown"] == 0
     assert not (folder / "spectra").exists()
