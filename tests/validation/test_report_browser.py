@@ -177,6 +177,14 @@ def test_spectra_and_diagrams_zoom_and_move(browser, written):
         middle, width = np.mean(whole), whole[1] - whole[0]
         np.testing.assert_allclose(browser.run(scale), [middle - 0.4 * width, middle + 0.4 * width])
         if name == "fit":
+            used = browser.run(f"[{ends}.scales.x, {ends}.scales.y].map((one) => [one.min, one.max])")
+            seen = browser.run("stargapExplorer.spectrum()")
+            inside = [
+                value for wave, *both in zip(seen["wave"], seen["observed"], seen["model"], strict=True)
+                for value in both if value is not None and used[0][0] <= wave <= used[0][1]
+            ]  # fmt: skip
+            assert used[1][0] < min(inside)  # all that is in view is seen
+            assert used[1][1] > max(inside)
             browser.key("ArrowRight")
             browser.until(f"{ends}.scales.x.min > {middle - 0.39 * width}")
             for other in ("flux", "residual"):  # the panels of one spectrum show the same wavelengths

@@ -71,6 +71,18 @@ def test_a_diagram_has_the_points_that_pass_the_filter(viewer, table):
     }
 
 
+def test_any_column_of_numbers_colours(viewer, table):
+    kept = np.isfinite(table["teff"])
+    colours = viewer.ask("start")["colours"]
+    assert colours["e_teff"] == "e_teff (K)"
+    assert not {"designation", "in_final_catalogue"} & set(colours)
+    for name in ("lmjd", "cluster", "e_rv"):
+        content = viewer.ask("diagram", colour=name, filter="", **KIEL)
+        known = table[name][kept] if name == "e_rv" else np.where(table[name] == -9999, np.nan, table[name])[kept]
+        np.testing.assert_array_equal(floats(content["values"]), known.astype(np.float32))
+        assert content["scale"]["low"] <= np.nanmedian(known) <= content["scale"]["high"]
+
+
 def test_many_points_are_binned(viewer, table, monkeypatch):
     monkeypatch.setattr("stargap.validation.viewer.explore.MOST_POINTS", 5)
     content = viewer.ask("diagram", colour="count", filter="", **KIEL)
@@ -152,7 +164,7 @@ def test_a_moved_run_without_its_store_says_what_is_missing(finished_run, tmp_pa
         ("star", {"row": -1}, "no row -1"),
         ("star", {"row": "1.5"}, "row must be a whole number"),
         ("observed", {"row": "../../etc/passwd"}, "row must be a whole number"),
-        ("diagram", KIEL | {"colour": "path"}, "no colour 'path'"),
+        ("diagram", KIEL | {"colour": "subclass"}, "no column of numbers 'subclass'"),
         ("diagram", KIEL | {"colour": "m_h", "name": "sky"}, "no diagram 'sky'"),
         ("diagram", KIEL | {"colour": "m_h", "x0": "nan"}, "x0 must be a number"),
         ("diagram", KIEL | {"colour": "m_h", "width": 10**6}, "1 to 8000 pixels"),

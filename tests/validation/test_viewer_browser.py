@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -137,6 +138,12 @@ def test_filters_and_steps(opened, table):
     before = opened.run("stargapExplorer.diagrams.kiel.view.x")
     opened.key("+")
     opened.until(f"stargapExplorer.diagrams.kiel.view.x[0] > {before[0]}")
+    low, high = opened.run("stargapExplorer.diagrams.kiel.view.x")
+    opened.run("document.getElementById('keep-view').click()")
+    opened.until("document.getElementById('filter').value.includes('..')")
+    ends = re.search(r"teff ([\d.]+)\.\.([\d.]+); logg", opened.run("document.getElementById('filter').value"))
+    np.testing.assert_allclose([float(end) for end in ends.groups()], [low, high], rtol=1e-5)
+    opened.run("document.getElementById('kiel').focus()")
     opened.key("0")
     opened.until(f"stargapExplorer.diagrams.kiel.view.x[0] === {before[0]}")
 

@@ -49,6 +49,8 @@ class Explorer:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
+        numbers = [one for one in catalogue.schema.values() if one.dtype not in ("str", "bool")]
+        self._numbers = {one.name: f"{one.name} ({one.unit})" if one.unit else one.name for one in numbers}
         self._kept = lru_cache(maxsize=8)(self._read_kept)
         self._points = lru_cache(maxsize=8)(self._read_points)
         self._colours = lru_cache(maxsize=16)(self._read_colours)
@@ -68,7 +70,13 @@ class Explorer:
         return _Points(rows, x[rows], y[rows])
 
     def _read_colours(self, name: str, text: str) -> tuple[float, float]:
-        return middle_range(self.catalogue.column(name)[self._kept(text)])
+        return middle_range(self._values(name, self._kept(text)))
+
+    def _values(self, name: str, rows: NDArray[Any]) -> NDArray[np.floating]:
+        """Return some values of a column of numbers, NaN where they are null."""
+        values = self.catalogue.column(name)[rows]
+        null = self.catalogue.schema[name].is_null(values)
+        return np.where(null, np.nan, values) if null.any() else values.astype(float)
 
     def points(self, name: str, text: str) -> _Points:
         """Return the spectra of a diagram that a filter leaves.
@@ -96,7 +104,7 @@ class Explorer:
             "simulated": catalogue.simulated,
             "filter": text,
             "syntax": SYNTAX,
-            "colours": COLOURS | {COUNT: "number of spectra (log)"},
+            "colours": COLOURS | {COUNT: "number of spectra (log)"} | self._numbers,
             "palette": PALETTE,
             "schema": [[column.name, column.unit, column.description] for column in CATALOGUE],
             "whole": {name: self._whole(name, text) for name in DIAGRAMS},
@@ -113,8 +121,8 @@ class Explorer:
         Raises:
             UsageError: no such diagram or colour, or the filter cannot be read.
         """
-        if colour not in (*COLOURS, COUNT):
-            message = f"no colour {colour!r}; there are {', '.join((*COLOURS, COUNT))}"
+        if colour != COUNT and colour not in self._numbers:
+            message = f"no column of numbers {colour!r} to colour by"
             raise UsageError(message)
         points = self.points(name, text)
         across, down = view.pixels(points.x, points.y)
@@ -124,7 +132,7 @@ class Explorer:
         answer: dict[str, Any] = {"text": f"{counts} pass the filter; {seen:,} are in the diagram"}
         few = seen <= MOST_POINTS
         rows = points.rows[inside] if few else points.rows
-        values = np.full(len(rows), np.nan) if colour == COUNT else self.catalogue.column(colour)[rows]
+        values = np.full(len(rows), np.nan) if colour == COUNT else self._values(colour, rows)
         if few:
             shown = {"x": points.x[inside], "y": points.y[inside], "values": values}
             answer |= {key: _packed(numbers.astype("<f4")) for key, numbers in shown.items()}
@@ -136,7 +144,7 @@ class Explorer:
             answer |= {"counts": _packed(number.astype("<u4")), "values": _packed(means.astype("<f4"))}
             answer |= {"width": wide, "height": high, "cell": CELL}
         low, top = (0.0, 1.0) if few and colour == COUNT else self._scale(colour, text, values if few else means)
-        title = "log10 of the number of spectra" if colour == COUNT else COLOURS[colour]
+        title = "log10 of the number of spectra" if colour == COUNT else COLOURS.get(colour, self._numbers.get(colour))
         return answer | {"scale": {"title": title, "low": low, "high": top}}
 
     def _scale(self, colour: str, text: str, means: NDArray[Any]) -> tuple[float, float]:

@@ -115,9 +115,8 @@ window.stargapDiagrams = (function () {
     }
 
     get zoomed() {
-      const near = (one, other) => Math.abs(one - other) < 1e-6 * Math.abs(this.whole.x[1] - this.whole.x[0]);
       const {x, y} = this.view;
-      return ![x, y].every((range, place) => range.every((end, k) => near(end, [this.whole.x, this.whole.y][place][k])));
+      return x[1] - x[0] < 0.999 * (this.whole.x[1] - this.whole.x[0]) || y[1] - y[0] < 0.999 * (this.whole.y[1] - this.whole.y[0]);
     }
 
     // pixels of the plotted area, in the page's units

@@ -136,7 +136,7 @@ window.stargapSpectrum = (function () {
     return {
       width: element.clientWidth, height: Number(element.dataset.height),
       scales: {x: {time: false, range: (plot, low, high) => (plot.begun ? [low, high] : wholeOf(name))},
-               y: {range: () => ranges(shown)[name]}},
+               y: {range: (plot, low, high) => (plot.begun && low !== null && zoomed(plot, name) ? seen(name, low, high) : ranges(shown)[name])}},
       axes: [{...axis(alone ? "wavelength (Å)" : name === "residual" ? "rest-frame wavelength (Å, vacuum)" : "", 0), labelSize: name === "residual" || alone ? 22 : 0,
               size: name === "residual" || alone ? 36 : 22}, axis(title, 1)],
       series: [{label: "Å", value: number(1)}, ...series],
@@ -191,6 +191,17 @@ window.stargapSpectrum = (function () {
 
   function wholeOf(name) { return name === "halpha" ? [MARKS.halpha - NEAR_HALPHA, MARKS.halpha + NEAR_HALPHA] : MARKS.range; }
 
+  function zoomed(plot, name) {
+    const {min, max} = plot.scales.x, [low, high] = wholeOf(name);
+    return max - min < 0.98 * (high - low);
+  }
+
+  // the range of what is in view of a zoomed panel
+  function seen(name, low, high) {
+    const reach = Math.max(3, 1.1 * Math.abs(low), 1.1 * Math.abs(high));
+    return name === "residual" ? [-reach, reach] : roof([low, high], 0.08, name === "flux" ? 0.45 : 0.1);
+  }
+
   function reset(name) {
     const [min, max] = wholeOf(name);
     plots[name].setScale("x", {min, max});
@@ -202,14 +213,13 @@ window.stargapSpectrum = (function () {
     byId("spectra").hidden = spectrum === null;
     if (spectrum === null) return;
     if (!plots.flux) { build(); return; }
-    const data = lists(), limits = ranges(spectrum);
+    const data = lists();
     linked = true;
     for (const name of PANELS) {
       const {min, max} = plots[name].scales.x;
       plots[name].batch(() => {
         plots[name].setData(data[name], false);
         plots[name].setScale("x", {min, max});
-        plots[name].setScale("y", {min: limits[name][0], max: limits[name][1]});
       });
     }
     linked = false;

@@ -88,6 +88,16 @@ window.stargapView = (function () {
     await explorer.redrawAll();
   }
 
+  // the ranges of the diagrams that are zoomed, as conditions
+  function inView() {
+    const {diagrams} = window.stargapExplorer, parts = filter ? [filter] : [];
+    for (const diagram of Object.values(diagrams)) {
+      if (!diagram.zoomed) continue;
+      for (const axis of ["x", "y"]) parts.push(diagram[axis] + " " + diagram.view[axis].map((end) => end.toPrecision(6)).join(".."));
+    }
+    return parts.join("; ");
+  }
+
   // ---- marks
 
   function list(rows) {
@@ -127,6 +137,7 @@ window.stargapView = (function () {
 
   function listen() {
     byId("filter-form").addEventListener("submit", (event) => { event.preventDefault(); refilter(byId("filter").value.trim()); });
+    byId("keep-view").addEventListener("click", () => refilter(inView()));
     byId("clear").addEventListener("click", () => refilter(""));
     document.addEventListener("stargap-star", ({detail}) => {
       const known = marks.get(detail.id);
