@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.fits import arrays, differing
 from helpers.stars import mock_labels
+from safetensors.torch import load_file, save_file
 
 from stargap.fit.domains import fit_domains
 from stargap.fit.forward import EmulatorModel
@@ -31,6 +32,7 @@ from stargap.transfer.residual.model import ResidualModel, ResidualTransfer
 SMALL = NetworkSettings(outer_filters=(16, 16), shared_filters=(16, 32, 48), split_filters=(16, 16, 16))
 BOTH = ("residual", "reference")
 COUNT = 20
+STEPS = 200
 
 
 def take(prepared, rows):
@@ -76,8 +78,7 @@ def training_spectra(emulator, count=1024):
     return flux, held >= STARGAP.least_kernel_weight
 
 
-@pytest.fixture(scope="module")
-def network(emulator):
+def copying_network(emulator):
     """A small network after a few seconds of learning to copy emulator spectra."""
     flux, sound = training_spectra(emulator)
     network = CycleStarNet(SMALL)
@@ -85,8 +86,8 @@ def network(emulator):
     flux = network.fill(flux, sound)
     generator = torch.Generator().manual_seed(0)
     adam = torch.optim.Adam(network.parameters(), 5e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 5e-3, total_steps=300)
-    for _ in range(300):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 5e-3, total_steps=STEPS)
+    for _ in range(STEPS):
         clean = flux[torch.randint(len(flux), (16,), generator=generator)]
         noisy = clean + 0.03 * torch.randn(clean.shape, generator=generator)
         z_sh, z_sp = network.encode_observed(noisy)
@@ -97,6 +98,17 @@ def network(emulator):
         adam.step()
         schedule.step()
     assert loss < 2 * 0.03**2
+    return network
+
+
+@pytest.fixture(scope="module")
+def network(emulator, made_once):
+    def make(folder):
+        folder.mkdir()
+        save_file(copying_network(emulator).state_dict(), folder / "network.safetensors")
+
+    network = CycleStarNet(SMALL)
+    network.load_state_dict(load_file(made_once("network", make) / "network.safetensors"))
     return network.requires_grad_(False)
 
 
