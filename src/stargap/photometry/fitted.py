@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stargap.rows import BandCovariance
+
 __all__ = ["Fitted", "fitted", "surface_covariance"]
 
 _Floats = NDArray[np.float64]
@@ -88,7 +90,7 @@ def fitted(name: str) -> Fitted:
     )
 
 
-def surface_covariance() -> _Floats:
+def surface_covariance() -> BandCovariance:
     """Return the covariance ``(2, 2)`` of BP - RP and G - RP (mag^2) of single stars about their surface."""
     return np.array(_content()["surface"]["covariance"])
 

@@ -17,6 +17,7 @@ from stargap.photometry.likelihood import Population, log_shares, log_usual
 from stargap.photometry.observed import Photometry, observed
 from stargap.photometry.search import inverse_2x2, least_squares
 from stargap.photometry.surface import M_H_LIMITS, TEFF_LIMITS, MagnitudeTable, intrinsic_covariance, magnitude_table
+from stargap.rows import LabelCovariances
 
 __all__ = ["JointMixture", "joint_labels", "joint_mixture", "spectral_covariance"]
 
@@ -46,7 +47,7 @@ class JointMixture(NamedTuple):
     converged: NDArray[np.bool_]
 
 
-def spectral_covariance(columns: Mapping[str, ArrayLike], *, systematic: float = SYSTEMATIC) -> _Floats:
+def spectral_covariance(columns: Mapping[str, ArrayLike], *, systematic: float = SYSTEMATIC) -> LabelCovariances:
     """Return the covariance ``(star, 3, 3)`` of Teff, log g and [M/H] (K, dex) of spectra, with the systematic part.
 
     Random errors ``e_*`` are correlated by ``rho_*``, the systematic ones ``e_*_sys``, where there are any, by a

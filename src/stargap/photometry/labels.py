@@ -14,6 +14,7 @@ from stargap.photometry import relations
 from stargap.photometry.likelihood import LabelMixture, PhotometricLikelihood, Population
 from stargap.photometry.observed import Photometry, observed
 from stargap.photometry.surface import M_H_LIMITS, TEFF_LIMITS
+from stargap.rows import LabelCovariances
 
 __all__ = ["LABEL_NAMES", "TEFF_RANGE", "label_covariance", "photometric_labels"]
 
@@ -71,7 +72,7 @@ def photometric_labels(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def label_covariance(labels: Mapping[str, ArrayLike]) -> _Floats:
+def label_covariance(labels: Mapping[str, ArrayLike]) -> LabelCovariances:
     """Return the covariance ``(star, 3, 3)`` of Teff, log g and [M/H] (K, dex) that columns of labels give.
 
     Example:

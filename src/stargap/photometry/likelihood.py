@@ -19,6 +19,7 @@ from stargap.photometry.surface import (
     intrinsic_covariance,
     magnitude_table,
 )
+from stargap.rows import AnyFloats, ComponentTerms, FloatColumn
 from stargap.settings import Settings
 
 __all__ = ["LabelMixture", "PhotometricLikelihood", "Population", "binary_odds", "log_shares", "log_usual"]
@@ -76,7 +77,7 @@ class LabelMixture(NamedTuple):
     converged: NDArray[np.bool_]
 
 
-def binary_odds(ruwe: _Floats) -> _Floats:
+def binary_odds(ruwe: FloatColumn) -> FloatColumn:
     """Return by how much a RUWE makes a pair more likely than a single star; 1 where it is unknown.
 
     Of 220 close pairs in Cifuentes et al. (2025) a quarter have RUWE below 1.4 and 70 % above 1.8, of 1,083 single
@@ -92,7 +93,7 @@ def binary_odds(ruwe: _Floats) -> _Floats:
     return np.where(np.isfinite(ruwe) & (ruwe > 0), odds, 1.0)
 
 
-def log_shares(ruwe: _Floats, population: Population) -> _Floats:
+def log_shares(ruwe: FloatColumn, population: Population) -> ComponentTerms:
     """Return ln of the share of each kind of star before its magnitudes are looked at, ``(star, component)``.
 
     Example:
@@ -107,7 +108,7 @@ def log_shares(ruwe: _Floats, population: Population) -> _Floats:
     return np.column_stack([single, *[each] * len(MASS_RATIOS)])
 
 
-def log_usual(m_h: _Floats, variance: _Floats, population: Population) -> _Floats:
+def log_usual(m_h: AnyFloats, variance: AnyFloats, population: Population) -> AnyFloats:
     """Return ln of how usual [M/H] (dex) with this error squared is among stars, of any shape, but for a constant.
 
     Example:

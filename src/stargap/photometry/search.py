@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stargap.rows import TwoByTwo
+
 __all__ = ["Search", "inverse_2x2", "least_squares"]
 
 _Floats = NDArray[np.float64]
@@ -74,7 +76,7 @@ def least_squares(
     return Search(labels, curvature, converged)
 
 
-def inverse_2x2(matrices: _Floats) -> _Floats:
+def inverse_2x2(matrices: TwoByTwo) -> TwoByTwo:
     """Return inverses of symmetric matrices ``(row, 2, 2)``; of one that is singular, zero.
 
     Example:

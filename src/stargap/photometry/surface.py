@@ -16,6 +16,7 @@ from scipy.ndimage import spline_filter
 
 from stargap.photometry import relations
 from stargap.photometry.fitted import fitted, surface_covariance
+from stargap.rows import BandCovariance, FloatColumn, IntColumn, Magnitudes, MagnitudeSlopes
 
 __all__ = ["BANDS", "MASS_RATIOS", "MagnitudeTable", "absolute_magnitudes", "intrinsic_covariance", "magnitude_table"]
 
@@ -83,7 +84,7 @@ def _teff(bp_rp: _Floats, m_h: _Floats) -> _Floats:
     return relations.polynomial_teff(inside) + slope * (bp_rp - inside) + relations.TEFF_PER_DEX * m_h
 
 
-def intrinsic_covariance() -> _Floats:
+def intrinsic_covariance() -> BandCovariance:
     """Return the covariance ``(band, band)`` of single stars about the surface (mag^2).
 
     Only G and RP have any: the surface runs through BP and Ks, whose scatter at given labels is that of the relations.
@@ -120,7 +121,7 @@ class MagnitudeTable:
         """How many kinds of star the table has."""
         return int(self.coefficients.shape[2])
 
-    def __call__(self, teff: _Floats, m_h: _Floats, component: NDArray[np.int64]) -> tuple[_Floats, _Floats]:
+    def __call__(self, teff: FloatColumn, m_h: FloatColumn, component: IntColumn) -> tuple[Magnitudes, MagnitudeSlopes]:
         """Return values ``(row, 6)`` and their slopes ``(row, 6, 2)`` in Teff and [M/H].
 
         Args:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from stargap.rows import IntColumn, LabelRanges
+
 __all__ = ["ERRORS", "PAIR_SHIFT", "PAIR_WIDTH", "P_SINGLE", "ZERO_POINT", "AnchorLabels", "fill"]
 
 ERRORS = (60.0, 0.06, 0.1)
@@ -80,7 +82,7 @@ class AnchorLabels:
         order = np.argsort(-counts, kind="stable")
         return tuple(every[order].tolist())
 
-    def ranges(self) -> NDArray[np.float64]:
+    def ranges(self) -> LabelRanges:
         """Return the range of the labels that are inside, ``(source, 2, 3)``; infinite where a source has none."""
         found = np.tile([[-np.inf], [np.inf]], (len(self.names), 1, 3))
         for place in range(len(self.names)):
@@ -91,7 +93,7 @@ class AnchorLabels:
         return found
 
     @property
-    def source(self) -> NDArray[np.int64]:
+    def source(self) -> IntColumn:
         """Place of each anchor's source in ``names``, ``(anchor,)``."""
         places = {name: place for place, name in enumerate(self.names)}
         return np.array([places[source] for source in self.sources], dtype=np.int64)

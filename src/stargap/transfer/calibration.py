@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from stargap.pixels import STARGAP
+from stargap.rows import FloatColumn, PixelMaskRows, PixelRows, TermColumns, TwoLabels
 from stargap.statistics import tailed_cost
 
 __all__ = ["CENTRE", "Calibration", "Off", "learn_calibration", "prepared_snr"]
@@ -80,7 +81,7 @@ class Calibration(BaseModel):
     e_velocity: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     blocks: Annotated[FiniteFloat, Field(ge=0)] = 1.0
 
-    def terms(self, labels: _Floats, snr: _Floats) -> _Floats:
+    def terms(self, labels: TwoLabels, snr: FloatColumn) -> TermColumns:
         """Return `TERMS` ``(star, term)`` at Teff and [M/H] ``(star, 2)`` and S/N ``(star,)``.
 
         An S/N that is not known is the lowest of the range; NaN labels give NaN.
@@ -91,7 +92,7 @@ class Calibration(BaseModel):
         one = np.where(np.isfinite(x + y), 1.0, np.nan)
         return np.stack([one, x, y, x**2, y**2, x * y, u, u**2], axis=1)
 
-    def error(self, name: str, labels: _Floats, snr: _Floats) -> _Floats | None:
+    def error(self, name: str, labels: TwoLabels, snr: FloatColumn) -> FloatColumn | None:
         """Return the systematic error of a quantity ``(star,)``, None where nothing is known of it."""
         for known, coefficients in self.systematic.items():
             if known == name:
@@ -99,7 +100,7 @@ class Calibration(BaseModel):
                 return np.asarray(np.exp(terms @ np.array(coefficients)))
         return None
 
-    def zero_point(self, labels: _Floats) -> _Floats:
+    def zero_point(self, labels: TwoLabels) -> FloatColumn:
         """Return what velocities are too large by (km/s, ``(star,)``); the mean one where labels are NaN."""
         if not self.velocity:
             return np.zeros(len(labels))
@@ -118,7 +119,7 @@ class Off:
 
 
 def learn_calibration(
-    off: Mapping[str, Off], labels: _Floats, snr: _Floats, *, source: str, velocity_terms: int = VELOCITY_TERMS
+    off: Mapping[str, Off], labels: TwoLabels, snr: FloatColumn, *, source: str, velocity_terms: int = VELOCITY_TERMS
 ) -> Calibration | None:
     """Learn a calibration from stars of known truth that had no part in the model; None with fewer than 100 of them.
 
@@ -195,7 +196,7 @@ def _covering(delta: _Floats, noise: _Floats, terms: _Floats, begin: _Floats, sn
     return changed(minimize(cost, np.zeros(3), method="Nelder-Mead", options={"initial_simplex": simplex}).x)
 
 
-def prepared_snr(sigma: NDArray[np.floating], good: NDArray[np.bool_]) -> _Floats:
+def prepared_snr(sigma: PixelRows, good: PixelMaskRows) -> FloatColumn:
     """Return the lower S/N of r and i of prepared spectra, about that of native pixels, 0 where neither is known.
 
     Args:

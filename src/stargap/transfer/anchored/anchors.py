@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stargap.errors import UsageError
+from stargap.rows import LabelArray
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
 from stargap.transfer.anchor_labels import ERRORS, P_SINGLE, ZERO_POINT, fill
@@ -61,7 +62,7 @@ class AnchorStars:
         return replace(self, labels=self.labels - [points.get(source, nothing) for source in self.sources])
 
 
-def zero_points(stars: AnchorStars, published: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def zero_points(stars: AnchorStars, published: LabelArray) -> dict[str, NDArray[np.float64]]:
     """Return by how much the labels of each source are too large (K, dex, dex), beside the most frequent source.
 
     Args:

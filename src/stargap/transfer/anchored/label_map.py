@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stargap.fit.prior import LabelPrior
 from stargap.labels import LOGG, M_H, TEFF
+from stargap.rows import FloatColumn, MappedLabels
 from stargap.transfer.anchor_labels import PAIR_SHIFT, PAIR_WIDTH
 
 __all__ = ["NUMBERS", "AnchorMap", "fit_map", "fit_slope", "single_weights"]
@@ -88,10 +89,10 @@ def _weight(m_h: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fit_map(
-    fitted: NDArray[np.float64],
-    known: NDArray[np.float64],
-    errors: NDArray[np.float64],
-    p_single: NDArray[np.float64],
+    fitted: MappedLabels,
+    known: MappedLabels,
+    errors: MappedLabels,
+    p_single: FloatColumn,
     *,
     reach: float,
 ) -> AnchorMap:
@@ -175,7 +176,7 @@ def single_weights(
     return one / np.maximum(one + two, 1e-300)
 
 
-def fit_slope(known: NDArray[np.float64], ours: NDArray[np.float64], error: NDArray[np.float64], own: float) -> float:
+def fit_slope(known: FloatColumn, ours: FloatColumn, error: FloatColumn, own: float) -> float:
     """Return the slope of our labels on known ones with errors in both (Deming), NaN where neither varies.
 
     Args:

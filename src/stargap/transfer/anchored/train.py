@@ -16,6 +16,7 @@ from stargap.fit.domains import DomainFit, fit_domains
 from stargap.fit.parameters import Parameters
 from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF
 from stargap.processor import single_thread
+from stargap.rows import BoolColumn
 from stargap.spectra.prepare import Prepared
 from stargap.theory.emulator import Emulator
 from stargap.transfer.anchored.anchors import FEW_FOLDS, MANY, AnchorStars, check_anchors, zero_points
@@ -59,7 +60,7 @@ def train_anchored(
     settings: AnchorSettings = DEFAULT,
     *,
     base: Tensor | None = None,
-    scored: NDArray[np.bool_] | None = None,
+    scored: BoolColumn | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> tuple[AnchoredTransfer, CrossValidated]:
     """Make a transfer from anchors, with label map, systematic error and limit of chi-square cross-validated by star.
@@ -127,7 +128,7 @@ def cross_validate(
     settings: AnchorSettings = DEFAULT,
     *,
     base: Tensor | None = None,
-    scored: NDArray[np.bool_] | None = None,
+    scored: BoolColumn | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> CrossValidated:
     """Fit every star through a transfer, and publish it through a label map, that were made of others.

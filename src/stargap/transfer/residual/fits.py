@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stargap.fit.domains import joint_step
 from stargap.fit.forward import EmulatorModel, ForwardModel
 from stargap.fit.labels import fit_labels
 from stargap.fit.parameters import Parameters
+from stargap.rows import RowNumbersArray, SomeRowNumbers
 from stargap.spectra.prepare import Prepared
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.transfer.residual.model import INTERPOLATION, MAPPED, ResidualTransfer
@@ -39,7 +39,7 @@ class Fits:
 
 def fit_spectra(
     spectra: PreparedSpectra,
-    rows: NDArray[np.int64],
+    rows: RowNumbersArray,
     transfer: ResidualTransfer,
     parameters: Parameters,
     *,
@@ -98,7 +98,7 @@ def _joint(
     return torch.where(lost[:, None], torch.nan, joint.labels), joint.inverse[:, :MAPPED, :MAPPED]
 
 
-def brightest(spectra: PreparedSpectra, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def brightest(spectra: PreparedSpectra, rows: RowNumbersArray, count: int) -> SomeRowNumbers:
     """Return the `count` rows with the smallest median error, in ascending order."""
     rows = np.sort(rows)
     noise = np.full(len(rows), np.inf)

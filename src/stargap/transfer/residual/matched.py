@@ -13,6 +13,7 @@ from torch import Tensor
 from stargap.errors import UsageError
 from stargap.fit.parameters import Parameters
 from stargap.labels import LABELS, M_H, TEFF
+from stargap.rows import LabelDraws, RowNumbersArray
 from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.statistics import statistics, undiluted_slope
 from stargap.transfer.anchor_labels import AnchorLabels
@@ -55,9 +56,9 @@ class AnchorFits:
 def match_anchors(
     transfer: ResidualTransfer,
     spectra: PreparedSpectra,
-    rows: NDArray[np.int64],
+    rows: RowNumbersArray,
     known: AnchorLabels,
-    prior: NDArray[np.float64],
+    prior: LabelDraws,
     parameters: Parameters,
     settings: ResidualSettings,
 ) -> dict[str, float]:
@@ -88,7 +89,7 @@ def match_anchors(
 def fit_known(
     transfer: ResidualTransfer,
     spectra: PreparedSpectra,
-    rows: NDArray[np.int64],
+    rows: RowNumbersArray,
     known: AnchorLabels,
     parameters: Parameters,
     settings: ResidualSettings,
@@ -113,7 +114,7 @@ def fit_known(
 def tie_labels(
     transfer: ResidualTransfer,
     fits: AnchorFits,
-    prior: NDArray[np.float64],
+    prior: LabelDraws,
     settings: ResidualSettings,
     *,
     rows: Tensor | None = None,
@@ -146,7 +147,7 @@ def tie_labels(
 
 
 def left_out(
-    transfer: ResidualTransfer, fits: AnchorFits, prior: NDArray[np.float64], settings: ResidualSettings
+    transfer: ResidualTransfer, fits: AnchorFits, prior: LabelDraws, settings: ResidualSettings
 ) -> tuple[dict[str, float], Calibration | None]:
     """Publish each group of anchors by a map that was made of the others, and compare; see `match_anchors`.
 

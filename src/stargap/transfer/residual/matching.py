@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stargap.fit.polynomial import monomial_slopes, monomials
 from stargap.labels import LABELS, M_H, TEFF
+from stargap.rows import LabelDraws
 from stargap.transfer.anchor_labels import ZERO_POINT
 from stargap.transfer.residual.known import AnchorTerm, LabelledFits
 from stargap.transfer.residual.model import MAPPED, LabelMap
@@ -60,7 +60,7 @@ class LabelDensity:
         return torch.logsumexp(self.weights.log() - 0.5 * white.square().sum(dim=-1) - volume, dim=1)
 
 
-def fit_density(labels: NDArray[np.float64], label_map: LabelMap, *, seed: int = 0) -> LabelDensity:
+def fit_density(labels: LabelDraws, label_map: LabelMap, *, seed: int = 0) -> LabelDensity:
     """Describe draws of the label prior ``(draw, 4)`` by a Gaussian mixture in scaled labels."""
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stargap.fit.parameters import Parameters
 from stargap.fit.polynomial import monomials
+from stargap.rows import RowNumbersArray
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.statistics import clip
 from stargap.transfer.residual.fits import brightest, fit_spectra
@@ -28,7 +28,7 @@ SMOOTH = 2
 
 
 def own_scatter(
-    transfer: ResidualTransfer, spectra: PreparedSpectra, rows: NDArray[np.int64], parameters: Parameters
+    transfer: ResidualTransfer, spectra: PreparedSpectra, rows: RowNumbersArray, parameters: Parameters
 ) -> Tensor:
     """Return the scatter ``(3,)`` of fitted labels (K, dex, dex) beyond noise: each star has its own errors of models.
 

@@ -20,6 +20,7 @@ from stargap.console import progress_bars
 from stargap.errors import UsageError
 from stargap.fit.parameters import Parameters
 from stargap.modelfile import Card, load_model, save_model, settle_models
+from stargap.rows import LabelDraws
 from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.transfer.residual.fits import BATCH, Fits, brightest, fit_spectra
 from stargap.transfer.residual.known import LabelledFits
@@ -64,7 +65,7 @@ class _Interrupted(Exception):
 def train_residual(
     transfer: ResidualTransfer,
     spectra: PreparedSpectra,
-    prior: NDArray[np.float64],
+    prior: LabelDraws,
     parameters: Parameters,
     settings: ResidualSettings,
     folder: str | Path,
@@ -150,7 +151,7 @@ class _Stages:
         self,
         transfer: ResidualTransfer,
         spectra: PreparedSpectra,
-        prior: NDArray[np.float64],
+        prior: LabelDraws,
         parameters: Parameters,
         settings: ResidualSettings,
     ) -> None:
@@ -232,7 +233,7 @@ def match_labels(
     transfer: ResidualTransfer,
     labels: Tensor,
     covariance: Tensor,
-    prior: NDArray[np.float64],
+    prior: LabelDraws,
     settings: ResidualSettings,
     *,
     known: LabelledFits | None = None,
@@ -265,7 +266,7 @@ def match_labels(
 def _fingerprint(
     transfer: ResidualTransfer,
     spectra: PreparedSpectra,
-    prior: NDArray[np.float64],
+    prior: LabelDraws,
     parameters: Parameters,
     settings: ResidualSettings,
 ) -> str:
