@@ -282,7 +282,7 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
 
 
 def read_metrics(path: str | Path) -> dict[str, NDArray[np.float64]]:
-    """Read the ``metrics.jsonl`` of `stargap.starnet.training.train` as columns, one row a line.
+    """Read the ``metrics.jsonl`` of `stargap.starnet.training.train` as columns, one row per line.
 
     Names are ``step``, ``generator.loss``, ``critic.loss`` and their terms, ``validation.score`` and its terms, and
     others (see `train`). Where a line does not have a name its value is NaN: losses and scores are on different lines.

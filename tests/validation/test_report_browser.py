@@ -12,7 +12,6 @@ from stargap.tables.columns import CATALOGUE, STARS
 from stargap.tables.parquet import read_columns
 from stargap.tables.write import write_table
 from stargap.validation.report import figures
-from stargap.validation.report import page as report
 from stargap.validation.report.explorer import choose_rows
 from stargap.validation.report.page import write_report
 from stargap.validation.report.spectra import FittedSpectra, RawSpectra, fit_again
@@ -351,7 +350,7 @@ def test_fifty_thousand_stars(browser, many, tmp_path, monkeypatch):
         unknown = np.ones((len(spectrum_id), 4))
         return FittedSpectra(wave, values, values, values, number, unknown, None, None, None, raw)
 
-    monkeypatch.setattr(report, "fit_again", marked)
+    monkeypatch.setattr("stargap.validation.report.spectra.fit_again", marked)
     monkeypatch.setattr(figures, "FIGURES", ())
     page = write_report(folder, output=tmp_path)
     began = time.monotonic()

@@ -28,6 +28,7 @@ for line in {commands!r}:
 import stargap
 assert stargap.read_spectrum({spectrum!r}).flux.size > 1000
 assert stargap.to_scale([3500.0], [0.0], "apogee")
+import stargap.validation.viewer.serve
 assert "torch" not in sys.modules
 print("did all")
 """
@@ -36,7 +37,9 @@ print("did all")
 def test_commands_that_measure_nothing_do_without_torch(finished_run, simulated_survey, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("report"))
-    settings = read_settings_as(SurveySettings, run / "survey.toml").model_copy(update={"output": run})
+    settings = read_settings_as(SurveySettings, run / "survey.toml")
+    shown = settings.report.model_copy(update={"spectra": 0})  # spectra that are shown are fitted again
+    settings = settings.model_copy(update={"output": run, "report": shown})
     (tmp_path / "survey.toml").write_text(example_toml(settings))
     spectra = run / "catalogue/spectra.parquet"
     commands = [
@@ -44,6 +47,7 @@ def test_commands_that_measure_nothing_do_without_torch(finished_run, simulated_
         f"run {tmp_path}/survey.toml --status",
         f"run {tmp_path}/survey.toml --from catalogue --until catalogue --workers 1",
         f"catalogue {tmp_path}/survey.toml --formats vot",
+        f"report {tmp_path}/survey.toml",
         f"show {spectra} --id 3",
         f"validate {spectra}",
         f"binaries {spectra} {simulated_survey}/wide_binaries.csv {simulated_survey}/fgk_primaries.csv",
@@ -54,4 +58,5 @@ def test_commands_that_measure_nothing_do_without_torch(finished_run, simulated_
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1:] == ["did all"], done.stdout[-2000:] + done.stderr[-2000:]
     assert (run / "catalogue/stars.vot").exists()
+    assert (run / "report/index.html").exists()
     assert (tmp_path / "labels.parquet").exists()

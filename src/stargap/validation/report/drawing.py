@@ -14,11 +14,12 @@ from stargap.labels import LABELS
 from stargap.photometry.likelihood import Population
 from stargap.validation.report.compared import compared_figure, kind_of
 from stargap.validation.report.data import Columns, RunData
-from stargap.validation.report.spectra import FittedSpectra
 from stargap.validation.report.truth import QUANTITIES, errors_of, plain_stars
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from stargap.validation.report.spectra import FittedSpectra
 
 __all__ = [
     "Drawn",

@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,11 @@ from stargap.spectra.store.shards import SHARD_ROWS
 from stargap.tables.columns import CATALOGUE
 from stargap.tables.parquet import read_columns
 from stargap.validation.report.assets import AXES, COLOURS, FIRST, PALETTE, first_star, row_cells
-from stargap.validation.report.settings import MOST_POINTS
-from stargap.validation.report.spectra import NODE, FittedSpectra
+from stargap.validation.report.settings import MOST_POINTS, NODE
 from stargap.validation.report.summary import star_summary
+
+if TYPE_CHECKING:
+    from stargap.validation.report.spectra import FittedSpectra
 
 __all__ = ["MOST_SHARDS", "choose_rows", "spectrum_content", "write_points", "write_rows", "write_spectra"]
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from stargap.catalogue.velocity import LEAST_STARS, VelocityScale
 from stargap.figures.style import png
 from stargap.validation.report import drawing, transfers
 from stargap.validation.report.data import Columns, RunData
 from stargap.validation.report.drawing import Drawn, NotDrawn, Source
-from stargap.validation.report.spectra import FittedSpectra
+
+if TYPE_CHECKING:
+    from stargap.validation.report.spectra import FittedSpectra
 
 __all__ = ["Picture", "draw_figures", "scale_text"]
 

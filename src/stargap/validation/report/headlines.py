@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +16,6 @@ from stargap.survey.cleaning.rules import is_rejected
 from stargap.validation.matching import NAMES, UNITS, Quantity
 from stargap.validation.report.compared import Compared, kind_of
 from stargap.validation.report.data import RunData
-from stargap.validation.report.spectra import FittedSpectra
 from stargap.validation.report.truth import (
     DIGITS,
     QUANTITIES,
@@ -25,6 +25,9 @@ from stargap.validation.report.truth import (
     plain_stars,
 )
 from stargap.validation.sheets import Sheet, number
+
+if TYPE_CHECKING:
+    from stargap.validation.report.spectra import FittedSpectra
 
 __all__ = ["headline_sheet"]
 

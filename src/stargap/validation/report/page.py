@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,11 @@ from stargap.validation.report.explorer import write_spectra as write_explorer_s
 from stargap.validation.report.figures import Picture, draw_figures
 from stargap.validation.report.headlines import headline_sheet
 from stargap.validation.report.settings import MOST_POINTS, MOST_SPECTRA
-from stargap.validation.report.spectra import FittedSpectra, fit_again
 from stargap.validation.report.truth import truth_sheets
 from stargap.validation.sheets import Sheet
+
+if TYPE_CHECKING:
+    from stargap.validation.report.spectra import FittedSpectra
 
 __all__ = ["report_files", "write_report"]
 
@@ -115,6 +117,10 @@ def report_files(page: Path) -> list[Path]:
 
 def _fitted(data: RunData, rows: NDArray[np.int64]) -> tuple[FittedSpectra | None, str]:
     """Fit the spectra of these rows again; else None and the reason."""
+    if not len(rows):
+        return None, "no spectra are shown"
+    from stargap.validation.report.spectra import fit_again
+
     try:
         return fit_again(data.folder, data.spectra["spectrum_id"][rows]), ""
     except Exception as error:  # a run whose store is gone still has a report

@@ -13,10 +13,12 @@ from stargap.validation.binaries import BinarySettings
 from stargap.validation.matching import CompareSettings
 from stargap.validation.references import reference_settings
 
-__all__ = ["MOST_POINTS", "MOST_SPECTRA", "BinaryTables", "ReportSettings", "TableOfOthers"]
+__all__ = ["MOST_POINTS", "MOST_SPECTRA", "NODE", "BinaryTables", "ReportSettings", "TableOfOthers"]
 
 MOST_POINTS = 50_000
 MOST_SPECTRA = 2_000
+NODE = 20
+"""Pixels of 1 A from one value of the pseudo-continuum to the next: it is smooth over 30 A."""
 
 
 class TableOfOthers(Settings):

@@ -31,13 +31,12 @@ from stargap.statistics import mean_residual
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.parquet import provenance_of, read_columns
 from stargap.theory.emulator import Emulator
+from stargap.validation.report.settings import NODE
 
-__all__ = ["NODE", "Example", "FittedSpectra", "RawSpectra", "RunModels", "fit_again", "observe"]
+__all__ = ["Example", "FittedSpectra", "RawSpectra", "RunModels", "fit_again", "observe"]
 
 STEP = 2
 """Pixels of 1 A that are averaged into one."""
-NODE = 20
-"""Pixels of 1 A from one value of the pseudo-continuum, which is smooth over 30 A, to the next."""
 EXAMPLE_SNR = 30.0
 
 

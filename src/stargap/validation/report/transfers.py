@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stargap.checkpoints import read_metrics
 from stargap.validation.report.drawing import Drawn, NotDrawn, Source
 
 __all__ = ["losses", "residuals", "tsne"]
@@ -27,6 +26,7 @@ def losses(run: Source) -> Drawn:
         if not curves:
             message = "the network was trained elsewhere: its losses are in the folder of its training"
             raise NotDrawn(message)
+        from stargap.checkpoints import read_metrics
         from stargap.figures.transfer import losses_figure
 
         metrics = read_metrics(curves[0])
