@@ -157,6 +157,17 @@ def test_a_moved_run_without_its_store_says_what_is_missing(finished_run, tmp_pa
         assert "with --marks" in moved.mark(row, "keep")["error"]
 
 
+def test_a_catalogue_that_was_made_anew_is_not_mixed_with_the_old_one(finished_run, tmp_path):
+    shutil.copytree(finished_run / "catalogue", tmp_path / "catalogue")
+    catalogue = Catalogue(tmp_path)
+    old = catalogue.column("teff")
+    shutil.copyfile(tmp_path / "catalogue/stars.parquet", catalogue.path)
+    assert catalogue.column("teff") is old
+    for read in (lambda: catalogue.column("logg"), lambda: catalogue.row(0)):
+        with pytest.raises(UsageError, match="was made anew; start stargap view again"):
+            read()
+
+
 @pytest.mark.parametrize(
     ("name", "query", "reason"),
     [

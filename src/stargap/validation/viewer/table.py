@@ -42,6 +42,7 @@ class Catalogue:
         self.path = self.folder / "catalogue" / "spectra.parquet"
         if not self.path.exists():
             raise UsageError(self._nothing())
+        self._stamp = self._state()
         with open_parquet(self.path) as file:
             names = set(file.schema_arrow.names)
             self._footer = file.metadata
@@ -57,6 +58,16 @@ class Catalogue:
         self._columns: dict[str, Values] = {}
         self._lock = Lock()
         self._group = lru_cache(maxsize=_GROUPS)(self._read_group)
+
+    def _state(self) -> tuple[int, int]:
+        found = self.path.stat()
+        return found.st_mtime_ns, found.st_size
+
+    def _unchanged(self) -> None:
+        """Refuse a file that a run has replaced: what was read of the old one has other rows."""
+        if not self.path.exists() or self._state() != self._stamp:
+            message = f"{self.path}: the catalogue was made anew; start stargap view again"
+            raise UsageError(message)
 
     def _nothing(self) -> str:
         if self.folder.is_file():
@@ -78,6 +89,7 @@ class Catalogue:
             raise UsageError(message)
         with self._lock:
             if name not in self._columns:
+                self._unchanged()
                 self._columns[name] = read_columns(self.path, [name])[name]
             return self._columns[name]
 
@@ -90,6 +102,7 @@ class Catalogue:
         return {name: product_column(part[name].combine_chunks()) for name in self.schema}
 
     def _read_group(self, group: int) -> Any:
+        self._unchanged()
         with open_parquet(self.path, self._footer) as file:
             return file.read_row_group(group, columns=list(self.schema))
 
