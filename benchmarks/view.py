@@ -138,8 +138,9 @@ def answers(folder: Path) -> dict[str, float]:
     asked: dict[str, Callable[[], object]] = {
         "bins of a diagram": lambda: explorer.diagram("kiel", "m_h", view, text),
         "the nearest star": lambda: explorer.pick("kiel", view, (3500.0, 4.8), text),
-        "a row whose row group was not read before": lambda: explorer.star(explorer.catalogue.rows - 1),
-        "a row beside it": lambda: explorer.star(explorer.catalogue.rows - 2),
+        "a star whose row group was not read before": lambda: explorer.star(explorer.catalogue.rows - 1),
+        "the star beside it": lambda: explorer.star(explorer.catalogue.rows - 2),
+        "all columns of its row": lambda: explorer.cells(explorer.catalogue.rows - 2),
     }
     found = {}
     for name, answer in asked.items():
@@ -197,7 +198,7 @@ def _processor(process: int) -> float:
 
 
 def _clicks(browser: Page, clicks: int) -> dict[str, float]:
-    """Click at places in the Kiel diagram: the time until row and spectrum are there, and until the model is."""
+    """Click at places in the Kiel diagram: the time until summary and spectrum are there, and until the model is."""
     box = browser.run(
         "(() => { const box = document.querySelector('#kiel .u-over').getBoundingClientRect(); "
         "return [box.left, box.top, box.width, box.height]; })()"
@@ -213,8 +214,8 @@ def _clicks(browser: Page, clicks: int) -> dict[str, float]:
         browser.until(f"{STATE}.fitted")
         fitted.append(time.monotonic() - began)
     return {
-        "s from a click to row and spectrum, median": float(np.median(shown)),
-        "s from a click to row and spectrum, longest": float(np.max(shown)),
+        "s from a click to summary and spectrum, median": float(np.median(shown)),
+        "s from a click to summary and spectrum, longest": float(np.max(shown)),
         "s from a click to the model, median": float(np.median(fitted)),
         "s from a click to the model, longest": float(np.max(fitted)),
     }

@@ -154,6 +154,7 @@ def _opened(chromium: Any, page: Path) -> str:
         chromium.problems.clear()
         chromium.open(page)
         chromium.until("document.getElementById('explorer').dataset.loaded")
+        chromium.run("document.getElementById('columns').open = true")
         ids = read_table(page.parents[1] / "pages" / "catalogue" / "spectra.parquet", ["spectrum_id"])["spectrum_id"]
         for spectrum_id in ids.tolist():
             chromium.run(f"document.getElementById('find').value = '{spectrum_id}'")

@@ -37,6 +37,7 @@ def opened(browser, path):
     browser.problems.clear()
     browser.open(path)
     browser.until(f"{EXPLORER}.loaded && {EXPLORER}.ready")
+    browser.run("document.getElementById('columns').open = true")
     assert browser.problems == []
 
 
@@ -69,6 +70,7 @@ def pixel(browser, diagram, x, y):
 
 
 def row_shown(browser):
+    browser.until(f"document.getElementById('row').dataset.shown === {EXPLORER}.ready")
     cells = "(row) => [row.cells[0].textContent, row.cells[1].textContent]"
     return dict(browser.run(f"Array.from(document.querySelectorAll('#row tr'), {cells})"))
 
@@ -120,6 +122,7 @@ def test_labels_that_cannot_be_used_are_marked(browser, written, finished_run):
         browser.run("document.getElementById('removed').checked = true")
         find(browser, str(table["spectrum_id"][rows[number]]))
         browser.until(f"{EXPLORER}.ready === '{table['spectrum_id'][rows[number]]}'")
+        row_shown(browser)
         heads = "(row) => row.className + ' ' + row.cells[0].textContent + ': ' + row.cells[3].textContent"
         lines = browser.run(f"Array.from(document.querySelectorAll('#row tr'), {heads})")
         teff = next(line for line in lines if " teff: " in line)
@@ -223,7 +226,7 @@ def test_on_a_narrow_screen_nothing_is_cut_off_or_squeezed(browser, written, fin
         browser.click(*place(browser, "kiel", 0))
         browser.until(f"{EXPLORER}.ready")
         assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
-        browser.run("document.getElementById('columns').open = true")
+        row_shown(browser)
         cells = browser.run("Array.from(document.querySelectorAll('#row tr'), (row) => row.cells[1].clientHeight)")
         assert len(cells) > 20
         assert np.median(cells) < 60, "a number stands on one line"

@@ -92,6 +92,7 @@ def test_a_click_shows_the_star_its_spectrum_and_its_model(opened, table):
     model = [value for value in opened.run("stargapExplorer.spectrum().model") if value is not None]
     assert np.median(model) == pytest.approx(1, abs=0.02)
     opened.run("document.getElementById('columns').open = true")
+    opened.until(f"document.getElementById('row').dataset.shown === '{found}'")
     cells = opened.run("Array.from(document.querySelectorAll('#row tr'), (row) => row.cells[0].textContent)")
     assert {"spectrum_id", "teff", "e_teff"} <= set(cells)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stargap.errors import UsageError
 from stargap.tables.columns import CATALOGUE, INT_NULL
 from stargap.validation.report.assets import COLOURS, FIRST, PALETTE, first_star, row_cells
-from stargap.validation.report.summary import star_summary
+from stargap.validation.report.summary import SUMMARY_COLUMNS, star_summary
 from stargap.validation.viewer.bins import View, binned, middle_range, nearest, whole_range
 from stargap.validation.viewer.filters import SYNTAX, matching, read_filter
 from stargap.validation.viewer.table import Catalogue
@@ -29,6 +29,7 @@ MOST_POINTS = 4_000
 CELL = 2
 """Pixels of a bin, across and down."""
 _FINAL = "in_final_catalogue = true"
+_OF_STAR = tuple(dict.fromkeys((*SUMMARY_COLUMNS, "obsid", "in_final_catalogue", "teff", "logg", "bp_rp", "m_g")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +185,8 @@ class Explorer:
         return row
 
     def star(self, row: int) -> dict[str, Any]:
-        """Return all that the catalogue says of one spectrum, and the other spectra of its star."""
-        columns = self.catalogue.row(self.known(row))
+        """Return a spectrum's summary, its place in the diagrams, and the other spectra of its star."""
+        columns = self.catalogue.row(self.known(row), _OF_STAR)
         summary = star_summary(columns, 0, simulated=self.catalogue.simulated)._asdict()
         ids = {name: int(columns[name][0]) for name in ("spectrum_id", "obsid", "gaia_source_id")}
         names = [f"{name} {'unknown' if value == INT_NULL else value}" for name, value in ids.items()]
@@ -193,12 +194,15 @@ class Explorer:
         return {
             "key": row,
             "id": str(ids["spectrum_id"]),
-            "cells": row_cells(columns)[0],
             "summary": summary,
             "places": {name: [_number(columns[one][0]) for one in two] for name, (*two, _) in DIAGRAMS.items()},
             "repeats": [{"key": one, "label": self._label(one)} for one in self.catalogue.repeats(row)],
             "names": ", ".join(names) + final,
         }
+
+    def cells(self, row: int) -> list[str]:
+        """Return all columns of a row as text."""
+        return row_cells(self.catalogue.row(self.known(row)))[0]
 
     def _label(self, row: int) -> str:
         night, snr = int(self.catalogue.column("lmjd")[row]), float(self.catalogue.column("snr_r")[row])

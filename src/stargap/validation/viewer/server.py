@@ -96,7 +96,19 @@ def view_application(
 
     answers = _Answers(explorer, spectra, marked)
     routes = [Route("/", _page(explorer, marked)), Route("/marks", answers.mark, methods=["POST"])]
-    for name in ("start", "diagram", "pick", "step", "neighbour", "find", "star", "observed", "fitted", "marks"):
+    for name in (
+        "start",
+        "diagram",
+        "pick",
+        "step",
+        "neighbour",
+        "find",
+        "star",
+        "cells",
+        "observed",
+        "fitted",
+        "marks",
+    ):
         routes.append(Route(f"/{name}", _json(getattr(answers, name)), methods=["GET"]))
     application = Starlette(routes=routes, exception_handlers={UsageError: _refused, OSError: _refused})
     return Guard(application, token, hosts)
@@ -165,6 +177,9 @@ class _Answers:
 
     def star(self, query: Mapping[str, str]) -> dict[str, Any]:
         return self.explorer.star(_int(query, "row"))
+
+    def cells(self, query: Mapping[str, str]) -> list[str]:
+        return self.explorer.cells(_int(query, "row"))
 
     def observed(self, query: Mapping[str, str]) -> dict[str, Any]:
         return self.spectra.observed(self._spectrum(query))

@@ -23,8 +23,8 @@ Values = NDArray[Any]
 
 IDENTIFIERS = ("spectrum_id", "obsid", "gaia_source_id", "designation")
 """Columns by which a person looks for a star, in this order."""
-_GROUPS = 8
-"""Row groups of the file, of 25,000 rows and 20 MB each, that are kept in memory as they were read last."""
+_GROUPS = 24
+"""Row groups of the file, of 25,000 rows and with all columns 20 MB each, that are kept as they were read last."""
 
 
 class Catalogue:
@@ -93,18 +93,19 @@ class Catalogue:
                 self._columns[name] = read_columns(self.path, [name])[name]
             return self._columns[name]
 
-    def row(self, number: int) -> dict[str, Values]:
-        """Return all columns of one row, arrays ``(1,)``."""
+    def row(self, number: int, names: tuple[str, ...] | None = None) -> dict[str, Values]:
+        """Return some columns of one row, arrays ``(1,)``; all if no names are given."""
         group = int(np.searchsorted(self._ends, number, side="right"))
-        table = self._group(group)
+        names = tuple(self.schema) if names is None else names
+        table = self._group(group, names)
         first = int(self._ends[group - 1]) if group else 0
         part = table.slice(number - first, 1)
-        return {name: product_column(part[name].combine_chunks()) for name in self.schema}
+        return {name: product_column(part[name].combine_chunks()) for name in names}
 
-    def _read_group(self, group: int) -> Any:
+    def _read_group(self, group: int, names: tuple[str, ...]) -> Any:
         self._unchanged()
         with open_parquet(self.path, self._footer) as file:
-            return file.read_row_group(group, columns=list(self.schema))
+            return file.read_row_group(group, columns=list(names))
 
     def find(self, text: str) -> int:
         """Return the first row whose identifier or designation is this text.

@@ -97,6 +97,18 @@ window.stargapExplore = async function (source) {
     byId("nulls").textContent = nulls.length ? "null: " + nulls.join(", ") : "";
   }
 
+  // the row's columns, which nobody sees before they are opened
+  async function showColumns() {
+    const key = chosen;
+    if (!byId("columns").open) return;
+    try {
+      const cells = await source.cells(key);
+      if (chosen !== key) return;
+      showRow(cells);
+      byId("row").dataset.shown = star.id;
+    } catch (error) { say(error.message); }
+  }
+
   function showRepeats(repeats) {
     const list = byId("repeats");
     list.replaceChildren();
@@ -127,7 +139,7 @@ window.stargapExplore = async function (source) {
       dataset.chosen = found.id;
       for (const diagram of Object.values(diagrams)) diagram.mark(found.places[diagram.name]);
       showSummary(found.summary);
-      showRow(found.cells);
+      showColumns();
       showRepeats(found.repeats);
       say(found.names);
       await source.spectrum(key, (content, note) => {
@@ -181,6 +193,7 @@ window.stargapExplore = async function (source) {
       spectra.rebuild();
     });
     byId("download").addEventListener("click", download);
+    byId("columns").addEventListener("toggle", showColumns);
     let waiting;
     addEventListener("resize", () => {
       clearTimeout(waiting);

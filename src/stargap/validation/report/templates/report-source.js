@@ -112,17 +112,20 @@ window.stargapReport = (function () {
 
   // ---- the chosen star
 
-  async function star(i) {
+  async function row(i) {
     const number = Math.floor(i / points.rowsAFile);
-    const rows = await load("rows", number, "rows/" + fileName(number));
-    const [cells, summary] = rows[i % points.rowsAFile];
+    return (await load("rows", number, "rows/" + fileName(number)))[i % points.rowsAFile];
+  }
+
+  async function star(i) {
+    const [, summary] = await row(i);
     const known = (kind) => (points.ids[kind][i] === "-9999" ? "unknown" : points.ids[kind][i]);
     const gaia = points.ids.gaia_source_id[i], repeats = [];
     for (let k = 0; gaia !== "-9999" && k < points.count; k++) {
       if (points.ids.gaia_source_id[k] === gaia && visible(k)) repeats.push(k);
     }
     return {
-      key: i, id: points.ids.spectrum_id[i], cells, summary,
+      key: i, id: points.ids.spectrum_id[i], summary,
       places: Object.fromEntries(Object.keys(DIAGRAMS).map((name) => [name, [xs(name)[i], ys(name)[i]]])),
       repeats: repeats.map((key) => ({key, label: "S/N " + points.columns.snr_r[key].toFixed(0)})),
       names: "spectrum_id " + points.ids.spectrum_id[i] + ", obsid " + known("obsid") + ", gaia_source_id " +
@@ -138,7 +141,7 @@ window.stargapReport = (function () {
   }
 
   return {
-    start, whole, diagram, step, neighbour, find, star, spectrum,
+    start, whole, diagram, step, neighbour, find, star, spectrum, cells: async (i) => (await row(i))[0],
     pick: async (diagram, at) => nearest(diagram, pixel(diagram, at.x, at.y), () => true),
     index: (id) => points.ids.spectrum_id.indexOf(id),
     values: (name, i) => [xs(name)[i], ys(name)[i]],

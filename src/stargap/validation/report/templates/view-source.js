@@ -163,6 +163,7 @@ window.stargapView = (function () {
     whole: (name) => meta.whole[name],
     pick: (diagram, at) => ask("pick", {...shown(diagram), ...at}),
     step: (diagram, row, direction) => ask("step", {...shown(diagram), row, direction: NAMES[direction.join()]}),
+    cells: (row) => ask("cells", {row}),
     neighbour: (row, way) => ask("neighbour", {row, way, filter}),
     find: (text) => ask("find", {text}),
   };
