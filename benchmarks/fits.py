@@ -25,8 +25,9 @@ from stargap.fit.compressed import compressed_emulator, compressed_transfer
 from stargap.fit.domains import fit_domains
 from stargap.fit.labels import fit_labels
 from stargap.flags import Flag
+from stargap.measurement.fits import parameters_for
 from stargap.measurement.models import LAMOST, load_model_named
-from stargap.measurement.star import BATCH, batch_velocity, measure_native, parameters_for
+from stargap.measurement.star import BATCH, batch_velocity, measure_native
 from stargap.measurement.velocity import emulator_templates, measure_velocity
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings

@@ -32,7 +32,7 @@ from helpers.stars import mock_labels, mock_stars
 from stargap.fit.domains import fit_domains
 from stargap.fit.forward import EmulatorModel
 from stargap.fit.labels import fit_labels
-from stargap.measurement.star import parameters_for
+from stargap.measurement.fits import parameters_for
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import to_log_lambda

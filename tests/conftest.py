@@ -18,7 +18,8 @@ from filelock import FileLock
 if TYPE_CHECKING:
     from helpers.stars import MockStars
 
-    from stargap.measurement.star import Columns, Fitted
+    from stargap.measurement.fits import Fitted
+    from stargap.measurement.star import Columns
     from stargap.settings import MeasureSettings
     from stargap.spectra.spectrum import Spectrum
     from stargap.theory.emulator import Emulator

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from stargap.fit.domains import JointStep, joint_step
 from stargap.fit.labels import pixel_weights
 from stargap.labels import A_M
+from stargap.measurement.fits import parameters_for
 from stargap.measurement.models import load_model_named
-from stargap.measurement.star import BATCH, measure_batch, parameters_for
+from stargap.measurement.star import BATCH, measure_batch
 from stargap.photometry.joint import SYSTEMATIC, joint_mixture
 from stargap.photometry.observed import Photometry, observed
 from stargap.settings import MeasureSettings

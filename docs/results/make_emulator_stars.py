@@ -18,7 +18,8 @@ from stargap import __version__
 from stargap.errors import SpectrumError
 from stargap.flags import Flag
 from stargap.labels import LOGG
-from stargap.measurement.star import Columns, Fitted, measure_batch
+from stargap.measurement.fits import Fitted
+from stargap.measurement.star import Columns, measure_batch
 from stargap.measurement.velocity import COVERED, SMOOTHING, Templates, measure_velocity
 from stargap.pixels import LOG_LAMBDA
 from stargap.settings import MeasureSettings

@@ -13,7 +13,7 @@ from stargap.fit.compressed import COMPONENTS, Compressed, compressed_emulator
 from stargap.fit.forward import EmulatorModel
 from stargap.fit.labels import fit_labels, pixel_weights
 from stargap.flags import Flag
-from stargap.measurement.star import parameters_for
+from stargap.measurement.fits import parameters_for
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import to_log_lambda

@@ -18,7 +18,7 @@ from stargap.fit.lbfgs import fit_lbfgs
 from stargap.fit.parameters import Parameters
 from stargap.flags import Flag
 from stargap.labels import LABELS, TEFF
-from stargap.measurement.star import parameters_for
+from stargap.measurement.fits import parameters_for
 from stargap.pixels import STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import to_log_lambda

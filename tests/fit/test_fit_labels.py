@@ -17,7 +17,7 @@ from stargap.fit.forward import EmulatorModel
 from stargap.fit.labels import fit_labels
 from stargap.flags import Flag
 from stargap.labels import A_M, LABELS, LOGG, M_H, TEFF, alpha_relation
-from stargap.measurement.star import parameters_for
+from stargap.measurement.fits import parameters_for
 from stargap.pixels import PAPER, STARGAP
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import to_log_lambda

@@ -14,7 +14,7 @@ from stargap.fit.lbfgs import fit_lbfgs
 from stargap.fit.prior import RANGE, LabelPrior, fit_sequence
 from stargap.flags import Flag
 from stargap.labels import LOGG, M_H, TEFF
-from stargap.measurement.star import parameters_for
+from stargap.measurement.fits import parameters_for
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.prepare import prepare

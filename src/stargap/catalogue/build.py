@@ -139,13 +139,10 @@ def build_catalogue(
     star, star_count = star_numbers(whole["gaia_source_id"])
     del whole
 
-    provenance = provenance_of(measured)
-    about = {
-        **provenance,
-        "catalogue_creator": f"stargap {__version__}",
-        "catalogue_settings": settings.published().model_dump_json(),
-    }
-    version = "; ".join(provenance[name] for name in ("creator", "model") if name in provenance)
+    about = provenance_of(measured)
+    version = "; ".join(about[name] for name in ("creator", "model") if name in about)
+    about["catalogue_creator"] = f"stargap {__version__}"
+    about["catalogue_settings"] = settings.published().model_dump_json()
     wanted_here = [column.name for column in CATALOGUE if column.name in names]
 
     calibrated = not {f"e_{name}{kind}" for name in _LABELS[1:] for kind in ("", "_sys")}.isdisjoint(extra)
@@ -173,10 +170,14 @@ def build_catalogue(
     if stacks is not None:
         combined = (with_stacks(part, stacks) for part in combined)
     write_parts(combined, stars, schema=STARS, provenance=about)
+    _write_cuts(folder, cuts)
+    return Built(path, stars, cuts, star_count)
+
+
+def _write_cuts(folder: Path, cuts: Sample) -> None:
     for name, text in {"cuts.md": counts_table(cuts), "cuts.json": counts_json(cuts)}.items():
         with replacing(folder / name) as file:
             file.write(f"{text}\n".encode())
-    return Built(path, stars, cuts, star_count)
 
 
 def _column_names(measured: Path) -> set[str]:

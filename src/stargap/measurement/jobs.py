@@ -8,8 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from stargap.errors import ModelError, SpectrumError, UsageError
+from stargap.measurement.fits import Fitted
 from stargap.measurement.models import EMULATOR, LAMOST, AnyTransfer, load_model_named, settings_for
-from stargap.measurement.star import Columns, Fitted, measure_batch
+from stargap.measurement.star import Columns, measure_batch
 from stargap.pixels import grid_for
 from stargap.processor import single_thread
 from stargap.settings import MeasureSettings

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stargap.measurement.star import Columns, Fitted
+from stargap.measurement.fits import Fitted
+from stargap.measurement.star import Columns
 from stargap.spectra.modelled import Masked, ModelledSpectra
 
 __all__ = ["modelled_spectra"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -11,18 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from stargap.arrays import Labels, PerStar, StarFlags
-from stargap.errors import SpectrumError, UsageError
-from stargap.fit.compressed import compressed_emulator
-from stargap.fit.domains import DomainFit, Transfer, fit_domains
-from stargap.fit.forward import EmulatorModel
-from stargap.fit.labels import LabelFit, fit_labels
-from stargap.fit.parameters import Parameters
+from stargap.errors import SpectrumError
+from stargap.fit.domains import Transfer
 from stargap.flags import Flag
 from stargap.labels import LABELS, TEFF
 from stargap.marks import with_marks
 from stargap.measurement.covariances import correlation_columns, limit_columns
 from stargap.measurement.coverage import PARTIAL, covered_fraction, least_snr
 from stargap.measurement.facts import fact_columns
+from stargap.measurement.fits import Fitted, fit_batch, fit_emulator_alone, parameters_for
 from stargap.measurement.halpha import beyond_saturation
 from stargap.measurement.lines import line_columns
 from stargap.measurement.second import is_double, second_columns
@@ -43,12 +39,10 @@ __all__ = [
     "BATCH",
     "BatchVelocity",
     "Columns",
-    "Fitted",
     "batch_velocity",
     "measure_batch",
     "measure_native",
     "padded_size",
-    "parameters_for",
 ]
 
 BATCH = 128
@@ -58,47 +52,12 @@ BLOCK = 32
 
 Columns = dict[str, NDArray[np.generic]]
 
-NEAR = 0.2
-"""Tolerance of the last fit with the emulator alone, the step of which is taken."""
 REFINED = 0.1
 """Tolerance of the last velocity fit, the step of which is taken."""
 EMISSION = ("halpha_ew", "e_halpha_ew", "spt")
 """The columns that tell emission beyond that of chromospheres."""
 MANY_BAD = 0.2
 """Fraction of bad pixels above which a spectrum is flagged."""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Spectra and fits, row by row with the columns, as `stargap.figures.fit` draws them; ``domains`` of a transfer."""
-
-    native: NativeBatch
-    prepared: Prepared
-    fit: LabelFit
-    domains: DomainFit | None = None
-
-
-def parameters_for(settings: MeasureSettings, emulator: Emulator) -> Parameters:
-    """Return the fit's free, fixed and tied labels, with bounds inside the emulator's training range.
-
-    Raises:
-        UsageError: a label fixed, or bounded, outside what the emulator was trained on.
-    """
-    lower, upper = list(emulator.card.lower), list(emulator.card.upper)
-    for name, value in settings.fixed.items():
-        place = LABELS.index(name)
-        if not lower[place] <= value <= upper[place]:
-            message = f"fixed {name} = {value:g} is outside the model's {lower[place]:g} to {upper[place]:g}"
-            raise UsageError(message)
-    for name, (low, high) in settings.bounds.items():
-        place = LABELS.index(name)
-        if high <= lower[place] or low >= upper[place]:
-            message = f"bounds of {name}, {low:g} to {high:g}, miss the model's {lower[place]:g} to {upper[place]:g}"
-            raise UsageError(message)
-        lower[place], upper[place] = max(lower[place], low), min(upper[place], high)
-    fixed = {name: low for name, low, high in zip(LABELS, lower, upper, strict=True) if low == high}
-    fixed |= {str(name): value for name, value in settings.fixed.items()}
-    return Parameters(tuple(lower), tuple(upper), fixed, settings.free_alpha)
 
 
 @dataclass(frozen=True)
@@ -185,7 +144,7 @@ def batch_velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emu
     count, native = len(native), _padded(native)
     templates = emulator_templates(emulator)
     first = measure_velocity(native, templates, search=not settings.exact)
-    coarse = _fit(prepare(native, first.rv, grid_for(settings.preset)), settings, emulator, last=False)
+    coarse = fit_emulator_alone(prepare(native, first.rv, grid_for(settings.preset)), settings, emulator, last=False)
     own = templates_at(emulator, coarse.labels)
     velocity = refine_velocity(native, first, own, tolerance=0.01 if settings.exact else REFINED)
     lost = torch.isfinite(first.rv) & torch.isnan(velocity.chi2)  # searched, and the fit did not hold
@@ -245,19 +204,7 @@ def measure_native(
     if prepared is None:
         prepared = prepare(native, rv, grid_for(settings.preset))
     parameters = parameters_for(settings, emulator)
-    if transfer is None:
-        fitted = Fitted(native, prepared, _fit(prepared, settings, emulator, start))
-    else:
-        domains = fit_domains(
-            prepared,
-            transfer,
-            parameters,
-            start=start,
-            max_iterations=settings.max_iterations,
-            optimiser=settings.optimiser,
-            exact=settings.exact,
-        )
-        fitted = Fitted(native, prepared, domains.observed, domains)
+    fitted = fit_batch(native, prepared, start, settings, emulator, transfer)
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
     covered = covered_fraction(native)[:count]
@@ -352,30 +299,6 @@ def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDAr
     columns["flag_text"] = np.array([Flag.describe(bits) for bits in flags], dtype=object)
     columns["failure"] = np.array(failure, dtype=object)
     return with_marks(columns)
-
-
-def _fit(
-    star: Prepared,
-    settings: MeasureSettings,
-    emulator: Emulator,
-    start: Labels | None = None,
-    *,
-    last: bool = True,
-) -> LabelFit:
-    """Fit with the emulator alone; `last`: with errors, and as closely as can be."""
-    return fit_labels(
-        star,
-        EmulatorModel(emulator, star),
-        emulator,
-        parameters_for(settings, emulator),
-        start=start,
-        starts=settings.starts,
-        error_floor=settings.floor,
-        max_iterations=settings.max_iterations,
-        errors=last,
-        compressed=None if settings.exact else compressed_emulator(emulator, star.grid),
-        near=NEAR if last else math.inf,
-    )
 
 
 def padded_size(count: int) -> int:

@@ -16,11 +16,11 @@ from torch.nn.functional import pad
 from stargap.arrays import PerStar
 from stargap.files import replacing
 from stargap.labels import LABELS
+from stargap.measurement.fits import Fitted
 from stargap.measurement.models import settings_for
 from stargap.measurement.star import (
     BATCH,
     BatchVelocity,
-    Fitted,
     batch_velocity,
     measure_native,
     padded_size,

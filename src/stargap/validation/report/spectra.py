@@ -17,8 +17,9 @@ from stargap.arrays import Labels, Spectra
 from stargap.errors import UsageError
 from stargap.fit.forward import EmulatorModel
 from stargap.labels import LABELS
+from stargap.measurement.fits import Fitted
 from stargap.measurement.models import AnyTransfer, load_transfer, settings_for
-from stargap.measurement.star import BATCH, BatchVelocity, Columns, Fitted, measure_native
+from stargap.measurement.star import BATCH, BatchVelocity, Columns, measure_native
 from stargap.pixels import LOG_LAMBDA, grid_for
 from stargap.processor import single_thread
 from stargap.settings import MeasureSettings, read_settings_as
