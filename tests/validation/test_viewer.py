@@ -67,6 +67,8 @@ def test_a_diagram_has_the_points_that_pass_the_filter(viewer, table):
         np.testing.assert_array_equal(floats(content["y"]), table["logg"][kept])
         np.testing.assert_array_equal(floats(content["values"]), table["m_h"][kept])
     assert "counts" not in content
+    assert content["text"] == f"{kept.sum()} of {len(kept)} spectra pass the filter"
+    assert content["seen"] == f"{kept.sum()} in view"
     assert viewer.ask("diagram", colour="m_h", filter="tef > 1", **KIEL) == {
         "error": "no column 'tef'; did you mean 'teff'?"
     }
@@ -75,7 +77,8 @@ def test_a_diagram_has_the_points_that_pass_the_filter(viewer, table):
 def test_any_column_of_numbers_colours(viewer, table):
     kept = np.isfinite(table["teff"])
     colours = viewer.ask("start")["colours"]
-    assert colours["e_teff"] == "e_teff (K)"
+    assert (colours["e_teff"], colours["m_h"]) == ("e_teff (K)", "[M/H] (dex)")
+    assert next(iter(colours)) == "m_h"
     assert not {"designation", "in_final_catalogue"} & set(colours)
     for name in ("lmjd", "cluster", "e_rv"):
         content = viewer.ask("diagram", colour=name, filter="", **KIEL)

@@ -105,7 +105,7 @@ class Explorer:
             "simulated": catalogue.simulated,
             "filter": text,
             "syntax": SYNTAX,
-            "colours": COLOURS | {COUNT: "number of spectra (log)"} | self._numbers,
+            "colours": COLOURS | {COUNT: "number of spectra (log)"} | self._numbers | COLOURS,
             "palette": PALETTE,
             "schema": [[column.name, column.unit, column.description] for column in CATALOGUE],
             "whole": {name: self._whole(name, text) for name in DIAGRAMS},
@@ -130,7 +130,7 @@ class Explorer:
         inside = (across >= 0) & (across <= view.width) & (down >= 0) & (down <= view.height)
         seen = int(np.count_nonzero(inside))
         counts = f"{int(np.count_nonzero(self._kept(text))):,} of {self.catalogue.rows:,} spectra"
-        answer: dict[str, Any] = {"text": f"{counts} pass the filter; {seen:,} are in the diagram"}
+        answer: dict[str, Any] = {"text": f"{counts} pass the filter", "seen": f"{seen:,} in view"}
         few = seen <= MOST_POINTS
         rows = points.rows[inside] if few else points.rows
         values = np.full(len(rows), np.nan) if colour == COUNT else self._values(colour, rows)

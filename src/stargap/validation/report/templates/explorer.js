@@ -50,6 +50,7 @@ window.stargapExplore = async function (source) {
       showScale(content.scale);
       byId("explorer").dataset[diagram.name] = String(turn);
       if (content.text) byId("counts").textContent = content.text;
+      byId(diagram.name + "-seen").textContent = content.seen || "";
     } catch (error) { say(error.message); }
   }
 
