@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from stargap.tables.parquet import read_columns
 from stargap.validation.compare import run_compare
 from stargap.validation.matching import CompareSettings
 from stargap.validation.report.spectra import fit_again
+from stargap.validation.viewer import serve
 from stargap.validation.viewer.marks import COLUMNS, MarkedStars
 from stargap.validation.viewer.table import Catalogue
 
@@ -371,6 +373,15 @@ def test_runs_without_a_catalogue_are_told(tmp_path):
     for name, reason in reasons.items():
         with pytest.raises(UsageError, match=reason):
             Catalogue(tmp_path / name)
+
+
+def test_the_browser_is_opened_without_the_secret_among_its_words(monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    serve._open(f"http://127.0.0.1:1/{TOKEN}/", tmp_path)
+    (address,) = opened
+    assert TOKEN not in address
+    assert f'content="0;url=http://127.0.0.1:1/{TOKEN}/"' in Path(address.removeprefix("file://")).read_text()
 
 
 def test_a_port_that_is_taken_and_a_missing_extra_are_told(finished_run, tmp_path):
