@@ -84,6 +84,9 @@ def page(tallies: list[Tally], seconds: float) -> str:
         machine=f"{platform.system()}, {platform.machine()}, {os.cpu_count()} cores",
         seed=SEED,
         minutes=f"{seconds / 60:.0f}",
+        tries=rows[-1][2],
+        held=rows[-1][3],
+        gone=rows[-1][4],
         table=table(("what", "what must hold", "tries", "held", "lost", ""), rows),
         lost="\n".join(lost) if lost else "Nothing was lost.",
     )
