@@ -204,8 +204,8 @@ def test_truth_is_recovered_within_the_errors(label, many, fitted_many):
 
 
 def test_errors_equal_the_scatter_of_repeats(simulate, fit):
-    """One star with gaps, 400 times: the scatter is known to 3.5 %."""
-    count = 400
+    """One star with gaps, 250 times: the scatter is known to 4.5 %."""
+    count = 250
     truth = np.tile([3500.0, 4.8, -0.2, 0.08], (count, 1))
     stars = simulate(count, seed=5, snr=100.0, labels=truth, rv=np.full(count, 25.0), bad_pixels=False)
     dead = np.random.default_rng(0).random(stars.wavelength.size) < 0.02
@@ -302,16 +302,16 @@ def test_knowing_a_label_lowers_the_errors_of_the_others(ladder, fit, fitted_lad
 
 
 def test_free_alpha_is_fitted_and_recovered(simulate, fit, emulator):
-    stars = simulate(200, seed=8, snr=100.0)
+    stars = simulate(120, seed=8, snr=100.0)
     rng = np.random.default_rng(8)
     labels = stars.labels.copy()
-    labels[:, A_M] = rng.uniform(0.08, 0.32, 200)  # not what [M/H] would say
-    stars = simulate(200, seed=8, snr=100.0, labels=labels)
+    labels[:, A_M] = rng.uniform(0.08, 0.32, 120)  # not what [M/H] would say
+    stars = simulate(120, seed=8, snr=100.0, labels=labels)
     free = parameters_for(MeasureSettings(free_alpha=True), emulator)
     assert free.free == LABELS
     _, result = fit(stars, parameters=free)
     values = pulls(stars, result)
-    # 200 stars: the median scatters by 0.09, the spread by 0.08
+    # 120 stars: the median scatters by 0.11, the spread by 0.11
     assert (np.abs(np.median(values, axis=0)) < 0.25).all()
     assert (np.abs(np.array([spread(values[:, k]) for k in range(4)]) - 1) < 0.25).all()
 

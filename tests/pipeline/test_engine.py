@@ -150,7 +150,7 @@ def test_a_bad_file_has_its_row_and_leaves_the_others_as_they_were(survey, asked
 
 @pytest.mark.slow
 def test_a_transfer_is_trained_on_the_survey_itself(asked, tmp_path):
-    write_survey_store(tmp_path, 240, seed=6, repeats=0.0, junk=0.02, store=tmp_path / "run/store")
+    write_survey_store(tmp_path, 160, seed=6, repeats=0.0, junk=0.02, store=tmp_path / "run/store")
     quick = dict.fromkeys(("stars", "match_stars", "gauge_stars"), 100) | {"validation_stars": 50}
     quick |= {"gauge_rounds": 1, "rounds": 1}
     transfer = {"use": "train", "prior": {"draws": 5000, "alpha": 0.0}, "training": quick}

@@ -36,7 +36,7 @@ PLANTED = (6750.0, 7050.0)
 SMALL = ResidualSettings(
     stars=300, match_stars=200, gauge_stars=120, validation_stars=60, gauge_rounds=2, rounds=2, map_degree=1
 )
-QUICK = SMALL.model_copy(update={"stars": 100, "match_stars": 100, "gauge_stars": 100, "gauge_rounds": 1, "rounds": 1})
+QUICK = SMALL.model_copy(update={"stars": 60, "match_stars": 60, "gauge_stars": 60, "gauge_rounds": 1, "rounds": 1})
 STAGES = 4
 """Of QUICK: gauge, begin, correct, match."""
 
@@ -284,7 +284,7 @@ def test_stars_without_a_good_pixel_poison_nothing(survey, prior, tmp_path):
 
 def test_fits_do_not_depend_on_their_neighbours(survey):
     transfer = untrained(QUICK)
-    rows = np.random.default_rng(8).permutation(STARS)[:300]
+    rows = np.random.default_rng(8).permutation(STARS)[:100]
 
     def fits(chosen):
         found = rounds.fit_spectra(survey[0], chosen, transfer, parameters(), floor=0.015, corrected=True)
@@ -297,7 +297,7 @@ def test_fits_do_not_depend_on_their_neighbours(survey):
 
 def test_when_most_fits_fail_the_run_says_so_and_keeps_what_it_has(survey, prior, tmp_path):
     blind = changed_spectra(survey[0], good=np.zeros_like(survey[0].good))
-    with pytest.raises(UsageError, match=r"100% of 100 fits in stage 0 gauge failed.*normalised spectra"):
+    with pytest.raises(UsageError, match=r"100% of 60 fits in stage 0 gauge failed.*normalised spectra"):
         trained(blind, prior, QUICK, tmp_path)
     assert not list(tmp_path.glob("stage-*"))
 
