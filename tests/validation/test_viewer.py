@@ -215,6 +215,7 @@ def test_what_makes_no_sense_is_refused(viewer, name, query, reason):
         (f"/{TOKEN}/catalogue/spectra.parquet", {}, 404),
         (f"/{TOKEN}/star", {"method": "DELETE"}, 405),
         (f"/{TOKEN}/marks", {"method": "POST", "body": b"{}"}, 400),
+        (f"/{TOKEN}", {}, 307),  # to the address with a slash, beside which the page's answers are
     ],
 )
 def test_only_who_knows_the_address_is_answered(viewer, path, given, status):
@@ -287,6 +288,11 @@ def test_the_list_is_gone_on_with(marked):
         ("spectrum_id,mark,note,mine\n1,keep,,x\n", "columns that would be lost, such as 'mine'"),
         ("spectrum_id,mark,note\n1,adore,\n", "has the mark 'adore'"),
         ("spectrum_id,mark,note\nx,keep,\n", "spectrum 'x'"),
+        ("spectrum_id,mark,note\n007,keep,\n", "spectrum '007': spectrum_id must be a whole number, without zeros"),
+        ("mark,note,spectrum_id\nkeep\n", "spectrum ''"),
+        ("spectrum_id,mark,note\n7,keep,a\n7,look,b\n", "spectrum 7 has several rows: keep one"),
+        ("spectrum_id,mark,note\n7,keep,a, and b\n", "more cells than there are columns: they would be lost"),
+        ("spectrum_id,mark,note,note\n7,keep,a,b\n", "has a column twice"),
         ("PAR1\0\0", "lacks spectrum_id"),
     ],
 )
@@ -298,6 +304,32 @@ def test_a_file_of_something_else_is_not_written_over(tmp_path, content, reason)
     assert path.read_text() == content
     with pytest.raises(UsageError, match="there is no folder"):
         MarkedStars(tmp_path / "none" / "marked.csv")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b", "a\x1b\x85\n b", "a\x1ab"])
+def test_odd_characters_do_not_spoil_the_list(tmp_path, text):
+    star = {name: np.array([7]) for name in COLUMNS[:-2]} | {"designation": np.array([text], dtype=object)}
+    (listed,) = MarkedStars(tmp_path / "marked.csv").put("keep", text, lambda: star)
+    assert listed["note"] == "a b"
+    assert read_marked(tmp_path / "marked.csv")["spectrum_id"].tolist() == [7]
+
+
+def test_links_and_permissions_of_the_list_stay(tmp_path, monkeypatch):
+    path, link = tmp_path / "marked.csv", tmp_path / "link.csv"
+    path.write_text("spectrum_id,mark,note\n8,keep,\n")
+    path.chmod(0o600)
+    link.symlink_to(path)
+    MarkedStars(link).put("look", "", lambda: {name: np.array([7]) for name in COLUMNS[:-2]})
+    assert link.is_symlink()
+    assert [one["spectrum_id"] for one in MarkedStars(path).listed()] == ["8", "7"]
+    assert path.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr("os.access", lambda place, mode: place != path)  # tests may run as root, who may write all
+    with pytest.raises(UsageError, match=r"marked\.csv is read-only"):
+        MarkedStars(link)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(UsageError, match="is no file; name a CSV"):
+            MarkedStars(tmp_path / name)
 
 
 def test_the_cleaning_takes_the_list(marked, finished_run, table, tmp_path):
@@ -331,8 +363,11 @@ def test_a_list_of_another_run_is_refused(marked, finished_run, tmp_path):
     shutil.copytree(finished_run, tmp_path / "run")
     given = read_settings_as(SurveySettings, tmp_path / "run/survey.toml")
     update = {"output": tmp_path / "run", "input": given.input.model_copy(update={"marked": tmp_path / "other.csv"})}
-    with pytest.raises(UsageError, match=r"spectrum \d+ has obsid 12345, and \d+ in this run: the table is of another"):
+    reason = r"spectrum \d+ has obsid 12345, and \d+ in this run: the table is of another"
+    with pytest.raises(UsageError, match=reason):
         run_survey(given.model_copy(update=update), only="clean")
+    with pytest.raises(UsageError, match=reason):  # before hours of marking that no run takes
+        serve.serve(finished_run, marks=tmp_path / "other.csv", open_browser=False)
 
 
 def test_a_comparison_takes_the_list_in_place_of_a_catalogue(marked, table, tmp_path):

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from helpers.viewing import viewing
 from stargap.tables.columns import CATALOGUE
 from stargap.tables.parquet import read_columns
 from stargap.tables.write import write_table
+from stargap.validation.viewer.spectra import RunSpectra
 
 STATE = "document.getElementById('explorer').dataset"
 HOSTILE = "<img src=x onerror=alert(1)>'\"&</script>"
@@ -162,9 +164,39 @@ def test_marks_are_kept(opened, table, marks):
     assert float(kept["teff"]) == pytest.approx(float(table["teff"][row]), rel=1e-6)
     assert text(opened, "marked-rows") == f"{name}reject{HOSTILE}"
     assert opened.run("document.querySelector('#mark-form button[aria-pressed=true]').value") == "reject"
+    opened.run("document.getElementById('note').value = 'a lamp'; document.getElementById('note').focus()")
+    opened.run(f"delete {STATE}.marked")
+    for kind in ("keyDown", "keyUp"):
+        enter = {"key": "Enter", "code": "Enter", "text": "\r", "windowsVirtualKeyCode": 13}
+        opened.send("Input.dispatchKeyEvent", type=kind, **enter)
+    opened.until(f"{STATE}.marked")
+    assert text(opened, "marked-rows") == f"{name}rejecta lamp"  # and not kept, by the first button of the form
+    opened.run("document.activeElement.blur()")
     opened.run("document.querySelector('#mark-form button[value=\"\"]').click()")
     opened.until(f"{STATE}.marked === '{name} '")
     assert text(opened, "marked-rows") == ""
+
+
+def test_a_note_is_not_given_to_the_next_star(opened, table, marks, monkeypatch):
+    first, second = np.flatnonzero(table["in_final_catalogue"])[2:4]
+    read, slow = RunSpectra.observed, threading.Event()
+    opened.run(f"stargapExplorer.select({first}), null")
+    opened.until(f"{STATE}.ready === '{table['spectrum_id'][first]}'")
+    opened.run("document.getElementById('note').value = 'of the first'")
+    monkeypatch.setattr(RunSpectra, "observed", lambda self, one: (slow.wait(20), read(self, one))[1])
+    name = table["spectrum_id"][second]
+    try:
+        opened.run(f"stargapExplorer.select({second}), null")
+        opened.until(f"{STATE}.chosen === '{name}'")
+        opened.key("l")  # before its spectrum is there
+        opened.until(f"{STATE}.marked === '{name} look'")
+    finally:
+        slow.set()
+    (kept,) = csv.DictReader(marks.read_text().splitlines())
+    assert (kept["spectrum_id"], kept["note"]) == (str(name), "")
+    opened.until(f"{STATE}.ready === '{name}'")
+    opened.run("document.querySelector('#mark-form button[value=\"\"]').click()")
+    opened.until(f"{STATE}.marked === '{name} '")
 
 
 def test_many_points_are_drawn_in_bins_and_dark_pages_are_dark(opened, monkeypatch):

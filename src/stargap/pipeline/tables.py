@@ -13,17 +13,15 @@ from stargap.catalogue.build import build_catalogue
 from stargap.catalogue.precision import Precision, fit_precision, published_errors
 from stargap.catalogue.publish import write_catalogue
 from stargap.catalogue.velocity import VelocityScale, fit_velocity_scale, on_scale
-from stargap.errors import UsageError
 from stargap.files import part_folder, replacing, sweep_parts
 from stargap.pipeline.folder import Columns, Made, Run, content_digest, joined_rows
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.store.shards import Shard
 from stargap.survey.cleaning.clean import Cleaning, clean
-from stargap.survey.cleaning.marked import overrule_spectra, read_marked
+from stargap.survey.cleaning.marked import overrule_spectra, read_marked, refuse_other_run
 from stargap.survey.cleaning.page import overrule, write_cleaning_page
 from stargap.survey.cleaning.rules import is_rejected
 from stargap.tables.columns import CATALOGUE, INT_NULL, SURVEY
-from stargap.tables.crossmatch import match_ids
 from stargap.tables.parquet import read_columns, write_columns, write_parts
 
 __all__ = ["companion_digests", "make_catalogue", "make_clean", "make_table", "overrule_digest"]
@@ -76,16 +74,7 @@ def _overruled_one_by_one(run: Run, cleaning: Cleaning, path: Path) -> Cleaning:
     ids = [read_columns(run.part("velocity", number), ["spectrum_id"])["spectrum_id"] for number in units]
     for number in {*(marked["spectrum_id"] // max(run.rows(0), 1)).tolist()} & {*units}:
         index = read_columns(Shard.open(run.store, number).file("index.parquet"), ["spectrum_id", "obsid"])
-        place = match_ids(marked["spectrum_id"], index["spectrum_id"])
-        spectrum, theirs = (marked[name][place >= 0] for name in ("spectrum_id", "obsid"))
-        ours = index["obsid"][place[place >= 0]]
-        odd = np.flatnonzero((theirs != ours) & (theirs != INT_NULL) & (ours != INT_NULL))
-        if len(odd):
-            message = (
-                f"{path}: spectrum {spectrum[odd[0]]} has obsid {theirs[odd[0]]}, and {ours[odd[0]]} in this run: "
-            )
-            message += "the table is of another run"
-            raise UsageError(message)
+        refuse_other_run(marked, index["spectrum_id"], index["obsid"], path)
     return overrule_spectra(cleaning, marked, np.concatenate([np.empty(0, dtype=np.int64), *ids]), path)
 
 

@@ -16,7 +16,7 @@ from stargap.tables.columns import INT_NULL
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.read import read_table
 
-__all__ = ["MARKS", "MarkedSpectra", "overrule_spectra", "read_marked"]
+__all__ = ["MARKS", "MarkedSpectra", "overrule_spectra", "read_marked", "refuse_other_run"]
 
 MARKS: Final = ("keep", "reject", "look")
 """What a person can mark a spectrum with; ``look`` is for the person alone and changes nothing."""
@@ -58,6 +58,38 @@ def read_marked(path: str | Path) -> MarkedSpectra:
     used = marks != "look"
     columns = {"spectrum_id": ids, "obsid": obsid if obsid.dtype.kind == "i" else np.full(len(ids), INT_NULL)}
     return {name: values[used].astype(np.int64) for name, values in (columns | {"flags": flags}).items()}
+
+
+def refuse_other_run(
+    marked: MarkedSpectra, spectrum_id: NDArray[np.int64], obsid: NDArray[np.int64], path: str | Path
+) -> None:
+    """Refuse marks of another run, whose spectra of these numbers are other ones.
+
+    Args:
+        marked: of `read_marked`.
+        spectrum_id: of spectra of this run, ``(row,)``; others are not looked at.
+        obsid: theirs, ``(row,)``.
+        path: of the table, for errors.
+
+    Raises:
+        UsageError: a spectrum has another obsid in this run.
+
+    Example:
+        >>> marked = {"spectrum_id": np.array([7, 8]), "obsid": np.array([107, 108])}
+        >>> refuse_other_run(marked, np.array([7, 8]), np.array([107, -9999]), "marked.csv")
+        >>> refuse_other_run(marked, np.array([7, 8]), np.array([107, 208]), "a.csv")
+        Traceback (most recent call last):
+        stargap.errors.UsageError: a.csv: spectrum 8 has obsid 108, and 208 in this run: the table is of another run
+    """
+    place = match_ids(marked["spectrum_id"], spectrum_id)
+    spectrum, theirs = (marked[name][place >= 0] for name in ("spectrum_id", "obsid"))
+    ours = obsid[place[place >= 0]]
+    odd = np.flatnonzero((theirs != ours) & (theirs != INT_NULL) & (ours != INT_NULL))
+    if len(odd):
+        first = odd[0]
+        message = f"{path}: spectrum {spectrum[first]} has obsid {theirs[first]}, and {ours[first]} in this run: "
+        message += "the table is of another run"
+        raise UsageError(message)
 
 
 def overrule_spectra(

@@ -166,7 +166,10 @@ def _worded(column: Column, word: str, text: str) -> Condition:
             message = f"{column.name} is no text: 'contains' is for text"
             raise UsageError(message)
         part = text.strip("\"'").lower()
-        return Condition(column, lambda values: np.array([part in str(one).lower() for one in values], dtype=bool))
+        return Condition(
+            column,
+            lambda values: ~column.is_null(values) & np.array([part in str(one).lower() for one in values], dtype=bool),
+        )
     return _marked(column, word == "has", [name for name in re.split(r"[,\s]+", text) if name])
 
 
@@ -175,6 +178,11 @@ def _marked(column: Column, has: bool, names: Sequence[str]) -> Condition:
     flags = FLAG_COLUMNS.get(column.name)
     if flags is None:
         message = f"{column.name} has no marks; columns with marks are {', '.join(FLAG_COLUMNS)}"
+        raise UsageError(message)
+    if not names:
+        message = (
+            f"{column.name} {'has' if has else 'lacks'}: name a mark, such as {str(next(iter(flags)).name).lower()}"
+        )
         raise UsageError(message)
     known = {str(member.name).lower(): int(member) for member in flags}
     bits = 0

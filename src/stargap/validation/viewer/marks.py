@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -32,6 +35,9 @@ COLUMNS = (*_KNOWN, "mark", "note")
 """Columns of the CSV: those of the catalogue that a comparison needs, then what the person says."""
 _SCHEMA = {column.name: column for column in CATALOGUE}
 _LONGEST = 500
+_NO_TEXT = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+"""Spaces, and what readers of tables stumble over: control characters and halves of characters."""
+_ID = re.compile(r"0|[1-9][0-9]{0,17}")
 Row = dict[str, str]
 
 
@@ -44,7 +50,7 @@ class MarkedStars:
         path: of the CSV, which is made with the first mark; one that is there is gone on with.
 
     Raises:
-        UsageError: the file is there and is not such a CSV, or its folder is not.
+        UsageError: the file is there and is not such a CSV, or cannot be written, or its folder is not there.
 
     Example:
         >>> file = getfixture("tmp_path") / "marked.csv"
@@ -61,6 +67,14 @@ class MarkedStars:
         if not self.path.absolute().parent.is_dir():
             message = f"{self.path}: there is no folder {self.path.absolute().parent}"
             raise UsageError(message)
+        if self.path.exists() and not self.path.is_file():
+            message = f"{self.path}: is no file; name a CSV"
+            raise UsageError(message)
+        self._target = self.path.resolve()  # a link stays one
+        for one in (self._target, self._target.parent):
+            if one.exists() and not os.access(one, os.W_OK):
+                message = f"{self.path}: marks cannot be kept there: {one} is read-only"
+                raise UsageError(message)
         self._read()
 
     def _read(self) -> dict[str, Row]:
@@ -80,10 +94,9 @@ class MarkedStars:
                 message = f"{self.path}: has columns that would be lost, such as {min(given - set(COLUMNS))!r}"
             message += "; name another file"
             raise UsageError(message)
-        odd = next((row for row in rows if row["mark"] not in MARKS or not str(row["spectrum_id"]).isdigit()), None)
-        if odd is not None:
-            message = f"{self.path}: spectrum {odd['spectrum_id']!r} has the mark {odd['mark']!r}; "
-            message += f"known marks are {', '.join(MARKS)}"
+        reason = "has a column twice" if len(given) < len(names or ()) else _odd(rows)
+        if reason:
+            message = f"{self.path}: {reason}"
             raise UsageError(message)
         return {row["spectrum_id"]: {name: row.get(name) or "" for name in COLUMNS} for row in rows}
 
@@ -103,7 +116,7 @@ class MarkedStars:
         Raises:
             UsageError: another mark, a note that is too long, or the file cannot be read.
         """
-        note = " ".join(note.split())
+        note = _line(note)
         if mark not in (*MARKS, ""):
             message = f"mark is {mark!r}; it must be one of {', '.join(MARKS)}"
             raise UsageError(message)
@@ -127,8 +140,32 @@ class MarkedStars:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows.values())
-        with replacing(self.path) as file:
-            file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+        with replacing(self._target) as file:
+            if self._target.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(self._target.stat().st_mode))
+            file.write(text.getvalue().encode())
+
+
+def _odd(rows: Sequence[Mapping[Any, Any]]) -> str:
+    """Return what is wrong with the rows of a list; nothing where all are sound."""
+    seen = set[str]()
+    for row in rows:
+        name = row["spectrum_id"] or ""
+        if not _ID.fullmatch(name):
+            return f"spectrum {name!r}: spectrum_id must be a whole number, without zeros before it"
+        if row["mark"] not in MARKS:
+            return f"spectrum {name!r} has the mark {row['mark']!r}; known marks are {', '.join(MARKS)}"
+        if None in row:
+            return f"the row of spectrum {name} has more cells than there are columns: they would be lost"
+        if name in seen:
+            return f"spectrum {name} has several rows: keep one"
+        seen.add(name)
+    return ""
+
+
+def _line(text: str) -> str:
+    """Return a text in one line, of characters that every reader of tables takes."""
+    return _NO_TEXT.sub(" ", text).strip()
 
 
 def _short(rows: Mapping[str, Row]) -> list[Row]:
@@ -142,4 +179,4 @@ def _cell(name: str, values: NDArray[Any]) -> str:
         return str(bool(values[0]))
     if column.is_null(values)[0]:
         return ""
-    return " ".join(str(values[0]).split()) if column.dtype == "str" else str(np.asarray(values)[0])
+    return _line(str(values[0])) if column.dtype == "str" else str(np.asarray(values)[0])

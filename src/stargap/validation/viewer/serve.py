@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from stargap.errors import UsageError
+from stargap.survey.cleaning.marked import read_marked, refuse_other_run
 from stargap.validation.viewer.explore import Explorer
 from stargap.validation.viewer.marks import MarkedStars
 from stargap.validation.viewer.server import view_application
@@ -45,7 +46,7 @@ def serve(
 
     Raises:
         UsageError: starlette and uvicorn are not installed; there is no catalogue; the port is taken; or the CSV is
-            another file.
+            another file, or of another run.
     """
     try:
         import starlette  # noqa: F401
@@ -54,11 +55,11 @@ def serve(
         message = "stargap view needs starlette and uvicorn: pip install 'stargap[view]'"
         raise UsageError(message) from None
     catalogue = Catalogue(folder)
-    marked = None if marks is None else MarkedStars(marks)
+    marked = None if marks is None else _marked(marks, catalogue)
     with _listening(port) as listener:
         port = listener.getsockname()[1]
         token = secrets.token_urlsafe(32)
-        hosts = [f"{name}:{port}" for name in (LOOPBACK, "localhost")]
+        hosts = [name if port == 80 else f"{name}:{port}" for name in (LOOPBACK, "localhost")]  # as browsers say it
         application = view_application(Explorer(catalogue), RunSpectra(folder), marked, token=token, hosts=hosts)
         address = f"http://{LOOPBACK}:{port}/{token}/"
         config = uvicorn.Config(application, log_level="warning", access_log=False, lifespan="off", ws="none")
@@ -71,6 +72,14 @@ def serve(
                 _open(address, Path(private))
             uvicorn.Server(config).run(sockets=[listener])  # which raises the interrupt again once it has ended
         print("ended")
+
+
+def _marked(path: str | Path, catalogue: Catalogue) -> MarkedStars:
+    """Return the list, unless a run would refuse it: its spectra are those of another one."""
+    marked = MarkedStars(path)
+    if marked.listed():
+        refuse_other_run(read_marked(path), catalogue.column("spectrum_id"), catalogue.column("obsid"), path)
+    return marked
 
 
 def _listening(port: int) -> socket.socket:

@@ -52,13 +52,13 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        from starlette.responses import PlainTextResponse
+        from starlette.responses import PlainTextResponse, RedirectResponse
 
         if scope["type"] != "http":  # no websockets; uvicorn is told that there is no lifespan
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         _, _, rest = scope["path"].partition("/")
-        token, _, rest = rest.partition("/")
+        token, slash, rest = rest.partition("/")
         origins = {f"http://{host}" for host in self.hosts}
 
         async def sealed(message: Message) -> None:
@@ -66,12 +66,15 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *_HEADERS]
             await send(message)
 
+        answer: Response
         if headers.get("host") not in self.hosts:
             answer = PlainTextResponse("stargap view answers to this machine's own address alone", 421)
         elif not secrets.compare_digest(token.encode("utf-8", "surrogateescape"), self.token):
             answer = PlainTextResponse("not found: open the address that stargap view prints", 404)
         elif headers.get("origin", next(iter(origins))) not in origins:
             answer = PlainTextResponse("requests of other pages are not answered", 403)
+        elif not slash:  # the page asks for what is beside it
+            answer = RedirectResponse(f"/{token}/")
         else:
             inner = {**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode("utf-8", "surrogateescape")}
             await self.application(inner, receive, sealed)

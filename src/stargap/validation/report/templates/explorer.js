@@ -143,6 +143,7 @@ window.stargapExplore = async function (source) {
       showColumns();
       showRepeats(found.repeats);
       say(found.names);
+      document.dispatchEvent(new CustomEvent("stargap-star", {detail: found}));
       await source.spectrum(key, (content, note) => {
         if (chosen !== key) return;
         showSpectrum(content);
@@ -150,7 +151,6 @@ window.stargapExplore = async function (source) {
       });
       if (chosen !== key) return;
       dataset.ready = found.id;
-      document.dispatchEvent(new CustomEvent("stargap-star", {detail: found}));
     } catch (error) {
       if (chosen === key) { showSpectrum(null); say("The star cannot be shown: " + error.message); }
     }

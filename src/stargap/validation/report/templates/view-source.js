@@ -147,7 +147,14 @@ window.stargapView = (function () {
     if (byId("mark-form")) {
       byId("mark-form").addEventListener("submit", (event) => {
         event.preventDefault();
-        mark(event.submitter ? event.submitter.value : "look");
+        mark(event.submitter.value);
+      });
+      // Enter would press the first button: a note leaves the mark as it is
+      byId("note").addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" || event.isComposing) return;
+        event.preventDefault();
+        const star = window.stargapExplorer.chosen(), known = star && marks.get(star.id);
+        mark(known ? known.mark : "look");
       });
     }
     document.addEventListener("keydown", (event) => {
