@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DATA ?= ../shared/data
 UPLOT := src/stargap/validation/report/templates/uplot
 
-.PHONY: help demo test tests lint style types docs benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-anchors results-calibration results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability figures uplot lock clean
+.PHONY: help demo test tests lint style types docs benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-starnet results-anchors results-calibration results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability figures uplot lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
@@ -19,6 +19,7 @@ help:
 	@echo "make results-limits      docs/what-a-spectrum-tells.md: the smallest errors that noise allows, and ours (a few minutes)"
 	@echo "make results-marks       docs/results/marks.md: what the marks use_* let through, and what they lose (a minute or two)"
 	@echo "make results-transfer    docs/results/transfer.md: train and score transfers on a simulated survey (about 2 hours)"
+	@echo "make results-starnet     docs/results/starnet.md: train the published network for long, and what holds it back (hours)"
 	@echo "make results-anchors     docs/results/anchors.md: labels tied to simulated photometry (about half an hour)"
 	@echo "make results-calibration docs/results/calibration.md: whether errors are true, velocities against Gaia's (about half an hour)"
 	@echo "make results-cleaning    docs/results/cleaning.md: what the cleaning rejects, of simulated and real spectra (about 10 minutes)"
@@ -92,6 +93,9 @@ results-marks: $(READY)
 
 results-transfer: $(READY)
 	$(BIN)/python docs/results/make_transfer.py --data $(DATA)
+
+results-starnet: $(READY)
+	$(BIN)/python docs/results/make_starnet.py --data $(DATA)
 
 results-anchors: $(READY)
 	$(BIN)/python docs/results/make_anchors.py --data $(DATA)

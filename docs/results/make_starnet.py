@@ -11,79 +11,99 @@ import json
 import sys
 from functools import cached_property
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
 import torch
 from make_transfer import LEVELS, PRIOR_DRAWS, TRAIN_SEED, Work, joined, parameters, part_of
 from numpy.typing import NDArray
-from transfer_diagnostics import cycle_table, leakage
+from pages import number, reflow, table
+from transfer_diagnostics import cycle_table, leakage, mixing
+from transfer_figures import curve_figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from helpers.stars import prepared_stars
 
+from stargap import __version__
+from stargap.checkpoints import load_best, read_metrics
+from stargap.figures.transfer import losses_figure, residual_figure, tsne_figure
 from stargap.fit.domains import fit_domains
 from stargap.mock.instrument import Truth
 from stargap.mock.nature import nature_labels
 from stargap.pipeline.train import train_starnet
 from stargap.spectra.prepare import Prepared
+from stargap.spectra.smoother import normalise
+from stargap.starnet.recipe import new_task
 from stargap.starnet.settings import NetworkSettings
-from stargap.starnet.training_settings import StarnetSettings
+from stargap.starnet.training_settings import StarnetSettings, TrainingSettings
 from stargap.starnet.transfer import StarnetTransfer
 from stargap.statistics import mean_residual, robust_scatter
 from stargap.theory.label_prior import draw_training_labels
-from stargap.transfer.residual.train import ResidualSettings
+from stargap.transfer.residual.settings import ResidualSettings
+from stargap.validation.embedding import tsne
 
 LEVEL, MIX = "hard", "matched"
-CURVE_SEED, CURVE_STARS, CURVE_SNR = 404, 2_560, 50.0
-"""Stars that networks are judged on while they train, from a survey of their own; labels are fitted above this S/N."""
+CURVE_SEED, LAST_SEED, STARS, SNR = 404, 505, 2_560, 50.0
+"""Two surveys, of the stars that networks are judged on while they train and of those that judge what was chosen;
+labels are fitted above this S/N."""
+PICTURED, PICTURED_SNR = 600, 15.0
+"""Spectra of either domain in the picture of t-SNE, and their least S/N."""
 STOPS = (500, 1_000, 2_000, 3_500, 5_000, 7_500, 10_000, 12_500, 15_000, 17_500, 20_000, 25_000, 30_000, 35_000,
          40_000, 50_000, 60_000, 75_000, 100_000, 150_000, 200_000, 300_000, 400_000, 500_000)  # fmt: skip
 """Iterations after which the network is judged."""
 PUBLISHED = StarnetSettings(
-    network=NetworkSettings(), bf16=True, validate_every=500, checkpoint_every=500, log_every=50, seed=0
+    **TrainingSettings(bf16=True, validate_every=500, checkpoint_every=500, log_every=50, seed=0).model_dump(),
+    network=NetworkSettings(),
+    noisy=False,
 )
 BATCH = 32
 ABLATION_STEPS = 500
-"""Steps of an ablation: 16,000 spectra of each domain."""
+ABLATION_SPECTRA = BATCH * ABLATION_STEPS
 BASE = PUBLISHED.model_copy(
     update={"batch": BATCH, "learning_rate": 4e-4, "warm_up": 50, "cosine": True, "iterations": ABLATION_STEPS}
 )
-"""What one thing is changed of at a time: a batch of 32 with a warmed-up cosine."""
+"""The published network with a batch of 32 and a warmed-up cosine."""
+SMALL_SPLIT = {"split_latent": 1, "split_noise": 1.0}
 
 
-def changed(network: dict[str, Any] | None = None, **training: Any) -> StarnetSettings:
+def changed(network: dict[str, Any], **training: Any) -> StarnetSettings:
     """Return the baseline with some things changed."""
-    return BASE.model_copy(update={"network": NetworkSettings(**(network or {})), **training})
+    return BASE.model_copy(update={"network": NetworkSettings(**network), **training})
 
 
-RECIPES: dict[str, StarnetSettings] = {
-    "reference": PUBLISHED,
+ABLATIONS: dict[str, StarnetSettings] = {
     "base": BASE,
     "residual": changed({"residual": True}),
-    "noisy": changed(noisy=True),
-    "small-split": changed({"split_latent": 1, "split_noise": 1.0}),
-    "hinge": changed(adversarial="hinge"),
-    "least-squares": changed(adversarial="least-squares"),
-    "ema": changed(ema=0.99),
-    "all": changed({"residual": True, "split_latent": 1, "split_noise": 1.0}, noisy=True),
+    "residual+small": changed({"residual": True, **SMALL_SPLIT}),
+    "residual+noisy": changed({"residual": True}, noisy=True),
+    "all": changed({"residual": True, **SMALL_SPLIT}, noisy=True),
+}
+"""Trainings of equally many spectra."""
+BEST = "starnet"
+RECIPES: dict[str, StarnetSettings] = {
+    "reference": PUBLISHED.model_copy(update={"iterations": 7_500}),
+    **ABLATIONS,
+    BEST: changed({"residual": True, **SMALL_SPLIT}, noisy=True, iterations=1_000),
 }
 """Trainings by name."""
+FLOAT32 = PUBLISHED.model_copy(update={"bf16": False, "iterations": 100})
+"""The published network in float32, to compare losses with."""
 
 
 class Study:
     """Stars to judge networks on, and trainings, in one folder."""
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    def __init__(self, work: Work, seed: int = CURVE_SEED) -> None:
+        self.work, self.seed = work, seed
         self.emulator = work.emulator(LEVELS[LEVEL])
 
     @cached_property
     def stars(self) -> list[tuple[Truth, Prepared, torch.Tensor]]:
-        """Stars of the curve with their noiseless spectra, in chunks."""
-        labels, active = nature_labels(CURVE_STARS, seed=CURVE_SEED, mix=MIX)
-        return list(prepared_stars(labels, active, self.work.emulator("nature"), seed=CURVE_SEED))
+        """Stars with their noiseless spectra, in chunks."""
+        labels, active = nature_labels(STARS, seed=self.seed, mix=MIX)
+        return list(prepared_stars(labels, active, self.work.emulator("nature"), seed=self.seed))
 
     @cached_property
     def prior(self) -> NDArray[np.float64]:
@@ -92,7 +112,7 @@ class Study:
 
     def train(self, name: str, iterations: int) -> tuple[StarnetTransfer, dict[str, float]]:
         """Train a network, or go on with its training; the one of the best label-blind score is returned."""
-        settings = RECIPES[name].model_copy(update={"iterations": iterations})
+        settings = (RECIPES | {"float32": FLOAT32})[name].model_copy(update={"iterations": iterations})
         about = {"level": LEVEL, "mix": MIX, "prior": TRAIN_SEED}
         folder = self.work.folder / f"starnet-{name}"
         made = train_starnet(
@@ -101,6 +121,12 @@ class Study:
         if made is None:
             raise SystemExit(130)
         return made
+
+    def load(self, name: str) -> StarnetTransfer:
+        """Read the network of the best label-blind score of a training."""
+        task = new_task(RECIPES[name])
+        load_best(task, self.work.folder / f"starnet-{name}")
+        return StarnetTransfer(task.network, self.emulator, alpha=0.0)
 
     def judged(self, name: str, iterations: int) -> list[dict[str, Any]]:
         """Train up to `iterations`, and judge the network at every stop on the way; return all judgements."""
@@ -111,35 +137,144 @@ class Study:
             if stop in {row["iterations"] for row in found}:
                 continue
             transfer, scores = self.train(name, stop)
-            found.append({"iterations": stop, **scores, **self.judge(transfer)})
+            found.append({"iterations": stop, **scores, **self.judge(transfer)[0]})
             path.write_text(json.dumps(found, indent=1))
             print(name, json.dumps(found[-1]), flush=True)
         return found
 
-    def judge(self, transfer: StarnetTransfer) -> dict[str, float]:
-        """Return bias and scatter of labels, residuals, cycle errors and leakage of a network."""
-        off, ours, true, z = [], [], [], []
+    def judge(self, transfer: StarnetTransfer) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
+        """Return bias and scatter of labels, residuals, cycle errors and leakage; and the residuals by star."""
+        off, z = [], []
+        residual: dict[str, list[NDArray[Any]]] = {"before": [], "after": [], "truth": []}
         for truth, chunk, clean in self.stars:
-            bright = torch.as_tensor(truth.snr_r > CURVE_SNR)
+            bright = torch.as_tensor(truth.snr_r > SNR)
             star = chunk[bright]
-            fit = fit_domains(star, transfer, parameters(self.emulator), starts=1, slots=8).observed
-            off.append(fit.labels[:, :3].numpy() - part_of(truth, bright.numpy()).labels[:, :3])
-            for model, into in ((fit.model, ours), (clean[bright], true)):
-                into.append(mean_residual(*(x.numpy() for x in (star.flux, model, star.sigma, star.good))))
+            fit = fit_domains(star, transfer, parameters(self.emulator), starts=1, slots=8)
+            off.append(fit.observed.labels[:, :3].numpy() - part_of(truth, bright.numpy()).labels[:, :3])
+            first = normalise(self.emulator.flux(fit.synthetic.labels.nan_to_num(3500.0)), star.weight)[0]
+            for name, model in (("before", first), ("after", fit.observed.model), ("truth", clean[bright])):
+                residual[name].append(mean_residual(*(x.numpy() for x in (star.flux, model, star.sigma, star.good))))
             with torch.no_grad():
                 z.append(transfer.network.encode_observed(chunk.flux, chunk.good)[1].flatten(1).numpy())
-        apart = np.concatenate(off)
+        apart, residuals = np.concatenate(off), {name: np.concatenate(parts) for name, parts in residual.items()}
         values = {"lost": float((~np.isfinite(apart).all(axis=1)).sum()), "stars": float(len(apart))}
         for place, label in enumerate(("teff", "logg", "m_h")):
             finite = apart[np.isfinite(apart[:, place]), place]
             values |= {f"{label}_bias": float(np.median(finite)), f"{label}_scatter": float(robust_scatter(finite))}
-        values["residual"] = float(np.nanmean(np.concatenate(ours)))
-        values["residual_ratio"] = values["residual"] / float(np.nanmean(np.concatenate(true)))
-        truth = joined(self.stars)
-        leaks = leakage(truth.labels[:, :3], np.concatenate(z))
+        values["residual"] = float(np.nanmean(residuals["after"]))
+        values["residual_ratio"] = values["residual"] / float(np.nanmean(residuals["truth"]))
+        leaks = leakage(joined(self.stars).labels[:, :3], np.concatenate(z))
         values |= {f"leak_{label}": value for label, value in leaks.items()}
         batches = list(self.work.source(LEVEL, MIX).validation())[:1]
-        return values | {f"abs {key}": value for key, value in cycle_table(transfer.network, batches).items()}
+        values |= {f"abs {key}": value for key, value in cycle_table(transfer.network, batches).items()}
+        return values, residuals
+
+
+def last_judged(study: Study, name: str) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
+    """Judge a trained network on stars that chose nothing, or read what was found."""
+    path = study.work.folder / f"last-{name}-{RECIPES[name].iterations}.json"
+    if not path.exists():
+        values, residuals = study.judge(study.load(name))
+        path.write_text(json.dumps([values, {key: list(map(float, array)) for key, array in residuals.items()}]))
+    values, residuals = json.loads(path.read_text())
+    return values, {key: np.array(array) for key, array in residuals.items()}
+
+
+def pictures(study: Study, folder: Path, curve: list[dict[str, Any]], residuals: dict[str, NDArray[Any]]) -> str:
+    """Draw figures 6 to 8 of the published network and the curve; return how well z_sh mixes the domains."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(figure: Any, name: str) -> None:
+        figure.savefig(folder / f"{name}.png", dpi=110)
+
+    keep(losses_figure(read_metrics(study.work.folder / "starnet-reference" / "metrics.jsonl")), "losses")
+    keep(curve_figure(curve), "curve")
+    keep(residual_figure(residuals["before"], residuals["after"], residuals["truth"]), "residuals")
+    network = study.load("reference").network
+    stars = [chunk for _, chunk, _ in study.stars]
+    picked = np.flatnonzero(joined(study.stars).snr_r > PICTURED_SNR)[:PICTURED]
+    flux, good, sigma, weight = (
+        torch.cat([getattr(chunk, name) for chunk in stars])[picked] for name in ("flux", "good", "sigma", "weight")
+    )
+    drawn = torch.as_tensor(draw_training_labels(PICTURED, alpha=0.0, seed=LAST_SEED))
+    spectra = normalise(study.emulator.flux(drawn), weight)[0]
+    with torch.no_grad():
+        z_observed, z_split = network.encode_observed(flux, good)
+        z_synthetic = network.encode_synthetic(spectra)
+        moved = network.synthetic_to_observed(spectra, z_split)
+    noise = torch.randn(flux.shape, generator=torch.Generator().manual_seed(LAST_SEED)) * sigma
+    seen, plain, after = (np.where(good, some, 1.0) for some in (flux, spectra + noise, moved + noise))
+    latent = {"observed": z_observed.flatten(1).numpy(), "synthetic": z_synthetic.flatten(1).numpy()}
+    panels = {"observed": seen, "synthetic": plain}, {"observed": seen, "transferred": after}, latent
+    keep(tsne_figure(*(tsne(panel) for panel in panels)), "tsne")
+    return ", ".join(f"{mixing(*panel.values()):.2f}" for panel in panels)
+
+
+def precision(study: Study) -> str:
+    """Return losses of the generators in bfloat16 and in float32, at the same steps on the same spectra."""
+    paths = [study.work.folder / f"starnet-{name}" / "metrics.jsonl" for name in ("reference", "float32")]
+    if not paths[1].exists():
+        study.train("float32", FLOAT32.iterations)
+    half, whole = (read_metrics(path) for path in paths)
+    texts = []
+    for step in (FLOAT32.iterations // 2, FLOAT32.iterations):
+        losses = [one["generator.loss"][(one["step"] == step) & np.isfinite(one["generator.loss"])][0]
+                  for one in (half, whole)]  # fmt: skip
+        texts.append(f"{losses[0]:.1f} and {losses[1]:.1f} at step {step}")
+    return "; ".join(texts)
+
+
+def row(name: str, found: dict[str, Any], samples: int) -> list[str]:
+    """Return one row of a table of judgements."""
+    labels = [
+        f"{number(found[f'{label}_bias'], digits, sign=True)} / {number(found[f'{label}_scatter'], digits)}"
+        for label, digits in (("teff", 0), ("logg", 3), ("m_h", 3))
+    ]
+    leak = ", ".join(number(found[f"leak_{label}"], 2) for label in ("teff", "logg", "m_h"))
+    cycle = f"{found['abs s->o->s']:.2f}, {found['abs o->s->o']:.2f}"
+    blind = f"{found['score']:.1f} ({found['gap_latent']:.3f}, {found['gap_observed']:.3f})"
+    return [name, f"{samples:,}", blind, *labels, f"{found['residual_ratio']:.2f}", cycle, leak]
+
+
+HEAD = ["", "spectra", "label-blind score (gaps)", "Teff (K)", "log g", "[M/H]", "residual / true", "cycles", "R2"]
+
+
+def page(study: Study, folder: Path) -> str:
+    """Return the document."""
+    found = {name: study.judged(name, RECIPES[name].iterations) for name in RECIPES}
+    last = Study(study.work, LAST_SEED)
+    final = {name: last_judged(last, name) for name in ("reference", BEST)}
+    mixed = pictures(study, folder, found["reference"], final["reference"][1])
+    (folder / "judged.json").write_text(json.dumps(found, indent=1) + "\n")
+    sizes = {name: RECIPES[name].batch for name in RECIPES}
+    rows = {name: row(name, parts[-1], sizes[name] * parts[-1]["iterations"]) for name, parts in found.items()}
+    equal = next(one for one in found["reference"] if one["iterations"] * sizes["reference"] == ABLATION_SPECTRA)
+    seconds = read_metrics(study.work.folder / "starnet-reference" / "metrics.jsonl")["seconds"][-1]
+    lasts = [
+        row(name, found[name][-1] | one, sizes[name] * found[name][-1]["iterations"])
+        for name, (one, _) in final.items()
+    ]
+    text = Template((Path(__file__).parent / "starnet.template.md").read_text())
+    return text.substitute(
+        version=__version__,
+        iterations=f"{found['reference'][-1]['iterations']:,}",
+        minutes=f"{seconds / 60:.0f} minutes",
+        step=f"{1000 * seconds / found['reference'][-1]['iterations']:.0f}",
+        share=f"{100 * found['reference'][-1]['iterations'] / 500_000:.1f} %",
+        spectra=f"{ABLATION_SPECTRA:,}",
+        precision=precision(study),
+        curve_stars=int(found["reference"][-1]["stars"]),
+        bright=int(final[BEST][0]["stars"]),
+        curve=table(
+            ["iterations", *HEAD[1:]],
+            [row(f"{one['iterations']:,}", one, 8 * one["iterations"]) for one in found["reference"]],
+        ),
+        ablations=table(HEAD, [row("reference", equal, ABLATION_SPECTRA), *(rows[name] for name in ABLATIONS)]),
+        last=table(HEAD, lasts),
+        mixed=mixed,
+        best=json.dumps(RECIPES[BEST].model_dump(mode="json", exclude_defaults=True, exclude={"network"})),
+        network=json.dumps(RECIPES[BEST].network.model_dump(mode="json", exclude_defaults=True)),
+    )
 
 
 def main() -> None:
@@ -153,6 +288,9 @@ def main() -> None:
     for task in filter(None, options.only.split(",")):
         name, iterations = task.split(":")
         study.judged(name, int(iterations))
+    if not options.only:
+        folder = Path(__file__).parent
+        (folder / "starnet.md").write_text(reflow(page(study, folder / "starnet")))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,4 +103,38 @@ def split_figure(z: Array, truth: Array) -> Figure:
         axis.set_xlabel("true")
         tidy(axis)
     figure.axes[0].set_ylabel("found")
+    return figure
+
+
+@plain_style()
+def curve_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw labels' bias and scatter, the residual and the cycle errors of a network against its iterations.
+
+    Args:
+        rows: judgements of docs/results/make_starnet.py, one per stop.
+    """
+    figure = new_figure(10, 5.4)
+    steps = [row["iterations"] for row in rows]
+    panels = figure.subplots(2, 3, sharex=True).ravel()
+    for axis, (label, title) in zip(panels, (("teff", "Teff (K)"), ("logg", "log g"), ("m_h", "[M/H]")), strict=False):
+        axis.plot(steps, [abs(row[f"{label}_bias"]) for row in rows], "o-", color=DATA, ms=3, label="|bias|")
+        axis.plot(steps, [row[f"{label}_scatter"] for row in rows], "o-", color=MODEL, ms=3, label="scatter")
+        axis.set_title(title, fontsize=9)
+        axis.set_ylim(0)
+    panels[0].legend(**LEGEND)
+    series = (
+        ("residual / true spectrum's", ("residual_ratio",)),
+        ("mean |residual| / σ of cycles", ("abs s->o->s", "abs o->s->o")),
+        ("label-blind score", ("score",)),
+    )
+    for axis, (title, names) in zip(panels[3:], series, strict=True):
+        for colour, name in zip((MODEL, DATA), names, strict=False):
+            axis.plot(steps, [row[name] for row in rows], "o-", color=colour, ms=3, label=name.removeprefix("abs "))
+        if len(names) > 1:
+            axis.legend(**LEGEND)
+        axis.set_title(title, fontsize=9)
+        axis.set_yscale("log")
+        axis.set_xlabel("iterations")
+    for axis in panels:
+        tidy(axis)
     return figure

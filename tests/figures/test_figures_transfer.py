@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from stargap.figures.transfer import residual_figure, tsne_figure
+from stargap.figures.transfer import losses_figure, residual_figure, tsne_figure
 
 NAN = np.nan
 
@@ -50,3 +50,21 @@ def test_residuals_tell_their_medians(rng):
     assert said[1] == f"transferred: {np.median(after):.2f}"
     assert said[2].endswith("0.80")
     drawn(residual_figure(np.full(3, NAN), np.empty(0)))
+
+
+def test_losses_of_both_sides_and_scores_are_drawn_against_the_step():
+    metrics = {
+        "step": np.array([100.0, 100.0, 200.0, 200.0]),
+        "generator.loss": np.array([2.5, NAN, 1.5, NAN]),
+        "generator.gradient": np.array([9.0, NAN, 9.0, NAN]),
+        "critic.loss": np.array([1.0, NAN, 1.1, NAN]),
+        "validation.score": np.array([NAN, 3.0, NAN, 4.0]),
+        "best": np.array([NAN, 1.0, NAN, 0.0]),
+    }
+    generators, critics, validation = drawn(losses_figure(metrics)).axes
+    for axis, values in ((generators, [2.5, 1.5]), (critics, [1.0, 1.1]), (validation, [3.0, 4.0])):
+        line, best = axis.lines
+        assert line.get_ydata().tolist() == values
+        assert line.get_xdata().tolist() == [100.0, 200.0]
+        assert set(best.get_xdata()) == {100.0}
+    assert len(drawn(losses_figure({"step": np.empty(0)})).axes) == 3

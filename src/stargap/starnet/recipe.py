@@ -6,7 +6,6 @@ import torch
 
 from stargap.starnet.losses import CycleTask
 from stargap.starnet.network import CycleStarNet
-from stargap.starnet.settings import NetworkSettings
 from stargap.starnet.training_settings import StarnetSettings, TrainingSettings
 
 __all__ = ["new_task"]
@@ -18,11 +17,14 @@ def new_task(settings: TrainingSettings) -> CycleTask:
     Example:
         >>> new_task(TrainingSettings()).network.settings.residual
         False
-        >>> new_task(StarnetSettings(noisy=True)).noisy
+        >>> new_task(StarnetSettings()).noisy
         True
     """
-    published = StarnetSettings(network=NetworkSettings())
-    chosen = settings if isinstance(settings, StarnetSettings) else published
-    network = CycleStarNet(chosen.network, seed=settings.seed)
+    if isinstance(settings, StarnetSettings):
+        network = CycleStarNet(settings.network, seed=settings.seed)
+        task = CycleTask(network, adversarial=settings.adversarial, noisy=settings.noisy)
+    else:
+        network = CycleStarNet(seed=settings.seed)
+        task = CycleTask(network)
     network.precision = torch.bfloat16 if settings.bf16 else None  # its own layers do not take autocast
-    return CycleTask(network, adversarial=chosen.adversarial, noisy=chosen.noisy)
+    return task

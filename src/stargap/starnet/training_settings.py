@@ -78,17 +78,30 @@ class TrainingSettings(Settings):
 
 
 class StarnetSettings(TrainingSettings):
-    """How the network of ``architecture = "starnet"`` is built and trained.
+    """How the network of ``architecture = "starnet"`` is built and trained (docs/results/starnet.md says why).
 
     Example:
-        >>> StarnetSettings().network.residual
-        True
+        >>> StarnetSettings().network.residual, StarnetSettings().batch
+        (True, 32)
     """
 
-    network: NetworkSettings = NetworkSettings(residual=True)
+    network: NetworkSettings = NetworkSettings(residual=True, split_latent=1, split_noise=1.0)
     """Its sizes, and how it departs from the published one."""
     adversarial: Adversarial = "cross-entropy"
     """Loss of critics and generators: cross-entropy as published, hinge or least-squares."""
-    noisy: bool = False
+    noisy: bool = True
     """Give synthetic spectra the noise of the observed ones they are paired with; distances are to the noiseless
     ones."""
+    iterations: PositiveInt = 10_000
+    """Steps; each is one of the generators and one of the critics."""
+    batch: PositiveInt = 32
+    """Spectra of each domain in a step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-4
+    """Adam's, at its highest."""
+    warm_up: NonNegativeInt = 50
+    """Steps over which the learning rate rises from zero, in proportion."""
+    cosine: bool = True
+    """Let the learning rate fall to zero at the last step as half a cosine, instead of at milestones; such a training
+    can't be prolonged."""
+    validate_every: PositiveInt = 500
+    """Steps between validations; there is one more after the last step."""
