@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DATA ?= ../shared/data
 UPLOT := src/stargap/validation/report/templates/uplot
 
-.PHONY: help demo test tests lint style types docs benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-starnet results-anchors results-calibration results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability figures uplot lock clean
+.PHONY: help demo test tests lint style types docs benchmarks emulator transfer-lamost results-real-stars results-emulator-stars results-instruments results-limits results-marks results-transfer results-starnet results-anchors results-calibration results-cleaning results-photometry results-joint results-precision results-scale results-speed results-validation results-reliability results-peers figures uplot lock clean
 
 help:
 	@echo "make demo                simulate a survey as LAMOST files, run every stage on it, compare with the truth"
@@ -30,6 +30,7 @@ help:
 	@echo "make results-speed       docs/results/speed-fits.md: fits beside exact ones, speed and agreement (about 5 minutes)"
 	@echo "make results-validation  docs/results/validation.md: the paper's numbers on 20,000 simulated stars (about 20 minutes)"
 	@echo "make results-reliability docs/results/reliability.md: kills, full disks, flipped bits, damaged files, hostile texts (half an hour)"
+	@echo "make results-peers       docs/results/peers.md: other methods on the same simulated and real spectra (an hour and a half)"
 	@echo "make figures             docs/figures.md: the paper's figures from simulated stars (half a minute)"
 	@echo "make transfer-lamost     make the shipped transfer for real spectra again, from the labelled ones in $(DATA) (a minute)"
 	@echo "make emulator            train the shipped emulator again, from $(DATA)/grid/marcs_ts_base.h5"
@@ -127,6 +128,10 @@ results-validation: $(READY)
 results-reliability: $(READY)
 	$(BIN)/python docs/results/make_reliability.py
 
+results-peers: $(READY) benchmarks/peers/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	PYTHONPATH=benchmarks $(BIN)/python -m peers --data $(DATA)
+
 figures: $(READY)
 	$(BIN)/python docs/make_figures.py
 
@@ -137,7 +142,7 @@ uplot:
 
 lock: $(READY)
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \
-	| grep -vxFf docs/requirements.lock | sed 's/ @ .*//; s/+cpu//'; } > requirements.lock.new && mv requirements.lock.new requirements.lock
+	| grep -vxFf docs/requirements.lock | grep -vxFf benchmarks/peers/requirements.txt | sed 's/ @ .*//; s/+cpu//'; } > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean:
 	rm -rf $(VENV) stargap-demo
