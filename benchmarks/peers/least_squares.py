@@ -22,7 +22,7 @@ def levenberg(
     high: torch.Tensor,
     *,
     iterations: int = 40,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
 ) -> torch.Tensor:
     """Return the parameters that minimise chi-square within bounds, by Levenberg-Marquardt with a damping per star.
 

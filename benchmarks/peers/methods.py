@@ -21,12 +21,14 @@ BINS = ((50.0, 1e9), (20.0, 50.0), (5.0, 20.0))
 BRIGHT = 20.0
 """S/N in r above which stars outside the training mix are compared."""
 GOOD_TRAINING = 60.0
-"""Median S/N over all pixels above which spectra train SLAM and are templates: neither method knows that one spectrum is
-noisier than another."""
+"""Median S/N over all pixels above which spectra train SLAM and are templates: neither of these knows that one
+spectrum is noisier than another."""
 ITERATIONS = 400
 """Of the published Cycle-StarNet; its own schedule has 500,000."""
-SLOW = {"rvspecfit": (50, 40), "starnet": (100, 40)}
-"""Test stars of methods that are slow: in each range of S/N, and in each half of those outside the mix."""
+SLOW = {name: (400, 200) for name in ("payne", "default", "photometry", "literature")} | {
+    "slam": (200, 100), "ulyss": (200, 100), "ulyss_high": (100, 50), "rvspecfit": (20, 10),
+    "starnet": (60, 30)}  # fmt: skip
+"""Test stars of methods that are slower: in each range of S/N, and in each half of those outside."""
 TIED = ("default", "photometry", "literature")
 """Transfers that differ by what their labels are tied to, with the same fits."""
 Fit = Callable[[Any], np.ndarray]
@@ -70,10 +72,20 @@ class Methods:
     def names(self) -> list[tuple[str, str]]:
         """Return every method and level; the level of data-driven methods, which see no model, is ``data``."""
         found = [(name, "data") for name in ("cannon", "slam", "templates")]
-        modelled = ["payne", "grid", "ulyss", "amortised", "default", "photometry", "literature", "starnet"]
+        modelled = [
+            "payne",
+            "grid",
+            "ulyss",
+            "ulyss_high",
+            "amortised",
+            "default",
+            "photometry",
+            "literature",
+            "starnet",
+        ]
         if find_spec("rvspecfit") is not None:
             modelled.append("rvspecfit")
-        return found + [(name, level) for name in modelled for level in LEVELS]
+        return [*found, *((name, level) for name in modelled for level in LEVELS), ("starnet", "hard")]
 
     def result(self, name: str, level: str) -> Result:
         """Run a method, or read what it found."""
@@ -106,7 +118,7 @@ class Methods:
     def make(self, name: str, level: str) -> tuple[Fit, float | None]:
         """Train a method; returns its fit, and seconds of training where another file has them."""
         if level == "data":
-            spectra, labels, _ = self.survey.labelled()
+            spectra, labels, _ = self.survey.labelled
             bright = np.flatnonzero(spectra.snr > GOOD_TRAINING)
             return data_driven(name, spectra, labels, bright), None
         emulator = ours.emulator_of(self.survey, level)
@@ -115,8 +127,9 @@ class Methods:
         if name == "grid":
             templates, nodes = laspm.synthetic(emulator)
             return lambda spectra: laspm.fit(spectra, templates, nodes), None
-        if name == "ulyss":
-            return lambda spectra: ulyss.fit(spectra, emulator).labels, 0.0
+        if name in ("ulyss", "ulyss_high"):
+            degree = ulyss.DEGREE if name == "ulyss" else ulyss.HIGH
+            return lambda spectra: ulyss.fit(spectra, emulator, degree=degree).labels, 0.0
         if name == "amortised":
             return self.network(level)
         if name == "starnet":
@@ -134,7 +147,7 @@ class Methods:
 
         def train() -> None:
             if not path.exists():
-                network = amortised.train(ours.emulator_of(self.survey, level), self.survey.labelled()[0])
+                network = amortised.train(ours.emulator_of(self.survey, level), self.survey.labelled[0])
                 torch.save(network.state_dict(), path)
 
         _, seconds = ours.timed(path.with_suffix(".seconds"), train)

@@ -14,7 +14,7 @@ import torch
 from make_anchors import SAMPLE, photometry
 from make_transfer import ANCHOR_ERRORS, LEVELS, PRIOR_DRAWS, TRAIN_SEED, parameters
 
-from peers.survey import LABELLED, MIX, Spectra, Survey
+from peers.survey import MIX, TIED, Spectra, Survey
 from stargap.fit.compressed import compressed_emulator
 from stargap.fit.domains import fit_domains
 from stargap.fit.forward import EmulatorModel
@@ -109,7 +109,8 @@ def timed(path: Path, work: Callable[[], Any]) -> tuple[Any, float]:
 
 def trained(survey: Survey, level: str) -> tuple[ResidualTransfer, float]:
     """Return the default transfer and the seconds that its training took."""
-    return timed(survey.folder / f"residual-{level}.seconds", lambda: survey.residual(level, MIX))
+    transfer, seconds = timed(survey.folder / f"residual-{level}.seconds", lambda: survey.residual(level, MIX))
+    return transfer, transfer.card.scores.get("seconds", seconds) if level == "hard" else seconds
 
 
 def anchored(survey: Survey, level: str, kind: str) -> tuple[ResidualTransfer, float]:
@@ -123,8 +124,8 @@ def anchored(survey: Survey, level: str, kind: str) -> tuple[ResidualTransfer, f
     fits, rows, seconds = _known(survey, level, transfer)
     began = time.process_time()
     if kind == "photometry":
-        spectra, _, truth = survey.labelled()
-        places, known = photometric_anchors(photometric_labels(photometry(truth, spectra.snr)[0]))
+        spectra, _, truth = survey.labelled
+        places, known = photometric_anchors(photometric_labels(photometry(truth[:TIED], spectra.snr[:TIED])[0]))
         _, mine, theirs = np.intersect1d(rows, places, return_indices=True)
         chosen = torch.as_tensor(mine)
         tied = LabelledFits(fits.anchors.fitted[chosen], fits.anchors.covariance[chosen], known[theirs])
@@ -136,12 +137,12 @@ def anchored(survey: Survey, level: str, kind: str) -> tuple[ResidualTransfer, f
 def _known(survey: Survey, level: str, transfer: ResidualTransfer) -> tuple[AnchorFits, np.ndarray, float]:
     """Fit the labelled stars, or read their fits; also which of them could be fitted, and the seconds that it took."""
     path = survey.folder / f"known-{level}.pt"
-    _, labels, _ = survey.labelled()
-    known = AnchorLabels(labels, np.tile(ANCHOR_ERRORS, (LABELLED, 1)), sources=["literature"] * LABELLED)
+    labels = survey.labelled[1][:TIED]
+    known = AnchorLabels(labels, np.tile(ANCHOR_ERRORS, (TIED, 1)), sources=["literature"] * TIED)
     if not path.exists():
         began, box = time.process_time(), parameters(transfer.emulator)
         settings = survey.settings.model_copy(update={"match_stars": SAMPLE})
-        fits = fit_known(transfer, survey.training(MIX), np.arange(LABELLED), known, box, settings)
+        fits = fit_known(transfer, survey.training(MIX), np.arange(TIED), known, box, settings)
         rows = np.flatnonzero(np.isin(labels[:, 0], fits.anchors.known.labels[:, 0]))
         torch.save({"anchors": (fits.anchors.fitted, fits.anchors.covariance), "own": fits.own,
                     "sample": vars(fits.sample), "rows": torch.as_tensor(rows),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
+from make_transfer import LEVELS
 from pages import number, table
 
-from peers.methods import BINS, ITERATIONS, Result
+from peers import ulyss
+from peers.methods import BINS, ITERATIONS, SLOW, Result
 from peers.survey import MIX, OUTSIDE
 from stargap.statistics import statistics
 
@@ -15,7 +19,8 @@ TITLES = {
     "templates": "LASPM-like, labelled spectra",
     "payne": "The Payne alone",
     "grid": "LASPM-like, synthetic grid",
-    "ulyss": "ULySS-like",
+    "ulyss": f"ULySS-like, degree {ulyss.DEGREE}",
+    "ulyss_high": f"ULySS-like, degree {ulyss.HIGH}",
     "amortised": "amortised network",
     "rvspecfit": "rvspecfit",
     "starnet": f"Cycle-StarNet, {ITERATIONS:,} iterations",
@@ -24,14 +29,19 @@ TITLES = {
     "literature": "**stargap, the literature's labels**",
     "shipped": "**stargap, shipped recipe**",
 }
-ORDER = ("cannon", "slam", "templates", "payne", "grid", "ulyss", "amortised", "rvspecfit", "starnet", "default",
-         "photometry", "literature")  # fmt: skip
+ORDER = ("cannon", "slam", "templates", "payne", "grid", "ulyss", "ulyss_high", "amortised", "rvspecfit", "starnet",
+         "default", "photometry", "literature")  # fmt: skip
 DATA = ("cannon", "slam", "templates")
 HEAD = ["Teff: bias (K)", "scatter", "slope", "log g: bias", "scatter", "slope", "[M/H]: bias", "scatter", "slope"]
 DIGITS = (0, 3, 3)
 WITHOUT = 10
 """Stars below which no slope is given."""
+GROUPS = {"bright": "S/N above 50", "medium": "S/N 20 to 50", "faint": "S/N 5 to 20", "poor": "metal-poor stars",
+          "late": "late stars"}  # fmt: skip
+"""Groups of test stars: the ranges of S/N of `BINS`, and the two halves outside the training mix."""
+WHAT = ("bias", "scatter", "slope")
 Results = dict[tuple[str, str], Result]
+Row = tuple[str, int, list[str]]
 
 
 def level_of(name: str, level: str) -> str:
@@ -50,28 +60,46 @@ def cells(ours: np.ndarray, truth: np.ndarray) -> list[str]:
     return found
 
 
-def matched(results: Results, truth: np.ndarray, snr: np.ndarray, level: str, low: float, high: float) -> str:
-    """Return the table of one level and one range of S/N, test stars mixed as the training stars."""
-    rows = []
+def compared(results: Results, truth: dict[str, np.ndarray], snr: np.ndarray, level: str, group: str) -> list[Row]:
+    """Return each method's stars and `cells` in a group of test stars: a key of `GROUPS`."""
+    found = []
     for name in ORDER:
         one = results.get((name, level_of(name, level)))
-        if one is not None:
-            places = one.rows[MIX]
+        if one is None:
+            continue
+        kind = "outside" if group in ("poor", "late") else MIX
+        places = one.rows[kind]
+        if kind == MIX:
+            low, high = BINS[list(GROUPS).index(group)]
             inside = (snr[places] >= low) & (snr[places] < high)
-            rows.append([TITLES[name], str(inside.sum()), *cells(one.labels[MIX][inside], truth[places[inside]])])
-    return table(["", "stars", *HEAD], rows)
+        else:
+            inside = (places < OUTSIDE // 2) == (group == "poor")
+        found.append((name, int(inside.sum()), cells(one.labels[kind][inside], truth[kind][places[inside]])))
+    return found
 
 
-def outside(results: Results, truth: np.ndarray, level: str, *, poor: bool) -> str:
-    """Return the table of stars outside the training mix, the metal-poor or the late ones."""
-    rows = []
-    for name in ORDER:
-        one = results.get((name, level_of(name, level)))
-        if one is not None:
-            places = one.rows["outside"]
-            half = (places < OUTSIDE // 2) == poor
-            rows.append([TITLES[name], str(half.sum()), *cells(one.labels["outside"][half], truth[places[half]])])
-    return table(["", "stars", *HEAD], rows)
+def facts(results: Results, truth: dict[str, np.ndarray], snr: np.ndarray) -> dict[str, str]:
+    """Return every number of the tables by name, such as ``cannon_hard_bright_teff_scatter``, for the page's text."""
+    return {
+        f"{name}_{level}_{group}_{label}_{what}": value
+        for level in LEVELS
+        for group in GROUPS
+        for name, _, values in compared(results, truth, snr, level, group)
+        for (label, what), value in zip(product(("teff", "logg", "mh"), WHAT), values, strict=True)
+    }
+
+
+def given(results: Results) -> str:
+    """Return how many test stars the methods had that were not given all."""
+    ran = {name for name, _ in results}
+    parts = (f"{TITLES[name].strip('*')} {most}, {out}" for name, (most, out) in SLOW.items() if name in ran)
+    return "; ".join(parts)
+
+
+def missing(results: Results) -> str:
+    """Return which methods were not run on simulated stars."""
+    ran = {name for name, _ in results}
+    return ", ".join(TITLES[name].strip("*") for name in ORDER if name not in ran) or "none"
 
 
 def costs(results: Results) -> str:
@@ -101,11 +129,10 @@ def lost(results: Results) -> str:
 def simulated(results: Results, truth: dict[str, np.ndarray], snr: np.ndarray) -> str:
     """Return all tables of simulated stars."""
     sections = []
-    for level in ("mild", "hard"):
+    for level in LEVELS:
         sections.append(f"## {level.upper()}")
-        for low, high in BINS:
-            words = f"S/N above {low:.0f}" if high > 1e3 else f"S/N {low:.0f} to {high:.0f}"
-            sections += [f"### {level.upper()}, {words}", matched(results, truth[MIX], snr, level, low, high)]
-        for poor, words in ((True, "metal-poor stars"), (False, "late stars")):
-            sections += [f"### {level.upper()}, {words}", outside(results, truth["outside"], level, poor=poor)]
+        for group, words in GROUPS.items():
+            rows = [[TITLES[name], str(count), *values] for name, count, values in
+                    compared(results, truth, snr, level, group)]  # fmt: skip
+            sections += [f"### {level.upper()}, {words}", table(["", "stars", *HEAD], rows)]
     return "\n\n".join(sections)

@@ -17,6 +17,7 @@ from stargap.transfer.anchored.anchors import AnchorSettings
 from stargap.transfer.anchored.train import cross_validate
 
 GOOD = 30.0
+"""S/N in r above which spectra train SLAM and are templates."""
 
 
 def spectra_of(bench: Bench) -> Spectra:
@@ -44,8 +45,9 @@ def modelled(name: str, methods: Methods, spectra: Spectra) -> np.ndarray:
         return ours.payne(emulator)(spectra)
     if name == "grid":
         return laspm.fit(spectra, *laspm.synthetic(emulator))
-    if name == "ulyss":
-        return ulyss.fit(spectra, emulator).labels
+    if name in ("ulyss", "ulyss_high"):
+        degree = ulyss.DEGREE if name == "ulyss" else ulyss.HIGH
+        return ulyss.fit(spectra, emulator, degree=degree).labels
     if name == "amortised":
         return methods.network("mild")[0](spectra)
     return rvspec.fit(spectra.store.native, methods.templates("mild"))[0]
@@ -74,28 +76,45 @@ def real_labels(methods: Methods, data: Path) -> tuple[Bench, dict[str, np.ndarr
     known = {name for name, _ in methods.names()}
     for name in ("cannon", "slam", "templates"):
         keep(name, lambda name=name: without_own(name, bench, spectra, fold))
-    for name in ("payne", "grid", "ulyss", "amortised", "rvspecfit"):
+    for name in ("payne", "grid", "ulyss", "ulyss_high", "amortised", "rvspecfit"):
         if name in known:
             keep(name, lambda name=name: modelled(name, methods, spectra))
     return bench, found
 
 
-def real_table(bench: Bench, found: dict[str, np.ndarray], titles: dict[str, str]) -> dict[str, str]:
-    """Return a table for each group of stars."""
-    tables = {}
-    for group in GROUPS:
-        rows = []
-        for name, labels in found.items():
-            one = judge(bench, labels, group)
-            teff, logg, m_h = (each.values for each in one.compared)
-            rows.append([titles[name], str(one.count), number(teff.median, 0, sign=True), number(teff.scatter, 0),
-                         number(teff.slope, 2), number(logg.median, 2, sign=True), number(logg.scatter, 2),
-                         number(m_h.median, 2, sign=True), number(m_h.scatter, 2),
-                         number(one.slope, 2, error=one.e_slope)])  # fmt: skip
-        head = ["", "stars", "Teff: bias (K)", "scatter", "slope", "log g: bias", "scatter", "[M/H]: bias", "scatter",
-                "slope"]  # fmt: skip
-        tables[group] = table(head, rows)
-    return tables
+def real_cells(bench: Bench, labels: np.ndarray, group: str) -> dict[str, str]:
+    """Return the numbers of one method and one group of stars, by name."""
+    one = judge(bench, labels, group)
+    teff, logg, m_h = (each.values for each in one.compared)
+    return {
+        "count": str(one.count),
+        "teff_bias": number(teff.median, 0, sign=True),
+        "teff_scatter": number(teff.scatter, 0),
+        "teff_slope": number(teff.slope, 2),
+        "logg_bias": number(logg.median, 2, sign=True),
+        "logg_scatter": number(logg.scatter, 2),
+        "mh_bias": number(m_h.median, 2, sign=True),
+        "mh_scatter": number(m_h.scatter, 2),
+        "mh_slope": number(one.slope, 2, error=one.e_slope),
+    }
+
+
+def real_table(bench: Bench, found: dict[str, np.ndarray], titles: dict[str, str], group: str) -> str:
+    """Return the table of one group of stars."""
+    head = ["", "stars", "Teff: bias (K)", "scatter", "slope", "log g: bias", "scatter", "[M/H]: bias", "scatter",
+            "slope"]  # fmt: skip
+    rows = [[titles[name], *real_cells(bench, labels, group).values()] for name, labels in found.items()]
+    return table(head, rows)
+
+
+def real_facts(bench: Bench, found: dict[str, np.ndarray]) -> dict[str, str]:
+    """Return every number of the tables by name, such as ``real_cannon_lamost_teff_scatter``, for the page's text."""
+    return {
+        f"real_{name}_{group}_{what}": value
+        for name, labels in found.items()
+        for group in GROUPS
+        for what, value in real_cells(bench, labels, group).items()
+    }
 
 
 def counts(bench: Bench) -> dict[str, int]:

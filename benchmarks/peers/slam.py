@@ -16,7 +16,7 @@ EPSILON = 0.05
 COSTS, GAMMAS = (0.1, 1.0, 10.0), (0.03, 0.1, 0.3)
 """Grid of hyperparameters of the radial basis functions, in units of labels and fluxes of mean 0 and deviation 1."""
 FOLDS = 5
-EVERY = 40
+EVERY = 80
 """Hyperparameters are chosen at every so many pixels by cross-validation, and those between take the nearest ones."""
 STARTS = 400
 

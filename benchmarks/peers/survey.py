@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from make_anchors import SETTINGS
 from make_transfer import ANCHOR_ERRORS, LEVELS, TRAIN_SEED, Work
 
 from stargap.mock.instrument import simulate
@@ -15,10 +17,12 @@ from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.prepare import Prepared, prepare
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.theory.emulator import Emulator, shipped_emulator
-from stargap.transfer.residual.train import ResidualSettings
+from stargap.transfer.residual.model import ResidualTransfer, shipped_transfer
 
 UNLABELLED, LABELLED = 40_000, 5_000
 """Training spectra, and how many of them, the first ones, have labels of the literature."""
+TIED = 2_000
+"""Labelled stars that stargap's label map is tied to, the first ones."""
 TEST, TEST_SEED = 5_000, 202
 OUTSIDE, OUTSIDE_SEED = 1_024, 404
 """Test stars outside the training mix: the first half metal-poor, the second late."""
@@ -76,12 +80,23 @@ class Survey(Work):
     """The survey and what is trained on it, in one folder; nature and the MILD models are those of the package."""
 
     def __init__(self, folder: Path, data: Path):
-        super().__init__(folder, data, UNLABELLED, ResidualSettings())
+        super().__init__(folder, data, UNLABELLED, SETTINGS)
+        self.samples: dict[str, Sample] = {}
 
     def emulator(self, name: str) -> Emulator:
+        if name == LEVELS["hard"]:
+            return shipped_transfer().emulator
         known = {"nature": shipped_nature, LEVELS["mild"]: shipped_emulator}
         return known[name]() if name in known else super().emulator(name)
 
+    def residual(self, level: str, mix: str, variant: str = "default") -> ResidualTransfer:
+        """Return the package's own transfer at HARD, which is the default trained on 110,000 spectra; train MILD's.
+
+        The latter with half of the default's stars (`make_anchors.SETTINGS`), which takes half the time.
+        """
+        return shipped_transfer() if level == "hard" else super().residual(level, mix, variant)
+
+    @cached_property
     def labelled(self) -> tuple[Spectra, np.ndarray, np.ndarray]:
         """Return training spectra with labels of the literature, which have its noise, and the true labels."""
         truth, _ = nature_labels(UNLABELLED, seed=TRAIN_SEED, mix=MIX)
@@ -105,6 +120,11 @@ class Survey(Work):
 
     def sample(self, kind: str) -> Sample:
         """Simulate test stars of one kind, or read them."""
+        if kind not in self.samples:
+            self.samples[kind] = self._sample(kind)
+        return self.samples[kind]
+
+    def _sample(self, kind: str) -> Sample:
         labels, active, seed = self.truth(kind)
         folder = self.folder / f"test-{kind}"
         if not (folder / "snr.npy").exists():

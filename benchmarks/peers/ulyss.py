@@ -14,8 +14,8 @@ from peers.survey import Spectra
 from stargap.pixels import SPEED_OF_LIGHT, STARGAP
 from stargap.theory.emulator import Emulator
 
-DEGREE = 10
-"""Of the multiplicative Legendre polynomial: the default of the package."""
+DEGREE, HIGH = 10, 60
+"""Of the multiplicative Legendre polynomial: the default of the package, and one that follows spectra over 50 A."""
 SCALE = np.array([400.0, 0.3, 0.3])
 """Changes of labels that count as 1 in a fit (K, dex, dex)."""
 VELOCITY, BROADENING = 20.0, (-0.6, 3.0)
