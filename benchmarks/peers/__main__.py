@@ -9,6 +9,7 @@ from string import Template
 
 import torch
 from make_real_stars import GROUPS
+from pages import reflow
 
 from peers import ROOT, amortised, page, survey
 from peers.methods import BRIGHT, GOOD_TRAINING, ITERATIONS, Methods
@@ -46,7 +47,7 @@ def main() -> int:
     stars = counts(bench)
     folder = ROOT / "docs" / "results"
     text = Template((folder / "peers.template.md").read_text(encoding="utf-8"))
-    (folder / "peers.md").write_text(text.substitute(
+    filled = text.substitute(
         version=__version__, labelled=f"{survey.LABELLED:,}", unlabelled=f"{survey.UNLABELLED:,}",
         test=f"{survey.TEST:,}", outside=survey.OUTSIDE, train_seed=survey.TRAIN_SEED, test_seed=survey.TEST_SEED,
         outside_seed=survey.OUTSIDE_SEED, noise_seed=survey.NOISE_SEED, bright=f"{BRIGHT:.0f}",
@@ -57,7 +58,9 @@ def main() -> int:
         lost=page.lost(results), lamost=tables["lamost"], other=tables["other"], n_trained=stars["trained"],
         n_lamost=stars["lamost"], n_other=stars["other"],
         **page.facts(results, truth, snr), **real_facts(bench, found),
-    ), encoding="utf-8")  # fmt: skip
+        default_rate=f"{1 / results['default', 'hard'].fitted:.0f}",
+    )  # fmt: skip
+    (folder / "peers.md").write_text(reflow(filled), encoding="utf-8")
     return 0
 
 

@@ -85,7 +85,7 @@ class Methods:
         ]
         if find_spec("rvspecfit") is not None:
             modelled.append("rvspecfit")
-        return [*found, *((name, level) for name in modelled for level in LEVELS), ("starnet", "hard")]
+        return found + [(name, level) for name in modelled for level in LEVELS]
 
     def result(self, name: str, level: str) -> Result:
         """Run a method, or read what it found."""
