@@ -1,5 +1,6 @@
 """`stargap view` in a headless browser: pictures, clicks, filters, marks, hostile texts."""
 
+import base64
 import csv
 import json
 import re
@@ -215,3 +216,31 @@ def test_many_points_are_drawn_in_bins_and_dark_pages_are_dark(opened, monkeypat
         assert max(map(int, paper[4:-1].split(","))) < 60
     finally:
         opened.send("Emulation.setEmulatedMedia", features=[])
+
+
+def test_both_diagrams_have_the_scale_that_is_shown(opened, viewer, monkeypatch):
+    monkeypatch.setattr("stargap.validation.viewer.explore.MOST_POINTS", 5)
+    opened.run("document.getElementById('colour').value = 'count'")
+    diagrams = "stargapExplorer.diagrams"
+    for axis, top in (("x", 90_000), ("y", 90)):
+        opened.run(f"{diagrams}.kiel.plot.setScale('{axis}', {{min: 0, max: {top}}})")
+        opened.until(f"{diagrams}.kiel.view.{axis}[1] === {top}")
+    opened.run("stargapExplorer.redrawAll()")
+    highs, counted = {}, {}
+    for name in ("kiel", "hr"):
+        ends = opened.run(f"(({{view, size}}) => [...view.x, ...view.y, ...size.map(Math.round)])({diagrams}.{name})")
+        view = dict(zip(("x0", "x1", "y0", "y1", "width", "height"), ends, strict=True))
+        words = opened.run("document.getElementById('filter').value")
+        content = viewer.ask("diagram", name=name, colour="count", filter=words, **view)
+        highs[name] = content["scale"]["high"]
+        counted[name] = np.frombuffer(base64.b64decode(content["values"]), "<f4").max()
+    assert highs["hr"] < highs["kiel"]  # which is crowded now
+    palette = viewer.ask("start")["palette"]
+    for name in highs:
+        brightest = opened.run(
+            f"(({{bins, width, height}}) => Array.from({{length: width * height}}, (_, i) => bins(i)).filter(Boolean)"
+            f".sort((a, b) => a[1] - b[1]).pop())({diagrams}.{name}.content)"
+        )
+        place = round(float(counted[name]) / highs["kiel"] * (len(palette) - 1))
+        assert "#" + bytes(brightest[:3]).hex() == palette[place]
+    assert float(text(opened, "colour-high")) == pytest.approx(highs["kiel"], abs=0.006)

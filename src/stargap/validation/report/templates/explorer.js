@@ -5,7 +5,7 @@ window.stargapExplore = async function (source) {
   const {DIAGRAMS, Diagram} = window.stargapDiagrams, spectra = window.stargapSpectrum;
   const QUANTITIES = ["rv", "teff", "logg", "m_h"];
   const byId = (name) => document.getElementById(name);
-  const diagrams = {};
+  const diagrams = {}, contents = {};
   let meta = null, chosen = null, star = null, rgb = [], redraws = {};
 
   const say = (text) => { byId("status").textContent = text; };
@@ -29,8 +29,8 @@ window.stargapExplore = async function (source) {
   }
 
   // What the source gave of a diagram, with its colours: `points` have x, y, values, crosses; `bins` counts and means.
-  function coloured(content) {
-    const {low, high} = content.scale, {values} = content, colours = ramp();
+  function coloured(content, {low, high}) {
+    const {values} = content, colours = ramp();
     rgb = colours.map((hex) => [1, 3, 5].map((place) => parseInt(hex.slice(place, place + 2), 16)));
     if (content.counts) {
       const {counts, width, height, view} = content;
@@ -41,13 +41,25 @@ window.stargapExplore = async function (source) {
     return {x: content.x, y: content.y, crosses: content.crosses, colour};
   }
 
+  // both diagrams have the scale that is shown: counts of one reach higher than those of the other
+  function showColoured(content) {
+    const alike = Object.entries(contents).filter(([, {scale}]) => scale.title === content.scale.title);
+    const [low, high] = [["low", Math.min], ["high", Math.max]].map(([end, pick]) => pick(...alike.map(([, {scale}]) => scale[end])));
+    for (const [name, one] of alike) {
+      if (one !== content && one.drawn === low + " " + high) continue;
+      one.drawn = low + " " + high;
+      diagrams[name].show(coloured(one, {low, high}));
+    }
+    showScale({...content.scale, low, high});
+  }
+
   async function redraw(diagram) {
     const turn = redraws[diagram.name] = (redraws[diagram.name] || 0) + 1;
     try {
       const content = await source.diagram(diagram.name, byId("colour").value, diagram.view, diagram.size);
       if (redraws[diagram.name] !== turn) return;
-      diagram.show(coloured(content));
-      showScale(content.scale);
+      contents[diagram.name] = content;
+      showColoured(content);
       byId("explorer").dataset[diagram.name] = String(turn);
       if (content.text) byId("counts").textContent = content.text;
       byId(diagram.name + "-seen").textContent = content.seen || "";
