@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +313,20 @@ def test_odd_characters_do_not_spoil_the_list(tmp_path, text):
     (listed,) = MarkedStars(tmp_path / "marked.csv").put("keep", text, lambda: star)
     assert listed["note"] == "a b"
     assert read_marked(tmp_path / "marked.csv")["spectrum_id"].tolist() == [7]
+
+
+def test_two_viewers_of_one_list_lose_no_mark(tmp_path):
+    def mark(first):
+        marked = MarkedStars(tmp_path / "marked.csv")  # one of its own, as another program has
+        for number in range(first, first + 10):
+            marked.put("keep", "", lambda one=number: {name: np.array([one]) for name in COLUMNS[:-2]})
+
+    threads = [threading.Thread(target=mark, args=(first,)) for first in (0, 100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(MarkedStars(tmp_path / "marked.csv").listed()) == 20
 
 
 def test_links_and_permissions_of_the_list_stay(tmp_path, monkeypatch):

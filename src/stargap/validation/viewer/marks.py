@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -125,7 +127,7 @@ class MarkedStars:
             raise UsageError(message)
         columns = star()
         name = str(int(columns["spectrum_id"][0]))
-        with self._lock:
+        with self._lock, _alone(self._target.parent):
             rows = self._read()
             if mark:
                 known = {column: _cell(column, columns[column]) for column in _KNOWN}
@@ -144,6 +146,18 @@ class MarkedStars:
             if self._target.exists():
                 os.fchmod(file.fileno(), stat.S_IMODE(self._target.stat().st_mode))
             file.write(text.getvalue().encode())
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other viewer changes a list in this folder: what it has added would be lost."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)
 
 
 def _odd(rows: Sequence[Mapping[Any, Any]]) -> str:
