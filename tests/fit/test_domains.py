@@ -32,7 +32,7 @@ from stargap.transfer.residual.model import ResidualModel, ResidualTransfer
 SMALL = NetworkSettings(outer_filters=(16, 16), shared_filters=(16, 32, 48), split_filters=(16, 16, 16))
 BOTH = ("residual", "reference")
 COUNT = 20
-STEPS = 200
+STEPS = 300
 
 
 def take(prepared, rows):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.stars import mock_stars
 
-from stargap.labels import LABELS
+from stargap.labels import LABELS, M_H, TEFF
 from stargap.measurement.coverage import missing_systematic
 from stargap.measurement.systematic import calibrated
 from stargap.measurement.templates import templates_at
@@ -68,19 +68,23 @@ def test_a_calibration_moves_velocities_and_replaces_systematic_errors():
         source="planted", stars=100, teff=(3000.0, 4000.0), m_h=(-1.0, 0.5), snr=(5.0, 300.0),
         systematic={"teff": (3.0,), "rv": (0.0,)}, velocity=(2.0,), e_velocity=0.3, blocks=0.5,
     )  # fmt: skip
-    fits = {"rv": np.array([10.0, np.nan]), "teff": np.array([3500.0, np.nan]), "m_h": np.array([0.0, np.nan])}
     random = np.array([20.0, np.nan])
-    fits |= {f"e_{name}": random for name in LABELS}
+    fits = {f"{prefix}{name}": random for name in LABELS for prefix in ("", "e_")}
+    fits |= {"rv": np.array([10.0, np.nan]), "teff": np.array([3500.0, np.nan]), "m_h": np.array([0.0, np.nan])}
+    model = np.full((2, len(LABELS)), 7.0)
     error, blocks, snr = np.array([3.0, np.nan]), np.array([5.0, np.nan]), [20.0, 20.0]
     covered = np.array([0.5, 1.0])
-    found = calibrated(fits, error, blocks, snr, covered, known)
-    missing = missing_systematic(covered, np.stack([random] * len(LABELS), axis=1))[0, 0]
-    assert missing > 5
+    found = calibrated(fits, error, blocks, snr, covered, model, known)
+    missing = missing_systematic(covered, np.stack([random] * len(LABELS), axis=1))[0]
+    assert missing[TEFF] > 5
     assert found["rv"][0] == 8.0
     assert found["rv_zero"][0] == 2.0
     assert found["e_rv_sys"][0] == pytest.approx(np.sqrt((0.5 * 4) ** 2 + 0.3**2 + 1.0))
-    assert found["e_teff_sys"][0] == pytest.approx(np.hypot(np.exp(3.0), missing))
+    assert found["e_teff_sys"][0] == pytest.approx(np.hypot(np.exp(3.0), missing[TEFF]))
     assert all(np.isnan(values[1]) for values in found.values())
-    bare = calibrated(fits, error, blocks, snr, np.array([1.0, 1.0]), None)
-    assert set(bare) == {"rv", "rv_zero", "e_rv_sys"}
-    assert bare["rv"][0] == 10.0
+    assert found["e_m_h_sys"][0] == pytest.approx(np.hypot(7.0, missing[M_H]))
+    bare = calibrated(fits, error, blocks, snr, np.array([1.0, 1.0]), model, None)
+    assert bare.keys() == found.keys()
+    assert (bare["rv"][0], bare["e_teff_sys"][0]) == (10.0, 7.0)
+    alone = calibrated(fits, error, blocks, snr, covered, None, None)
+    assert all(np.isnan(alone[f"e_{name}_sys"]).all() for name in LABELS)

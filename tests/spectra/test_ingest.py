@@ -339,6 +339,7 @@ import os, sys, time
 from pathlib import Path
 from helpers import store as whole
 from stargap.spectra.store import ingest as room
+from stargap.spectra.store.plan import file_inputs
 read = room.read_spectrum
 
 def reading(path, how):
@@ -351,7 +352,7 @@ room.read_spectrum = reading
 if __name__ == "__main__":
     from stargap.spectra.inputs import find_spectra
     print("begin", flush=True)
-    inputs = room.file_inputs(find_spectra([sys.argv[1]]))
+    inputs = file_inputs(find_spectra([sys.argv[1]]))
     whole.ingest(inputs, Path(sys.argv[2]), room.IngestSettings(shard_rows=4), workers=2)
 """
 """In a script, whose changes reach the processes that it starts."""
