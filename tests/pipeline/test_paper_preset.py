@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers.reports import quick_reports
 from pydantic import ValidationError
 
 import stargap
@@ -76,55 +78,56 @@ def test_the_command_line_writes_it(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def survey(tmp_path_factory):
-    return write_survey(tmp_path_factory.mktemp("survey"), STARS, seed=3, repeats=0.2, junk=0.0)
+def survey(made_once):
+    make = partial(write_survey, stars=STARS, seed=3, repeats=0.2, junk=0.0)
+    return made_once("survey of the paper", make)
 
 
 @pytest.fixture(scope="module")
-def paper(survey, tmp_path_factory):
-    """Settings and states of a run with the preset, few iterations of training and of fits."""
-    settings = SurveySettings(
-        preset="paper",
-        output=tmp_path_factory.mktemp("paper") / "run",
-        input={
-            "spectra": [str(survey / "spectra")],
-            "catalogue": survey / "lamost.csv",
-            "gaia": survey / "gaia.parquet",
-            "simulated": True,
-        },
-        transfer={"prior": {"draws": 1000}, "reference": {"iterations": 2, "batch": 1, "device": "cpu"}},
-        measure={"max_iterations": 2, "starts": 1},
-        report={"skip": True},
-    )
-    return settings, run_survey(settings)
+def paper(survey, made_once):
+    """The folder of a run with the preset, few iterations of training and of fits."""
+
+    def run(folder):
+        settings = SurveySettings(
+            preset="paper",
+            output=folder,
+            input={
+                "spectra": [str(survey / "spectra")],
+                "catalogue": survey / "lamost.csv",
+                "gaia": survey / "gaia.parquet",
+                "simulated": True,
+            },
+            transfer={"prior": {"draws": 1000}, "reference": {"iterations": 2, "batch": 1, "device": "cpu"}},
+            measure={"max_iterations": 2, "starts": 1},
+            report={"skip": True},
+        )
+        assert {state.state for state in run_survey(settings)} == {"done"}
+
+    return made_once("run of the paper", run)
 
 
 @pytest.mark.slow
 def test_the_preset_runs_from_files_to_the_catalogue(paper):
-    settings, states = paper
-    assert {state.state for state in states} == {"done"}
-    folder = settings.output
-    assert PreparedSpectra.load(folder / "prepared" / "00000").grid == PAPER
-    transfer = load_transfer(folder / "transfer" / "transfer.safetensors")
+    assert PreparedSpectra.load(paper / "prepared" / "00000").grid == PAPER
+    transfer = load_transfer(paper / "transfer" / "transfer.safetensors")
     assert isinstance(transfer, StarnetTransfer)
     assert (transfer.grid, transfer.iterations, transfer.card.simulated) == (PAPER, 2, True)
-    table = pq.read_table(folder / "measured.parquet")
+    table = pq.read_table(paper / "measured.parquet")
     assert b"starnet-transfer" in table.schema.metadata[b"model"]
     assert json.loads(table.schema.metadata[b"settings"])["measure"]["optimiser"] == "lbfgs"
     inside = table["in_sample"].to_numpy()
     assert np.isfinite(table["teff"].to_numpy()[inside]).mean() > 0.8
     assert np.isfinite(table["teff_syn"].to_numpy()[inside]).mean() > 0.8
-    assert (folder / "catalogue" / "table1.fits").exists()
+    assert (paper / "catalogue" / "table1.fits").exists()
 
 
 @pytest.mark.slow
 def test_published_errors_are_the_paper_s_equations(paper):
-    folder = paper[0].output
     catalogue, table = (
-        pq.read_table(folder / "catalogue" / "spectra.parquet"),
-        pq.read_table(folder / "measured.parquet"),
+        pq.read_table(paper / "catalogue" / "spectra.parquet"),
+        pq.read_table(paper / "measured.parquet"),
     )
-    model = Precision.model_validate_json((folder / "catalogue" / "precision.json").read_bytes())
+    model = Precision.model_validate_json((paper / "catalogue" / "precision.json").read_bytes())
     snr = table["snr_r"].to_numpy()
     for name in ("rv", "teff", "logg", "m_h"):
         repeat = model.errors[name].repeat_error(np.where(snr > 0, snr, np.nan))
@@ -135,7 +138,7 @@ def test_published_errors_are_the_paper_s_equations(paper):
 
 @pytest.mark.slow
 def test_its_network_measures_spectra_of_the_paper_s_preset_alone(paper, survey):
-    path = paper[0].output / "transfer" / "transfer.safetensors"
+    path = paper / "transfer" / "transfer.safetensors"
     files = sorted((survey / "spectra").rglob("*.fits*"))[:2]
     settings = stargap.MeasureSettings(preset="paper", max_iterations=2, optimiser="lm")
     found = stargap.measure(files, model=path, settings=settings)
@@ -147,12 +150,12 @@ def test_its_network_measures_spectra_of_the_paper_s_preset_alone(paper, survey)
 
 @pytest.mark.slow
 def test_the_report_draws_the_training_of_its_network(paper):
-    folder = paper[0].output
-    table = read_columns(folder / "measured.parquet", ["spectrum_id", "in_sample"])
-    fitted = fit_again(folder, table["spectrum_id"][table["in_sample"].astype(bool)])
+    table = read_columns(paper / "measured.parquet", ["spectrum_id", "in_sample"])
+    fitted = fit_again(paper, table["spectrum_id"][table["in_sample"].astype(bool)])
     assert fitted.latents is not None
     assert np.isfinite(fitted.latents).all()
-    pictures = {picture.name: picture for picture in draw_figures(read_run(folder), fitted)}
+    with quick_reports():
+        pictures = {picture.name: picture for picture in draw_figures(read_run(paper), fitted)}
     for name in ("06-losses", "07-tsne", "08-residuals"):
         assert pictures[name].png, pictures[name].reason
     assert set(pictures["07-tsne"].columns["panel"]) == {"before", "after", "latent"}
