@@ -124,7 +124,7 @@ def write_mrs(path, spectra, *, rows=False, axis="LOGLAM"):
     Args:
         path: of the file.
         spectra: by the name of the HDU, such as COADD_R or R-84420148.
-        rows: one row a pixel, as in DR7, or one row in all.
+        rows: one row per pixel, as in DR7, or one row in all.
         axis: LOGLAM or WAVELENGTH.
     """
     header = {"OBSID": 628704218, "DESIG": "LAMOST J192102.78+424113.2", "RA": 290.26, "DEC": 42.68, "PLANID": "TD1"}

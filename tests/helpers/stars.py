@@ -27,7 +27,7 @@ __all__ = ["MockStars", "mock_labels", "mock_stars", "prepared_stars"]
 
 @dataclass(frozen=True)
 class MockStars:
-    """Simulated spectra and their truth; one row a star.
+    """Simulated spectra and their truth; one row per star.
 
     ``wavelength (pixel,)`` A, ``flux, ivar (star, pixel)``, ``labels (star, 4)``, ``rv`` km/s, ``snr`` the S/N per
     pixel at 7500 A, ``active`` whether H-alpha emission was added, ``halpha_ew`` the equivalent width (A, emission

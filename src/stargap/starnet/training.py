@@ -30,7 +30,7 @@ LOG = logging.getLogger(__name__)
 class Task(Protocol):
     """What is trained: an ``nn.Module`` with networks, critics and their losses.
 
-    A batch is a dataclass of tensors (or None), one row a pair of spectra, with a length and ``to(device)``. Losses
+    A batch is a dataclass of tensors (or None), one row per pair of spectra, with a length and ``to(device)``. Losses
     are means over rows, so that a batch can be halved; they come with further terms to log. Noise is drawn from
     torch's global generator. There is no critic step when there are no critic parameters.
     """

@@ -218,7 +218,7 @@ def read_grid(
 
 
 def covered_box(labels: NDArray[np.float64]) -> str:
-    """Return how much of the box between the smallest and largest labels has models, one line a label and one in all.
+    """Return how much of the box between the smallest and largest labels has models, one line per label and one in all.
 
     Args:
         labels: ``(spectrum, 4)``: Teff (K), log g, [M/H], [a/M].

@@ -1,4 +1,4 @@
-"""Stars that our catalogue and another table have in common, one row a star."""
+"""Stars that our catalogue and another table have in common, one row per star."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class CompareSettings(OurStars):
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """What `match_stars` returns, one row a star, in the order of our table.
+    """What `match_stars` returns, one row per star, in the order of our table.
 
     ``rows`` and ``reference_rows``, int64, where it stands in our table and in theirs; ``separation`` in arcsec, NaN of
     those joined by identifier; ``snr``; ``ours`` and ``reference``, the quantities compared, NaN where null.

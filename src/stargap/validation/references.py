@@ -36,7 +36,7 @@ REFERENCES: dict[str, CompareSettings] = {
         name="the paper's catalogue",
         citation="the catalogue of the paper, Table 1",
         where="published with the paper",
-        note="Columns as in the paper's Table 1, one row a spectrum; not checked against a published file.",
+        note="Columns as in the paper's Table 1, one row per spectrum; not checked against a published file.",
         columns={"rv": "RV", "teff": "Teff", "logg": "Logg", "m_h": "[M/H]"},
         **_BY_OBSID,
     ),
@@ -111,7 +111,7 @@ REFERENCES: dict[str, CompareSettings] = {
         name="LASPM",
         citation="Du et al. 2021, RAA 21, 202; Du et al. 2024, arXiv:2410.16730",
         where="http://www.lamost.org/dr11 (LRS catalogue of gM, dM and sdM stars, LRS_mstellar)",
-        note="LAMOST's own labels of M stars, one row a spectrum. Columns as listed for DR10 v2.0; giants are among "
+        note="LAMOST's own labels of M stars, one row per spectrum. Columns as listed for DR10 v2.0; giants are among "
         "its rows.",
         columns={"teff": "teff", "logg": "logg", "m_h": "m_h"},
         **_BY_OBSID,

@@ -1,4 +1,4 @@
-"""What explorers of reports and of the viewer share: style, script, colours, and rows of the catalogue in words."""
+"""What pages of reports and of the viewer share: templates, style, script, colours, rows of the catalogue in words."""
 
 from __future__ import annotations
 
@@ -18,9 +18,20 @@ from stargap.pixels import LOG_LAMBDA, WINDOWS, air_to_vacuum
 from stargap.tables.columns import CATALOGUE, Column
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["AXES", "COLOURS", "FIRST", "PALETTE", "ExplorerAssets", "explorer_assets", "first_star", "row_cells"]
+__all__ = [
+    "AXES",
+    "COLOURS",
+    "FIRST",
+    "PALETTE",
+    "ExplorerAssets",
+    "explorer_assets",
+    "first_star",
+    "page_templates",
+    "row_cells",
+]
 
 AXES = ("teff", "logg", "bp_rp", "m_g")
 """Columns of the diagrams."""
@@ -51,6 +62,19 @@ class ExplorerAssets:
 
     style: Markup
     script: Markup
+
+
+def page_templates() -> Environment:
+    """Return the templates of pages, which escape what they are given and refuse names that they were not given."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("stargap.validation.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def explorer_assets(source: str = "report-source.js") -> ExplorerAssets:

@@ -22,7 +22,7 @@ from stargap import __version__
 from stargap.files import files_of, replacing_folder
 from stargap.validation.binaries import BinarySettings
 from stargap.validation.matching import CompareSettings
-from stargap.validation.report.assets import explorer_assets
+from stargap.validation.report.assets import explorer_assets, page_templates
 from stargap.validation.report.data import RunData, read_run
 from stargap.validation.report.explorer import choose_rows, write_points, write_rows
 from stargap.validation.report.explorer import write_spectra as write_explorer_spectra
@@ -172,16 +172,9 @@ def _page(
     why_not: str,
     cleaning: bool,
 ) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("stargap.validation.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates()
     environment.filters["sentence"] = sentence
     ours = files("stargap.validation.report").joinpath("templates")
     style, contents = (
