@@ -349,7 +349,9 @@ def test_lbfgs_through_both_transfers(transfers, network, emulator, simulate, ma
         ours, theirs = (fit_domains(prepared, transfer, box, optimiser=name) for name in ("lm", "lbfgs"))
         apart = in_errors(theirs.observed, ours.observed).amax(dim=1)
         assert apart.median() < most / 2
-        assert (theirs.observed.chi2 - ours.observed.chi2).max() < 1e-3  # never worse; lower where a valley is flat
+        change = theirs.observed.chi2 - ours.observed.chi2
+        assert change.max() < 1e-3, "never worse; lower where the other one ends in another minimum"
+        assert change[apart < most].abs().max() < 1e-3
 
 
 def test_lbfgs_flags_what_it_cannot_fit(emulator, prepared, box):
