@@ -13,6 +13,10 @@ from stargap.pixels import STARGAP, PixelGrid
 
 __all__ = ["Smoother", "normalise", "smoother_for"]
 
+NEGLIGIBLE = 1e-20
+"""Kernel, relative to its peak, below which it is taken to be 0: float32 cannot tell it from 0 in a sum, and numbers
+that are too small for its normal range (1e-38) make products twenty times slower."""
+
 
 class Smoother:
     """Gaussian running sum over pixels, as two narrow banded matrix products through coarse nodes.
@@ -48,6 +52,7 @@ class Smoother:
         for i, edge in enumerate(edges):
             near = nodes[self.first[i] : self.first[i] + width]
             band[i, : edge.size] = np.exp(-0.5 * ((edge[:, None] - near) / narrow) ** 2)
+        band[band < NEGLIGIBLE] = 0.0
         self.gather = torch.as_tensor(band, dtype=torch.float32)
         self.spread = self.gather.transpose(1, 2).contiguous()
         peak = self(torch.ones(1, self.pixels)).max()
