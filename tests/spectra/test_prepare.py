@@ -184,6 +184,14 @@ def test_the_kernel_is_the_gaussian(wavelength, sigma):
 
 
 @GRIDS
+def test_no_number_of_the_smoother_is_subnormal(grid):
+    smooth = smoother_for(grid)
+    for band in (smooth.gather, smooth.spread):
+        assert ((band == 0) | (band >= torch.finfo(torch.float32).tiny)).all()
+    assert (smooth(torch.full((1, grid.support.size), 1e-17))[0, grid.inner] > 1e-18).all()
+
+
+@GRIDS
 def test_normalise_is_the_double_sum(grid):
     rng = np.random.default_rng(1)
     flux = f32(rng.uniform(0.1, 3.0, (5, grid.support.size)))

@@ -22,7 +22,7 @@ from stargap.arrays import (
     Spectra,
     StarRows,
 )
-from stargap.fit.linear import gram, gram_shared, solve_small
+from stargap.fit.linear import gram, gram_shared, solve_small, whole_lines
 from stargap.fit.optimise import LeastSquares, Quadratic, full_chunks, minimise
 from stargap.fit.parameters import Parameters
 from stargap.fit.prior import LabelPrior
@@ -175,7 +175,7 @@ class Compressed:
         self.to_coefficients = _linear_map((read - self.offset).double(), target).float()
 
         first, second = torch.triu_indices(COMPONENTS, COMPONENTS)
-        self.pairs = self.components[first] * self.components[second]
+        self.pairs = whole_lines(self.components[first] * self.components[second])
         self.place = torch.full((WIDTH, WIDTH), len(first))
         self.place[first, second] = self.place[second, first] = torch.arange(len(first))
         self.twice = torch.where(first == second, 1.0, 2.0).double()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stargap.arrays import LeftVectors, ParameterVectors, Products, RightSides, RightVectors, SquareMatrices
 
-__all__ = ["best_steps", "bounded_step", "gram", "gram_shared", "solve_small", "times"]
+__all__ = ["best_steps", "bounded_step", "gram", "gram_shared", "solve_small", "times", "whole_lines"]
 
 Array = NDArray[np.floating]
 
@@ -123,12 +123,19 @@ def gram(left: LeftVectors, right: RightVectors) -> Products:
         tensor([[[5., 5.],
                  [5., 5.]]])
     """
-    left, right = _whole_lines(left), _whole_lines(right)
+    left, right = whole_lines(left), whole_lines(right)
     return left @ right.transpose(1, 2)
 
 
-def _whole_lines(values: Tensor) -> Tensor:
-    """Return `values` with zeros to whole cache lines in the last dimension."""
+def whole_lines(values: Tensor) -> Tensor:
+    """Return `values` with zeros to whole cache lines in the last dimension, as products of pixels need them.
+
+    What many products share is padded once, instead of at each.
+
+    Example:
+        >>> whole_lines(torch.ones(2, 5)).shape
+        torch.Size([2, 16])
+    """
     padding = -values.shape[-1] % 16
     return torch.nn.functional.pad(values, (0, padding)) if padding else values
 
@@ -143,5 +150,5 @@ def gram_shared(left: LeftVectors, right: Tensor) -> Products:
         tensor([[[5.],
                  [5.]]])
     """
-    flat = _whole_lines(left).flatten(0, 1)
-    return (flat @ _whole_lines(right).T).reshape(*left.shape[:2], len(right))
+    flat = whole_lines(left).flatten(0, 1)
+    return (flat @ whole_lines(right).T).reshape(*left.shape[:2], len(right))
