@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from stargap.processor import cpu_capability
 from stargap.settings import example_toml, read_settings_as
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.store.shards import FORMAT, SHARD_ROWS, FileSum, ShardCard, file_sha256, index_schema, shard_folder
+from stargap.survey.cleaning.bins import Features, bin_spectra
 from stargap.survey.gaia.join import GAIA_SCHEMA
 from stargap.tables.columns import DOMAINS, JOINT, MEASURED, PHOTOMETRIC, Column
 from stargap.tables.parquet import parquet_writer, write_columns
@@ -50,7 +52,7 @@ FILES_A_FOLDER = 1_000
 MEASURED_OF_SHARD = 880
 """Spectra of a shard that are measured: about as many as the cuts of a sample leave."""
 BLOCKS = 8
-"""Different shards of prepared spectra."""
+"""Different shards of binned spectra."""
 PER_STAR = 1.25
 """Spectra a star."""
 FIRST_SOURCE = 4_000_000_000_000_000_000
@@ -191,7 +193,7 @@ def make_measurements(folder: Path) -> None:
     for unit in range(run.shards()):
         _receipt(run, "photometry", unit, [_make_table(run, "photometry", unit, PHOTOMETRIC, rng)])
         _receipt(run, "velocity", unit, _make_velocity(run, unit, rng))
-        products = _make_prepared(run, unit)
+        products = _make_bins(run, unit)
         known = {path: sums[Path(f"{unit % BLOCKS:05d}", path.name)] for path in products if path.parent.is_symlink()}
         _receipt(run, "prepare", unit, products, known)
     run_survey(settings, only="transfer")
@@ -294,7 +296,7 @@ def _make_velocity(run: Run, unit: int, rng: np.random.Generator) -> list[Path]:
 
 
 def _make_blocks(folder: Path) -> None:
-    """Write shards of simulated stars, prepared."""
+    """Write shards of simulated stars, binned."""
     import torch
     from helpers.stars import mock_stars
 
@@ -308,18 +310,19 @@ def _make_blocks(folder: Path) -> None:
         stars = mock_stars(emulator, MEASURED_OF_SHARD, seed=number, survey_noise=True)
         spectra = [Spectrum(stars.wavelength, f, i) for f, i in zip(stars.flux, stars.ivar, strict=True)]
         star = prepare(to_log_lambda(spectra), torch.from_numpy(stars.rv))
-        PreparedSpectra.from_prepared(star, stars.rv).save(folder / f"{number:05d}")
+        bin_spectra(PreparedSpectra.from_prepared(star, stars.rv)).save(folder / f"{number:05d}")
 
 
-def _make_prepared(run: Run, unit: int) -> list[Path]:
+def _make_bins(run: Run, unit: int) -> list[Path]:
     """Link a shard to one of the blocks; the last, shorter one is cut from it."""
-    folder, block = run.prepared(unit), run.folder.parent / "blocks" / f"{unit % BLOCKS:05d}"
+    folder, block = run.bins(unit), run.folder.parent / "blocks" / f"{unit % BLOCKS:05d}"
     folder.parent.mkdir(exist_ok=True)
     count = min(MEASURED_OF_SHARD, run.rows(unit))
     if count == MEASURED_OF_SHARD:
         folder.symlink_to(block)
     else:
-        PreparedSpectra.load(block)[:count].save(folder)
+        whole = Features.load(block)
+        Features(*(getattr(whole, field.name)[:count] for field in fields(whole))).save(folder)
     return sorted(folder.glob("*.npy"))
 
 

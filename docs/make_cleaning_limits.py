@@ -39,7 +39,7 @@ def mean_depths(path: Path) -> dict[str, NDArray[np.float64]]:
             names.append(name)
     rest = torch.zeros(len(spectra))
     star = PreparedSpectra.from_prepared(prepare(to_log_lambda(spectra), rest), rest.double().numpy())
-    return dict(zip(names, bin_spectra([star]).depth.astype(float), strict=True))
+    return dict(zip(names, bin_spectra(star).depth.astype(float), strict=True))
 
 
 def quiet_ranges(depths: NDArray[np.float64]) -> tuple[tuple[int, int], ...]:

@@ -27,6 +27,7 @@ from stargap.spectra.prepare import prepare
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.readers.read import read_spectrum
 from stargap.spectra.spectrum import Spectrum
+from stargap.survey.cleaning.bins import bin_spectra
 from stargap.survey.cleaning.clean import Cleaning, clean
 from stargap.survey.cleaning.page import write_cleaning_page
 from stargap.survey.cleaning.rules import OF_SPECTRUM
@@ -138,7 +139,7 @@ def main() -> None:
 
     shards, truth = simulated(given.stars, given.seed)
     start = time.perf_counter()
-    cleaning = clean(shards)
+    cleaning = clean([bin_spectra(shard) for shard in shards])
     seconds = time.perf_counter() - start
     count = len(cleaning.flags)
     (HERE / "cleaning").mkdir(exist_ok=True)
@@ -148,13 +149,13 @@ def main() -> None:
     for folder in ("cool", "formats"):
         tables[folder], notes[folder] = real(given.data / "lamost" / folder)
     both, spectra = tables["cool"] + tables["formats"], notes["cool"] + notes["formats"]
-    of_real = clean(both)
+    of_real = clean([bin_spectra(part) for part in both])
     cool = np.arange(len(spectra)) < len(notes["cool"])
     kept = ~of_real.rejected
     dwarf = truth["kind"] == "dwarf"
     if given.pages:
-        write_cleaning_page(given.pages / "simulated.html", cleaning, shards)
-        write_cleaning_page(given.pages / "real.html", of_real, both)
+        write_cleaning_page(given.pages / "simulated.html", cleaning, PreparedSpectra.joined(shards).__getitem__)
+        write_cleaning_page(given.pages / "real.html", of_real, PreparedSpectra.joined(both).__getitem__)
 
     text = Template((HERE / "cleaning.template.md").read_text(encoding="utf-8")).substitute(
         stars=f"{given.stars:,}",

@@ -325,7 +325,7 @@ def broken(monkeypatch, name, error, times):
 
 def test_a_piece_that_fails_once_is_made_the_second_time(whole, asked, tmp_path, monkeypatch):
     folder = copied(whole, tmp_path / "run")
-    (folder / "prepared/00001/flux.npy").unlink()
+    (folder / "bins/00001/depth.npy").unlink()
     calls = broken(monkeypatch, "prepare", RuntimeError("odd"), 1)
     states = named(run_survey(asked(folder)))
     assert calls == [1]
@@ -419,7 +419,7 @@ def test_killed_at_random_moments_and_run_again_it_ends_the_same(whole, asked, t
 def test_two_runs_of_one_folder_at_once(whole, asked, tmp_path, processes):
     """Two ingests at once: tests/spectra/test_ingest.py."""
     folder = copied(whole, tmp_path / "run")
-    for name in ("sample", "velocity", "prepared", "measure", "catalogue"):
+    for name in ("sample", "velocity", "bins", "measure", "catalogue"):
         shutil.rmtree(folder / name)
     both = [processes.Process(target=run_alone, args=(asked(folder),)) for _ in range(2)]
     for process in both:

@@ -274,7 +274,7 @@ def flip(path, place=0.5):
 
 @pytest.mark.parametrize(
     ("product", "again"),
-    [("measured.parquet", "catalogue"), ("measure/00001.parquet", "table"), ("prepared/00000/flux.npy", "measure"),
+    [("measured.parquet", "catalogue"), ("measure/00001.parquet", "table"), ("bins/00000/depth.npy", "clean"),
      ("emulator/emulator.safetensors", "velocity")],
 )  # fmt: skip
 def test_a_flipped_bit_is_noticed_by_the_stage_that_reads_it(whole, asked, tmp_path, product, again):

@@ -21,7 +21,6 @@ from stargap.pipeline.engine import run_survey
 from stargap.pipeline.settings import SurveySettings
 from stargap.pixels import PAPER, STARGAP
 from stargap.settings import read_settings_as
-from stargap.spectra.prepared import PreparedSpectra
 from stargap.starnet.transfer import StarnetTransfer
 from stargap.tables.parquet import read_columns
 from stargap.validation.report.data import read_run
@@ -108,7 +107,6 @@ def paper(survey, made_once):
 
 @pytest.mark.slow
 def test_the_preset_runs_from_files_to_the_catalogue(paper):
-    assert PreparedSpectra.load(paper / "prepared" / "00000").grid == PAPER
     transfer = load_transfer(paper / "transfer" / "transfer.safetensors")
     assert isinstance(transfer, StarnetTransfer)
     assert (transfer.grid, transfer.iterations, transfer.card.simulated) == (PAPER, 2, True)

@@ -29,7 +29,7 @@ from stargap.pixels import grid_for
 from stargap.rows import BoolColumn, FloatColumn
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch, native_batch
-from stargap.spectra.prepare import Prepared, prepare
+from stargap.spectra.prepare import prepare
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.tables.columns import MEASURED
 from stargap.theory.emulator import Emulator
@@ -165,7 +165,6 @@ def measure_native(
     spectrum_id: NDArray[np.int64],
     transfer: Transfer | None = None,
     velocity: BatchVelocity | None = None,
-    prepared: Prepared | None = None,
 ) -> tuple[Columns, Fitted]:
     """Measure at most ``BATCH`` spectra that are on the log-lambda grid already, as `measure_batch` does.
 
@@ -178,8 +177,6 @@ def measure_native(
         spectrum_id: of each row.
         transfer: as for `measure_batch`.
         velocity: from `batch_velocity` with the same settings and emulator; measured here if it is not given.
-        prepared: the spectra prepared at these velocities, padded to `padded_size` rows; prepared here if it is not
-            given.
 
     Returns:
         as `measure_batch`.
@@ -201,8 +198,7 @@ def measure_native(
     nothing = len(native) - count
     rv = torch.nn.functional.pad(velocity.rv, (0, nothing), value=torch.nan)
     start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, nothing), value=torch.nan)
-    if prepared is None:
-        prepared = prepare(native, rv, grid_for(settings.preset))
+    prepared = prepare(native, rv, grid_for(settings.preset))
     parameters = parameters_for(settings, emulator)
     fitted = fit_batch(native, prepared, start, settings, emulator, transfer)
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)

@@ -80,9 +80,9 @@ class Run:
         """The table of a stage for one shard."""
         return self.folder / stage / f"{unit:05d}.parquet"
 
-    def prepared(self, unit: int) -> Path:
-        """The folder of the prepared spectra of one shard."""
-        return self.folder / "prepared" / f"{unit:05d}"
+    def bins(self, unit: int) -> Path:
+        """The folder of the binned spectra of one shard."""
+        return self.folder / "bins" / f"{unit:05d}"
 
     def plan(self) -> None:
         """Give every input its row in the store, new ones after those that are known."""

@@ -71,7 +71,7 @@ def after_transfer(settings: SurveySettings) -> tuple[str, ...]:
     if chosen.use != "train":
         return ("emulator",)
     known = bool(chosen.photometric_anchors or chosen.anchors)
-    return ("emulator", "labels", "prepare", "clean", *(("sample", "photometry") if known else ()))
+    return ("ingest", "emulator", "labels", "velocity", "clean", *(("sample", "photometry") if known else ()))
 
 
 def prior_settings(settings: SurveySettings) -> dict[str, Any]:

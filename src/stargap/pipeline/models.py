@@ -15,6 +15,7 @@ from stargap.pipeline.anchor_tables import usable_anchors
 from stargap.pipeline.anchors import scores_of, write_cross_validation
 from stargap.pipeline.folder import Made, Run
 from stargap.pipeline.settings import SurveySettings
+from stargap.pipeline.spectra import prepared_spectra
 from stargap.pipeline.survey_anchors import SurveyAnchors, survey_anchors, tabled_spectra
 from stargap.pipeline.train import residual_transfer, train_starnet
 from stargap.pixels import grid_for
@@ -189,7 +190,7 @@ def _training_spectra(run: Run, folder: Path) -> tuple[PreparedSpectra, list[tup
     for unit, rows in enumerate(counts):
         here = picked[(picked >= first) & (picked < first + len(rows))] - first
         if len(here):
-            arrays.put(done, PreparedSpectra.load(run.prepared(unit))[rows[here]])
+            arrays.put(done, prepared_spectra(run, unit, rows[here]))
             chosen.append((unit, ids[unit][here]))
         first, done = first + len(rows), done + len(here)
     return PreparedSpectra.load(folder), chosen

@@ -1,20 +1,14 @@
-"""The stages that work shard by shard: ingest, sample, velocities, preparation, measurements."""
+"""The stages that work shard by shard: ingest, sample, velocities, bins, measurements."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import pad
 
 from stargap.arrays import PerStar
-from stargap.files import replacing
 from stargap.labels import LABELS
 from stargap.measurement.fits import Fitted
 from stargap.measurement.models import settings_for
@@ -23,18 +17,17 @@ from stargap.measurement.star import (
     BatchVelocity,
     batch_velocity,
     measure_native,
-    padded_size,
     unmeasured,
 )
 from stargap.pipeline.folder import Columns, Made, Run, joined_rows
 from stargap.pipeline.receipts import CUT_COUNTS
-from stargap.pixels import STARGAP, grid_for
+from stargap.pixels import grid_for
 from stargap.processor import single_thread
-from stargap.spectra.log_lambda import NativeBatch, concatenate, empty_batch
-from stargap.spectra.prepare import Prepared, prepare, prepare_again
+from stargap.spectra.prepare import prepare
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.store.ingest import ingest_shard, rescue_shard
 from stargap.spectra.store.shards import Shard
+from stargap.survey.cleaning.bins import bin_spectra, joined_features
 from stargap.survey.gaia.sorted import sort_sources, sources_near
 from stargap.survey.sample import select
 from stargap.tables.columns import DOMAINS, MEASURED
@@ -44,12 +37,13 @@ from stargap.tables.write import write_table
 
 __all__ = [
     "CUT_COUNTS",
+    "make_bins",
     "make_gaia",
     "make_ingest",
     "make_measured",
-    "make_prepared",
     "make_sample",
     "make_velocity",
+    "prepared_spectra",
     "rescue_ingest",
 ]
 
@@ -73,8 +67,6 @@ def rescue_ingest(run: Run, unit: int) -> None:
 
 VELOCITY = ("rv", "error", "by_blocks", "chi2", "flags")
 """Columns of the velocity table that are fields of `BatchVelocity`."""
-CONTINUUM = "continuum.npy"
-"""The pseudo-continuum of prepared spectra, beside the arrays of `PreparedSpectra`."""
 
 
 def make_gaia(run: Run, unit: int | None) -> Made:
@@ -142,75 +134,56 @@ def _read_velocity(run: Run, unit: int, shard: Shard) -> tuple[NDArray[np.int64]
     return rows, BatchVelocity(**found, labels=torch.from_numpy(labels))
 
 
+def _prepared(run: Run, shard: Shard, rows: NDArray[np.int64], rv: PerStar) -> PreparedSpectra:
+    """Return rows of a shard prepared at their velocities; without one no pixel is good."""
+    star = prepare(shard.read(rows), rv, grid_for(run.settings.measure.preset))
+    star.good[torch.isnan(rv)] = False
+    return PreparedSpectra.from_prepared(star, rv.nan_to_num().numpy())
+
+
+def prepared_spectra(run: Run, unit: int, chosen: NDArray[np.int64]) -> PreparedSpectra:
+    """Return spectra of one shard prepared at their velocities (paper section 2.4).
+
+    Args:
+        run: of the survey.
+        unit: number of the shard.
+        chosen: rows of the shard's table of velocities, in whose order spectra are returned.
+    """
+    shard = Shard.open(run.store, unit)
+    rows, velocity = _read_velocity(run, unit, shard)
+    spectra = PreparedSpectra.empty(len(chosen), grid_for(run.settings.measure.preset))
+    for part in _batches(len(chosen)):
+        spectra.put(part.start, _prepared(run, shard, rows[chosen[part]], velocity.rv[chosen[part]]))
+    return spectra
+
+
 @single_thread()
-def make_prepared(run: Run, unit: int | None) -> Made:
-    """Prepare the sample at its velocities, for the cleaning, a training, and the measurement (paper section 2.4)."""
+def make_bins(run: Run, unit: int | None) -> Made:
+    """Prepare the sample at its velocities and average it in bins, for the cleaning."""
     assert unit is not None
     shard = Shard.open(run.store, unit)
     rows, velocity = _read_velocity(run, unit, shard)
-    grid = grid_for(run.settings.measure.preset)
-    spectra = PreparedSpectra.empty(len(rows), grid)
-    continuum = np.zeros_like(spectra.flux)
-    for part in _batches(len(rows)):
-        rv = velocity.rv[part]
-        star = prepare(shard.read(rows[part]), rv, grid)
-        star.good[torch.isnan(rv)] = False
-        spectra.put(part.start, PreparedSpectra.from_prepared(star, rv.nan_to_num().numpy()))
-        continuum[part] = star.continuum.numpy()
-    folder = run.prepared(unit)
-    spectra.save(folder)
-    with replacing(folder / CONTINUUM) as file:
-        np.save(file, continuum)
+    parts = [bin_spectra(_prepared(run, shard, rows[part], velocity.rv[part])) for part in _batches(len(rows))]
+    folder = run.bins(unit)
+    joined_features(parts).save(folder)
     return Made(sorted(folder.glob("*.npy")), len(rows))
-
-
-@dataclass(frozen=True)
-class _PreparedShard:
-    """What `make_prepared` kept of one shard, mapped from disk."""
-
-    spectra: PreparedSpectra
-    continuum: NDArray[np.float32]
-
-    @classmethod
-    def load(cls, folder: Path) -> _PreparedShard:
-        return cls(PreparedSpectra.load(folder), np.load(folder / CONTINUUM, mmap_mode="r", allow_pickle=False))
-
-    def batch(self, part: slice, native: NativeBatch, rv: PerStar) -> Prepared:
-        """Return some rows as `prepare` gave them, padded to `padded_size` rows by ones without a good pixel."""
-        nothing = padded_size(len(native)) - len(native)
-
-        def padded(values: NDArray[Any], fill: float = 0.0) -> Tensor:
-            return pad(torch.from_numpy(np.array(values[part])).float(), (0, 0, 0, nothing), value=fill)
-
-        return prepare_again(
-            concatenate([native, empty_batch(nothing)]),
-            pad(rv, (0, nothing), value=torch.nan),
-            flux=padded(self.spectra.flux),
-            sigma=padded(self.spectra.sigma, 1.0),
-            continuum=padded(self.continuum),
-            weight=padded(self.spectra.weight),
-        )
 
 
 @single_thread()
 def make_measured(run: Run, unit: int | None) -> Made:
-    """Measure a shard, one row per spectrum, null outside the sample (paper section 3.5).
-
-    Spectra come prepared from the stage before, except with the paper's preset, whose preparation is another one.
-    """
+    """Measure a shard, one row per spectrum, null outside the sample (paper section 3.5)."""
     assert unit is not None
     shard = Shard.open(run.store, unit)
     rows, velocity = _read_velocity(run, unit, shard)
     transfer = run.transfer()
     settings = settings_for(transfer, run.settings.measure)
-    kept = _PreparedShard.load(run.prepared(unit)) if grid_for(settings.preset) == STARGAP else None
     facts, failure = shard.facts(), shard.failures()
     columns = unmeasured(facts, failure, shard.spectrum_id)
     columns |= {column.name: np.full(len(shard), np.nan) for column in DOMAINS}
     for part in _batches(len(rows)):
-        here, native = rows[part], shard.read(rows[part])
+        here = rows[part]
         measured, fitted = measure_native(
-            native,
+            shard.read(here),
             [facts[row] for row in here],
             settings,
             run.emulator(),
@@ -218,7 +191,6 @@ def make_measured(run: Run, unit: int | None) -> Made:
             spectrum_id=shard.spectrum_id[here],
             transfer=transfer,
             velocity=velocity[part],
-            prepared=None if kept is None else kept.batch(part, native, velocity.rv[part]),
         )
         for name, values in (measured | _of_domains(fitted, len(here))).items():
             columns[name][here] = values

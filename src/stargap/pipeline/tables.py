@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from stargap.files import part_folder, replacing, sweep_parts
 from stargap.pipeline.folder import Columns, Made, Run, content_digest, joined_rows
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.store.shards import Shard
+from stargap.survey.cleaning.bins import Features
 from stargap.survey.cleaning.clean import Cleaning, clean
 from stargap.survey.cleaning.marked import overrule_spectra, read_marked, refuse_other_run
 from stargap.survey.cleaning.page import overrule, write_cleaning_page
@@ -27,37 +28,20 @@ from stargap.tables.parquet import read_columns, write_columns, write_parts
 __all__ = ["companion_digests", "make_catalogue", "make_clean", "make_table", "overrule_digest"]
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """Prepared spectra of one shard, mapped from the disk only while they are read."""
-
-    folder: Path
-
-    @property
-    def flux(self) -> NDArray[np.float32]:
-        return PreparedSpectra.load(self.folder).flux
-
-    @property
-    def sigma(self) -> NDArray[np.float32]:
-        return PreparedSpectra.load(self.folder).sigma
-
-    @property
-    def good(self) -> NDArray[np.bool_]:
-        return PreparedSpectra.load(self.folder).good
-
-
 def make_clean(run: Run, unit: int | None) -> Made:
     """Clean the whole sample, and show the rejected clusters in ``cleaning.html``."""
-    shards = [_Prepared(run.prepared(number)) for number in range(run.shards())]
+    parts = [Features.load(run.bins(number)) for number in range(run.shards())]
     (run.folder / "clean").mkdir(exist_ok=True)
     sweep_parts(run.folder / "clean")
     with part_folder(run.folder / "clean") as folder:
-        cleaning = clean(shards, run.settings.cleaning, folder=folder)
+        cleaning = clean(parts, run.settings.cleaning, folder=folder)
     if run.settings.input.overrule is not None:
         cleaning = overrule(cleaning, run.settings.input.overrule)
     if run.settings.input.marked is not None:
         cleaning = _overruled_one_by_one(run, cleaning, run.settings.input.marked)
-    products, first = list(write_cleaning_page(run.folder / "cleaning.html", cleaning, shards)), 0
+    starts = np.cumsum([0, *map(len, parts)])
+    shown = partial(_prepared_rows, run, starts)
+    products, first = list(write_cleaning_page(run.folder / "cleaning.html", cleaning, shown)), 0
     for number in range(run.shards()):
         ids = read_columns(run.part("velocity", number), ["spectrum_id"])["spectrum_id"]
         part = slice(first, first + len(ids))
@@ -66,6 +50,15 @@ def make_clean(run: Run, unit: int | None) -> Made:
         write_columns(products[-1], columns | {"rejected": cleaning.rejected[part]})
         first += len(ids)
     return Made(products, first, {"rejected": int(cleaning.rejected.sum())})
+
+
+def _prepared_rows(run: Run, starts: NDArray[np.int64], rows: NDArray[np.int64]) -> PreparedSpectra:
+    """Return some of all spectra, ascending, prepared; shards begin at `starts` ``(shard + 1,)``."""
+    from stargap.pipeline.spectra import prepared_spectra
+
+    places = np.split(rows, np.searchsorted(rows, starts[1:-1]))
+    parts = [prepared_spectra(run, unit, some - starts[unit]) for unit, some in enumerate(places) if some.size]
+    return PreparedSpectra.joined(parts)
 
 
 def _overruled_one_by_one(run: Run, cleaning: Cleaning, path: Path) -> Cleaning:

@@ -13,7 +13,7 @@ from stargap.spectra.linespread import missing_blur
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.smoother import normalise, smoother_for
 
-__all__ = ["Prepared", "prepare", "prepare_again", "restore", "smear"]
+__all__ = ["Prepared", "prepare", "restore", "smear"]
 
 LEAST_CONTINUUM = 1e-6
 """The least pseudo-continuum that a flux is divided by, as a fraction of the star's typical flux."""
@@ -100,50 +100,6 @@ def prepare(native: NativeBatch, rv: PerStar, grid: PixelGrid = STARGAP) -> Prep
         fraction=t,
         bad_fraction=1.0 - usable.sum(dim=1) / unmasked[:, inner].sum(dim=1),
         bad_continuum=(possible & ~positive).any(dim=1),
-    )
-
-
-def prepare_again(
-    native: NativeBatch, rv: PerStar, *, flux: Spectra, sigma: Spectra, continuum: Spectra, weight: SupportSpectra
-) -> Prepared:
-    """Return what ``prepare(native, rv)`` returned, bit for bit, from the arrays that were kept of it.
-
-    Args:
-        native: spectra on the log-lambda grid.
-        rv: velocities (km/s), ``(star,)``; those of rows with NaN are 0, as in `prepare`.
-        flux: normalised flux.
-        sigma: its error.
-        continuum: the pseudo-continuum.
-        weight: which pixels the pseudo-continuum was made of, 0 or 1.
-
-    Example:
-        >>> from stargap.spectra.log_lambda import empty_batch
-        >>> native = empty_batch(1)
-        >>> star = prepare(native, torch.tensor([30.0]))
-        >>> kept = {name: getattr(star, name) for name in ("flux", "sigma", "continuum", "weight")}
-        >>> again = prepare_again(native, torch.tensor([30.0]), **kept)
-        >>> bool((again.good == star.good).all()), bool((again.inverse_kernel == star.inverse_kernel).all())
-        (True, True)
-    """
-    grid, inner = STARGAP, STARGAP.inner
-    index, t, gap, _ = _resampling(rv, grid)
-    coverage = smoother_for(grid)(weight)[:, inner]
-    possible = (weight > 0)[:, inner] & (coverage >= grid.least_kernel_weight)
-    usable = possible & (continuum > LEAST_CONTINUUM)
-    return Prepared(
-        grid=grid,
-        native=native,
-        flux=flux,
-        sigma=sigma,
-        continuum=continuum,
-        good=usable,
-        weight=weight,
-        inverse_kernel=1.0 / coverage.clamp_min(grid.least_kernel_weight),
-        blur=smear(t, gap, grid) + missing_blur(native.resolution, grid),
-        index=index,
-        fraction=t,
-        bad_fraction=1.0 - usable.sum(dim=1) / _unmasked(index, grid)[:, inner].sum(dim=1),
-        bad_continuum=(possible & ~usable).any(dim=1),
     )
 
 

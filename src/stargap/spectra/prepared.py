@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +94,12 @@ class PreparedSpectra:
             shape = (count, *like.shape[1:])
             arrays.append(np.lib.format.open_memmap(path, mode="w+", dtype=like.dtype, shape=shape))
         return cls(*arrays)
+
+    @classmethod
+    def joined(cls, parts: Sequence[PreparedSpectra]) -> PreparedSpectra:
+        """Return all spectra of some parts in memory, in order."""
+        every = parts or [cls.empty(0)]
+        return cls(*(np.concatenate([getattr(part, f.name) for part in every]) for f in fields(cls)))
 
     def put(self, first: int, part: PreparedSpectra) -> None:
         """Copy `part` to the rows from `first` on."""

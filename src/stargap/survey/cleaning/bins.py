@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stargap.files import replacing
 from stargap.pixels import STARGAP, WINDOWS
 from stargap.survey.cleaning.rules import QUIET, CleaningSettings
 
@@ -22,13 +23,13 @@ __all__ = [
     "Features",
     "SpectraPart",
     "bin_spectra",
-    "read_blocks",
+    "joined_features",
 ]
 
 LARGEST = 1e4
 """Normalised flux beyond which a pixel is bad, whatever its mask says."""
-READ = 512
-"""Spectra read at a time."""
+BINNED = 512
+"""Spectra binned at a time."""
 ROWS = 8192
 """Spectra compared with all clusters at a time; part of the definition, since sums round."""
 FIRST_BIN, BIN = 6003, 15
@@ -62,7 +63,7 @@ BIN_CENTRES, STARTS, QUIET_BINS = _bins()
 
 
 class SpectraPart(Protocol):
-    """Prepared spectra, ``(star, pixel)`` on ``STARGAP.wavelength``, in memory or mapped: `PreparedSpectra` is one."""
+    """Prepared spectra, ``(star, pixel)`` on ``STARGAP.wavelength``: `PreparedSpectra` are such."""
 
     @property
     def flux(self) -> NDArray[np.float32]:
@@ -96,7 +97,7 @@ class DiskRows:
         """Return a copy of some rows."""
         return np.array(np.load(self._path, mmap_mode="r")[rows])
 
-    def __setitem__(self, rows: slice, values: NDArray[np.float64]) -> None:
+    def __setitem__(self, rows: slice, values: NDArray[np.float16]) -> None:
         np.load(self._path, mmap_mode="r+")[rows] = values
 
 
@@ -111,6 +112,22 @@ class Features:
     sigma: NDArray[np.float16] | DiskRows
     inside: NDArray[np.float32]
     expected: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.inside)
+
+    def save(self, folder: Path) -> None:
+        """Write one ``.npy`` file an array into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for field in fields(self):
+            with replacing(folder / f"{field.name}.npy") as file:
+                np.save(file, getattr(self, field.name)[:])
+
+    @classmethod
+    def load(cls, folder: Path) -> Features:
+        """Map the arrays written by `save` from disk."""
+        paths = (folder / f"{field.name}.npy" for field in fields(cls))
+        return cls(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths))
 
     def rows(self, rows: NDArray[np.int64], settings: CleaningSettings) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return depths (0 where bad) and weights, float32 ``(row, bin)``."""
@@ -128,7 +145,7 @@ class Features:
         """Return the noise of neighbouring quiet bins over what their errors say, at least 1."""
         pair = np.flatnonzero(QUIET_BINS[1:] & QUIET_BINS[:-1] & (np.diff(BIN_CENTRES) == BIN))
         ratios = [np.empty(0)]
-        for first in range(0, len(self.depth), ROWS):
+        for first in range(0, len(self), ROWS):
             depth, sigma = (array[first : first + ROWS].astype(np.float64) for array in (self.depth, self.sigma))
             noisy = np.flatnonzero((~np.isnan(sigma)).any(axis=1))
             noisy = noisy[np.nanmedian(sigma[noisy], axis=1) > NOISY]
@@ -139,34 +156,45 @@ class Features:
         return float(np.clip(np.median(every) / MEDIAN_OF_NORMAL, 1.0, 10.0)) if every.size else 1.0
 
 
-def read_blocks(parts: Sequence[SpectraPart]) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]]:
-    """Yield flux, sigma and good of a few hundred spectra at a time, in order."""
-    for part in parts:
-        for first in range(0, len(part.flux), READ):
-            rows = slice(first, first + READ)
-            yield np.asarray(part.flux[rows]), np.asarray(part.sigma[rows]), np.asarray(part.good[rows])
-
-
-def bin_spectra(parts: Sequence[SpectraPart], folder: Path | None = None) -> Features:
-    """Average spectra in bins; a bin needs half of its pixels, and pixels that are not finite are bad.
-
-    Each row is summed by itself, so that the result does not depend on how many are read at a time.
+def joined_features(parts: Sequence[Features], folder: Path | None = None) -> Features:
+    """Return the features of several parts in one, in order.
 
     Args:
-        parts: prepared spectra, in order; read once.
+        parts: read once.
         folder: where depths and sigmas are kept; in memory if None.
+    """
+    count = sum(map(len, parts))
+    depth, sigma = (_rows(folder, name, (count, STARTS.size)) for name in ("depth", "sigma"))
+    inside, expected = np.empty((2, count), dtype=np.float32)
+    first = 0
+    for part in parts:
+        rows = slice(first, first + len(part))
+        depth[rows], sigma[rows] = part.depth[:], part.sigma[:]
+        inside[rows], expected[rows] = part.inside, part.expected
+        first += len(part)
+    return Features(depth, sigma, inside, expected)
+
+
+def bin_spectra(spectra: SpectraPart) -> Features:
+    """Average spectra in bins; a bin needs half of its pixels, and pixels that are not finite are bad.
+
+    Each row is summed by itself, so that the result does not depend on how many are binned at a time.
+
+    Example:
+        >>> from stargap.spectra.prepared import PreparedSpectra
+        >>> features = bin_spectra(PreparedSpectra.empty(2))
+        >>> features.depth.shape, bool(np.isnan(features.depth).all())
+        ((2, 146), True)
     """
     pixels = (STARTS[:, None] + np.arange(BIN)).ravel()
     place = np.arange(BIN) - (BIN - 1) / 2
-    count, bins = sum(len(part.flux) for part in parts), STARTS.size
-    depth, error = (_rows(folder, name, (count, bins)) for name in ("depth", "sigma"))
+    count, bins = len(spectra.flux), STARTS.size
+    depth, error = np.empty((2, count, bins), dtype=np.float16)
     within, expected = np.empty((2, count), dtype=np.float32)
-    first = 0
-    for flux, sigma, good in read_blocks(parts):
-        rows = slice(first, first + len(flux))
-        first += len(flux)
-        shape = (len(flux), bins, BIN)
-        value, pixel_error, use = (array[:, pixels].reshape(shape) for array in (flux, sigma, good))
+    for first in range(0, count, BINNED):
+        rows = slice(first, first + BINNED)
+        flux, sigma, good = (array[rows][:, pixels] for array in (spectra.flux, spectra.sigma, spectra.good))
+        value, pixel_error, use = (array.reshape(len(flux), bins, BIN) for array in (flux, sigma, good))
         use = use & np.isfinite(value) & np.isfinite(pixel_error) & (pixel_error > 0) & (np.abs(value) < LARGEST)
         number = use.sum(axis=2)
         enough = number >= BIN // 2

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stargap.flags import Clean
 from stargap.pixels import STARGAP
-from stargap.survey.cleaning.bins import BIN, BIN_CENTRES, NATIVE, QUIET_BINS, ROWS, Features, SpectraPart, bin_spectra
+from stargap.survey.cleaning.bins import BIN, BIN_CENTRES, NATIVE, QUIET_BINS, ROWS, Features, joined_features
 from stargap.survey.cleaning.rules import CleaningSettings, is_rejected
 
 __all__ = ["Cleaning", "Cluster", "clean"]
@@ -79,7 +79,7 @@ class Cleaning:
 
 def _flags_of_spectra(features: Features, settings: CleaningSettings) -> NDArray[np.int64]:
     """Flags of spectra that need no cluster to be rejected."""
-    flags = np.zeros(len(features.depth), dtype=np.int64)
+    flags = np.zeros(len(features), dtype=np.int64)
     for first in range(0, len(flags), ROWS):
         rows = slice(first, first + ROWS)
         seen = ~np.isnan(features.depth[rows])
@@ -100,40 +100,41 @@ def _flags_of_spectra(features: Features, settings: CleaningSettings) -> NDArray
 
 
 def clean(
-    parts: Sequence[SpectraPart], settings: CleaningSettings | None = None, *, folder: Path | None = None
+    parts: Sequence[Features], settings: CleaningSettings | None = None, *, folder: Path | None = None
 ) -> Cleaning:
     """Find the spectra that are no usable M dwarfs, by rules against what M dwarfs are observed to be.
 
-    Spectra are averaged in 146 bins of 15 A clear of excluded windows. Rejected one by one are those with too few good
-    bins, without pixels at one end, without signal, or with sharp structure in quiet bins, where all mean spectra of
-    dwarfs K5-M9 are flat. The others are clustered: K-means (mini-batches, weights by noise) finds the centres; every
-    spectrum goes to the centre with the smallest weighted squared difference over its good bins; centres become
-    weighted means, a few times over. A cluster is rejected when its mean has no bands (the depths of TiO5, 7128-7143 A
-    against 7038-7053 A, and of CaH1 at 6378-6393 A together), when it has TiO5 without CaH1 (giants), or when it is not
-    flat in quiet bins. A spectrum is rejected when it is far from every cluster. What remains is
+    Spectra are averages in 146 bins of 15 A clear of excluded windows (`bin_spectra`). Rejected one by one are those
+    with too few good bins, without pixels at one end, without signal, or with sharp structure in quiet bins, where all
+    mean spectra of dwarfs K5-M9 are flat. The others are clustered: K-means (mini-batches, weights by noise) finds the
+    centres; every spectrum goes to the centre with the smallest weighted squared difference over its good bins; centres
+    become weighted means, a few times over. A cluster is rejected when its mean has no bands (the depths of TiO5,
+    7128-7143 A against 7038-7053 A, and of CaH1 at 6378-6393 A together), when it has TiO5 without CaH1 (giants), or
+    when it is not flat in quiet bins. A spectrum is rejected when it is far from every cluster. What remains is
     clustered anew until no cluster is rejected, at most ``settings.rounds`` times. No rule looks at models or at
     labels, and H-alpha is in no bin: activity plays no part. Borderline clusters are kept.
 
     Memory: about 700 bytes per spectrum and 0.15 GB, 0.9 GB for a million; with a folder 600 bytes of these are on
-    disk. The result depends neither on how the spectra are cut into parts nor on how they are read.
+    disk. The result does not depend on how the spectra are cut into parts.
 
     Args:
-        parts: prepared spectra, in order; read once.
+        parts: binned spectra, in order; read once.
         settings: by default `CleaningSettings()`.
         folder: an empty one for what is kept of each spectrum; it is kept in memory if None.
 
     Example:
         >>> from stargap.flags import Clean
         >>> from stargap.spectra.prepared import PreparedSpectra
-        >>> result = clean([PreparedSpectra.empty(2)])
+        >>> from stargap.survey.cleaning.bins import bin_spectra
+        >>> result = clean([bin_spectra(PreparedSpectra.empty(2))])
         >>> result.rejected.tolist(), Clean.describe(result.flags[0])
         ([True, True], 'too few good pixels to be judged')
     """
     settings = settings or CleaningSettings()
-    features = bin_spectra(parts, folder)
+    features = joined_features(parts, folder)
     if settings.noise_factor is None:
         settings = settings.model_copy(update={"noise_factor": features.noise_factor()})
-    count = len(features.depth)
+    count = len(features)
     flags = _flags_of_spectra(features, settings)
     cluster = np.full(count, -1, dtype=np.int64)
     distance = np.full(count, np.nan)

@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from stargap.errors import UsageError
 from stargap.files import read_text, replacing
 from stargap.flags import Clean
-from stargap.survey.cleaning.bins import BIN_CENTRES, SpectraPart, read_blocks
+from stargap.survey.cleaning.bins import BIN_CENTRES, SpectraPart
 from stargap.survey.cleaning.clean import Cleaning, Cluster
 
 __all__ = ["overrule", "write_cleaning_page"]
 
 MEMBERS = 5
 """Members of a cluster that its picture shows."""
+AVERAGED = 200
+"""Most members that the mean in its picture is of."""
 ALONE = (Clean.FEW_PIXELS, Clean.MISSING_ARM, Clean.NO_SIGNAL, Clean.ROUGH, Clean.OUTLIER)
 
 
@@ -39,9 +41,10 @@ def overrule(cleaning: Cleaning, path: str | Path) -> Cleaning:
     Example:
         >>> from stargap.survey.cleaning.clean import clean
         >>> from stargap.spectra.prepared import PreparedSpectra
+        >>> from stargap.survey.cleaning.bins import bin_spectra
         >>> file = getfixture("tmp_path") / "overrule.toml"
         >>> _ = file.write_text('made_for = "0123456789abcdef"')
-        >>> overrule(clean([PreparedSpectra.empty(1)]), file)
+        >>> overrule(clean([bin_spectra(PreparedSpectra.empty(1))]), file)
         Traceback (most recent call last):
         ...
         stargap.errors.UsageError: .../overrule.toml: made for the cleaning 0123456789abcdef, not for ...
@@ -89,7 +92,9 @@ def _read_overrule(path: Path, cleaning: Cleaning) -> dict[int, str]:
     return {int(name): wish for name, wish in wishes.items()}
 
 
-def write_cleaning_page(path: str | Path, cleaning: Cleaning, parts: Sequence[SpectraPart]) -> tuple[Path, Path]:
+def write_cleaning_page(
+    path: str | Path, cleaning: Cleaning, spectra: Callable[[NDArray[np.int64]], SpectraPart]
+) -> tuple[Path, Path]:
     """Write one self-contained HTML page: what was rejected and why, with pictures of rejected and borderline clusters.
 
     Beside it the same is written as data, with the suffix ``.json``::
@@ -104,24 +109,18 @@ def write_cleaning_page(path: str | Path, cleaning: Cleaning, parts: Sequence[Sp
 
     Args:
         path: usually ``cleaning.html``.
-        cleaning: what `clean` said of `parts`.
-        parts: the same spectra in the same order; read once.
+        cleaning: of all spectra.
+        spectra: returns those of some rows of `cleaning`, which are ascending, prepared. Means in pictures are of at
+            most `AVERAGED` members.
 
     Returns:
         the paths of the page and of the data.
-
-    Raises:
-        UsageError: another number of spectra than were cleaned.
     """
-    count = sum(len(part.flux) for part in parts)
-    if count != len(cleaning.flags):
-        message = f"{count} spectra given for a cleaning of {len(cleaning.flags)}: give the same ones"
-        raise UsageError(message)
     shown = [cluster for cluster in cleaning.clusters if cluster.verdict != "good"]
     groups = {str(one.number): np.flatnonzero(cleaning.cluster == one.number) for one in shown}
     groups |= {flag.name or "": np.flatnonzero(cleaning.flags & int(flag)) for flag in ALONE}
-    means = _means(parts, {name: rows for name, rows in groups.items() if name.isdigit()})
-    members = _members(parts, {name: _spread(rows) for name, rows in groups.items()})
+    means = {name: _mean(spectra(_spread(rows, AVERAGED))) for name, rows in groups.items() if name.isdigit()}
+    members = {name: _lines(spectra(_spread(rows, MEMBERS))) for name, rows in groups.items()}
     sections, pictures = [_opening(cleaning)], []
     for one in sorted(shown, key=lambda one: (one.verdict != "rejected", one.number)):
         title, reason = f"cluster {one.number}: {_spectra(one.size)}, {one.verdict}", _reason(one)
@@ -173,51 +172,26 @@ def _spectra(count: int) -> str:
     return "1 spectrum" if count == 1 else f"{count} spectra"
 
 
-def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return rows[np.unique(np.linspace(0, rows.size - 1, MEMBERS).round().astype(int))] if rows.size else rows
+def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return at most so many of some rows, evenly spread."""
+    places = np.linspace(0, rows.size - 1, min(most, rows.size)).round().astype(np.int64)
+    return np.asarray(rows[np.unique(places)])
 
 
-def _members(parts: Sequence[SpectraPart], groups: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
-    """Return the flux of some rows of each group, NaN where bad."""
-    found: dict[str, list[NDArray[Any]]] = {name: [] for name in groups}
-    first = 0
-    for part in parts:
-        flux, good = part.flux, part.good
-        for name, rows in groups.items():
-            for row in rows[(rows >= first) & (rows < first + len(flux))] - first:
-                found[name].append(np.where(good[row], np.asarray(flux[row], dtype=np.float64), np.nan))
-        first += len(flux)
-    return {name: np.array(lines) for name, lines in found.items()}
+def _lines(spectra: SpectraPart) -> NDArray[np.float64]:
+    """Return fluxes, NaN where bad."""
+    return np.where(spectra.good, np.asarray(spectra.flux, dtype=np.float64), np.nan)
 
 
-def _means(
-    parts: Sequence[SpectraPart], groups: dict[str, NDArray[np.int64]]
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return mean and scatter over the good pixels of each group, weighted by errors with a floor."""
-    count = sum(len(part.flux) for part in parts)
-    which = np.full(count, -1)
-    for place, rows in enumerate(groups.values()):
-        which[rows] = place
-    sums: list[NDArray[np.float64]] = []
-    first = 0
-    for flux, sigma, good in read_blocks(parts):
-        if not sums:
-            sums = list(np.zeros((3, len(groups), flux.shape[1])))
-        group = which[first : first + len(flux)]
-        for place in np.unique(group[group >= 0]):
-            here = group == place
-            use = good[here] & np.isfinite(flux[here]) & np.isfinite(sigma[here])
-            weight = np.where(use, 1 / (np.where(use, sigma[here], 1).astype(np.float64) ** 2 + 0.03**2), 0)
-            value = np.where(use, flux[here], 0).astype(np.float64).clip(-100, 100)
-            for total, part in zip(sums, (weight, weight * value, weight * value**2), strict=True):
-                total[place] += part.sum(axis=0)
-        first += len(flux)
-    found = {}
-    for place, name in enumerate(groups):
-        weight = np.where(sums[0][place] > 0, sums[0][place], np.nan)
-        mean = sums[1][place] / weight
-        found[name] = mean, np.sqrt((sums[2][place] / weight - mean**2).clip(0))
-    return found
+def _mean(spectra: SpectraPart) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and scatter over good pixels, weighted by errors with a floor; NaN where there are none."""
+    use = spectra.good & np.isfinite(spectra.flux) & np.isfinite(spectra.sigma)
+    weight = np.where(use, 1 / (np.where(use, spectra.sigma, 1).astype(np.float64) ** 2 + 0.03**2), 0)
+    value = np.where(use, spectra.flux, 0).astype(np.float64).clip(-100, 100)
+    total = weight.sum(axis=0)
+    total = np.where(total > 0, total, np.nan)
+    mean = (weight * value).sum(axis=0) / total
+    return mean, np.sqrt(((weight * value**2).sum(axis=0) / total - mean**2).clip(0))
 
 
 def _picture(members: NDArray[Any], title: str, mean: Any = None, scatter: Any = None) -> str:
