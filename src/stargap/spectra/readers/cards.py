@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from astropy.io import fits
 
-__all__ = ["Value", "card", "fact_angle", "fact_int", "fact_number", "fact_text"]
+from stargap.spectra.readers.plain import Header, PlainHeader
+
+__all__ = ["Value", "card", "cards", "fact_angle", "fact_int", "fact_number", "fact_text"]
 
 Value: TypeAlias = str | int | float | bool | None
 
@@ -15,7 +18,7 @@ _NUMBER_SENTINELS = (-9999.0, -999.0)
 _TEXT_SENTINELS = ("", "NULL", "-9999", "-9999.0", "-999")
 
 
-def card(header: fits.Header, key: str) -> Value:
+def card(header: Header, key: str) -> Value:
     """Return the value of a card: text, a number or a bool; None when it is missing, empty or not FITS.
 
     Example:
@@ -28,6 +31,26 @@ def card(header: fits.Header, key: str) -> Value:
     except fits.VerifyError:
         return None
     return value if isinstance(value, str | int | float) else None
+
+
+def cards(header: Header, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Value]]:
+    """Yield keyword and value of each card whose keyword is wanted, in the order of the header, repeated ones included.
+
+    Example:
+        >>> header = fits.Header([("CTYPE1", "AWAV"), ("SNRR", 37.99), ("CTYPE2", 7)])
+        >>> list(cards(header, lambda keyword: keyword.startswith("CTYPE")))
+        [('CTYPE1', 'AWAV'), ('CTYPE2', 7)]
+    """
+    if isinstance(header, PlainHeader):
+        yield from ((keyword, card(header, keyword)) for keyword in header if wanted(keyword))
+        return
+    for found in header.cards:
+        if wanted(found.keyword):
+            try:
+                value = found.value
+            except fits.VerifyError:
+                value = None
+            yield found.keyword, value if isinstance(value, str | int | float) else None
 
 
 def fact_text(value: Value) -> str | None:

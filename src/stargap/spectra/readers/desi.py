@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from stargap.errors import SpectrumError
 from stargap.spectra.readers.cards import fact_angle, fact_int, fact_number
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
+from stargap.spectra.readers.plain import HDU, HDUs
 from stargap.spectra.resolution import INSTRUMENTS, Power, from_resolution_matrix, over
 from stargap.spectra.spectrum import Facts
 
@@ -24,7 +24,7 @@ _SAME = 0.01
 """Pixels of two arms whose wavelengths differ by less (A) are one pixel."""
 
 
-def is_desi(hdul: fits.HDUList, path: str | Path) -> bool:
+def is_desi(hdul: HDUs, path: str | Path) -> bool:
     """Whether HDUs are named FIBERMAP and R_WAVELENGTH, R_FLUX or those of another arm.
 
     Example:
@@ -35,12 +35,12 @@ def is_desi(hdul: fits.HDUList, path: str | Path) -> bool:
     return "FIBERMAP" in names and any({f"{arm}_WAVELENGTH", f"{arm}_FLUX"} <= names for arm in _ARMS)
 
 
-def count_desi(hdul: fits.HDUList) -> int:
+def count_desi(hdul: HDUs) -> int:
     """Return how many spectra the file holds: one a target in ``coadd``, one a target and exposure in ``spectra``."""
-    return int(hdul["FIBERMAP"].header["NAXIS2"])
+    return int(_fibermap(hdul).header["NAXIS2"])
 
 
-def parse_desi(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
+def parse_desi(hdul: HDUs, path: str | Path, place: int) -> Content:
     """Read one spectrum: the arms B, R and Z joined, weighted by their inverse variances where they overlap.
 
     Wavelengths are vacuum and barycentric. A pixel of an arm is bad where its mask is not 0. Sky fibres are refused.
@@ -51,7 +51,7 @@ def parse_desi(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
     Raises:
         SpectrumError: HDUs of an arm are missing or do not fit its wavelengths, or the fibre was on the sky.
     """
-    fibre = hdul["FIBERMAP"]
+    fibre = _fibermap(hdul)
     row = {name: fibre.data[name][place] for name in _FACTS if name in column_names(fibre)}
     if str(row.get("OBJTYPE", "")).strip().upper() == "SKY":
         raise SpectrumError(path, "a sky fibre (OBJTYPE = SKY)")
@@ -78,7 +78,11 @@ _FACTS = (
 Arm = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
-def _arm(hdul: fits.HDUList, arm: str, place: int, path: str | Path) -> Arm:
+def _fibermap(hdul: HDUs) -> HDU:
+    return next(hdu for hdu in hdul if hdu.name == "FIBERMAP")
+
+
+def _arm(hdul: HDUs, arm: str, place: int, path: str | Path) -> Arm:
     def image(what: str) -> NDArray[Any]:
         found = next((hdu for hdu in hdul if hdu.name == f"{arm}_{what}"), None)
         if found is None or found.data is None:
@@ -93,7 +97,7 @@ def _arm(hdul: fits.HDUList, arm: str, place: int, path: str | Path) -> Arm:
     return wavelength.astype(float), np.where(good, flux, 0.0), np.where(good, ivar, 0.0)
 
 
-def _resolution(hdul: fits.HDUList, place: int) -> Power:
+def _resolution(hdul: HDUs, place: int) -> Power:
     """Return the resolving power over the wavelengths of the arms R and Z."""
     hdus = {hdu.name: hdu for hdu in hdul}
     waves, powers = [], []
@@ -136,7 +140,7 @@ def join_arms(arms: list[Arm], path: str | Path) -> Arm:
     return joined, np.divide(total, weight, out=np.zeros_like(total), where=weight > 0), weight
 
 
-def _night(hdul: fits.HDUList, target: int | None) -> int | None:
+def _night(hdul: HDUs, target: int | None) -> int | None:
     """Return the mean night of a target's exposures (MJD), which co-adds of tiles have in a table of their own."""
     table = next((hdu for hdu in hdul if hdu.name == "EXP_FIBERMAP"), None)
     if table is None or target is None or not {"TARGETID", "MJD"} <= column_names(table):

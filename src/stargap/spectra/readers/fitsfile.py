@@ -1,8 +1,9 @@
 """Opens a FITS file safely: whole, unharmed and bounded, or one SpectrumError that says why not.
 
-``astropy.io.fits`` does the reading, but it meets lost gzip trailers, cut files and impossible sizes in silence
-or with misleading errors, and reads on into what follows the last HDU. So files are unzipped and HDUs read one
-by one here, and what a header promises is checked before its data are touched.
+``astropy.io.fits`` reads every HDU that is not plain (`stargap.spectra.readers.plain`), but it meets lost gzip
+trailers, cut files and impossible sizes in silence or with misleading errors, and reads on into what follows the last
+HDU. So files are unzipped and HDUs read one by one here, and what a header promises is checked before its data are
+touched.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import re
 import stat
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from astropy.io import fits
 from astropy.io.fits.hdu import BITPIX2DTYPE
@@ -23,29 +25,24 @@ from astropy.io.fits.hdu.base import ExtensionHDU
 
 from stargap.errors import SpectrumError
 from stargap.spectra.readers.cards import card
+from stargap.spectra.readers.plain import BLOCK, CARD, END, HDU, MAX_HEADER, PRINTABLE, HDUs, PlainHDU, plain_hdu
 
-__all__ = ["column_names", "load_fits", "open_fits"]
+__all__ = ["column_names", "is_image_hdu", "is_table_hdu", "load_fits", "open_fits", "table_column"]
 
 _MAX_BYTES = 1 << 28
-_MAX_HEADER = 1 << 20
-"""Bytes that one header may have, which are 13,000 cards."""
 _MAX_HDUS = 1000
 """A full SDSS file, with each of its exposures, has fewer than a hundred."""
 _MAX_MEMBERS = 10_000
 """Members that a gzip file may have; block-compressed files have one per 64 KiB."""
-_BLOCK = 2880
-_CARD = 80
 _GZIP_MAGIC = b"\x1f\x8b"
 _CUT = "the file is cut short (less data than its header promises)"
 _DAMAGED = "a header is damaged"
 _NO_END = "a header is cut short or damaged (no END card)"
 _ENDLESS = re.compile(rb"NAXIS *= *\+?0*[1-9]\d{3}", re.IGNORECASE)  # astropy makes a list of this length at once
-_PRINTABLE = bytes(byte if 0x20 <= byte < 0x7F else ord("?") for byte in range(256))
-_END = b"END".ljust(_CARD)
 
 
 @contextmanager
-def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
+def open_fits(path: str | Path) -> Iterator[HDUs]:
     """Read a FITS file, plain or gzip by its content whatever its name says, and give its HDUs from memory.
 
     Checked before anything is decoded: that it is a regular file of 1 byte to 256 MiB (also unzipped, from at most
@@ -62,7 +59,7 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
         yield load_fits(path)
 
 
-def load_fits(path: str | Path, *, largest: int = _MAX_BYTES) -> fits.HDUList:
+def load_fits(path: str | Path, *, largest: int = _MAX_BYTES) -> HDUs:
     """Return the HDUs of a FITS file from memory, checked as `open_fits` says.
 
     Args:
@@ -92,18 +89,37 @@ def load_fits(path: str | Path, *, largest: int = _MAX_BYTES) -> fits.HDUList:
         raise SpectrumError(path, _DAMAGED) from error
 
 
-def column_names(hdu: fits.PrimaryHDU | ExtensionHDU) -> set[str]:
+def is_table_hdu(hdu: HDU) -> bool:
+    """Whether an HDU is a binary table."""
+    return hdu.columns is not None if isinstance(hdu, PlainHDU) else isinstance(hdu, fits.BinTableHDU)
+
+
+def is_image_hdu(hdu: HDU) -> bool:
+    """Whether an HDU is an image, which may have no pixels."""
+    return hdu.columns is None if isinstance(hdu, PlainHDU) else isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU)
+
+
+def column_names(hdu: HDU) -> Set[str]:
     """Return the names of the columns of a binary table, in upper case; nothing for another kind of HDU.
 
     Raises:
         ValueError: the columns do not fill the row.
     """
+    if isinstance(hdu, PlainHDU):
+        return (hdu.columns or {}).keys()
     if not isinstance(hdu, fits.BinTableHDU):
         return set()
     if hdu.columns.dtype.itemsize != hdu.header["NAXIS1"]:
         message = "the columns do not fill the row"
         raise ValueError(message)
     return {name.upper() for name in hdu.columns.names}
+
+
+def table_column(hdu: HDU, name: str) -> Any:
+    """Return what a table says of a column, with name, format and unit, by its name in upper case."""
+    if isinstance(hdu, PlainHDU):
+        return (hdu.columns or {})[name]
+    return next(one for one in hdu.columns if one.name.upper() == name)
 
 
 def _too_large(largest: int) -> str:
@@ -162,30 +178,35 @@ def _gunzip(raw: bytes, path: str | Path, largest: int) -> bytes:
     return bytes(content)
 
 
-def _units(raw: bytes, path: str | Path) -> fits.HDUList:
-    stream, start = io.BytesIO(raw + bytes(-len(raw) % _BLOCK)), 0
-    hdus: list[fits.PrimaryHDU | ExtensionHDU] = []
+def _units(raw: bytes, path: str | Path) -> HDUs:
+    start, hdus = 0, list[HDU]()
     while start == 0 or raw.startswith(b"XTENSION", start):
         if len(hdus) == _MAX_HDUS:
             raise SpectrumError(path, f"over {_MAX_HDUS:,} HDUs, which is not one spectrum")
-        _check_header(raw, start, path)
-        hdu = _unit(stream, start)
-        place = hdu.fileinfo()
-        if place["datLoc"] + hdu.size > len(raw):
-            raise SpectrumError(path, _CUT)
-        sums = (("CHECKSUM", hdu.verify_checksum), ("DATASUM", hdu.verify_datasum))
-        if not all(verify() for key, verify in sums if card(hdu.header, key)):
-            raise SpectrumError(path, "a checksum does not fit: the file is damaged")
+        plain = plain_hdu(raw, start)
+        hdu, start = (plain, plain.end) if plain is not None else _of_astropy(raw, start, path)
         hdus.append(hdu)
-        start = place["datLoc"] + place["datSpan"]
-    return fits.HDUList(hdus)
+    return hdus
+
+
+def _of_astropy(raw: bytes, start: int, path: str | Path) -> tuple[HDU, int]:
+    """Return the HDU that begins at `start`, and where the next one begins."""
+    _check_header(raw, start, path)
+    hdu = _unit(io.BytesIO(raw + bytes(-len(raw) % BLOCK)), start)
+    place = hdu.fileinfo()
+    if place["datLoc"] + hdu.size > len(raw):
+        raise SpectrumError(path, _CUT)
+    sums = (("CHECKSUM", hdu.verify_checksum), ("DATASUM", hdu.verify_datasum))
+    if not all(verify() for key, verify in sums if card(hdu.header, key)):
+        raise SpectrumError(path, "a checksum does not fit: the file is damaged")
+    return hdu, place["datLoc"] + place["datSpan"]
 
 
 def _check_header(raw: bytes, start: int, path: str | Path) -> None:
     """Refuse a header whose work would be too much, before astropy sees it."""
-    header = raw[start : start + _MAX_HEADER]
-    end = next((place for place in range(0, len(header), _CARD) if header.startswith(_END, place)), None)
-    if end is None and len(header) == _MAX_HEADER:
+    header = raw[start : start + MAX_HEADER]
+    end = next((place for place in range(0, len(header), CARD) if header.startswith(END, place)), None)
+    if end is None and len(header) == MAX_HEADER:
         raise SpectrumError(path, "a header is too long for one spectrum (over 1 MiB)")
     if _ENDLESS.search(header[:end]):
         raise SpectrumError(path, _DAMAGED)
@@ -196,7 +217,7 @@ def _unit(stream: io.BytesIO, start: int) -> fits.PrimaryHDU | ExtensionHDU:
     hdu = (ExtensionHDU if start else fits.PrimaryHDU).readfrom(stream, uint=True)
     stream.seek(start)
     header = stream.read(hdu.fileinfo()["datLoc"] - start)
-    clean = header.translate(_PRINTABLE)
+    clean = header.translate(PRINTABLE)
     if header != clean:
         stream.seek(start)
         stream.write(clean)

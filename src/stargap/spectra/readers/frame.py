@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 
 from stargap.errors import SpectrumError
 from stargap.pixels import SPEED_OF_LIGHT, air_to_vacuum
 from stargap.spectra.readers.content import Content
+from stargap.spectra.readers.plain import Header
 from stargap.spectra.readers.statements import Stated, stated_of
 from stargap.spectra.reading import ReadSettings
 from stargap.spectra.units import plain_arrays
@@ -20,7 +20,7 @@ __all__ = ["to_vacuum_heliocentric"]
 
 
 def to_vacuum_heliocentric(
-    content: Content, headers: Iterable[fits.Header], read: ReadSettings, path: str | Path, *, default: Stated
+    content: Content, headers: Iterable[Header], read: ReadSettings, path: str | Path, *, default: Stated
 ) -> Content:
     """Return a spectrum with vacuum, heliocentric wavelengths, as far as the headers and the user tell.
 

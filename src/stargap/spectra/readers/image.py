@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from stargap.errors import SpectrumError
 from stargap.spectra.readers.cards import card, fact_angle, fact_number, fact_text
 from stargap.spectra.readers.columns import inverse_variance
 from stargap.spectra.readers.content import Content
+from stargap.spectra.readers.fitsfile import is_image_hdu
+from stargap.spectra.readers.plain import HDUs, Header
 from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Facts
 from stargap.spectra.units import Logarithmic, attach_unit
@@ -24,7 +25,7 @@ _ERROR = re.compile(r"(.*_)?(ERR|ERROR|ERRORS|SIGMA|UNCERT|STDEV|NOISE|SIG)(_.*)
 _IVAR = re.compile(r"(.*_)?(IVAR|INVVAR)(_.*)?")
 
 
-def is_image(hdul: fits.HDUList) -> bool:
+def is_image(hdul: HDUs) -> bool:
     """Whether HDU 0, or the first HDU with data, is an image of one dimension with CRVAL1 and a step.
 
     Axes of length 1 do not count; of IRAF's several bands (BANDID1 ...) the first is the spectrum.
@@ -33,7 +34,7 @@ def is_image(hdul: fits.HDUList) -> bool:
     return hdu is not None and "CRVAL1" in hdu.header and _step(hdu.header) is not None
 
 
-def parse_image(hdul: fits.HDUList, path: str | Path, read: ReadSettings) -> Content:
+def parse_image(hdul: HDUs, path: str | Path, read: ReadSettings) -> Content:
     """Read an image of one dimension: linear wavelengths, natural (WAVE-LOG) or decimal (DC-FLAG = 1) logarithms.
 
     With pixel i counted from 1, x = CRVAL1 + CDELT1 (i - CRPIX1), or CD1_1 in place of CDELT1. CTYPE1 WAVE-LOG means
@@ -60,8 +61,8 @@ def parse_image(hdul: fits.HDUList, path: str | Path, read: ReadSettings) -> Con
     return Content(wavelength, flux, weights, None, _facts(header, path))
 
 
-def _spectrum(hdul: fits.HDUList) -> Any:
-    images = [hdu for hdu in hdul if isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU) and hdu.header["NAXIS"]]
+def _spectrum(hdul: HDUs) -> Any:
+    images = [hdu for hdu in hdul if is_image_hdu(hdu) and hdu.header["NAXIS"]]
     if not images:
         return None
     header = images[0].header
@@ -69,12 +70,12 @@ def _spectrum(hdul: fits.HDUList) -> Any:
     return images[0] if all(length == 1 for length in others) or "BANDID1" in header else None
 
 
-def _step(header: fits.Header) -> float | None:
+def _step(header: Header) -> float | None:
     values = (fact_number(card(header, key)) for key in ("CDELT1", "CD1_1"))
     return next((value for value in values if value), None)
 
 
-def _wavelength(header: fits.Header) -> Any:
+def _wavelength(header: Header) -> Any:
     start, step = fact_number(card(header, "CRVAL1")), _step(header)
     if start is None or step is None:
         message = "CRVAL1 or the step of the wavelengths is no number"
@@ -90,14 +91,14 @@ def _wavelength(header: fits.Header) -> Any:
     return attach_unit(axis, unit)
 
 
-def _errors(hdul: fits.HDUList, own: Any, bands: NDArray[np.float64]) -> tuple[Any, Any]:
+def _errors(hdul: HDUs, own: Any, bands: NDArray[np.float64]) -> tuple[Any, Any]:
     """Return standard deviations and inverse variances, None for what the file does not have."""
     for number in range(1, len(bands)):
         if "SIGMA" in str(card(own.header, f"BANDID{number + 1}")).upper():
             return bands[number], None
     size = own.header["NAXIS1"]
     for hdu in hdul:
-        if hdu is own or not isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU) or hdu.header["NAXIS"] == 0:
+        if hdu is own or not is_image_hdu(hdu) or hdu.header["NAXIS"] == 0:
             continue
         if hdu.size and np.size(hdu.data) == size:
             if _IVAR.fullmatch(hdu.name):
@@ -107,7 +108,7 @@ def _errors(hdul: fits.HDUList, own: Any, bands: NDArray[np.float64]) -> tuple[A
     return None, None
 
 
-def _facts(header: fits.Header, path: str | Path) -> Facts:
+def _facts(header: Header, path: str | Path) -> Facts:
     return Facts(
         path=str(path),
         layout="image",

@@ -6,15 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from astropy.io import fits
-
 from stargap.spectra.readers.cards import card, fact_angle, fact_int, fact_number, fact_text
+from stargap.spectra.readers.plain import Header
 from stargap.spectra.spectrum import Facts
 
 __all__ = ["lamost_facts"]
 
 
-def lamost_facts(header: fits.Header, path: str | Path, layout: str) -> Facts:
+def lamost_facts(header: Header, path: str | Path, layout: str) -> Facts:
     """Return the facts of a low-resolution file from its primary header.
 
     S/N comes from the cards SNRU .. SNRZ, or SN_U .. SN_Z of DR1 (which stop at 99); a band that is missing (-9999) is

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 
 from stargap.errors import SpectrumError
 from stargap.spectra.readers.cards import card, fact_number, fact_text
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.lamost import lamost_facts
+from stargap.spectra.readers.plain import HDUs
 from stargap.spectra.units import attach_unit
 
 __all__ = ["is_lamost_image", "parse_lamost_image"]
@@ -18,12 +18,12 @@ __all__ = ["is_lamost_image", "parse_lamost_image"]
 _ROWS = 5
 
 
-def is_lamost_image(hdul: fits.HDUList) -> bool:
+def is_lamost_image(hdul: HDUs) -> bool:
     """Whether HDU 0 is an image."""
     return bool(hdul[0].header["NAXIS"] == 2)
 
 
-def parse_lamost_image(hdul: fits.HDUList, path: str | Path) -> Content:
+def parse_lamost_image(hdul: HDUs, path: str | Path) -> Content:
     """Read the image of a low-resolution file; its layout is recognised by structure, never by name or DATA_V.
 
     * ``lamost-dr1``: rows flux, ivar, subcontinuum, andmask, ormask; wavelengths are ``10**(COEFF0 + COEFF1 * i)``.

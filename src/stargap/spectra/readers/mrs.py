@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from astropy.io import fits
-
 from stargap.errors import SpectrumError
 from stargap.spectra.readers.cards import card, fact_int, fact_number
 from stargap.spectra.readers.content import Content
-from stargap.spectra.readers.fitsfile import column_names
+from stargap.spectra.readers.fitsfile import column_names, is_table_hdu
 from stargap.spectra.readers.lamost import lamost_facts
+from stargap.spectra.readers.plain import HDU, HDUs
 from stargap.spectra.readers.table import bits, column
 from stargap.spectra.resolution import INSTRUMENTS
 
@@ -26,7 +25,7 @@ _MASKS = ("PIXMASK", "ANDMASK", "AND_MASK")
 """Columns of bits that are not 0 where a pixel must not be used, best first."""
 
 
-def is_mrs(hdul: fits.HDUList, path: str | Path) -> bool:
+def is_mrs(hdul: HDUs, path: str | Path) -> bool:
     """Whether this is a medium-resolution (MRS) file: named ``med-*``, or with HDUs COADD_B/_R, B-n, R-n.
 
     Example:
@@ -36,12 +35,12 @@ def is_mrs(hdul: fits.HDUList, path: str | Path) -> bool:
     return Path(path).name.startswith("med-") or any(_HDU.fullmatch(hdu.name) for hdu in hdul)
 
 
-def count_mrs(hdul: fits.HDUList) -> int:
+def count_mrs(hdul: HDUs) -> int:
     """Return how many spectra of the red arm there are: the co-add, then each exposure."""
     return len(_red(hdul))
 
 
-def parse_mrs(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
+def parse_mrs(hdul: HDUs, path: str | Path, place: int) -> Content:
     """Read one spectrum of the red arm (6300-6800 A, R = 7500): a table of a row, or of a row per pixel.
 
     Wavelengths are vacuum, heliocentric, in WAVELENGTH or LOGLAM. A pixel of an exposure is bad where PIXMASK is not 0,
@@ -74,14 +73,14 @@ def parse_mrs(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
     return Content(column(hdu, axis, path, logarithm=axis == "LOGLAM"), flux, ivar, bad, facts, _POWER)
 
 
-def _red(hdul: fits.HDUList) -> list[fits.BinTableHDU]:
-    tables = [hdu for hdu in hdul if _RED.fullmatch(hdu.name) and isinstance(hdu, fits.BinTableHDU)]
+def _red(hdul: HDUs) -> list[HDU]:
+    tables = [hdu for hdu in hdul if _RED.fullmatch(hdu.name) and is_table_hdu(hdu)]
     return sorted((hdu for hdu in tables if hdu.header["NAXIS2"]), key=_order)
 
 
-def _order(hdu: fits.BinTableHDU) -> tuple[bool, str]:
+def _order(hdu: HDU) -> tuple[bool, str]:
     return hdu.name != "COADD_R", hdu.name
 
 
-def _exposure(hdu: fits.BinTableHDU) -> Any:
+def _exposure(hdu: HDU) -> Any:
     return fact_number(card(hdu.header, "EXPTIME"))

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 
 from stargap.errors import SpectrumError
 from stargap.pixels import SPEED_OF_LIGHT
 from stargap.spectra.readers.cards import Value, card, fact_angle, fact_int, fact_number, fact_text
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
+from stargap.spectra.readers.plain import HDU, HDUs
 from stargap.spectra.readers.sdss import KILLING_BITS
 from stargap.spectra.readers.table import bits, column
 from stargap.spectra.resolution import INSTRUMENTS
@@ -21,7 +21,7 @@ from stargap.spectra.spectrum import Facts
 __all__ = ["count_mwm", "is_mwm", "parse_mwm"]
 
 
-def is_mwm(hdul: fits.HDUList, path: str | Path) -> bool:
+def is_mwm(hdul: HDUs, path: str | Path) -> bool:
     """Whether this is a ``mwmStar`` or ``mwmVisit`` file: by its name, its HDUs or its columns.
 
     Example:
@@ -33,12 +33,12 @@ def is_mwm(hdul: fits.HDUList, path: str | Path) -> bool:
     return Path(path).name.lower().startswith(("mwmstar", "mwmvisit")) or by_columns or by_hdu
 
 
-def count_mwm(hdul: fits.HDUList) -> int:
+def count_mwm(hdul: HDUs) -> int:
     """Return how many BOSS spectra the file holds: in each HDU the rows, Apache Point before Las Campanas."""
     return sum(hdu.header["NAXIS2"] for hdu in _boss(hdul))
 
 
-def parse_mwm(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
+def parse_mwm(hdul: HDUs, path: str | Path, place: int) -> Content:
     """Read one BOSS spectrum of a ``mwmStar`` (co-adds) or ``mwmVisit`` (visits) file of SDSS-V.
 
     Both hold vacuum wavelengths in the star's rest frame: astra multiplied the heliocentric ones by ``1 - v / c`` with
@@ -66,14 +66,14 @@ def parse_mwm(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
     return Content(wavelength, flux, ivar, bad, _facts(hdul, hdu, row, path, velocity), INSTRUMENTS["boss"])
 
 
-def _boss(hdul: fits.HDUList) -> list[fits.BinTableHDU]:
+def _boss(hdul: HDUs) -> list[HDU]:
     tables = [hdu for hdu in hdul if column_names(hdu) & {"FLUX", "IVAR"}]
     return [
         hdu for hdu in tables if not (hdu.name.startswith("APOGEE") or "APOGEE" in str(card(hdu.header, "INSTRMNT")))
     ]
 
 
-def _at(hdul: fits.HDUList, path: str | Path, place: int) -> tuple[fits.BinTableHDU, int]:
+def _at(hdul: HDUs, path: str | Path, place: int) -> tuple[HDU, int]:
     row = place
     for hdu in _boss(hdul):
         if row < hdu.header["NAXIS2"]:
@@ -82,7 +82,7 @@ def _at(hdul: fits.HDUList, path: str | Path, place: int) -> tuple[fits.BinTable
     raise SpectrumError(path, "an mwm file of SDSS-V without a BOSS spectrum (APOGEE's are of the near infrared)")
 
 
-def _wavelength(hdu: fits.BinTableHDU, row: int, path: str | Path) -> Any:
+def _wavelength(hdu: HDU, row: int, path: str | Path) -> Any:
     if "WAVELENGTH" in column_names(hdu):
         return column(hdu, "WAVELENGTH", path)[row]
     first, step, count = (fact_number(card(hdu.header, key)) for key in ("CRVAL", "CDELT", "NPIXELS"))
@@ -91,14 +91,14 @@ def _wavelength(hdu: fits.BinTableHDU, row: int, path: str | Path) -> Any:
     return 10.0 ** (first + step * np.arange(int(count)))
 
 
-def _cell(hdu: fits.BinTableHDU, row: int, name: str) -> Value:
+def _cell(hdu: HDU, row: int, name: str) -> Value:
     if name not in column_names(hdu):
         return None
     value = np.asarray(hdu.data[name][row]).flat[0].item()
     return value.decode("ascii", "replace") if isinstance(value, bytes) else value
 
 
-def _shift(hdu: fits.BinTableHDU, row: int) -> float | None:
+def _shift(hdu: HDU, row: int) -> float | None:
     """Return the velocity that was taken out (km/s), None where it is not known."""
     names = column_names(hdu)
     if "IN_STACK" in names and not _cell(hdu, row, "IN_STACK"):
@@ -107,7 +107,7 @@ def _shift(hdu: fits.BinTableHDU, row: int) -> float | None:
     return value if value is not None and abs(value) < 2000 else None
 
 
-def _facts(hdul: fits.HDUList, hdu: fits.BinTableHDU, row: int, path: str | Path, velocity: float | None) -> Facts:
+def _facts(hdul: HDUs, hdu: HDU, row: int, path: str | Path, velocity: float | None) -> Facts:
     header = hdul[0].header
     target = fact_int(card(header, "SDSS_ID"), least=1) or fact_int(_cell(hdu, row, "SDSS_ID"), least=1)
     mjd = _cell(hdu, row, "MJD") if "MJD" in column_names(hdu) else _cell(hdu, row, "MIN_MJD")

@@ -11,6 +11,7 @@ from astropy.io import fits
 from stargap.errors import SpectrumError
 from stargap.spectra.readers.columns import has_spectrum, inverse_variance, spectrum_columns
 from stargap.spectra.readers.content import Content
+from stargap.spectra.readers.plain import HDU, HDUs, PlainHDU
 from stargap.spectra.readers.table import column
 from stargap.spectra.reading import ReadSettings
 from stargap.spectra.spectrum import Facts
@@ -18,12 +19,12 @@ from stargap.spectra.spectrum import Facts
 __all__ = ["is_named_table", "parse_named_table"]
 
 
-def is_named_table(hdul: fits.HDUList, *, errors: bool = False) -> bool:
+def is_named_table(hdul: HDUs, *, errors: bool = False) -> bool:
     """Whether a table has columns of usual names for wavelength and flux, and for errors."""
     return any(has_spectrum(_names(hdu), errors=errors) for hdu in hdul)
 
 
-def parse_named_table(hdul: fits.HDUList, path: str | Path, read: ReadSettings) -> Content:
+def parse_named_table(hdul: HDUs, path: str | Path, read: ReadSettings) -> Content:
     """Read a table of one row, or of one row per pixel, by the names of its columns.
 
     Raises:
@@ -44,11 +45,13 @@ def parse_named_table(hdul: fits.HDUList, path: str | Path, read: ReadSettings) 
 
 
 def _names(hdu: Any) -> list[str]:
+    if isinstance(hdu, PlainHDU):
+        return [column.name for column in (hdu.columns or {}).values()]
     return list(hdu.columns.names) if isinstance(hdu, fits.BinTableHDU) else []
 
 
-def _flat(hdu: fits.BinTableHDU, name: str, path: str | Path) -> Any:
-    if np.ndim(hdu.data[name]) > 1 and len(hdu.data) > 1:
+def _flat(hdu: HDU, name: str, path: str | Path) -> Any:
+    if np.ndim(hdu.data[name.upper()]) > 1 and len(hdu.data) > 1:
         raise SpectrumError(path, "the table holds more than one spectrum")
     values = column(hdu, name.upper(), path, logarithm=name.lower().startswith("log"))
     return values.ravel() if isinstance(values, np.ndarray) else values

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 
 from astropy import units as u
 from astropy.coordinates import Angle, EarthLocation, SkyCoord
-from astropy.io import fits
 from astropy.time import Time
 from astropy.utils import iers
 
 from stargap.spectra.readers.cards import card, fact_number, fact_text
+from stargap.spectra.readers.plain import Header
 
 __all__ = ["barycentric_velocity"]
 
@@ -35,7 +35,7 @@ SITES = {
 """East longitude (deg), latitude (deg) and height (m) of observatories, by words that headers name them with."""
 
 
-def barycentric_velocity(headers: Iterable[fits.Header]) -> float | None:
+def barycentric_velocity(headers: Iterable[Header]) -> float | None:
     """Return the velocity of the observer towards the star (km/s), which is added to a measured one.
 
     Time is the middle of the exposure, from DATE-OBS (with its time), MJD-OBS or JD, and EXPTIME; the site is
@@ -61,11 +61,11 @@ def barycentric_velocity(headers: Iterable[fits.Header]) -> float | None:
     return float(velocity)
 
 
-def _pieces(header: fits.Header) -> tuple[Time | None, EarthLocation | None, SkyCoord | None]:
+def _pieces(header: Header) -> tuple[Time | None, EarthLocation | None, SkyCoord | None]:
     return _time(header), _site(header), _star(header)
 
 
-def _time(header: fits.Header) -> Time | None:
+def _time(header: Header) -> Time | None:
     start = None
     text = fact_text(card(header, "DATE-OBS"))
     for key, kind in (("MJD-OBS", "mjd"), ("MJD", "mjd"), ("JD", "jd")):
@@ -83,7 +83,7 @@ def _time(header: fits.Header) -> Time | None:
     return None if start is None else start + exposure / 2 * u.s
 
 
-def _site(header: fits.Header) -> EarthLocation | None:
+def _site(header: Header) -> EarthLocation | None:
     geo = [fact_number(card(header, f"OBSGEO-{axis}")) for axis in "XYZ"]
     if None not in geo:
         return EarthLocation.from_geocentric(*geo, unit=u.m)
@@ -99,7 +99,7 @@ def _site(header: fits.Header) -> EarthLocation | None:
     return None
 
 
-def _star(header: fits.Header) -> SkyCoord | None:
+def _star(header: Header) -> SkyCoord | None:
     ra, dec = (card(header, key) for key in ("RA", "DEC"))
     if ra is None or dec is None:
         return None

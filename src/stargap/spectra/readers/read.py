@@ -11,20 +11,20 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 
 from stargap.errors import SpectrumError, UsageError
 from stargap.spectra.address import join_address, split_address
 from stargap.spectra.exchange import read_with_specutils
 from stargap.spectra.readers.content import Content, check_spectrum, facts_with_snr
 from stargap.spectra.readers.desi import count_desi, is_desi, parse_desi
-from stargap.spectra.readers.fitsfile import load_fits, open_fits
+from stargap.spectra.readers.fitsfile import is_table_hdu, load_fits, open_fits
 from stargap.spectra.readers.frame import to_vacuum_heliocentric
 from stargap.spectra.readers.image import is_image, parse_image
 from stargap.spectra.readers.lamost_image import is_lamost_image, parse_lamost_image
 from stargap.spectra.readers.mrs import count_mrs, is_mrs, parse_mrs
 from stargap.spectra.readers.mwm import count_mwm, is_mwm, parse_mwm
 from stargap.spectra.readers.named import is_named_table, parse_named_table
+from stargap.spectra.readers.plain import HDUs
 from stargap.spectra.readers.sdss import is_sdss, parse_sdss
 from stargap.spectra.readers.spplate import count_spplate, is_spplate, parse_spplate
 from stargap.spectra.readers.statements import Stated, check_statements
@@ -39,7 +39,7 @@ __all__ = ["read_spectrum", "spectrum_addresses"]
 OWN = ("table", "image")
 """Layouts whose files are no survey's: what they state of their wavelengths is obeyed."""
 
-LAYOUTS: tuple[tuple[Callable[[fits.HDUList], bool], Callable[[fits.HDUList, str | Path], Content]], ...] = (
+LAYOUTS: tuple[tuple[Callable[[HDUs], bool], Callable[[HDUs, str | Path], Content]], ...] = (
     (is_sdss, parse_sdss),
     (is_lamost_image, parse_lamost_image),
     (is_table, parse_table),
@@ -51,9 +51,9 @@ LAYOUTS: tuple[tuple[Callable[[fits.HDUList], bool], Callable[[fits.HDUList, str
 class Collection:
     """A layout of files that can hold several spectra: how to recognise it, to count them, and to read one."""
 
-    recognises: Callable[[fits.HDUList, str | Path], bool]
-    count: Callable[[fits.HDUList], int]
-    parse: Callable[[fits.HDUList, str | Path, int], Content]
+    recognises: Callable[[HDUs, str | Path], bool]
+    count: Callable[[HDUs], int]
+    parse: Callable[[HDUs, str | Path, int], Content]
 
 
 COLLECTIONS = (
@@ -146,7 +146,7 @@ def spectrum_addresses(path: str | Path) -> list[str | Path]:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[fits.HDUList]:
+def _opened(path: str | Path) -> Iterator[HDUs]:
     """Open the file of an address; the last file that can hold several spectra is kept in memory."""
     file, place = split_address(path)
     if place is None and not TELLING.match(Path(file).name):
@@ -164,15 +164,15 @@ def _opened(path: str | Path) -> Iterator[fits.HDUList]:
 
 
 @lru_cache(maxsize=1)
-def _kept(file: str, *stamp: int) -> fits.HDUList:
+def _kept(file: str, *stamp: int) -> HDUs:
     return load_fits(file, largest=LARGEST)
 
 
-def _collection(hdul: fits.HDUList, path: str | Path) -> Collection | None:
+def _collection(hdul: HDUs, path: str | Path) -> Collection | None:
     return next((kind for kind in COLLECTIONS if kind.recognises(hdul, path)), None)
 
 
-def _parse(hdul: fits.HDUList, path: str | Path, read: ReadSettings) -> Content:
+def _parse(hdul: HDUs, path: str | Path, read: ReadSettings) -> Content:
     file, place = split_address(path)
     kind = _collection(hdul, file)
     headers = [hdu.header for hdu in hdul]
@@ -191,7 +191,7 @@ def _parse(hdul: fits.HDUList, path: str | Path, read: ReadSettings) -> Content:
     return content
 
 
-def _single(hdul: fits.HDUList, path: str | Path, read: ReadSettings) -> Content:
+def _single(hdul: HDUs, path: str | Path, read: ReadSettings) -> Content:
     if read.columns:
         return parse_named_table(hdul, path, read)
     if is_image(hdul):
@@ -205,7 +205,7 @@ def _single(hdul: fits.HDUList, path: str | Path, read: ReadSettings) -> Content
     raise SpectrumError(path, f"no spectrum of a known layout in it ({_describe(hdul)})")
 
 
-def _one_of(kind: Collection, hdul: fits.HDUList, path: str | Path) -> Content:
+def _one_of(kind: Collection, hdul: HDUs, path: str | Path) -> Content:
     file, place = split_address(path)
     count = kind.count(hdul)
     if place is None and count > 1:
@@ -216,6 +216,6 @@ def _one_of(kind: Collection, hdul: fits.HDUList, path: str | Path) -> Content:
     return kind.parse(hdul, path, place or 0)
 
 
-def _describe(hdul: fits.HDUList) -> str:
-    kinds = ["a table" if isinstance(hdu, fits.BinTableHDU) else f"{hdu.header['NAXIS']}-D data" for hdu in hdul[:4]]
+def _describe(hdul: HDUs) -> str:
+    kinds = ["a table" if is_table_hdu(hdu) else f"{hdu.header['NAXIS']}-D data" for hdu in hdul[:4]]
     return "HDUs hold " + ", ".join(kinds) + (" ..." if len(hdul) > 4 else "")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 
 from stargap.errors import SpectrumError
 from stargap.spectra.readers.cards import Value, card, fact_angle, fact_int, fact_number, fact_text
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
+from stargap.spectra.readers.plain import HDUs
 from stargap.spectra.readers.table import bits, column
 from stargap.spectra.resolution import INSTRUMENTS, from_pixel_sigma, over
 from stargap.spectra.spectrum import Facts
@@ -30,12 +30,12 @@ _POSITIONS = (("PLUG_RA", "PLUG_DEC"), ("RACAT", "DECCAT"), ("FIBER_RA", "FIBER_
 """Where the position of the object is, best first; RA and DEC of HDU 0 are those of the telescope."""
 
 
-def is_sdss(hdul: fits.HDUList) -> bool:
+def is_sdss(hdul: HDUs) -> bool:
     """Whether a table has LOGLAM with FLUX or IVAR."""
     return any("LOGLAM" in names and names & {"FLUX", "IVAR", "WAVELENGTH"} for names in map(column_names, hdul))
 
 
-def parse_sdss(hdul: fits.HDUList, path: str | Path) -> Content:
+def parse_sdss(hdul: HDUs, path: str | Path) -> Content:
     """Read a ``spec`` file: the first table with ``loglam`` (HDU 1, COADD), facts from HDU 0 and the table SPALL.
 
     Wavelengths are ``10**loglam``: vacuum, heliocentric. Column names may be upper or lower case.
@@ -70,7 +70,7 @@ def parse_sdss(hdul: fits.HDUList, path: str | Path) -> Content:
     return Content(wavelength, flux, ivar, bad, _facts(hdul, path), power or INSTRUMENTS["boss"])
 
 
-def _facts(hdul: fits.HDUList, path: str | Path) -> Facts:
+def _facts(hdul: HDUs, path: str | Path) -> Facts:
     row, snr = _pipeline_row(hdul)
 
     def first(*keys: str) -> Value:
@@ -127,7 +127,7 @@ def sdss_designation(plate: int | None, mjd: int | None, fiber: int | None, cata
     return None if fiber is None else f"spec-{plate:04d}-{mjd}-{fiber:04d}"
 
 
-def _pipeline_row(hdul: fits.HDUList) -> tuple[dict[str, Value], dict[str, Any]]:
+def _pipeline_row(hdul: HDUs) -> tuple[dict[str, Value], dict[str, Any]]:
     """Return the pipeline's table (SPALL), which has one row, as values by column, and the S/N in it."""
     table = next((hdu for hdu in hdul if {"CLASS", "Z"} <= column_names(hdu)), None)
     if table is None or len(table.data) != 1:

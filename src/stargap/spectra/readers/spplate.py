@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 
 from stargap.errors import SpectrumError
 from stargap.spectra.readers.cards import card, fact_angle, fact_int, fact_number, fact_text
 from stargap.spectra.readers.content import Content
 from stargap.spectra.readers.fitsfile import column_names
+from stargap.spectra.readers.plain import HDU, HDUs
 from stargap.spectra.readers.sdss import KILLING_BITS, sdss_designation
 from stargap.spectra.resolution import INSTRUMENTS, from_pixel_sigma, over
 from stargap.spectra.spectrum import Facts
@@ -20,19 +20,19 @@ __all__ = ["count_spplate", "is_spplate", "parse_spplate"]
 _PLUGMAP = {"FIBERID", "RA", "DEC"}
 
 
-def is_spplate(hdul: fits.HDUList, path: str | Path) -> bool:
+def is_spplate(hdul: HDUs, path: str | Path) -> bool:
     """Whether HDU 0 is an image with a row for each fibre of a PLUGMAP table, and COEFF0 and COEFF1."""
     shape, table = _shape(hdul[0]), _plugmap(hdul)
     named = all(key in hdul[0].header for key in ("COEFF0", "COEFF1"))
     return len(shape) == 2 and table is not None and table.header["NAXIS2"] == shape[0] and named
 
 
-def count_spplate(hdul: fits.HDUList) -> int:
+def count_spplate(hdul: HDUs) -> int:
     """Return how many fibres the plate has."""
     return _shape(hdul[0])[0]
 
 
-def parse_spplate(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
+def parse_spplate(hdul: HDUs, path: str | Path, place: int) -> Content:
     """Read one fibre of a ``spPlate`` file: HDU 0 flux, 1 ivar, 2 and-mask, then the table of fibres.
 
     Wavelengths are ``10**(COEFF0 + COEFF1 i)``, vacuum, heliocentric. A pixel is bad where the and-mask has one of
@@ -76,10 +76,10 @@ def parse_spplate(hdul: fits.HDUList, path: str | Path, place: int) -> Content:
     return Content(wavelength, hdul[0].data[place], hdul[1].data[place], bad, facts, power or INSTRUMENTS["boss"])
 
 
-def _shape(hdu: fits.PrimaryHDU) -> tuple[int, ...]:
+def _shape(hdu: HDU) -> tuple[int, ...]:
     axes = hdu.header["NAXIS"]
     return tuple(hdu.header[f"NAXIS{axis}"] for axis in range(axes, 0, -1))
 
 
-def _plugmap(hdul: fits.HDUList) -> fits.BinTableHDU | None:
+def _plugmap(hdul: HDUs) -> HDU | None:
     return next((hdu for hdu in hdul if column_names(hdu) >= _PLUGMAP), None)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from astropy.io import fits
-
 from stargap.errors import SpectrumError
+from stargap.spectra.readers.cards import Value, cards
+from stargap.spectra.readers.plain import Header
 
 __all__ = ["Stated", "check_statements", "stated_of"]
 
@@ -45,7 +46,7 @@ class Stated:
     frame: str | None = None
 
 
-def stated_of(headers: Iterable[fits.Header], path: str | Path) -> Stated:
+def stated_of(headers: Iterable[Header], path: str | Path) -> Stated:
     """Return what headers say of wavelengths.
 
     Read are VACUUM and its like, AWAV and WAVE as the type of an axis or a column, HELIO and its like, and SPECSYS.
@@ -70,7 +71,7 @@ def stated_of(headers: Iterable[fits.Header], path: str | Path) -> Stated:
     return Stated(air, None if frame is None else str(frame))
 
 
-def check_statements(headers: Iterable[fits.Header], path: str | Path) -> None:
+def check_statements(headers: Iterable[Header], path: str | Path) -> None:
     """Refuse a survey's file that says that wavelengths are in air or not heliocentric, or does not say it clearly.
 
     Raises:
@@ -90,15 +91,19 @@ def check_statements(headers: Iterable[fits.Header], path: str | Path) -> None:
             raise SpectrumError(path, f"wavelengths are {problem} ({said})")
 
 
-def _statements(headers: Iterable[fits.Header]) -> Iterator[tuple[str, object, str]]:
+def _statements(headers: Iterable[Header]) -> Iterator[tuple[str, object, str]]:
     """Yield what each card states: ``air`` or ``frame``, its value, and the card as text."""
     for header in headers:
-        for card in header.cards:
-            if _ANY.fullmatch(card.keyword):
-                text = _text(card)
-                statement = _statement(card.keyword, text)
-                if statement is not None:
-                    yield *statement, f"{card.keyword} = {text}"
+        for keyword, value in cards(header, _may_state):
+            text = _text(value)
+            statement = _statement(keyword, text)
+            if statement is not None:
+                yield *statement, f"{keyword} = {text}"
+
+
+@lru_cache(maxsize=4096)
+def _may_state(keyword: str) -> bool:
+    return _ANY.fullmatch(keyword) is not None
 
 
 def _statement(key: str, text: str) -> tuple[str, object] | None:
@@ -121,12 +126,8 @@ def _statement(key: str, text: str) -> tuple[str, object] | None:
     return "frame", "heliocentric" if known else _UNCLEAR
 
 
-def _text(card: fits.Card) -> str:
+def _text(value: Value) -> str:
     """Return the value of a card as upper-case text, T and F for logicals; empty where it is none."""
-    try:
-        value = card.value
-    except fits.VerifyError:
-        return ""
     if isinstance(value, bool):
         return "T" if value else "F"
-    return str(value).strip().upper() if isinstance(value, str | int | float) else ""
+    return "" if value is None else str(value).strip().upper()

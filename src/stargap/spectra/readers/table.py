@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from stargap.errors import SpectrumError
 from stargap.spectra.readers.cards import card
 from stargap.spectra.readers.content import Content
-from stargap.spectra.readers.fitsfile import column_names
+from stargap.spectra.readers.fitsfile import column_names, table_column
 from stargap.spectra.readers.lamost import lamost_facts
+from stargap.spectra.readers.plain import HDU, HDUs
 from stargap.spectra.spectrum import Facts
 from stargap.spectra.units import attach_unit
 
@@ -24,17 +24,17 @@ _MASKS = {"ANDMASK", "ORMASK"}
 _CARDS = ("OBSID", "DESIG", "PLANID", "SPID")
 
 
-def is_table(hdul: fits.HDUList) -> bool:
+def is_table(hdul: HDUs) -> bool:
     """Whether a table has at least two of the columns."""
     return any(len(column_names(hdu) & _COLUMNS) > 1 for hdu in hdul)
 
 
-def has_ivar(hdul: fits.HDUList) -> bool:
+def has_ivar(hdul: HDUs) -> bool:
     """Whether a table has the column IVAR."""
     return any("IVAR" in column_names(hdu) for hdu in hdul)
 
 
-def parse_table(hdul: fits.HDUList, path: str | Path) -> Content:
+def parse_table(hdul: HDUs, path: str | Path) -> Content:
     """Read a table of one row, or of one row per pixel.
 
     * ``lamost-table``: a table of LAMOST DR9 and later, with ANDMASK and ORMASK or a primary header that is LAMOST's.
@@ -59,7 +59,7 @@ def parse_table(hdul: fits.HDUList, path: str | Path) -> Content:
     return Content(wavelength, flux, ivar, bad, lamost_facts(header, path, "lamost-table"))
 
 
-def _table_of_spectrum(tables: list[fits.BinTableHDU], path: str | Path) -> fits.BinTableHDU:
+def _table_of_spectrum(tables: list[HDU], path: str | Path) -> HDU:
     """Return the one table that holds the spectrum: that named COADD, or else the only one that has rows.
 
     Raises:
@@ -73,13 +73,13 @@ def _table_of_spectrum(tables: list[fits.BinTableHDU], path: str | Path) -> fits
     return filled[0]
 
 
-def column(hdu: fits.BinTableHDU, name: str, path: str | Path, *, logarithm: bool = False) -> Any:
+def column(hdu: HDU, name: str, path: str | Path, *, logarithm: bool = False) -> Any:
     """Return a column of numbers with the unit that TUNIT states.
 
     Raises:
         SpectrumError: it holds no numbers, or its unit is not understood.
     """
-    found = next(one for one in hdu.columns if one.name.upper() == name)
+    found = table_column(hdu, name)
     if found.format.lstrip("0123456789")[:1] not in set("BIJKED"):
         raise SpectrumError(path, f"the column {name} does not hold one number per pixel (TFORM {found.format})")
     try:
@@ -88,7 +88,7 @@ def column(hdu: fits.BinTableHDU, name: str, path: str | Path, *, logarithm: boo
         raise SpectrumError(path, f"{name}: {error}") from None
 
 
-def bits(hdu: fits.BinTableHDU, name: str, path: str | Path) -> NDArray[np.int64]:
+def bits(hdu: HDU, name: str, path: str | Path) -> NDArray[np.int64]:
     """Return a column of bits, 0 everywhere where there is none."""
     if name not in column_names(hdu):
         return np.zeros(np.shape(hdu.data["FLUX"]), dtype=np.int64)
