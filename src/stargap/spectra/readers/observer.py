@@ -46,6 +46,7 @@ def barycentric_velocity(headers: Iterable[Header]) -> float | None:
         None where one of the three is missing.
 
     Example:
+        >>> from astropy.io import fits
         >>> header = fits.Header({"MJD-OBS": 58849.2, "RA": 150.0, "DEC": 20.0, "OBSERVAT": "KPNO"})
         >>> round(barycentric_velocity([header]), 1)
         21.7

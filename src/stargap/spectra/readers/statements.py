@@ -55,6 +55,7 @@ def stated_of(headers: Iterable[Header], path: str | Path) -> Stated:
         SpectrumError: a card that is not understood, or two that contradict each other, and which.
 
     Example:
+        >>> from astropy.io import fits
         >>> stated_of([fits.Header({"CTYPE1": "AWAV"}), fits.Header({"SPECSYS": "TOPOCENT"})], "a.fits")
         Stated(air=True, frame='observed')
     """
@@ -78,6 +79,7 @@ def check_statements(headers: Iterable[Header], path: str | Path) -> None:
         SpectrumError: which card says what.
 
     Example:
+        >>> from astropy.io import fits
         >>> check_statements([fits.Header({"VACUUM": True}), fits.Header({"VACUUM": "F"})], "a.fits")
         Traceback (most recent call last):
         stargap.errors.SpectrumError: a.fits: wavelengths are in air (VACUUM = F)
