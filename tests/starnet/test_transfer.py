@@ -15,13 +15,16 @@ from helpers.stars import mock_stars
 from stargap.fit.forward import EmulatorModel
 from stargap.measurement.models import load_model_named, load_transfer
 from stargap.pixels import PAPER, STARGAP
+from stargap.processor import fast_bfloat16
 from stargap.spectra.log_lambda import to_log_lambda
 from stargap.spectra.prepare import prepare
 from stargap.spectra.spectrum import Spectrum
 from stargap.starnet import transfer as reference
 from stargap.starnet.network import CycleStarNet
+from stargap.starnet.recipe import new_task
 from stargap.starnet.settings import NetworkSettings
-from stargap.starnet.transfer import StarnetModel, StarnetTransfer, fast_bfloat16
+from stargap.starnet.training_settings import TrainingSettings
+from stargap.starnet.transfer import StarnetModel, StarnetTransfer
 from stargap.theory.emulator import shipped_emulator
 
 STARS = 11
@@ -214,14 +217,16 @@ def test_values_have_the_precision_of_the_weights(network, prepared, labels, dir
         assert torch.equal(one, other)
 
 
-def test_bfloat16_is_for_processors_that_have_it(network, monkeypatch):
+def test_bfloat16_is_for_processors_that_gain_by_it(network, monkeypatch):
     def told(**capabilities):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-        return fast_bfloat16(), StarnetTransfer(network, shipped_emulator()).tangent_dtype
+        task = new_task(TrainingSettings(bf16=True, device="cpu"))
+        transfer = StarnetTransfer(network, shipped_emulator())
+        return fast_bfloat16(), transfer.tangent_dtype, task.network.precision
 
-    assert told(avx512_bf16=True) == (True, torch.bfloat16)
-    assert told(avx512_bf16=False, amx_bf16=True) == (True, torch.bfloat16)
-    assert told(avx2=True) == (False, None)
+    assert told(avx512_bf16=True, amx_bf16=True) == (True, torch.bfloat16, torch.bfloat16)
+    assert told(avx512_bf16=True, amx_bf16=False) == (False, None, None)
+    assert told(avx2=True) == (False, None, None)
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert fast_bfloat16() is False
 

@@ -39,38 +39,39 @@ FAINT = 0.02
 """Fraction of the kernel of `interpolate`, added to what good pixels hold, that lets it fade where there are none."""
 
 
-def _blocks(weight: Tensor, stride: int, axis: int) -> list[Tensor]:
-    """Return the matrices of a kernel: one for each block of `stride` positions that it reaches into."""
-    return [part.flatten(axis, axis + 1) for part in weight.split(stride, dim=axis)]
-
-
-def _gathered(x: Tensor, blocks: Sequence[Tensor], bias: Tensor | None, stride: int) -> Tensor:
-    """Return the strided convolution by matrices ``(position times channel, filter)``."""
+def _gathered(x: Tensor, matrix: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """Return the strided convolution by a matrix ``(position times channel, filter)``."""
     rows, slots, channels = x.shape
-    wide = x.view(rows * slots // stride, stride * channels)
-    # One product of windows is more exact in half precision than a sum of products of blocks.
-    windows = x.new_zeros(len(wide), sum(map(len, blocks)))
-    for shift, block in enumerate(blocks):
-        first = shift * stride * channels
-        windows[: len(wide) - shift, first : first + len(block)] = wide[shift:, : len(block)]
-    weight = torch.cat(list(blocks))
-    out = torch.mm(windows, weight) if bias is None else torch.addmm(bias, windows, weight)
+    wide, width = x.view(rows * slots // stride, stride * channels), stride * channels
+    if x.dtype.itemsize < 4:
+        # One product of windows is more exact in half precision than a sum of products of blocks.
+        windows = x.new_zeros(len(wide), len(matrix))
+        for shift, part in enumerate(windows.split(width, dim=1)):
+            part[: len(wide) - shift] = wide[shift:, : part.shape[1]]
+        wide, width = windows, len(matrix)
+    first, *further = matrix.split(width)
+    out = torch.mm(wide, first) if bias is None else torch.addmm(bias, wide, first)
+    for shift, block in enumerate(further, 1):
+        out[: len(wide) - shift].addmm_(wide[shift:, : len(block)], block)
     return out.view(rows, slots // stride, out.shape[1])
 
 
-def _scattered(x: Tensor, blocks: Sequence[Tensor], bias: Tensor | None, stride: int) -> Tensor:
-    """Return the transposed convolution by matrices ``(channel, position times filter)``."""
+def _scattered(x: Tensor, matrix: Tensor, bias: Tensor | None, stride: int, filters: int) -> Tensor:
+    """Return the transposed convolution by a matrix ``(channel, position times filter)``."""
     rows, slots, channels = x.shape
     flat = x.view(rows * slots, channels)
-    wide = x.new_empty(len(flat), blocks[0].shape[1])
-    for shift, block in enumerate(blocks):
-        if shift:
-            wide[shift:, : block.shape[1]].addmm_(flat[: len(flat) - shift], block)
-        elif bias is None:
-            torch.mm(flat, block, out=wide)
-        else:
-            torch.addmm(bias.repeat(stride), flat, block, out=wide)
-    return wide.view(rows, slots * stride, wide.shape[1] // stride)
+    first, *further = matrix.split(stride * filters, dim=1)
+    wide = torch.mm(flat, first) if bias is None else torch.addmm(bias.repeat(stride), flat, first)
+    for shift, block in enumerate(further, 1):
+        wide[shift:, : block.shape[1]].addmm_(flat[: len(flat) - shift], block)
+    return wide.view(rows, slots * stride, filters)
+
+
+def _correlate(fine: Tensor, coarse: Tensor, stride: int, out: Tensor) -> None:
+    """Write the gradient of a matrix ``(position times channel, filter)`` that either function here takes."""
+    wide, flat = fine.view(-1, stride * fine.shape[2]), coarse.view(-1, coarse.shape[2])
+    for shift, part in enumerate(out.split(wide.shape[1])):
+        torch.mm(wide[shift:, : len(part)].T, flat[: len(flat) - shift], out=part)
 
 
 def _leaky_slopes(grad: Tensor, result: Tensor, slope: float) -> Tensor:
@@ -87,7 +88,7 @@ def _column_sums(x: Tensor) -> Tensor:
 class _DownFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, slope: float) -> Tensor:
-        result = nn.functional.leaky_relu_(_gathered(x, _blocks(weight, stride, 0), bias, stride), slope)
+        result = nn.functional.leaky_relu_(_gathered(x, weight.flatten(0, 1), bias, stride), slope)
         ctx.save_for_backward(x, weight, result)
         ctx.sizes = stride, slope
         return result
@@ -97,14 +98,12 @@ class _DownFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, result = ctx.saved_tensors
         stride, slope = ctx.sizes
-        grad = _leaky_slopes(grads[0].contiguous(), result, slope)
-        blocks, to_weight = _blocks(weight, stride, 0), None
+        grad, to_weight = _leaky_slopes(grads[0].contiguous(), result, slope), None
         if ctx.needs_input_grad[1]:
-            wide, flat = x.view(-1, stride * x.shape[2]), grad.view(-1, grad.shape[2])
-            parts = [wide[k:, : len(block)].T @ flat[: len(flat) - k] for k, block in enumerate(blocks)]
-            to_weight = torch.cat(parts).view(weight.shape)
+            to_weight = torch.empty_like(weight)
+            _correlate(x, grad, stride, to_weight.flatten(0, 1))
         return (
-            _scattered(grad, [block.T for block in blocks], None, stride) if ctx.needs_input_grad[0] else None,
+            _scattered(grad, weight.flatten(0, 1).T, None, stride, x.shape[2]) if ctx.needs_input_grad[0] else None,
             to_weight,
             _column_sums(grad) if ctx.needs_input_grad[2] else None,
             None,
@@ -115,7 +114,7 @@ class _DownFunction(torch.autograd.Function):
 class _UpFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, slope: float, positions: int) -> Tensor:
-        result = nn.functional.leaky_relu_(_scattered(x, _blocks(weight, stride, 1), bias, stride), slope)
+        result = nn.functional.leaky_relu_(_scattered(x, weight.flatten(1), bias, stride, len(bias)), slope)
         result[:, positions:] = 0
         ctx.save_for_backward(x, weight, result)
         ctx.sizes = stride, slope, positions
@@ -126,15 +125,13 @@ class _UpFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, result = ctx.saved_tensors
         stride, slope, positions = ctx.sizes
-        grad = _leaky_slopes(grads[0].contiguous(), result, slope)
+        grad, to_weight = _leaky_slopes(grads[0].contiguous(), result, slope), None
         grad[:, positions:] = 0
-        blocks, to_weight = _blocks(weight, stride, 1), None
         if ctx.needs_input_grad[1]:
-            wide, flat = grad.view(-1, stride * grad.shape[2]), x.view(-1, x.shape[2])
-            parts = [flat[: len(flat) - k].T @ wide[k:, : block.shape[1]] for k, block in enumerate(blocks)]
-            to_weight = torch.cat(parts, dim=1).view(weight.shape)
+            to_weight = torch.empty_like(weight)
+            _correlate(grad, x, stride, to_weight.flatten(1).T)
         return (
-            _gathered(grad, [block.T for block in blocks], None, stride) if ctx.needs_input_grad[0] else None,
+            _gathered(grad, weight.flatten(1).T, None, stride) if ctx.needs_input_grad[0] else None,
             to_weight,
             _column_sums(grad.view(len(x), -1, stride * grad.shape[2])).view(stride, -1).sum(dim=0)
             if ctx.needs_input_grad[2]
@@ -233,7 +230,7 @@ class Down(Layer):
 
     def linear(self, x: Tensor) -> Tensor:
         """Return the convolution without bias."""
-        return _gathered(x.contiguous(), _blocks(self.weights(x.dtype)[0], self.stride, 0), None, self.stride)
+        return _gathered(x.contiguous(), self.weights(x.dtype)[0].flatten(0, 1), None, self.stride)
 
 
 class Up(Layer):
@@ -249,7 +246,7 @@ class Up(Layer):
     def linear(self, x: Tensor) -> Tensor:
         """Return the convolution without bias; `x` may have fewer channels than the layer, its first ones."""
         weight = self.weights(x.dtype)[0][: x.shape[2]]
-        out = _scattered(x.contiguous(), _blocks(weight, self.stride, 1), None, self.stride)
+        out = _scattered(x.contiguous(), weight.flatten(1), None, self.stride, weight.shape[2])
         out[:, self.positions :] = 0
         return out
 

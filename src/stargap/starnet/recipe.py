@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from stargap.processor import fast_bfloat16
 from stargap.starnet.losses import CycleTask
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.training_settings import StarnetSettings, TrainingSettings
@@ -26,5 +27,6 @@ def new_task(settings: TrainingSettings) -> CycleTask:
     else:
         network = CycleStarNet(seed=settings.seed)
         task = CycleTask(network)
-    network.precision = torch.bfloat16 if settings.bf16 else None  # its own layers do not take autocast
+    gains = fast_bfloat16() or (settings.device != "cpu" and torch.cuda.is_available())
+    network.precision = torch.bfloat16 if settings.bf16 and gains else None  # its own layers do not take autocast
     return task

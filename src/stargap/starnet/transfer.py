@@ -16,6 +16,7 @@ from stargap.errors import ModelError
 from stargap.fit.forward import EmulatorModel
 from stargap.labels import A_M
 from stargap.pixels import PAPER, STARGAP, PixelGrid
+from stargap.processor import fast_bfloat16
 from stargap.spectra.prepare import Prepared
 from stargap.starnet.layers import interpolate
 from stargap.starnet.network import CycleStarNet
@@ -24,7 +25,7 @@ from stargap.theory.emulator import Emulator
 from stargap.transfer.base import TrainedTransfer, TransferCard
 from stargap.transfer.residual.model import INTERPOLATION
 
-__all__ = ["StarnetCard", "StarnetModel", "StarnetTransfer", "fast_bfloat16"]
+__all__ = ["StarnetCard", "StarnetModel", "StarnetTransfer"]
 
 SYNTHETIC_FLOOR = 0.01
 """Normalised error of synthetic spectra (METHOD section 2)."""
@@ -32,12 +33,6 @@ ROWS = 8
 """Stars encoded together; batches are padded, so that results do not depend on how many there are."""
 LARGEST_NETWORK = 50_000_000
 """Most weights of a network that is read; the published one has about six million."""
-
-
-def fast_bfloat16() -> bool:
-    """Return whether the processor multiplies bfloat16 matrices itself, as far as torch knows."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
 class StarnetCard(TransferCard):
@@ -60,8 +55,8 @@ class StarnetTransfer(TrainedTransfer[StarnetCard]):
         grid: pixel grid of the spectra that it was trained on.
         alpha: [a/M] at which the labels of all training stars were fixed, or None.
         iterations: training steps behind the weights.
-        tangent_dtype: type of the derivatives; by default bfloat16 where `fast_bfloat16`, otherwise that of the
-            values. Fits then end within 0.02 standard errors of each other.
+        tangent_dtype: type of the derivatives; by default bfloat16 where `stargap.processor.fast_bfloat16`, otherwise
+            that of the values. Fits then end within 0.02 standard errors of each other.
 
     Example:
         >>> from stargap.theory.emulator import shipped_emulator
