@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,15 @@ THEIRS = {
 """Our columns, and those of Lepine et al. (2013), whose equivalent widths are negative in emission."""
 SAME = 3.0
 """Distance (arcsec) within which a star is the same."""
+CALIBRATION = {
+    "mann_6416_ew": -0.20, "mann_8684_ew": 0.48, "mann_8208_ew": 0.24, "mann_6118_ew": 0.14, "color_1": -0.204,
+}  # fmt: skip
+CONSTANT = -0.32
+"""[Fe/H] of stars later than M2 is this and the sum of columns times those (Mann et al. 2013, as the authors' code)."""
+QUIET = 0.3
+"""H-alpha (A) below which a star is not active."""
+KNOWN = 0.5
+"""Largest error (A) of the H-beta of quiet stars whose scatter is quoted."""
 
 Array = NDArray[np.float64]
 
@@ -37,9 +48,42 @@ def main() -> int:
     if not (given.data / "lamost" / "index.csv").is_file():
         print(f"{given.data / 'lamost'}: there is no index.csv; name the data folder with --data", file=sys.stderr)
         return 2
-    pairs = published_pairs(given.data)
-    (Path(__file__).parent / "lines.md").write_text(page(pairs), encoding="utf-8")
+    (Path(__file__).parent / "lines.md").write_text(page(given.data), encoding="utf-8")
     return 0
+
+
+@cache
+def good_stars(data: Path) -> tuple[list[dict[str, str]], dict[str, Array]]:
+    """Return the index and the measurements of LAMOST's cool stars without a known defect."""
+    rows = [row for row in read_index(data / "lamost", "cool") if not row["note"]]
+    table = stargap.measure([data / "lamost" / "cool" / row["file"] for row in rows], progress=False).arrays()
+    return rows, {name: table[name].astype(float) for name, values in table.items() if values.dtype.kind in "if"}
+
+
+def balmer(stars: Mapping[str, Array]) -> dict[str, float]:
+    """Return how H-beta goes with H-alpha: of active stars, and of quiet ones where it is well known."""
+    halpha, hbeta, error = (stars[name] for name in ("halpha_ew", "hbeta_ew", "e_hbeta_ew"))
+    active = (stars["activity_3sigma"] == 1) & np.isfinite(hbeta)
+    quiet = (halpha < QUIET) & (error < KNOWN)
+    return {
+        "measured": float(np.isfinite(hbeta).sum()),
+        "active": float(active.sum()),
+        "detected": float((hbeta > 3 * error)[active].sum()),
+        "correlation": float(np.corrcoef(halpha[active], hbeta[active])[0, 1]),
+        "ratio": float(np.median((hbeta / halpha)[active])),
+        "quiet": float(quiet.sum()),
+        "level": float(np.median(hbeta[quiet])),
+        "scatter": float(robust_scatter(hbeta[quiet])),
+        "error": float(np.median(error[quiet])),
+    }
+
+
+def iron(rows: list[dict[str, str]], stars: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Return [Fe/H] by the calibration of Mann et al. (2013) and of the literature, of stars later than M2."""
+    ours = CONSTANT + sum(weight * stars[name] for name, weight in CALIBRATION.items())
+    theirs = np.array([float(row["feh_Mann"] or row["feh"] or "nan") for row in rows])
+    known = (stars["spt"] > 2) & np.isfinite(ours + theirs)
+    return ours[known], theirs[known]
 
 
 def published_pairs(data: Path) -> dict[str, tuple[Array, Array]]:
@@ -47,19 +91,19 @@ def published_pairs(data: Path) -> dict[str, tuple[Array, Array]]:
     with (data / "labels" / "lepine2013.csv").open(newline="", encoding="utf-8") as file:
         catalogue = [row for row in csv.DictReader(file) if row["TiO5"]]
     ra, dec = (np.array([float(row[name]) for row in catalogue]) for name in ("RAJ2000", "DEJ2000"))
-    paths, rows = [], []
-    for row in read_index(data / "lamost", "cool"):
-        if row["note"] or not row["ra"]:
+    index, measured = good_stars(data)
+    places, rows = [], []
+    for place, row in enumerate(index):
+        if not row["ra"]:
             continue
         here, there = float(row["ra"]), float(row["dec"])
         apart = 3600 * np.hypot((ra - here) * np.cos(np.radians(there)), dec - there)
         if apart.min() < SAME:
-            paths.append(data / "lamost" / "cool" / row["file"])
+            places.append(place)
             rows.append(catalogue[int(apart.argmin())])
-    measured = stargap.measure(paths, progress=False)
     return {
         name: (
-            np.ma.filled(np.ma.asarray(measured[name]).astype(float), np.nan),
+            measured[name][places],
             np.array([(-1 if name == "halpha_ew" else 1) * float(row[column] or "nan") for row in rows]),
         )
         for name, column in THEIRS.items()
@@ -95,15 +139,34 @@ def _published(pairs: dict[str, tuple[Array, Array]]) -> str:
     return table(head, rows)
 
 
-def page(pairs: dict[str, tuple[Array, Array]]) -> str:
+def _sentences(data: Path) -> dict[str, str]:
+    """Return the numbers of the text by the names that stand for them."""
+    rows, stars = good_stars(data)
+    found, (ours, theirs) = balmer(stars), iron(rows, stars)
+    off = ours - theirs
+    digits = {"correlation": 2, "ratio": 1, "level": 2, "scatter": 2, "error": 2}
+    return {f"<{name}>": number(value, digits.get(name, 0)) for name, value in found.items()} | {
+        "<iron>": str(off.size),
+        "<iron off>": number(float(np.median(off)), 2, sign=True),
+        "<iron scatter>": number(float(robust_scatter(off)), 2),
+        "<iron correlation>": number(float(np.corrcoef(ours, theirs)[0, 1]), 2),
+        "<iron spread>": number(float(theirs.std()), 2),
+    }
+
+
+def page(data: Path) -> str:
     """Return the page."""
     chi = table(
         ["subtype", *(f"M{k}" for k in range(len(CHI)))],
         [["chi", *(f"{value:.3f}" for value in CHI)], ["scatter", *(f"{value:.3f}" for value in CHI_SCATTER)]],
     )
-    emission = ", ".join(f"`{one.name}`" for one in FEATURES if one.emission)
-    text = reflow(_TEXT.replace("EMISSION", emission))
-    for name, content in {"DEFINITIONS": definitions(), "PUBLISHED": _published(pairs), "CHI_TABLE": chi}.items():
+    emission = " and ".join(f"`{one.name}`" for one in FEATURES if one.emission)
+    text = _TEXT.replace("EMISSION", emission)
+    for name, content in _sentences(data).items():
+        text = text.replace(name, content)
+    text = reflow(text)
+    published = _published(published_pairs(data))
+    for name, content in {"DEFINITIONS": definitions(), "PUBLISHED": published, "CHI_TABLE": chi}.items():
         text = text.replace(f"\n{name}\n", f"\n{content}\n")
     return text
 
@@ -118,9 +181,11 @@ RV. A `ratio` is the mean flux of the band over that of the reference; several r
 `width` is the equivalent width in A under the straight line through the mean fluxes of the reference bands (least
 squares where there are more than two, each by its width). Widths are positive in absorption, but for EMISSION, which
 are positive in emission. Errors are of photon noise. Null: more than a fifth of a band is missing, or a pixel of a
-line, or the reference is below 3 sigma, or there is no RV. Spectra are kept from 5875 to 9078 A (vacuum): that is why
-H-beta and He I D3 are not measured, nor the features of Mann et al. (2013) blueward of it, which their calibrations
-of [Fe/H] need.
+line, or the reference is below 3 sigma, or there is no RV. Spectra are kept from 5875 to 9078 A (vacuum), and of
+what is blueward of it H-beta with its continuum and the continuum at 5660 A of three features of Mann et al. (2013), at
+any velocity up to 600 km/s: `hbeta_ew` and these three are null where a spectrum does not reach there, and in stores
+made before. Simulated stars have no lines there, but a black body in files, and no pixels in the store of `stargap mock
+--store`. He I D3 is not measured.
 
 ## Definitions
 
@@ -137,7 +202,23 @@ arcsec.
 
 PUBLISHED
 
+## Iron after Mann et al. (2013)
+
+Of their eight visible features six are measured, 3 to 8, and Color-1. Features 1 and 2 (4648 and 5608 A), which their
+relation for types up to M2 needs, are not: with their continua they take twice as many further pixels. For later types
+their relation is [Fe/H] = −0.20 F5 + 0.48 F8 + 0.24 F7 + 0.14 F3 − 0.204 Color-1 − 0.32 (`mann_6416_ew`,
+`mann_8684_ew`, `mann_8208_ew`, `mann_6118_ew`, `color_1`). It is no column: the authors ask to correct for the
+instrument with ten or more stars of known [Fe/H] where spectra are not of SNIFS, and features 3 to 5 have continua on
+both sides of the place where LAMOST's arms meet. Of <iron> LAMOST stars later than M2 with [Fe/H] of the literature
+it is off by <iron off> dex, with a robust scatter of <iron scatter> and a correlation of <iron correlation>; but these
+stars differ by <iron spread> dex only.
+
 ## Activity
+
+`hbeta_ew` has the windows of `halpha_ew`. Of <measured> LAMOST spectra with Hβ <active> are active at three sigma in
+Hα, and <detected> of these show Hβ in emission at three sigma; their widths correlate by <correlation>, and EW(Hβ) /
+EW(Hα) is <ratio> in the median. In <quiet> stars with EW(Hα) below 0.3 A and an error of Hβ below 0.5 A it is
+<level> A in the median, with a robust scatter of <scatter> A, where errors are <error> A.
 
 `activity` is the paper's flag, EW(Hα) > 0.75 A; `p_active` is the probability that it is, given the noise of the
 measurement, without a prior; `activity_3sigma` asks for three sigma. `lhalpha_lbol` is L(Hα) / L(bol) = EW × chi,

@@ -1,8 +1,9 @@
 """Names for arrays and tensors: each gives shape and kind of number (jaxtyping; checked by tests/array_checks.py).
 
 Dimensions are ``star`` (one row per star or spectrum of a batch), ``pixel`` (the rest-frame grid that fits use),
-``support`` (that grid with its margins), ``native`` (the log-lambda grid of the survey), ``label`` (Teff, log g,
-[M/H], [a/M]) and ``parameter`` (the free labels of a fit). Those of tables' columns are in `stargap.rows`.
+``support`` (that grid with its margins), ``native`` (the log-lambda grid of the survey), ``blue`` (the
+native pixels blueward of it that are kept), ``label`` (Teff, log g, [M/H], [a/M]) and ``parameter`` (the free labels
+of a fit). Those of tables' columns are in `stargap.rows`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 __all__ = [
+    "BluePixels",
     "Bounds",
     "Coefficients",
     "Exponents",
@@ -64,6 +66,8 @@ SupportSpectra = Float[Tensor, "star support"]
 """Spectra on the rest-frame grid with its margins, before normalisation."""
 NativeSpectra = Float[Tensor, "star native"]
 """Spectra on the log-lambda grid of the survey."""
+BluePixels = Float[Tensor, "star blue"]
+"""The same on the native pixels blueward of it that are kept."""
 NativePixels = Int64[Tensor, "star support"]
 """Numbers of native pixels, one per pixel of the rest-frame grid with its margins."""
 PixelMask = Bool[Tensor, "star pixel"]

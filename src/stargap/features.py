@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from stargap.pixels import air_to_vacuum
 
-__all__ = ["BANDS", "FEATURES", "HALPHA", "LINES", "Feature", "feature", "subtype_name"]
+__all__ = ["BANDS", "FEATURES", "HALPHA", "HBETA", "LINES", "Feature", "feature", "subtype_name"]
 
 Band = tuple[float, float]
 
@@ -66,6 +66,8 @@ BANDS: Final = {"CaH2": (6814.0, 6846.0), "CaH3": (6960.0, 6990.0), "TiO5": (712
 """Bands of Reid et al. (1995) (A, air)."""
 HALPHA: Final = air_to_vacuum(6562.801)
 """6564.61 A, vacuum."""
+HBETA: Final = air_to_vacuum(4861.325)
+"""4862.68 A, vacuum (the line list of SDSS's pipeline)."""
 _REID: Final = "Reid et al. 1995, AJ 110, 1838"
 _LEPINE: Final = "Lepine et al. 2003, AJ 125, 1598"
 _LEPINE_2013: Final = "Lepine et al. 2013, AJ 145, 102"
@@ -78,6 +80,7 @@ _BY_STARS: Final = "its published values of 20 stars, below"
 _BY_CAT: Final = "public code for the triplet"
 _BY_MANN: Final = "the authors' own code"
 _TRIPLET: Final = ((8474.0, 8484.0), (8563.0, 8577.0), (8619.0, 8642.0), (8700.0, 8725.0), (8776.0, 8792.0))
+_BY_5668: Final = ((5660.0, 5675.0), (6586.0, 6607.0))
 _BY_7044: Final = ((7042.0, 7046.0),)
 
 
@@ -118,12 +121,18 @@ FEATURES: Final = (
     _width("ca_8498_ew", "Ca II 8498", (8484.0, 8513.0), _TRIPLET, "air", _CENARRO, _BY_CAT),
     _width("ca_8542_ew", "Ca II 8542", (8522.0, 8562.0), _TRIPLET, "air", _CENARRO, _BY_CAT),
     _width("ca_8662_ew", "Ca II 8662", (8642.0, 8682.0), _TRIPLET, "air", _CENARRO, _BY_CAT),
+    _width("mann_6118_ew", "Mann feature 3 (6118 A)", (6108.0, 6128.0), _BY_5668, "vacuum", _MANN, _BY_MANN),
+    _width("mann_6232_ew", "Mann feature 4 (6232 A)", (6222.0, 6242.0), _BY_5668, "vacuum", _MANN, _BY_MANN),
+    _width("mann_6416_ew", "Mann feature 5 (6416 A)", (6395.5, 6436.5), _BY_5668, "vacuum", _MANN, _BY_MANN),
     _width("mann_7540_ew", "Mann feature 6 (7540 A)", (7530.0, 7550.0), ((7390.0, 7500.0), (8100.0, 8160.0)),
            "vacuum", _MANN, _BY_MANN),
     _width("mann_8208_ew", "Mann feature 7 (8208 A)", (8190.5, 8225.5), ((8100.0, 8160.0), (8230.0, 8300.0)),
            "vacuum", _MANN, _BY_MANN),
     _width("mann_8684_ew", "Mann feature 8 (8684 A)", (8671.0, 8697.0), ((8590.0, 8620.0), (8890.0, 8920.0)),
            "vacuum", _MANN, _BY_MANN),
+    Feature("hbeta_ew", "H-beta equivalent width, positive in emission; not simulated",
+            (HBETA - 7.0, HBETA + 7.0), ((HBETA - 19.61, HBETA - 9.61), (HBETA + 9.61, HBETA + 19.61)), "vacuum",
+            "ours: the windows of H-alpha", "the line's wavelength alone", "width", emission=True),
     _width("halpha_ew", "H-alpha", (HALPHA - 7.0, HALPHA + 7.0), ((HALPHA - 19.61, HALPHA - 9.61),
            (HALPHA + 9.61, HALPHA + 19.61)), "vacuum", "West et al. 2004, AJ 128, 426, and 2011, AJ 141, 97 (line); "
            "the continuum windows are ours", "the catalogue's paper, section 4.4 (line alone)", emission=True),

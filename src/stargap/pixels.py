@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "BLUE",
+    "BLUE_KEPT",
+    "BLUE_WAVELENGTH",
     "LOG_LAMBDA",
     "MODEL_RESOLUTION",
     "PAPER",
@@ -84,6 +87,13 @@ class LogLambdaGrid:
 
 
 LOG_LAMBDA = LogLambdaGrid()
+BLUE = LogLambdaGrid(first=36842, count=708)
+"""Native pixels blueward of that grid, 4833 to 5686 A."""
+BLUE_KEPT = np.r_[0:54, 677:708]
+"""The 85 of them that batches and stores keep: 4833-4892 A, H-beta with its continuum, and 5649-5686 A, the continuum
+of features 3 to 5 of Mann et al. (2013), both at any velocity to 600 km/s."""
+BLUE_WAVELENGTH = BLUE.wavelength[BLUE_KEPT]
+"""Vacuum wavelengths of their centres (A), shape ``(blue,)``."""
 MODEL_RESOLUTION = 1800.0
 """Resolving power lambda / FWHM of models: that of LAMOST."""
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from stargap.pixels import BLUE_KEPT, LOG_LAMBDA
 from stargap.spectra.log_lambda import NativeBatch
 
 __all__ = ["morton", "native"]
@@ -29,11 +30,19 @@ def morton(air: ArrayLike) -> NDArray[np.float64]:
 def native(flux: ArrayLike, ivar: ArrayLike = 1e4) -> NativeBatch:
     """Return flux and inverse variance on the log-lambda grid, ``(star, native)`` or of one star, as a batch.
 
+    The pixels blueward of the grid can stand before it.
+
     Example:
-        >>> len(native(np.ones(1891)))
-        1
+        >>> len(native(np.ones(1891))), bool(native(np.ones(85 + 1891)).blue_ivar.all())
+        (1, True)
     """
     given = np.atleast_2d(np.asarray(flux, dtype=float))
     weights = np.broadcast_to(np.asarray(ivar, dtype=float), given.shape)
-    tensors = (torch.as_tensor(values.copy(), dtype=torch.float32) for values in (given, weights))
-    return NativeBatch(*tensors, torch.ones(len(given), dtype=torch.float64), torch.zeros(len(given)))
+    tensors = [torch.as_tensor(values.copy(), dtype=torch.float32) for values in (given, weights)]
+    scale, spikes = torch.ones(len(given), dtype=torch.float64), torch.zeros(len(given))
+    if given.shape[1] == LOG_LAMBDA.count:
+        return NativeBatch(*tensors, scale, spikes)
+    blue, grid = (
+        [values[:, part] for values in tensors] for part in (slice(BLUE_KEPT.size), slice(BLUE_KEPT.size, None))
+    )
+    return NativeBatch(*grid, scale, spikes, blue_flux=blue[0], blue_ivar=blue[1])

@@ -14,11 +14,15 @@ from stargap.features import FEATURES, feature
 from stargap.measurement.bands import line_width
 from stargap.measurement.halpha import CHI, CHI_SCATTER, halpha_luminosity, measure_halpha
 from stargap.measurement.lines import line_columns, measure_feature
-from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
+from stargap.measurement.stack import stack
+from stargap.pixels import BLUE_WAVELENGTH, LOG_LAMBDA, SPEED_OF_LIGHT
 from stargap.spectra.log_lambda import to_log_lambda
+from stargap.spectra.spectrum import Spectrum
 from stargap.tables.columns import CATALOGUE, MEASURED
 
-WAVE = LOG_LAMBDA.wavelength
+WAVE = np.concatenate([BLUE_WAVELENGTH, LOG_LAMBDA.wavelength])
+BLUE_FLUX = 0.3 + 0.1 * np.sin(BLUE_WAVELENGTH / 3) + 0.2 * np.exp(-0.5 * ((BLUE_WAVELENGTH - 4863) / 2) ** 2)
+"""What stands for the pixels of stars that the emulator does not have."""
 TRIPLET = [(8474, 8484), (8563, 8577), (8619, 8642), (8700, 8725), (8776, 8792)]
 PUBLISHED = {
     "tio1": ("air", (6718, 6723), [(6703, 6708)]),
@@ -43,9 +47,14 @@ PUBLISHED = {
     "ca_8542_ew": ("air", (8522, 8562), TRIPLET),
     "ca_8662_ew": ("air", (8642, 8682), TRIPLET),
     # the authors give centres and widths in microns
+    "mann_6118_ew": ("vacuum", (6118 - 10, 6118 + 10), [(5660, 5675), (6586, 6607)]),
+    "mann_6232_ew": ("vacuum", (6232 - 10, 6232 + 10), [(5660, 5675), (6586, 6607)]),
+    "mann_6416_ew": ("vacuum", (6416 - 20.5, 6416 + 20.5), [(5660, 5675), (6586, 6607)]),
     "mann_7540_ew": ("vacuum", (7540 - 10, 7540 + 10), [(7390, 7500), (8100, 8160)]),
     "mann_8208_ew": ("vacuum", (8208 - 17.5, 8208 + 17.5), [(8100, 8160), (8230, 8300)]),
     "mann_8684_ew": ("vacuum", (8684 - 13, 8684 + 13), [(8590, 8620), (8890, 8920)]),
+    # the vacuum wavelength that SDSS's pipeline publishes, with the windows of H-alpha
+    "hbeta_ew": ("vacuum", (4862.683 - 7, 4862.683 + 7), [(4843.073, 4853.073), (4872.293, 4882.293)]),
     "halpha_ew": ("vacuum", (6564.614 - 7, 6564.614 + 7), [(6545.004, 6555.004), (6574.224, 6584.224)]),
 }
 """Reid et al. 1995, Lepine et al. 2003 and 2013, Covey et al. 2007, Cenarro et al. 2001, Mann et al. 2013."""
@@ -68,14 +77,20 @@ def expected(one, flux, rv):
         return inside.mean() / np.mean(means)
     centres, widths = np.mean(reference, axis=1), np.diff(reference, axis=1)[:, 0]
     line = np.polyval(np.polyfit(centres, means, 1, w=np.sqrt(widths)), wave)
-    return (1 - inside / line).mean() * (band[1] - band[0])
+    return (-1 if one.emission else 1) * (1 - inside / line).mean() * (band[1] - band[0])
+
+
+def pixels(batch, row):
+    return torch.cat([batch.blue_flux[row], batch.flux[row]]).double().numpy()
 
 
 @pytest.fixture(scope="module")
 def stars(simulate, spectra):
     labels = np.array([[4000.0, 4.7, 0.1, 0.0], [3500.0, 4.8, -0.3, 0.12], [3000.0, 5.1, 0.0, 0.0]])
     made = simulate(3, seed=31, snr=1e4, labels=labels, rv=np.array([-150.0, 20.0, 90.0]), bad_pixels=False)
-    return to_log_lambda(spectra(made)), torch.as_tensor(made.rv)
+    flux, ivar = (getattr(to_log_lambda(spectra(made)), name).numpy() for name in ("flux", "ivar"))
+    blue = np.tile(BLUE_FLUX, (3, 1))
+    return native(np.hstack([blue, flux]), np.hstack([1e7 + 0 * blue, ivar])), torch.as_tensor(made.rv)
 
 
 def test_the_table_has_every_published_definition():
@@ -93,7 +108,7 @@ def test_features_equal_plain_integration(name, stars):
     one = feature(name)
     found = measure_feature(one, batch, rv).mean
     for row in range(len(batch)):
-        value = expected(one, batch.flux[row].double().numpy(), float(rv[row]))
+        value = expected(one, pixels(batch, row), float(rv[row]))
         # edges of the fine grid are off by up to 0.0005 A of at least 3 A
         assert found[row].item() == pytest.approx(value, rel=4e-4, abs=2e-3)
 
@@ -103,7 +118,7 @@ def test_halpha_has_a_continuum_that_is_level_within_the_line(stars):
     found = measure_halpha(batch, rv).width
     _, band, reference = PUBLISHED["halpha_ew"]
     for row in range(len(batch)):
-        flux, velocity = batch.flux[row].double().numpy(), float(rv[row])
+        flux, velocity = pixels(batch, row), float(rv[row])
         level = np.mean([fine(flux, *side, velocity)[1].mean() for side in reference])
         assert found[row].item() == pytest.approx(14 * (fine(flux, *band, velocity)[1].mean() / level - 1), abs=2e-3)
 
@@ -119,7 +134,7 @@ def test_molecules_get_stronger_towards_cooler_stars(stars):
 def repeats(simulate, spectra):
     """One star 1,500 times with noise of S/N 40 on its pixels, and the star itself."""
     star = simulate(1, seed=33, snr=1e5, labels=[[3400.0, 4.9, -0.2, 0.08]], rv=np.array([30.0]), bad_pixels=False)
-    flux = to_log_lambda(spectra(star)).flux[0].double().numpy()
+    flux = np.concatenate([BLUE_FLUX, to_log_lambda(spectra(star)).flux[0].double().numpy()])
     sigma = np.sqrt(flux.clip(0.05)) / 40
     sigma[::7] *= 3
     noise = np.random.default_rng(34).standard_normal((1500, flux.size))
@@ -211,11 +226,105 @@ def test_columns_are_those_of_the_table():
             assert f"e_{one.name}" in by_name
 
 
+# --- blueward of the log-lambda grid ----------------------------------------------------------------------------
+
+WHOLE = 10 ** (1e-4 * np.arange(35682, 39588))
+"""The pixels of LAMOST's files."""
+
+
+def observed(width=0.0, rv=0.0, wave=WHOLE, sigma=1.2):
+    """A spectrum with H-beta in emission on a sloping continuum, without noise."""
+    rest = wave / (1 + rv / SPEED_OF_LIGHT)
+    line = width * np.exp(-0.5 * ((rest - 4862.683) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
+    return Spectrum(wave, (0.3 + 1e-4 * (rest - 4862.683)) * (1 + line), np.full(wave.size, 1e6))
+
+
+def hbeta(spectrum, rv=0.0):
+    found = measure_feature(feature("hbeta_ew"), to_log_lambda([spectrum]), torch.tensor([rv]))
+    return found.mean.item(), found.variance.sqrt().item()
+
+
+@pytest.mark.parametrize("rv", [-600.0, -31.0, 0.0, 600.0])
+@pytest.mark.parametrize("width", [2.5, -0.8])
+def test_hbeta_is_positive_in_emission_at_the_velocity_of_the_star(width, rv):
+    value, error = hbeta(observed(width, rv), rv)
+    assert value == pytest.approx(width, abs=0.02)
+    assert 0.003 < error < 0.1
+    lines = 10 ** (1e-4 * np.arange(35682.3, 39588.0, 0.4)), 10 ** (1e-4 * np.arange(35682.3, 39588.0, 1.2))
+    for wave in lines:  # averaged, and interpolated
+        assert hbeta(observed(width, rv, wave, sigma=2.0), rv)[0] == pytest.approx(width, abs=0.03)
+
+
+def test_hbeta_is_null_where_it_is_not_covered_whole():
+    assert np.isnan(hbeta(observed(2.0, 900.0), 900.0)).all()
+    for wave in (WHOLE[WHOLE > 4870], WHOLE[WHOLE > 5875]):
+        assert np.isnan(hbeta(observed(2.0, wave=wave))).all()
+    spectrum = observed(2.0)
+    spectrum.ivar[np.abs(WHOLE - 4865).argmin()] = 0.0
+    assert np.isnan(hbeta(spectrum)).all()
+
+
+def test_hbeta_emission_is_no_spike_and_a_hit_pixel_is():
+    flare = observed(40.0, sigma=1.15)  # LAMOST's line spread
+    assert hbeta(flare)[0] == pytest.approx(40.0, rel=1e-2)
+    hit = observed(0.0)
+    hit.flux[np.abs(WHOLE - 4864).argmin()] *= 30
+    batch = to_log_lambda([hit])
+    assert int((batch.blue_ivar == 0).sum()) == 1
+    assert batch.spikes.tolist() == [0]  # counted on the grid alone
+    assert np.isnan(hbeta(hit)).all()
+
+
+def test_pixels_of_the_grid_do_not_see_those_blueward_of_it(stars):
+    batch, _ = stars
+    spectra = [Spectrum(WAVE, pixels(batch, row), np.full(WAVE.size, 1e4)) for row in range(len(batch))]
+    whole, cut = to_log_lambda(spectra), to_log_lambda([Spectrum(WAVE[85:], s.flux[85:], s.ivar[85:]) for s in spectra])
+    for name in ("flux", "ivar", "scale", "spikes", "resolution"):
+        assert torch.equal(getattr(whole, name), getattr(cut, name))
+    assert whole.blue_ivar.all()
+    assert not cut.blue_ivar.any()
+
+
+def test_stacks_keep_hbeta():
+    velocity = [-80.0, 10.0, 100.0]
+    mean = stack([observed(2.5, rv) for rv in velocity], rv=velocity)
+    value, error = hbeta(mean, 10.0)
+    assert value == pytest.approx(2.5, abs=0.03)
+    assert error == pytest.approx(hbeta(observed(2.5, 10.0), 10.0)[1] / np.sqrt(3), rel=0.1)
+    red = [Spectrum(WHOLE[-2000:], np.ones(2000), np.ones(2000))] * 2
+    assert stack(red, rv=[0.0, 0.0]).wavelength.size == LOG_LAMBDA.count
+
+
+# --- real stars -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page_of_lines():
+    """The functions that write docs/lines.md."""
+    docs = Path(__file__).parents[2] / "docs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(docs / "results")
+        return runpy.run_path(str(docs / "make_lines.py"))
+
+
 @pytest.mark.slow
-def test_indices_of_real_stars_follow_published_ones(shared_data, monkeypatch):
+def test_hbeta_of_real_stars_goes_with_halpha(shared_data, page_of_lines):
+    """LAMOST's M dwarfs: emission where H-alpha has it, and none, within the noise, where it does not."""
+    _, stars = page_of_lines["good_stars"](shared_data)
+    found = page_of_lines["balmer"](stars)
+    assert found["measured"] > 70
+    assert (found["active"], found["quiet"]) == (10, 30)
+    assert found["detected"] >= 7
+    assert found["correlation"] > 0.8
+    assert 1.0 < found["ratio"] < 2.0
+    assert abs(found["level"]) < 0.2
+    assert found["scatter"] < 1.2 * found["error"]
+
+
+@pytest.mark.slow
+def test_indices_of_real_stars_follow_published_ones(shared_data, page_of_lines):
     """Against Lepine et al. (2013): other telescopes, whose indices differ among themselves by as much."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs" / "results")
-    pairs = runpy.run_path(str(Path(__file__).parents[2] / "docs/make_lines.py"))["published_pairs"](shared_data)
+    pairs = page_of_lines["published_pairs"](shared_data)
     assert len(pairs["tio5"][0]) == 20
     for name, (ours, theirs) in pairs.items():
         known = np.isfinite(ours - theirs)

@@ -19,7 +19,7 @@ from helpers.store import Store
 
 from stargap.errors import SpectrumError, UsageError
 from stargap.files import part_folder
-from stargap.pixels import LOG_LAMBDA
+from stargap.pixels import BLUE_KEPT, BLUE_WAVELENGTH, LOG_LAMBDA
 from stargap.spectra.log_lambda import NativeBatch, native_batch
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.store.shards import (
@@ -218,6 +218,46 @@ def test_float16_takes_half_the_room(tmp_path):
         sizes[dtype] = (tmp_path / dtype / "shard-00000" / "flux.npy").stat().st_size
         assert Store.open(tmp_path / dtype).manifest["dtype"] == dtype
     assert 1.9 < sizes["float32"] / sizes["float16"] <= 2
+
+
+# --- pixels blueward of the grid --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def blue(tmp_path):
+    """A shard of three spectra that reach to H-beta and one that does not, as `write_shard` leaves it."""
+    rng, wave = np.random.default_rng(7), np.concatenate([BLUE_WAVELENGTH, LOG_LAMBDA.wavelength])
+    spectra = [Spectrum(wave, rng.uniform(50, 150, wave.size), rng.uniform(0.01, 1.0, wave.size)) for _ in range(3)]
+    red = Spectrum(wave[85:], spectra[0].flux[85:], spectra[0].ivar[85:])
+    return native_batch([*spectra, red])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_blue_pixels_are_kept_with_at_most_a_twentieth_more_room(dtype, blue, tmp_path):
+    native, facts, _ = blue
+    plain = native_batch([SpectrumError("a.fits", "gone")])[0]
+    without = replace(native, blue_flux=plain.blue_flux.expand(4, -1), blue_ivar=plain.blue_ivar.expand(4, -1))
+    write_shard(tmp_path, 0, native, {}, facts, dtype=dtype)
+    write_shard(tmp_path, 1, without, {}, facts, dtype=dtype)
+    whole, old = Shard.open(tmp_path, 0), Shard.open(tmp_path, 1)
+    assert set(whole.card.files) - set(old.card.files) == {"blue_flux.npy", f"blue_{SIGMA[dtype]}"}
+    tolerance = 0.0 if dtype == "float32" else 2.0**-9
+    for name in ("blue_flux", "blue_ivar"):
+        np.testing.assert_allclose(getattr(whole.read(), name), getattr(native, name), rtol=tolerance)
+        assert torch.equal(getattr(whole.read(np.array([3, 1])), name)[1], getattr(whole.read(), name)[1])
+    assert (whole.read().blue_ivar > 0).sum(dim=1).tolist() == [85, 85, 85, 0]
+    assert same(old.read(), whole.read())
+    assert not old.read().blue_ivar.any()
+    assert BLUE_KEPT.size < 0.05 * LOG_LAMBDA.count
+
+
+def test_a_blue_array_of_another_shape_is_refused(blue, tmp_path):
+    native, facts, _ = blue
+    write_shard(tmp_path, 0, native, {}, facts)
+    np.save(tmp_path / "shard-00000" / "blue_flux.npy", np.zeros((4, 5)))
+    sign(tmp_path / "shard-00000", "blue_flux.npy")
+    with pytest.raises(UsageError, match=r"blue_flux\.npy: holds \(4, 5\), where \(4, 85\) is needed"):
+        Shard.open(tmp_path, 0).read()
 
 
 # --- what is damaged is refused ---------------------------------------------------------------------------------

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stargap.arrays import PerStar
-from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
+from stargap.pixels import BLUE_WAVELENGTH, LOG_LAMBDA, SPEED_OF_LIGHT
 from stargap.spectra.log_lambda import NativeBatch
 
 __all__ = ["Band", "band_mean", "band_ratio", "line_width", "mean_of"]
@@ -68,24 +69,24 @@ class _Part(NamedTuple):
 
 
 @lru_cache(maxsize=128)
-def _near(low: float, high: float) -> tuple[slice, Tensor]:
-    """Return the native pixels that a band can reach at 1,000 km/s, and their wavelengths (A)."""
-    wave = LOG_LAMBDA.wavelength
-    near = slice(int((wave < (1 - REACH) * low).sum()), int((wave < (1 + REACH) * high).sum()))
-    return near, torch.as_tensor(wave[near])
+def _near(low: float, high: float) -> tuple[slice, slice, Tensor]:
+    """Return the blue and the native pixels that a band can reach at 1,000 km/s, and their wavelengths (A)."""
+    both = (BLUE_WAVELENGTH, LOG_LAMBDA.wavelength)
+    blue, native = (slice(*np.searchsorted(wave, ((1 - REACH) * low, (1 + REACH) * high)).tolist()) for wave in both)
+    return blue, native, torch.as_tensor(np.concatenate([both[0][blue], both[1][native]]))
 
 
 def _part(native: NativeBatch, rv: PerStar, low: float, high: float) -> _Part:
     doppler = 1.0 + rv.double()[:, None] / SPEED_OF_LIGHT
-    near, wavelength = _near(low, high)
+    blue, near, wavelength = _near(low, high)
     centre = wavelength / doppler
     inside = torch.clamp(centre * LOG_LAMBDA.ratio, max=high) - torch.clamp(centre / LOG_LAMBDA.ratio, min=low)
-    ivar = native.ivar[:, near].double()
+    ivar = torch.cat([native.blue_ivar[:, blue], native.ivar[:, near]], dim=1).double()
     good = ivar > 0
     return _Part(
         torch.where(good, inside.clamp_min(0.0), 0.0),
         centre,
-        native.flux[:, near].double(),
+        torch.cat([native.blue_flux[:, blue], native.flux[:, near]], dim=1).double(),
         torch.where(good, 1.0 / ivar.clamp_min(1e-10), 0.0),
     )
 

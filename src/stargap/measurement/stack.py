@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
 from stargap.measurement.files import measure
-from stargap.pixels import LOG_LAMBDA, SPEED_OF_LIGHT
+from stargap.pixels import BLUE_WAVELENGTH, LOG_LAMBDA, SPEED_OF_LIGHT
 from stargap.settings import MeasureSettings
 from stargap.spectra.inputs import expand_spectra, list_spectra
 from stargap.spectra.linespread import to_resolution
@@ -90,7 +90,7 @@ def co_added(chosen: list[Spectrum], velocity: NDArray[np.float64]) -> Spectrum:
     weight = ivar.sum(axis=0)
     mean = np.divide((flux * ivar).sum(axis=0), weight, out=np.zeros(weight.shape), where=weight > 0)
     facts = replace(chosen[int(snr2.argmax())].facts, path="", obsid=None, snr_source=None)
-    wave = LOG_LAMBDA.wavelength
+    wave = np.concatenate([BLUE_WAVELENGTH, LOG_LAMBDA.wavelength])[-weight.size :]
     return Spectrum(wave, mean, weight, facts, np.full(wave.size, power))
 
 
@@ -102,7 +102,10 @@ def _squared_snr(spectrum: Spectrum) -> float:
 def _moved(
     spectra: list[Spectrum], velocity: NDArray[np.float64], centre: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Return fluxes and inverse variances at one velocity on the grid, ``(spectrum, native)``, and their R."""
+    """Return fluxes and inverse variances at one velocity on the grid, ``(spectrum, native)``, and their R.
+
+    Pixels blueward of the grid stand before it where any spectrum has them.
+    """
     moved = [
         replace(one, wavelength=one.wavelength * (1 + centre / SPEED_OF_LIGHT) / (1 + v / SPEED_OF_LIGHT))
         for one, v in zip(spectra, velocity, strict=True)
@@ -113,4 +116,7 @@ def _moved(
     for row, power in enumerate(native.resolution.tolist()):
         if power > lowest:
             flux[row] = to_resolution(flux[row], ivar[row], np.full(flux.shape[1], power), lowest)
+    if native.blue_ivar.any():
+        flux = np.hstack([native.blue_flux.double().numpy(), flux])
+        ivar = np.hstack([native.blue_ivar.double().numpy(), ivar])
     return flux, ivar, lowest

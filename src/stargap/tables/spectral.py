@@ -10,7 +10,6 @@ from stargap.tables.column import Column, with_error
 __all__ = ["SPECTRAL"]
 
 _RATIO: Final = "phot.flux.density;arith.ratio"
-_WIDTH: Final = "spect.line.eqWidth;em.opt.R"
 _ACTIVITY: Final = "meta.code.class;spect.line.eqWidth"
 _SUBTYPE: Final = "Numeric subtype from TiO5: -2 = K5, -1 = K7, 0 to 7 = M0 to M7"
 _FIRST: Final = ("tio5", "cah2", "cah3")
@@ -20,7 +19,8 @@ _LUMINOSITY: Final = "L(H-alpha) over L(bol): halpha_ew times chi of the subtype
 def _columns(one: Feature) -> tuple[Column, Column]:
     if one.kind == "ratio":
         return with_error(one.name, "", _RATIO, one.about, (-20, 20))
-    return with_error(one.name, "Angstrom", _WIDTH, one.about, (-100, 1000))
+    letter = "BVRI"[sum(one.band[0] >= edge for edge in (5000, 6000, 7500))]
+    return with_error(one.name, "Angstrom", f"spect.line.eqWidth;em.opt.{letter}", one.about, (-100, 1000))
 
 
 _OF = {one.name: _columns(one) for one in FEATURES}

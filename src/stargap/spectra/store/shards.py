@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stargap import __version__
 from stargap.errors import UsageError
 from stargap.files import part_folder, replacing
-from stargap.pixels import LOG_LAMBDA
+from stargap.pixels import BLUE_KEPT, LOG_LAMBDA
 from stargap.spectra.spectrum import Facts
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ Dtype = Literal["float32", "float16"]
 FORMAT = 3
 """Version of shards and manifests."""
 SHARD_ROWS = 1024
-"""Default number of rows of a shard, which is 15 MB in float32."""
+"""Default number of rows of a shard, which is 16 MB in float32."""
 CATALOGUE = {
     "gaia_source_id": "int | None",
     "uid": "str | None",
@@ -65,6 +65,8 @@ CATALOGUE = {
 """What the index keeps of a survey's catalogue, beside the facts of the file itself."""
 _BY_ROW = ("scale", "spikes", "resolution")
 """Arrays with a number for each row, in the order of `NativeBatch`."""
+_BLUE = "blue_"
+"""With what names of arrays begin that shards have only where a spectrum has a good pixel blueward of the grid."""
 _FILE = {"bytes": "int", "mtime_ns": "int", "sha256": "str", "failure": "str"}
 PLACE = {"spectrum_id": "int", "shard": "int", "row": "int"}
 """Where a row is; `write_shard` fills it in."""
@@ -143,10 +145,14 @@ class Shard:
 
         from stargap.spectra.log_lambda import NativeBatch
 
-        flux = torch.from_numpy(self._array("flux")[rows].astype(np.float32))
-        weight = torch.from_numpy(self._array(_weight_name(self.card.dtype))[rows].astype(np.float32))
-        ivar = weight if self.card.dtype == "float32" else weight.square().reciprocal()
-        return NativeBatch(flux, ivar, *(torch.from_numpy(self._array(name)[rows].copy()) for name in _BY_ROW))
+        def pixels(prefix: str) -> tuple[torch.Tensor, torch.Tensor]:
+            names = f"{prefix}flux", f"{prefix}{_weight_name(self.card.dtype)}"
+            flux, weight = (torch.from_numpy(self._array(name)[rows].astype(np.float32)) for name in names)
+            return flux, weight if self.card.dtype == "float32" else weight.square().reciprocal()
+
+        by_row = (torch.from_numpy(self._array(name)[rows].copy()) for name in _BY_ROW)
+        blue = pixels(_BLUE) if f"{_BLUE}flux.npy" in self.card.files else ()
+        return NativeBatch(*pixels(""), *by_row, *blue)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return this shard's part of the index."""
@@ -178,7 +184,8 @@ class Shard:
         return all(file_sha256(self.folder / name) == file.sha256 for name, file in self.card.files.items())
 
     def _array(self, name: str) -> NDArray[Any]:
-        path, pixels = self.file(f"{name}.npy"), () if name in _BY_ROW else (LOG_LAMBDA.count,)
+        count = BLUE_KEPT.size if name.startswith(_BLUE) else LOG_LAMBDA.count
+        path, pixels = self.file(f"{name}.npy"), () if name in _BY_ROW else (count,)
         try:
             array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -351,14 +358,17 @@ def _weight_name(dtype: Dtype) -> str:
 
 
 def _encoded(native: NativeBatch, dtype: Dtype) -> list[tuple[str, NDArray[Any]]]:
-    flux, weight = native.flux, native.ivar
-    if dtype == "float16":
-        import torch
+    arrays: dict[str, Any] = {}
+    for prefix in ("", _BLUE) if native.blue_ivar.any() else ("",):
+        flux, weight = getattr(native, f"{prefix}flux"), getattr(native, f"{prefix}ivar")
+        if dtype == "float16":
+            import torch
 
-        flux, weight = flux.half(), weight.rsqrt().half()
-        finite = torch.isfinite(flux) & torch.isfinite(weight)
-        flux, weight = torch.where(finite, flux, 0), torch.where(finite, weight, torch.inf)
-    arrays = {"flux": flux, _weight_name(dtype): weight} | {name: getattr(native, name) for name in _BY_ROW}
+            flux, weight = flux.half(), weight.rsqrt().half()
+            finite = torch.isfinite(flux) & torch.isfinite(weight)
+            flux, weight = torch.where(finite, flux, 0), torch.where(finite, weight, torch.inf)
+        arrays |= {f"{prefix}flux": flux, f"{prefix}{_weight_name(dtype)}": weight}
+    arrays |= {name: getattr(native, name) for name in _BY_ROW}
     return [(name, tensor.numpy()) for name, tensor in arrays.items()]
 
 

@@ -3,7 +3,7 @@
 ``manifest.json`` names version, log-lambda grid, settings and the checksum of every file and is written last;
 ``index.parquet`` has one row per spectrum, in the order of ``spectrum_id``; ``shard-00000/`` and so on hold ``flux``,
 ``ivar`` (in float16 ``sigma``: ivar would overflow), ``scale``, ``spikes`` and ``resolution`` of `NativeBatch` as
-``.npy`` files.
+``.npy`` files, and ``blue_flux`` with ``blue_ivar`` or ``blue_sigma`` where a spectrum of the shard has them.
 """
 
 from __future__ import annotations
