@@ -18,7 +18,7 @@ class Feature:
 
     Args:
         name: of its column; its error is ``e_`` and this name.
-        about: one ASCII line without a full stop, of at most 68 characters.
+        about: one ASCII line without a full stop, of at most 65 characters.
         band: first and last wavelength (A).
         reference: the same of what it is compared with.
         scale: of these wavelengths; `vacuum` converts them.

@@ -53,7 +53,7 @@ def test_every_column_is_described_in_known_words(column):
     assert check_ucd(column.ucd, check_controlled_vocabulary=True)
     assert parse_ucd(column.ucd, check_controlled_vocabulary=True)
     assert column.description.isascii()
-    assert 8 < len(column.description) <= 68
+    assert 8 < len(column.description) <= 65  # VOTable files of astropy break longer ones
     for standard in ("fits", "vounit"):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*Angstrom.*deprecated in the VOUnit", units.UnitsWarning)
