@@ -53,7 +53,7 @@ def test_a_stack_is_that_of_the_public_function(whole, stars):
 
 def test_without_stacks_there_are_none(whole, asked, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
-    made = make_stacks(Run(tmp_path / "run", asked(whole, fit={"stacks": False})), None)
+    made = make_stacks(Run(tmp_path / "run", asked(whole, fit={"stacks": False})), 0)
     assert made.rows == 0
     columns = read_columns(made.products[0])
     assert {"gaia_source_id", "teff_stack", "use_stack"} <= set(columns)

@@ -187,7 +187,7 @@ class _Work:
                 continue
             self._check_inputs(stage, done)
             units = self._pending(stage)
-            if stage.sharded and self.gather and units:
+            if stage.sharded and not stage.gathered and self.gather and units:
                 message = f"{len(units)} shards of stage {stage.name} are not done: run the other parts first"
                 raise UsageError(message)
             outcomes = [one for one in self._make(stage, units) if one.failure]
@@ -202,7 +202,7 @@ class _Work:
         return damaged, failed
 
     def _skipped(self, stage: Stage) -> bool:
-        return self.part is not None and needs_all_shards(self.run, stage)
+        return self.part is not None and (stage.gathered or needs_all_shards(self.run, stage))
 
     def _check_inputs(self, stage: Stage, done: set[str]) -> None:
         """Refuse a stage that needs what is not done; in one part of a run, pieces of other parts may be lacking."""

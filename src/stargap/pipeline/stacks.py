@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stargap.catalogue.stars import star_numbers
 from stargap.errors import SpectrumError
 from stargap.measurement.models import settings_for
 from stargap.measurement.stack import co_added
@@ -19,27 +17,24 @@ from stargap.processor import single_thread
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.store.shards import Shard
-from stargap.survey.cleaning.rules import is_rejected
 from stargap.tables.columns import INT_NULL, STACKED
 from stargap.tables.parquet import read_columns, write_columns
 
 __all__ = ["make_stacks"]
 
-_BLOCK = 8 * BATCH
-"""Stars whose spectra are in memory together."""
-_NEEDED = ("spectrum_id", "gaia_source_id", "in_sample", "clean_flags", "rv", "use_rv", "use_teff")
-
 
 @single_thread()
 def make_stacks(run: Run, unit: int | None) -> Made:
-    """Stack the usable spectra of each star that has several, and fit them; nothing where nobody asks for it."""
-    path = run.folder / "stack" / "stacks.parquet"
+    """Stack and fit the spectra of stars that have several, of which the first is in this shard; none if not asked."""
+    assert unit is not None
+    table = read_columns(run.part("groups", unit))
+    first = np.flatnonzero(np.diff(table["gaia_source_id"], prepend=INT_NULL))
+    wanted = run.settings.fit.stacks and len(first)
+    stars = np.split(np.arange(len(table["spectrum_id"])), first[1:]) if wanted else []
     parts = [{name: np.empty(0, dtype=kind) for name, kind in _TYPES.items()}]
-    if run.settings.fit.stacks:
-        table = read_columns(run.folder / "measured.parquet", list(_NEEDED))
-        parts += [_fitted(run, table, rows) for rows in _blocks(table)]
+    parts += [_fitted(run, table, stars[begin : begin + BATCH]) for begin in range(0, len(stars), BATCH)]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = run.part("stack", unit)
     write_columns(path, columns)
     return Made([path], len(columns["gaia_source_id"]))
 
@@ -47,21 +42,8 @@ def make_stacks(run: Run, unit: int | None) -> Made:
 _TYPES: dict[str, str] = {"gaia_source_id": "int64", **{column.name: column.dtype for column in STACKED}}
 
 
-def _blocks(table: Columns) -> Iterator[list[NDArray[np.int64]]]:
-    """Yield the rows of each star with several usable spectra, some stars at a time."""
-    usable = table["in_sample"] & ~is_rejected(table["clean_flags"]) & (table["gaia_source_id"] != INT_NULL)
-    usable &= (table["use_rv"] == 1) & (table["use_teff"] == 1)
-    rows = np.flatnonzero(usable)
-    star, _ = star_numbers(table["gaia_source_id"][rows])
-    order = np.argsort(star, kind="stable")
-    groups = np.split(rows[order], np.flatnonzero(np.diff(star[order])) + 1)
-    several = [group for group in groups if len(group) > 1]
-    for first in range(0, len(several), _BLOCK):
-        yield several[first : first + _BLOCK]
-
-
 def _fitted(run: Run, table: Columns, stars: list[NDArray[np.int64]]) -> Columns:
-    """Return the columns of the stacks of some stars."""
+    """Return the columns of the stacks of some stars, at most ``BATCH``."""
     spectra = _read(run, table["spectrum_id"][np.concatenate(stars)])
     ends = np.cumsum([len(rows) for rows in stars])
     stacks = [
@@ -70,11 +52,7 @@ def _fitted(run: Run, table: Columns, stars: list[NDArray[np.int64]]) -> Columns
     ]
     transfer = run.transfer()
     settings, emulator = settings_for(transfer, run.settings.measure), run.emulator()
-    parts = [
-        measure_batch(stacks[first : first + BATCH], settings, emulator, transfer=transfer)[0]
-        for first in range(0, len(stacks), BATCH)
-    ]
-    found: Columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    found, _ = measure_batch(stacks, settings, emulator, transfer=transfer)
     columns = {f"{name}_stack": values for name, values in found.items()}
     columns["use_stack"] = np.min([found[f"use_{name}"] for name in ("teff", "logg", "m_h")], axis=0)
     columns["gaia_source_id"] = table["gaia_source_id"][[rows[0] for rows in stars]]

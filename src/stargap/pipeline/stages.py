@@ -29,7 +29,8 @@ class Stage:
     JSON types, and ``outside`` digests of files outside the run. ``make`` makes a piece, in any process; ``rescue``
     clears the way after a process died over a piece. ``schema`` are the columns of its tables, as far as
     `stargap.tables.columns` lays them down: a piece with other columns is made again. A stage that is ``remade`` is
-    made again without asking when its settings or the version changed, since it mixes no rows. ``trains`` says whether
+    made again without asking when its settings or the version changed, since it mixes no rows. A ``gathered`` stage has
+    pieces that always need all shards of an earlier one: parts of a run leave them to the end. ``trains`` says whether
     it trains a model, which may take ``TRAINING`` times as long as another piece.
     """
 
@@ -43,6 +44,7 @@ class Stage:
     rescue: Callable[[Run, int], None] | None = None
     schema: tuple[Column, ...] = ()
     remade: bool = False
+    gathered: bool = False
     trains: Callable[[SurveySettings], bool] = lambda settings: False
 
 
@@ -187,11 +189,12 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "stack",
         "fit the stacked spectra of stars with several",
-        False,
+        True,
         lambda settings: ("ingest", "emulator", "transfer", "table"),
         lambda settings: settings.model_dump(mode="json", include={"measure": True, "fit": {"stacks"}}),
         _later("stacks", "make_stacks"),
         schema=STACKED,
+        gathered=True,
     ),
     Stage(
         "catalogue",

@@ -12,6 +12,7 @@ from stargap.catalogue.ages import Ages, kinematic_ages
 from stargap.catalogue.build import build_catalogue
 from stargap.catalogue.precision import Precision, fit_precision, published_errors
 from stargap.catalogue.publish import write_catalogue
+from stargap.catalogue.stars import star_numbers
 from stargap.catalogue.velocity import VelocityScale, fit_velocity_scale, on_scale
 from stargap.files import part_folder, replacing, sweep_parts
 from stargap.pipeline.folder import Columns, Made, Run, content_digest, joined_rows
@@ -82,7 +83,31 @@ def make_table(run: Run, unit: int | None) -> Made:
     path = run.folder / "measured.parquet"
     parts = (_joined_shard(run, number) for number in range(run.shards()))
     write_parts(parts, path, schema=SURVEY, provenance=run.provenance())
-    return Made([path], run.rows(None))
+    return Made([path, *_write_groups(run, path)], run.rows(None))
+
+
+_GROUPED = ("spectrum_id", "gaia_source_id", "in_sample", "clean_flags", "rv", "use_rv", "use_teff")
+
+
+def _write_groups(run: Run, path: Path) -> list[Path]:
+    """Write the spectra that are stacked, star by star, for each shard those of stars whose first one is in it.
+
+    They are the usable spectra of stars that have several.
+    """
+    table = read_columns(path, list(_GROUPED))
+    usable = table["in_sample"] & ~is_rejected(table["clean_flags"]) & (table["gaia_source_id"] != INT_NULL)
+    usable &= (table["use_rv"] == 1) & (table["use_teff"] == 1)
+    rows = np.flatnonzero(usable)
+    star, count = star_numbers(table["gaia_source_id"][rows])
+    order = np.argsort(star, kind="stable")
+    rows, star = rows[order], star[order]
+    first, spectra = rows[np.searchsorted(star, np.arange(count))], np.bincount(star, minlength=count)
+    rows, first = rows[spectra[star] > 1], first[star][spectra[star] > 1]
+    edges = np.searchsorted(first, np.arange(run.shards() + 1) * run.rows(0))
+    paths = [run.part("groups", unit) for unit in range(run.shards())]
+    for group, begin, end in zip(paths, edges, edges[1:], strict=False):
+        write_columns(group, {name: table[name][rows[begin:end]] for name in ("spectrum_id", "gaia_source_id", "rv")})
+    return paths
 
 
 def _joined_shard(run: Run, unit: int) -> Columns:
@@ -144,7 +169,8 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
 
 def _calibrated_stacks(run: Run, precision: Precision) -> Columns:
     """Return the labels of stacked spectra, with the errors that repeats show at their S/N."""
-    stacks = read_columns(run.folder / "stack" / "stacks.parquet")
+    parts = [read_columns(run.part("stack", unit)) for unit in range(run.shards())]
+    stacks = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     for name in LABELS_WITH_ERRORS[1:]:
         error = precision.errors[name].calibrated_error(stacks[f"e_{name}_stack"], stacks["snr_r_stack"])
         stacks[f"e_{name}_stack"] = error.astype(np.float32)
