@@ -83,7 +83,7 @@ ABLATIONS: dict[str, StarnetSettings] = {
 """Trainings of equally many spectra."""
 BEST = "starnet"
 RECIPES: dict[str, StarnetSettings] = {
-    "reference": PUBLISHED.model_copy(update={"iterations": 7_500}),
+    "reference": PUBLISHED.model_copy(update={"iterations": 7_500, "validate_every": 2_000}),
     **ABLATIONS,
     BEST: changed({"residual": True, **SMALL_SPLIT}, noisy=True, iterations=1_000),
 }
