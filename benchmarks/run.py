@@ -202,6 +202,10 @@ def main() -> None:
                    "-o", str(Path(temporary) / "labels.fits")]  # fmt: skip
         ours = timed(lambda: subprocess.run(command, check=True, capture_output=True), 3) / STARS
         row("the same, stargap measure, start included", "2 workers", ours, ">= 60/s", None)
+        one = [sys.executable, "-m", "stargap", "measure", str(paths[0])]
+        ours = timed(lambda: subprocess.run(one, check=True, capture_output=True))
+        base = timed(lambda: subprocess.run([sys.executable, "-c", "import torch"], check=True))
+        row("stargap measure of one file, start included", "", ours, "<= 2.2 s", base, "import torch alone")
         help_time = timed(
             lambda: subprocess.run([sys.executable, "-m", "stargap", "--help"], check=True, capture_output=True)
         )
@@ -235,12 +239,13 @@ derivatives.
 
 
 def findings(took: dict[str, tuple[float, float | None]]) -> str:
-    """Return the three findings of the page, from seconds of a spectrum and ratios to baselines by task."""
+    """Return the findings of the page, from seconds of a spectrum and ratios to baselines by task."""
     lamost, alone = (took[f"files to rows, {model}, in Python"][0] for model in ("transfer-lamost", "emulator alone"))
     (velocity, by_loop), (fit, by_scipy) = (
         took[what] for what in ("velocity, +-1000 km/s, 36 templates", "label fit, 3 labels, 2901 pixels")
     )
     (image, images), (table, tables) = (took[f"read a .fits.gz file, {kind}"] for kind in ("image", "table"))
+    start, torch_alone = took["stargap measure of one file, start included"]
     return "\n".join((
         f"* **From files to rows** two workers measure {1 / lamost:.0f} spectra a second with the default model,",
         f"  {1 / alone:.0f} with the emulator alone.",
@@ -248,6 +253,8 @@ def findings(took: dict[str, tuple[float, float | None]]) -> str:
         f"  **label fit** {1e3 * fit:.1f} ms, {by_scipy:.0f} times less than scipy's least squares of the same model.",
         f"* **Reading a file** takes {1e3 * image:.1f} ms (an image) or {1e3 * table:.1f} ms (a table),",
         f"  {images:.1f} and {tables:.1f} times less than with astropy's objects ([why](../decisions/024-reading.md)).",
+        f"* **One file**, from the command to its table, takes {start:.1f} s, where importing torch alone",
+        f"  takes {start * torch_alone:.1f} s.",
     ))  # fmt: skip
 
 

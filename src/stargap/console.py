@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["bar", "bars", "console", "progress_bars", "sigterm_as_ctrl_c", "worker_count"]
+__all__ = ["bar", "bars", "console", "long_imports", "progress_bars", "sigterm_as_ctrl_c", "worker_count"]
 
 
 def console() -> Console:
@@ -83,6 +85,23 @@ def bar(name: str, total: int, *, show: bool = True) -> Iterator[Callable[[int],
             report(name, done, total)
 
         yield advance
+
+
+@contextmanager
+def long_imports() -> Iterator[None]:
+    """Import torch and astropy without garbage collections, which look through all that they make, in vain.
+
+    What is there at the end stays out of later collections. Nothing is done where torch has been imported already.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager

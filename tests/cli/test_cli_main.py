@@ -1,6 +1,7 @@
 """The command line: rows, exit codes, help, interruption (ROBUSTNESS cases 47-49)."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from helpers.stars import mock_stars
 from safetensors.numpy import load_file
 
 from stargap.cli import main as cli
+from stargap.console import long_imports
 from stargap.errors import UsageError
 from stargap.flags import JointFlag
 from stargap.mock.files import write_lamost
@@ -198,6 +200,33 @@ def test_help_does_not_import_torch_or_astropy():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+def test_one_file_is_measured_without_what_it_does_not_need(folder):
+    """Its start is most of its time: nothing that trains, draws, joins or writes tables, and no compiler of torch."""
+    code = f"""
+import gc, sys
+from stargap.cli.main import main
+try:
+    main(["measure", {str(folder / "spec-0.fits")!r}])
+except SystemExit as stop:
+    assert not stop.code
+others = {{"torch._dynamo", "torch._inductor", "sympy", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "h5py"}}
+print(sorted(others & set(sys.modules)), gc.isenabled(), gc.get_freeze_count() > 100_000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[] True True"
+
+
+def test_collections_stop_for_long_imports_alone(monkeypatch):
+    with long_imports():
+        assert gc.isenabled()  # torch is there already
+    monkeypatch.delitem(sys.modules, "torch")
+    with long_imports():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
 
 
 def struck(processes, words, folder, signum, ready):

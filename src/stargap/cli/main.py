@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from pathlib import Path
@@ -217,6 +219,8 @@ def _missing(error: MissingArgumentError) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors of use print one line and exit with 2, Ctrl-C with 130, a broken pipe with 141."""
+    if arguments is None:
+        atexit.register(gc.freeze)  # else all objects are looked through once more before the process ends
     try:
         app(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()

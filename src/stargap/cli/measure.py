@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from stargap.console import bar, console, worker_count
+from stargap.console import bar, console, long_imports, worker_count
 from stargap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -169,10 +169,11 @@ def measure(
     rows
         How many rows of the table to print.
     """
-    from stargap.measurement.files import measure as run
-    from stargap.measurement.inputs import read_zero_points
-    from stargap.spectra.inputs import find_spectra
-    from stargap.survey.gaia.join import read_gaia
+    with long_imports():
+        from stargap.measurement.files import measure as run
+        from stargap.measurement.inputs import read_zero_points
+        from stargap.spectra.inputs import find_spectra
+        from stargap.survey.gaia.join import read_gaia
 
     settings, read, processes = fitting.chosen(), reading.settings(), worker_count(workers)
     outputs.check()

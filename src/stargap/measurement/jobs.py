@@ -34,6 +34,7 @@ class Job:
     read: ReadSettings
 
     @classmethod
+    @single_thread()
     def of(cls, settings: MeasureSettings | None, model: str | Path | None, read: ReadSettings | None = None) -> Job:
         """Resolve the defaults of `stargap.measure`.
 
