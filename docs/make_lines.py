@@ -10,14 +10,18 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).parent / "results"))
 from pages import number, read_index, reflow, table
+from real_star_data import read_templates
 
 import stargap
-from stargap.features import FEATURES
+from stargap.features import FEATURES, feature
 from stargap.measurement.halpha import CHI, CHI_SCATTER
+from stargap.measurement.lines import measure_feature
+from stargap.spectra.log_lambda import to_log_lambda
 from stargap.statistics import robust_scatter
 
 THEIRS = {
@@ -34,8 +38,11 @@ CONSTANT = -0.32
 """[Fe/H] of stars later than M2 is this and the sum of columns times those (Mann et al. 2013, as the authors' code)."""
 QUIET = 0.3
 """H-alpha (A) below which a star is not active."""
-KNOWN = 0.5
-"""Largest error (A) of the H-beta of quiet stars whose scatter is quoted."""
+KNOWN = {"hbeta_ew": 0.5, "he_d3_ew": 0.1}
+"""Error (A) of a line above which it is not called well known."""
+
+EARLY = ("K5", "K7", "M0", "M1", "M2", "M3", "M4")
+"""Subtypes of which few stars are active."""
 
 Array = NDArray[np.float64]
 
@@ -60,22 +67,36 @@ def good_stars(data: Path) -> tuple[list[dict[str, str]], dict[str, Array]]:
     return rows, {name: table[name].astype(float) for name, values in table.items() if values.dtype.kind in "if"}
 
 
-def balmer(stars: Mapping[str, Array]) -> dict[str, float]:
-    """Return how H-beta goes with H-alpha: of active stars, and of quiet ones where it is well known."""
-    halpha, hbeta, error = (stars[name] for name in ("halpha_ew", "hbeta_ew", "e_hbeta_ew"))
-    active = (stars["activity_3sigma"] == 1) & np.isfinite(hbeta)
-    quiet = (halpha < QUIET) & (error < KNOWN)
+def emission(stars: Mapping[str, Array], name: str) -> dict[str, float]:
+    """Return how a line goes with H-alpha: of active stars, and of active and quiet ones where it is well known."""
+    halpha, line, error = (stars[column] for column in ("halpha_ew", name, f"e_{name}"))
+    active = (stars["activity_3sigma"] == 1) & np.isfinite(line)
+    known = error < KNOWN[name]
+    quiet = (halpha < QUIET) & known
+    found = line > 3 * error
     return {
-        "measured": float(np.isfinite(hbeta).sum()),
+        "measured": float(np.isfinite(line).sum()),
         "active": float(active.sum()),
-        "detected": float((hbeta > 3 * error)[active].sum()),
-        "correlation": float(np.corrcoef(halpha[active], hbeta[active])[0, 1]),
-        "ratio": float(np.median((hbeta / halpha)[active])),
+        "detected": float(found[active].sum()),
+        "correlation": float(np.corrcoef(halpha[active], line[active])[0, 1]),
+        "ratio": float(np.median((line / halpha)[active])),
+        "known": float((active & known).sum()),
+        "found": float(found[active & known].sum()),
+        "strength": float(np.median(line[active & known])),
         "quiet": float(quiet.sum()),
-        "level": float(np.median(hbeta[quiet])),
-        "scatter": float(robust_scatter(hbeta[quiet])),
+        "false": float(found[quiet].sum()),
+        "level": float(np.median(line[quiet])),
+        "scatter": float(robust_scatter(line[quiet])),
         "error": float(np.median(error[quiet])),
     }
+
+
+def helium_by_type(data: Path) -> dict[str, float]:
+    """Return He I D3 (A) of the mean SDSS spectra of solar [Fe/H] (Kesseli et al. 2017), by subtype."""
+    means = [one for one in read_templates(data / "templates") if one.group == "sdss" and one.value == 0]
+    native = to_log_lambda([one.spectrum for one in means])
+    found = measure_feature(feature("he_d3_ew"), native, torch.zeros(len(means))).mean
+    return dict(zip((one.kind for one in means), found.tolist(), strict=True))
 
 
 def iron(rows: list[dict[str, str]], stars: Mapping[str, Array]) -> tuple[Array, Array]:
@@ -142,10 +163,17 @@ def _published(pairs: dict[str, tuple[Array, Array]]) -> str:
 def _sentences(data: Path) -> dict[str, str]:
     """Return the numbers of the text by the names that stand for them."""
     rows, stars = good_stars(data)
-    found, (ours, theirs) = balmer(stars), iron(rows, stars)
+    (ours, theirs), by_type = iron(rows, stars), helium_by_type(data)
     off = ours - theirs
-    digits = {"correlation": 2, "ratio": 1, "level": 2, "scatter": 2, "error": 2}
-    return {f"<{name}>": number(value, digits.get(name, 0)) for name, value in found.items()} | {
+    digits = {"correlation": 2, "ratio": 1, "strength": 2, "level": 2, "scatter": 2, "error": 2}
+    lines = {"": emission(stars, "hbeta_ew"), "D3 ": emission(stars, "he_d3_ew")}
+    return {
+        f"<{line}{name}>": number(value, digits.get(name, 0))
+        for line, found in lines.items()
+        for name, value in found.items()
+    } | {
+        "<early D3>": number(max(abs(by_type[kind]) for kind in EARLY), 2),
+        **{f"<{kind} D3>": number(by_type[kind], 2) for kind in ("M5", "M6", "M7")},
         "<iron>": str(off.size),
         "<iron off>": number(float(np.median(off)), 2, sign=True),
         "<iron scatter>": number(float(robust_scatter(off)), 2),
@@ -160,8 +188,8 @@ def page(data: Path) -> str:
         ["subtype", *(f"M{k}" for k in range(len(CHI)))],
         [["chi", *(f"{value:.3f}" for value in CHI)], ["scatter", *(f"{value:.3f}" for value in CHI_SCATTER)]],
     )
-    emission = " and ".join(f"`{one.name}`" for one in FEATURES if one.emission)
-    text = _TEXT.replace("EMISSION", emission)
+    *others, last = (f"`{one.name}`" for one in FEATURES if one.emission)
+    text = _TEXT.replace("EMISSION", f"{', '.join(others)} and {last}")
     for name, content in _sentences(data).items():
         text = text.replace(name, content)
     text = reflow(text)
@@ -182,10 +210,10 @@ RV. A `ratio` is the mean flux of the band over that of the reference; several r
 squares where there are more than two, each by its width). Widths are positive in absorption, but for EMISSION, which
 are positive in emission. Errors are of photon noise. Null: more than a fifth of a band is missing, or a pixel of a
 line, or the reference is below 3 sigma, or there is no RV. Spectra are kept from 5875 to 9078 A (vacuum), and of
-what is blueward of it H-beta with its continuum and the continuum at 5660 A of three features of Mann et al. (2013), at
-any velocity up to 600 km/s: `hbeta_ew` and these three are null where a spectrum does not reach there, and in stores
-made before. Simulated stars have no lines there, but a black body in files, and no pixels in the store of `stargap mock
---store`. He I D3 is not measured.
+what is blueward of it H-beta with its continuum, the continuum at 5660 A of three features of Mann et al. (2013), and
+what He I D3 needs from 5859 A on, at any velocity up to 600 km/s: these five are null where a spectrum, or a store made
+before, does not reach there. Simulated stars have no lines there, but a black body in files, and no pixels in the
+store of `stargap mock --store`.
 
 ## Definitions
 
@@ -219,6 +247,16 @@ stars differ by <iron spread> dex only.
 Hα, and <detected> of these show Hβ in emission at three sigma; their widths correlate by <correlation>, and EW(Hβ) /
 EW(Hα) is <ratio> in the median. In <quiet> stars with EW(Hα) below 0.3 A and an error of Hβ below 0.5 A it is
 <level> A in the median, with a robust scatter of <scatter> A, where errors are <error> A.
+
+`he_d3_ew` has windows of CARMENES, which lie between a band of TiO and the wing of Na I D. At R = 1800 a tenth of
+the line is outside of them; and the photosphere is not subtracted, as it is there. LAMOST's arms meet at this line,
+so that most of its spectra are too noisy for it. Of <D3 measured> spectra with He I D3 <D3 active> are active at
+three sigma in Hα; <D3 known> of these have an error of He I D3 below 0.1 A, and <D3 found> of them show it in
+emission at three sigma, with <D3 strength> A in the median. In <D3 quiet> stars with EW(Hα) below 0.3 A and such an
+error it is <D3 level> A in the median, with a robust scatter of <D3 scatter> A, where errors are <D3 error> A;
+<D3 false> of them are above three sigma. In the mean SDSS spectra of solar [Fe/H] of Kesseli et al. (2017) it is
+within <early D3> A of 0 from K5 to M4, and <M5 D3>, <M6 D3> and <M7 D3> A at M5, M6 and M7, where most stars are
+active.
 
 `activity` is the paper's flag, EW(Hα) > 0.75 A; `p_active` is the probability that it is, given the noise of the
 measurement, without a prior; `activity_3sigma` asks for three sigma. `lhalpha_lbol` is L(Hα) / L(bol) = EW × chi,

@@ -74,6 +74,7 @@ _LEPINE_2013: Final = "Lepine et al. 2013, AJ 145, 102"
 _HAMMER: Final = "Covey et al. 2007, AJ 134, 2398 (The Hammer)"
 _CENARRO: Final = "Cenarro et al. 2001, MNRAS 326, 959"
 _MANN: Final = "Mann et al. 2013, AJ 145, 52"
+_KEMMER: Final = "Kemmer et al. 2025, A&A 697 (arXiv:2504.08363), table A.1"
 _BY_LIST: Final = "a public list of index definitions"
 _BY_HAMMER: Final = "The Hammer and PyHammer"
 _BY_STARS: Final = "its published values of 20 stars, below"
@@ -133,6 +134,9 @@ FEATURES: Final = (
     Feature("hbeta_ew", "H-beta equivalent width, positive in emission; not simulated",
             (HBETA - 7.0, HBETA + 7.0), ((HBETA - 19.61, HBETA - 9.61), (HBETA + 9.61, HBETA + 19.61)), "vacuum",
             "ours: the windows of H-alpha", "the line's wavelength alone", "width", emission=True),
+    Feature("he_d3_ew", "He I D3 equivalent width, positive in emission; not simulated",
+            (5873.1, 5878.1), ((5869.85, 5872.35), (5879.85, 5882.35)), "air", _KEMMER,
+            "the line's wavelength alone", "width", emission=True),
     _width("halpha_ew", "H-alpha", (HALPHA - 7.0, HALPHA + 7.0), ((HALPHA - 19.61, HALPHA - 9.61),
            (HALPHA + 9.61, HALPHA + 19.61)), "vacuum", "West et al. 2004, AJ 128, 426, and 2011, AJ 141, 97 (line); "
            "the continuum windows are ours", "the catalogue's paper, section 4.4 (line alone)", emission=True),

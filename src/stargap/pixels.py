@@ -87,11 +87,12 @@ class LogLambdaGrid:
 
 
 LOG_LAMBDA = LogLambdaGrid()
-BLUE = LogLambdaGrid(first=36842, count=708)
-"""Native pixels blueward of that grid, 4833 to 5686 A."""
-BLUE_KEPT = np.r_[0:54, 677:708]
-"""The 85 of them that batches and stores keep: 4833-4892 A, H-beta with its continuum, and 5649-5686 A, the continuum
-of features 3 to 5 of Mann et al. (2013), both at any velocity to 600 km/s."""
+BLUE = LogLambdaGrid(first=36842, count=LOG_LAMBDA.first - 36842)
+"""Native pixels blueward of that grid, 4833 to 5874 A."""
+BLUE_KEPT = np.r_[0:54, 677:708, 837:848]
+"""The 96 of them that batches and stores keep: 4833-4892 A, H-beta with its continuum, 5649-5686 A, the continuum of
+features 3 to 5 of Mann et al. (2013), and 5859-5874 A, which He I D3 needs beside the grid; all at any velocity to
+600 km/s."""
 BLUE_WAVELENGTH = BLUE.wavelength[BLUE_KEPT]
 """Vacuum wavelengths of their centres (A), shape ``(blue,)``."""
 MODEL_RESOLUTION = 1800.0

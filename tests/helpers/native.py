@@ -33,7 +33,7 @@ def native(flux: ArrayLike, ivar: ArrayLike = 1e4) -> NativeBatch:
     The pixels blueward of the grid can stand before it.
 
     Example:
-        >>> len(native(np.ones(1891))), bool(native(np.ones(85 + 1891)).blue_ivar.all())
+        >>> len(native(np.ones(1891))), bool(native(np.ones(96 + 1891)).blue_ivar.all())
         (1, True)
     """
     given = np.atleast_2d(np.asarray(flux, dtype=float))

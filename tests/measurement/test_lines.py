@@ -21,7 +21,7 @@ from stargap.spectra.spectrum import Spectrum
 from stargap.tables.columns import CATALOGUE, MEASURED
 
 WAVE = np.concatenate([BLUE_WAVELENGTH, LOG_LAMBDA.wavelength])
-BLUE_FLUX = 0.3 + 0.1 * np.sin(BLUE_WAVELENGTH / 3) + 0.2 * np.exp(-0.5 * ((BLUE_WAVELENGTH - 4863) / 2) ** 2)
+BLUE_FLUX = 0.3 + 0.05 * np.sin(BLUE_WAVELENGTH / 3) + 0.2 * np.exp(-0.5 * ((BLUE_WAVELENGTH - 4863) / 2) ** 2)
 """What stands for the pixels of stars that the emulator does not have."""
 TRIPLET = [(8474, 8484), (8563, 8577), (8619, 8642), (8700, 8725), (8776, 8792)]
 PUBLISHED = {
@@ -55,14 +55,16 @@ PUBLISHED = {
     "mann_8684_ew": ("vacuum", (8684 - 13, 8684 + 13), [(8590, 8620), (8890, 8920)]),
     # the vacuum wavelength that SDSS's pipeline publishes, with the windows of H-alpha
     "hbeta_ew": ("vacuum", (4862.683 - 7, 4862.683 + 7), [(4843.073, 4853.073), (4872.293, 4882.293)]),
+    "he_d3_ew": ("air", (5875.6 - 2.5, 5875.6 + 2.5), [(5871.1 - 1.25, 5871.1 + 1.25), (5881.1 - 1.25, 5881.1 + 1.25)]),
     "halpha_ew": ("vacuum", (6564.614 - 7, 6564.614 + 7), [(6545.004, 6555.004), (6574.224, 6584.224)]),
 }
-"""Reid et al. 1995, Lepine et al. 2003 and 2013, Covey et al. 2007, Cenarro et al. 2001, Mann et al. 2013."""
+"""Reid 1995, Lepine 2003 and 2013, Covey 2007, Cenarro 2001, Mann 2013 and Kemmer 2025, each with others."""
 
 
 def fine(flux, low, high, rv):
-    """Wavelengths (A, rest frame) every 0.001 A and the flux there, constant within each native pixel."""
-    rest = np.arange(low + 5e-4, high, 1e-3)
+    """Wavelengths (A, rest frame) about every 0.001 A and the flux there, constant within each native pixel."""
+    count = round((high - low) * 1e3)
+    rest = low + (high - low) * (np.arange(count) + 0.5) / count
     pixel = np.searchsorted(WAVE * 10 ** (LOG_LAMBDA.step / 2), rest * (1 + rv / SPEED_OF_LIGHT))
     return rest, flux[pixel]
 
@@ -89,7 +91,7 @@ def stars(simulate, spectra):
     labels = np.array([[4000.0, 4.7, 0.1, 0.0], [3500.0, 4.8, -0.3, 0.12], [3000.0, 5.1, 0.0, 0.0]])
     made = simulate(3, seed=31, snr=1e4, labels=labels, rv=np.array([-150.0, 20.0, 90.0]), bad_pixels=False)
     flux, ivar = (getattr(to_log_lambda(spectra(made)), name).numpy() for name in ("flux", "ivar"))
-    blue = np.tile(BLUE_FLUX, (3, 1))
+    blue = flux[:, :1] * BLUE_FLUX / BLUE_FLUX[-1]
     return native(np.hstack([blue, flux]), np.hstack([1e7 + 0 * blue, ivar])), torch.as_tensor(made.rv)
 
 
@@ -109,7 +111,7 @@ def test_features_equal_plain_integration(name, stars):
     found = measure_feature(one, batch, rv).mean
     for row in range(len(batch)):
         value = expected(one, pixels(batch, row), float(rv[row]))
-        # edges of the fine grid are off by up to 0.0005 A of at least 3 A
+        # edges of pixels are off by up to 0.0005 A of at least 2.5 A
         assert found[row].item() == pytest.approx(value, rel=4e-4, abs=2e-3)
 
 
@@ -134,7 +136,8 @@ def test_molecules_get_stronger_towards_cooler_stars(stars):
 def repeats(simulate, spectra):
     """One star 1,500 times with noise of S/N 40 on its pixels, and the star itself."""
     star = simulate(1, seed=33, snr=1e5, labels=[[3400.0, 4.9, -0.2, 0.08]], rv=np.array([30.0]), bad_pixels=False)
-    flux = np.concatenate([BLUE_FLUX, to_log_lambda(spectra(star)).flux[0].double().numpy()])
+    flux = to_log_lambda(spectra(star)).flux[0].double().numpy()
+    flux = np.concatenate([flux[0] * BLUE_FLUX / BLUE_FLUX[-1], flux])
     sigma = np.sqrt(flux.clip(0.05)) / 40
     sigma[::7] *= 3
     noise = np.random.default_rng(34).standard_normal((1500, flux.size))
@@ -230,68 +233,101 @@ def test_columns_are_those_of_the_table():
 
 WHOLE = 10 ** (1e-4 * np.arange(35682, 39588))
 """The pixels of LAMOST's files."""
+FINER = 10 ** (1e-4 * np.arange(35682.3, 39588.0, 0.4))
+COARSER = 10 ** (1e-4 * np.arange(35682.3, 39588.0, 1.2))
+"""Pixels that are averaged over those of the grid, and interpolated."""
+CENTRE = {"hbeta_ew": 4862.683, "he_d3_ew": 5877.249}
+"""Of the lines (A, vacuum)."""
 
 
-def observed(width=0.0, rv=0.0, wave=WHOLE, sigma=1.2):
-    """A spectrum with H-beta in emission on a sloping continuum, without noise."""
+def observed(name, width=0.0, rv=0.0, wave=WHOLE, sigma=None):
+    """A spectrum with a line in emission on a sloping continuum, without noise, at LAMOST's line spread by default."""
+    centre = CENTRE[name]
+    sigma = centre / 1800 / 2.3548 if sigma is None else sigma
     rest = wave / (1 + rv / SPEED_OF_LIGHT)
-    line = width * np.exp(-0.5 * ((rest - 4862.683) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
-    return Spectrum(wave, (0.3 + 1e-4 * (rest - 4862.683)) * (1 + line), np.full(wave.size, 1e6))
+    line = width * np.exp(-0.5 * ((rest - centre) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
+    return Spectrum(wave, (0.3 + 1e-4 * (rest - centre)) * (1 + line), np.full(wave.size, 1e6))
 
 
-def hbeta(spectrum, rv=0.0):
-    found = measure_feature(feature("hbeta_ew"), to_log_lambda([spectrum]), torch.tensor([rv]))
+def emission(name, spectrum, rv=0.0):
+    found = measure_feature(feature(name), to_log_lambda([spectrum]), torch.tensor([rv]))
     return found.mean.item(), found.variance.sqrt().item()
 
 
 @pytest.mark.parametrize("rv", [-600.0, -31.0, 0.0, 600.0])
 @pytest.mark.parametrize("width", [2.5, -0.8])
 def test_hbeta_is_positive_in_emission_at_the_velocity_of_the_star(width, rv):
-    value, error = hbeta(observed(width, rv), rv)
+    value, error = emission("hbeta_ew", observed("hbeta_ew", width, rv), rv)
     assert value == pytest.approx(width, abs=0.02)
     assert 0.003 < error < 0.1
-    lines = 10 ** (1e-4 * np.arange(35682.3, 39588.0, 0.4)), 10 ** (1e-4 * np.arange(35682.3, 39588.0, 1.2))
-    for wave in lines:  # averaged, and interpolated
-        assert hbeta(observed(width, rv, wave, sigma=2.0), rv)[0] == pytest.approx(width, abs=0.03)
+    for wave in (FINER, COARSER):
+        value, _ = emission("hbeta_ew", observed("hbeta_ew", width, rv, wave, sigma=2.0), rv)
+        assert value == pytest.approx(width, abs=0.03)
 
 
-def test_hbeta_is_null_where_it_is_not_covered_whole():
-    assert np.isnan(hbeta(observed(2.0, 900.0), 900.0)).all()
-    for wave in (WHOLE[WHOLE > 4870], WHOLE[WHOLE > 5875]):
-        assert np.isnan(hbeta(observed(2.0, wave=wave))).all()
-    spectrum = observed(2.0)
-    spectrum.ivar[np.abs(WHOLE - 4865).argmin()] = 0.0
-    assert np.isnan(hbeta(spectrum)).all()
+@pytest.mark.parametrize("rv", [-600.0, -160.0, -120.0, -31.0, 0.0, 600.0])
+@pytest.mark.parametrize("width", [2.5, -0.8])
+def test_he_d3_has_nine_tenths_of_a_line_wherever_it_is_on_the_edge_of_the_grid(width, rv):
+    value, error = emission("he_d3_ew", observed("he_d3_ew", width, rv), rv)
+    assert value == pytest.approx(0.9 * width, rel=0.02)
+    assert 0.003 < error < 0.1
+    for wave in (FINER, COARSER):  # which broaden it
+        value, _ = emission("he_d3_ew", observed("he_d3_ew", width, rv, wave), rv)
+        assert value == pytest.approx(0.87 * width, rel=0.04)
 
 
-def test_hbeta_emission_is_no_spike_and_a_hit_pixel_is():
-    flare = observed(40.0, sigma=1.15)  # LAMOST's line spread
-    assert hbeta(flare)[0] == pytest.approx(40.0, rel=1e-2)
-    hit = observed(0.0)
-    hit.flux[np.abs(WHOLE - 4864).argmin()] *= 30
+@pytest.mark.parametrize(("name", "lost", "seen"), [("hbeta_ew", 900.0, 600.0), ("he_d3_ew", -900.0, -600.0)])
+def test_lines_are_null_where_they_are_not_covered_whole(name, lost, seen):
+    assert np.isnan(emission(name, observed(name, 2.0, lost), lost)).all()
+    assert np.isfinite(emission(name, observed(name, 2.0, seen), seen)).all()
+    for edge in (CENTRE[name] + 7, 5875):
+        assert np.isnan(emission(name, observed(name, 2.0, wave=WHOLE[edge < WHOLE]))).all()
+    spectrum = observed(name, 2.0)
+    spectrum.ivar[np.abs(WHOLE - CENTRE[name] - 2).argmin()] = 0.0
+    assert np.isnan(emission(name, spectrum)).all()
+
+
+def test_he_d3_lies_on_the_grid_alone_where_the_star_recedes():
+    assert np.isfinite(emission("he_d3_ew", observed("he_d3_ew", 2.0, 200.0, WHOLE[WHOLE > 5874]), 200.0)).all()
+
+
+@pytest.mark.parametrize(("name", "rv"), [("hbeta_ew", 0.0), ("he_d3_ew", 60.0), ("he_d3_ew", -300.0)])
+def test_emission_is_no_spike_and_a_hit_pixel_is(name, rv):
+    # of He I D3 the part outside raises the continuum
+    inside = pytest.approx(40.0, rel=1e-2) if name == "hbeta_ew" else pytest.approx(40.0 * 0.81, rel=2e-2)
+    assert emission(name, observed(name, 40.0, rv), rv)[0] == inside
+    hit = observed(name, 0.0, rv)
+    hit.flux[np.abs(WHOLE - CENTRE[name] * (1 + rv / SPEED_OF_LIGHT)).argmin()] *= 30
     batch = to_log_lambda([hit])
-    assert int((batch.blue_ivar == 0).sum()) == 1
-    assert batch.spikes.tolist() == [0]  # counted on the grid alone
-    assert np.isnan(hbeta(hit)).all()
+    blue = rv <= 0
+    assert int((batch.blue_ivar == 0).sum()) == blue
+    assert batch.spikes.tolist() == [not blue]  # counted on the grid alone
+    assert np.isnan(emission(name, hit, rv)).all()
 
 
 def test_pixels_of_the_grid_do_not_see_those_blueward_of_it(stars):
     batch, _ = stars
     spectra = [Spectrum(WAVE, pixels(batch, row), np.full(WAVE.size, 1e4)) for row in range(len(batch))]
-    whole, cut = to_log_lambda(spectra), to_log_lambda([Spectrum(WAVE[85:], s.flux[85:], s.ivar[85:]) for s in spectra])
+    blue = BLUE_WAVELENGTH.size
+    spectra[0].flux[blue - 5 : blue] *= 60
+    spectra[0].flux[blue] *= 10  # a spike, if not beside those
+    whole = to_log_lambda(spectra)
+    cut = to_log_lambda([Spectrum(WAVE[blue:], one.flux[blue:], one.ivar[blue:]) for one in spectra])
     for name in ("flux", "ivar", "scale", "spikes", "resolution"):
         assert torch.equal(getattr(whole, name), getattr(cut, name))
-    assert whole.blue_ivar.all()
+    assert whole.spikes.tolist() == [1, 0, 0]
+    assert whole.blue_ivar[1:].all()
     assert not cut.blue_ivar.any()
 
 
-def test_stacks_keep_hbeta():
-    velocity = [-80.0, 10.0, 100.0]
-    mean = stack([observed(2.5, rv) for rv in velocity], rv=velocity)
-    value, error = hbeta(mean, 10.0)
-    assert value == pytest.approx(2.5, abs=0.03)
-    assert error == pytest.approx(hbeta(observed(2.5, 10.0), 10.0)[1] / np.sqrt(3), rel=0.1)
-    red = [Spectrum(WHOLE[-2000:], np.ones(2000), np.ones(2000))] * 2
+@pytest.mark.parametrize("name", CENTRE)
+def test_stacks_keep_lines_blueward_of_the_grid(name):
+    velocity, inside = [-80.0, 10.0, 100.0], 1.0 if name == "hbeta_ew" else 0.87
+    mean = stack([observed(name, 2.5, rv) for rv in velocity], rv=velocity)
+    value, error = emission(name, mean, 10.0)
+    assert value == pytest.approx(2.5 * inside, abs=0.03)
+    assert error == pytest.approx(emission(name, observed(name, 2.5, 10.0), 10.0)[1] / np.sqrt(3), rel=0.1)
+    red = [Spectrum(WHOLE[-1880:], np.ones(1880), np.ones(1880))] * 2
     assert stack(red, rv=[0.0, 0.0]).wavelength.size == LOG_LAMBDA.count
 
 
@@ -311,7 +347,7 @@ def page_of_lines():
 def test_hbeta_of_real_stars_goes_with_halpha(shared_data, page_of_lines):
     """LAMOST's M dwarfs: emission where H-alpha has it, and none, within the noise, where it does not."""
     _, stars = page_of_lines["good_stars"](shared_data)
-    found = page_of_lines["balmer"](stars)
+    found = page_of_lines["emission"](stars, "hbeta_ew")
     assert found["measured"] > 70
     assert (found["active"], found["quiet"]) == (10, 30)
     assert found["detected"] >= 7
@@ -319,6 +355,22 @@ def test_hbeta_of_real_stars_goes_with_halpha(shared_data, page_of_lines):
     assert 1.0 < found["ratio"] < 2.0
     assert abs(found["level"]) < 0.2
     assert found["scatter"] < 1.2 * found["error"]
+
+
+@pytest.mark.slow
+def test_he_d3_of_real_stars_is_of_active_ones(shared_data, page_of_lines):
+    """LAMOST's M dwarfs, of which few are bright enough, and mean spectra of SDSS, where late subtypes are active."""
+    _, stars = page_of_lines["good_stars"](shared_data)
+    found = page_of_lines["emission"](stars, "he_d3_ew")
+    assert found["measured"] > 70
+    assert (found["active"], found["known"], found["quiet"]) == (10, 3, 17)
+    assert found["found"] >= 2
+    assert 0.1 < found["strength"] < 0.2
+    assert abs(found["level"]) < 0.05
+    assert found["scatter"] < 1.5 * found["error"]
+    means = page_of_lines["helium_by_type"](shared_data)
+    assert max(abs(means[kind]) for kind in page_of_lines["EARLY"]) < 0.1
+    assert 0.1 < means["M5"] < means["M6"] < means["M7"]
 
 
 @pytest.mark.slow

@@ -23,15 +23,16 @@ SPIKE_SIGMA = 20.0
 """A spike is at least this many standard deviations away from its neighbours."""
 SPIKE_FACTOR = 3.0
 """A spike is at least this many times the local level away from its neighbours."""
-NEAR_LINES = ((4840.0, 4890.0), (6535.0, 6600.0))
-"""Wavelengths (A) where a narrow excess may be the emission line H-beta or H-alpha and must stand out from the pixels
-beside it."""
+NEAR_LINES = ((4840.0, 4890.0), (5865.0, 5890.0), (6535.0, 6600.0))
+"""Wavelengths (A) where a narrow excess may be the emission line H-beta, He I D3 or H-alpha and must stand out from the
+pixels beside it."""
 _BLUE, _NATIVE = slice(BLUE_KEPT.size), slice(BLUE_KEPT.size, None)
 _WAVELENGTH = np.concatenate([BLUE_WAVELENGTH, LOG_LAMBDA.wavelength])
 """Those of all pixels that are kept of a spectrum (A), the blue ones and then the grid."""
 _STRETCHES = np.concatenate([[0], np.flatnonzero(np.diff(_WAVELENGTH) > 10.0) + 1, [_WAVELENGTH.size]])
 """Where stretches of adjacent pixels begin, and the end."""
 _NEAR_LINE = np.any([np.clip(_WAVELENGTH, *edges) == _WAVELENGTH for edges in NEAR_LINES], axis=0)
+_NEAR_LINE[BLUE_KEPT.size] = False  # the grid sees nothing blueward of its first pixel
 _NEAR_BLUE = (0.99 * float(BLUE.wavelength[0]), 1.01 * float(BLUE.wavelength[-1]))
 """Wavelengths (A) whose pixels those of `BLUE` are made of."""
 
@@ -127,10 +128,10 @@ def to_log_lambda(spectra: Sequence[Spectrum]) -> NativeBatch:
     LAMOST and SDSS pixels lie on it (within 0.02 pixel, 1.4 km/s) and are copied; pixels narrower than 0.6 of its own
     are averaged, others interpolated linearly, with the variance carried, and ``resolution`` lower by the broadening.
     Spikes are given weight zero: pixels more than 20 sigma AND more than 3 times the local level away from the median
-    of their 11 neighbours, and near H-alpha and H-beta more than 3 times as far above it as the pixels beside them (no
-    line is narrower than the spectrograph makes it); their number on the grid is kept. Pixels blueward of the grid are
-    treated alike, at their own resolving power. Weight zero goes also to pixels whose S/N at the typical flux is below
-    1e-5 or above 1e7, which float32 cannot hold.
+    of their 11 neighbours, and near H-alpha, H-beta and He I D3 more than 3 times as far above it as the pixels beside
+    them (no line is narrower than the spectrograph makes it); their number on the grid is kept. Pixels blueward of the
+    grid are treated alike, at their own resolving power; nothing on the grid depends on them. Weight zero goes also to
+    pixels whose S/N at the typical flux is below 1e-5 or above 1e7, which float32 cannot hold.
 
     Raises:
         SpectrumError: wavelengths that do not overlap 6000-8900 A.
@@ -259,6 +260,7 @@ def _spikes(flux: NDArray[np.float64], ivar: NDArray[np.float64], good: NDArray[
     suspect = good & (level > SPIKE_FACTOR * typical) & (level * np.sqrt(ivar) > SPIKE_SIGMA)
     for row, pixel in np.argwhere(suspect):
         first, last = _STRETCHES[np.searchsorted(_STRETCHES, pixel, side="right") - 1 :][:2]
+        first = first if pixel < BLUE_KEPT.size else BLUE_KEPT.size
         near = np.arange(max(pixel - 5, first), min(pixel + 6, last))
         near = near[good[row, near]]
         around = np.median(flux[row, near])
