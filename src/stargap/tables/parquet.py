@@ -143,8 +143,12 @@ def read_parts(path: str | Path, columns: Sequence[str], *, rows: int = 100_000)
             yield {name: _checked(path, name, product_column(batch[name])) for name in columns}
 
 
-def read_columns(path: str | Path, columns: Sequence[str] | None = None) -> dict[str, AnyColumn]:
+def read_columns(
+    path: str | Path, columns: Sequence[str] | None = None, *, rows: NDArray[np.int64] | None = None
+) -> dict[str, AnyColumn]:
     """Return columns of a Parquet table of stargap as `read_parts` gives them, all if `columns` is None.
+
+    Of a few `rows` no more than one whole column at a time is in memory, and none as Python's objects.
 
     Raises:
         UsageError: the file does not exist, is damaged, or lacks a column.
@@ -155,7 +159,9 @@ def read_columns(path: str | Path, columns: Sequence[str] | None = None) -> dict
         if lacking:
             message = f"{path}: has no column {', '.join(map(repr, lacking))}"
             raise UsageError(message)
-        table = {name: product_column(file.read(columns=[name])[name].combine_chunks()) for name in names}
+        given = (file.read(columns=[name])[name].combine_chunks() for name in names)
+        wanted = given if rows is None else (values.take(rows) for values in given)
+        table = {name: product_column(values) for name, values in zip(names, wanted, strict=True)}
     if len({len(values) for values in table.values()}) > 1:
         message = f"{path}: is damaged (columns differ in length); make it again"
         raise UsageError(message)

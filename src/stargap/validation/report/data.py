@@ -47,6 +47,10 @@ SPECTRA = (
 STARS = ("gaia_source_id", "ra", "dec", "teff", "logg", "m_h", "bp_rp", "m_g", "g_mag", "distance", "rv", "gaia_rv",
          "e_rv", "e_gaia_rv", "activity", "in_final_catalogue")  # fmt: skip
 
+GROUPS = ("active", "metal_poor", "late", "binary", "variable", "young")
+"""Columns of a table of true values that mark stars; it can lack all but the first."""
+TRUTH = ("obsid", "spectrum_id", *LABELS, "kind", *GROUPS)
+
 
 @dataclass(frozen=True)
 class StageTime:
@@ -252,7 +256,7 @@ def _clusters(folder: Path) -> Iterator[Cluster]:
 
 def _join_truth(spectra: Columns, path: Path) -> Columns:
     """Return the truth in the order of the catalogue, with ``known``."""
-    truth = read_table(path)
+    truth = read_table(path, (), optional=TRUTH)
     lacking = [name for name in (*LABELS, "kind", "active") if name not in truth]
     if lacking:
         message = f"{path}: has no column {', '.join(map(repr, lacking))}: a table of true values has all labels"

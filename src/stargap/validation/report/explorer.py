@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,8 @@ def write_points(folder: Path, table: Path, rows: NDArray[np.int64], shown: int)
         rows: of `choose_rows`, the first `shown` of which have a spectrum.
         shown: how many.
     """
-    given = _columns_of(table, rows, list(dict.fromkeys((*IDS, "designation", *AXES, *COLOURS, *FIRST))))
+    names = list(dict.fromkeys((*IDS, "designation", *AXES, *COLOURS, *FIRST)))
+    given = read_columns(table, names, rows=rows)
     columns = {name: _base64(given[name].astype("<f4")) for name in (*AXES, *COLOURS)}
     first = np.arange(min(shown or len(rows), len(rows)))
     content = {
@@ -102,7 +103,7 @@ def write_rows(folder: Path, table: Path, rows: NDArray[np.int64], *, simulated:
         rows: of `choose_rows`.
         simulated: whether the stars are: they have no links.
     """
-    given = _columns_of(table, rows, [column.name for column in CATALOGUE])
+    given = read_columns(table, [column.name for column in CATALOGUE], rows=rows)
     for number, part in _parts(len(rows), ROWS_A_FILE):
         columns = {name: values[part] for name, values in given.items()}
         summaries = [
@@ -110,11 +111,6 @@ def write_rows(folder: Path, table: Path, rows: NDArray[np.int64], *, simulated:
         ]
         content = list(zip(row_cells(columns), summaries, strict=True))
         _write(folder / "rows" / f"{number:03d}.js", "rows", number, content)
-
-
-def _columns_of(table: Path, rows: NDArray[np.int64], names: Sequence[str]) -> Columns:
-    """Return columns of some rows of a table, of which one column at a time is in memory."""
-    return {name: read_columns(table, [name])[name][rows] for name in names}
 
 
 def write_spectra(folder: Path, fitted: FittedSpectra) -> None:

@@ -12,7 +12,7 @@ from stargap.statistics import robust_scatter, statistics
 from stargap.survey.cleaning.rules import is_rejected
 from stargap.tables.columns import INT_NULL
 from stargap.validation.matching import Quantity
-from stargap.validation.report.data import Columns, RunData
+from stargap.validation.report.data import GROUPS, Columns, RunData
 from stargap.validation.sheets import Sheet, number
 
 __all__ = ["DIGITS", "QUANTITIES", "errors_of", "known_dwarfs", "percentage", "plain_stars", "truth_sheets"]
@@ -21,8 +21,6 @@ QUANTITIES: dict[Quantity, str] = {"rv": "RV (km/s)", "teff": "Teff (K)", "logg"
 DIGITS = {"rv": 1, "teff": 0, "logg": 2, "m_h": 2}
 BINS = ((0.0, np.inf), (5.0, 10.0), (10.0, 20.0), (20.0, 50.0), (50.0, 100.0), (100.0, np.inf))
 """Bins of S/N per pixel in r; the first holds all spectra."""
-GROUPS = ("active", "metal_poor", "late", "binary", "variable", "young")
-"""Columns that mark stars; a table of true values can lack some of them."""
 WITHIN = (1, 2, 3)
 
 Bools = NDArray[np.bool_]
