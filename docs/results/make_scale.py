@@ -208,7 +208,6 @@ def page(study: Study) -> str:
         bytes=f"{bytes_a_row / 1e3:.0f}",
         speed=table(head, speed),
         attempts=" + ".join(f"{wall / 60:.0f}" for wall in last["walls"]),
-        killed=last["killed"],
         work=f"{100 * sum(last['stages'].values()) / (study.workers * last['wall']):.0f}",
         stages=table(["stage", "done as", "ms, files", f"ms, {last['rows']:,}", "s in all"], stages),
         disk=table(["folder", "from files", f"{last['rows']:,}"], size),
