@@ -3,8 +3,8 @@
 A run is made up without spectra: empty files and their plan, shards of an index alone, a table of Gaia's sources, and
 measurements drawn at random, which mean nothing. The stages that work on tables are then done as ``stargap run`` does
 them, each in a process of its own; the cleaning reads the same 7,000
-simulated spectra again and again. There are no labels of spectrum and photometry together, which the catalogue would
-make anew with calibrated errors, 0.4 ms a spectrum on a busy machine.
+simulated spectra again and again, in bins, and its pictures are empty. There are no labels of spectrum and photometry
+together, which the catalogue would make anew with calibrated errors, 0.4 ms a spectrum on a busy machine.
 """
 
 from __future__ import annotations
@@ -134,6 +134,10 @@ def _plan(folder: Path) -> None:
 
 
 def _stage(name: str, folder: Path) -> None:
+    if name == "clean":
+        from stargap.pipeline import spectra
+
+        spectra.prepared_spectra = lambda run, unit, chosen: PreparedSpectra.empty(len(chosen))  # there are no pixels
     settings = _settings(folder)
     shutil.rmtree(Run(settings.output, settings).receipts(name), ignore_errors=True)
     states = run_survey(settings, only=name)

@@ -68,7 +68,7 @@ def run(
     shard
         i/N: only every N-th shard, from the i-th on (1 to N), for job arrays on a cluster; then --gather.
     gather
-        Only the stages that need every shard: the clusters, a training, the table.
+        Only the stages that need every shard: the clusters, a training, the table, stacked spectra.
     workers
         Processes; by default as many as there are cores and memory for. Results are the same for any number.
     dask
