@@ -21,7 +21,7 @@ from stargap.spectra.prepare import prepare
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.survey.cleaning import bins as cleaning_bins
 from stargap.survey.cleaning import clean as cleaning
-from stargap.survey.cleaning.bins import QUIET_BINS, bin_spectra
+from stargap.survey.cleaning.bins import QUIET_BINS, Features, bin_spectra
 from stargap.survey.cleaning.clean import clean
 from stargap.survey.cleaning.page import overrule, write_cleaning_page
 from stargap.survey.cleaning.rules import OF_CLUSTER, OF_SPECTRUM, QUIET, CleaningSettings
@@ -286,6 +286,17 @@ def test_the_page_shows_every_cluster_that_is_not_good(survey, cleaned, tmp_path
     assert [one["number"] for one in written["clusters"]] == [one.number for one in cleaned.clusters]
     assert written["clusters"][0]["mean"] == cleaned.clusters[0].mean.tolist()
     assert (written["digest"], written["rejected"]) == (cleaned.digest, cleaned.rejected.sum())
+
+
+def test_features_of_many_shards_are_read_again_from_files_that_are_closed(survey, cleaned, tmp_path):
+    for number, part in enumerate((survey[0][:700], survey[0][700:])):
+        bin_spectra(part).save(tmp_path / str(number))
+    few = len(list(Path("/proc/self/fd").iterdir()))
+    parts = [Features.load(tmp_path / str(number)) for number in (0, 1)]
+    many = [Features.load(tmp_path / "0") for _ in range(50)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == few
+    assert sum(map(len, many)) == 50 * 700
+    same(clean(parts), cleaned)
 
 
 def test_the_page_of_nothing(tmp_path):

@@ -79,16 +79,15 @@ class SpectraPart(Protocol):
 
 
 class DiskRows:
-    """A float16 array ``(star, bin)`` in a file, which is in memory only as far as rows are asked for.
+    """A float16 array ``(star, bin)`` in a file, which is open, and in memory, only while rows are asked for.
 
     Args:
-        path: of the file, which is made.
-        shape: of the array.
+        path: of the file.
+        count: of its rows.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
-        self._path, self._count = path, shape[0]
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    def __init__(self, path: Path, count: int) -> None:
+        self._path, self._count = path, count
 
     def __len__(self) -> int:
         return self._count
@@ -125,9 +124,10 @@ class Features:
 
     @classmethod
     def load(cls, folder: Path) -> Features:
-        """Map the arrays written by `save` from disk."""
-        paths = (folder / f"{field.name}.npy" for field in fields(cls))
-        return cls(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths))
+        """Return what `save` wrote; depths and sigmas stay on disk, in files that are closed: shards are many."""
+        inside, expected = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("inside", "expected"))
+        depth, sigma = (DiskRows(folder / f"{name}.npy", len(inside)) for name in ("depth", "sigma"))
+        return cls(depth, sigma, inside, expected)
 
     def rows(self, rows: NDArray[np.int64], settings: CleaningSettings) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return depths (0 where bad) and weights, float32 ``(row, bin)``."""
@@ -211,7 +211,11 @@ def bin_spectra(spectra: SpectraPart) -> Features:
 
 
 def _rows(folder: Path | None, name: str, shape: tuple[int, int]) -> NDArray[np.float16] | DiskRows:
-    return np.empty(shape, dtype=np.float16) if folder is None else DiskRows(folder / f"{name}.npy", shape)
+    if folder is None:
+        return np.empty(shape, dtype=np.float16)
+    path = folder / f"{name}.npy"
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    return DiskRows(path, shape[0])
 
 
 def _without_worst(
