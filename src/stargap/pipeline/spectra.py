@@ -141,6 +141,7 @@ def _prepared(run: Run, shard: Shard, rows: NDArray[np.int64], rv: PerStar) -> P
     return PreparedSpectra.from_prepared(star, rv.nan_to_num().numpy())
 
 
+@single_thread()
 def prepared_spectra(run: Run, unit: int, chosen: NDArray[np.int64]) -> PreparedSpectra:
     """Return spectra of one shard prepared at their velocities (paper section 2.4).
 
