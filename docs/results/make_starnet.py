@@ -50,8 +50,8 @@ CURVE_SEED, LAST_SEED, STARS, SNR = 404, 505, 2_560, 50.0
 labels are fitted above this S/N."""
 PICTURED, PICTURED_SNR = 600, 15.0
 """Spectra of either domain in the picture of t-SNE, and their least S/N."""
-STOPS = (500, 1_000, 2_000, 3_500, 5_000, 7_500, 10_000, 12_500, 15_000, 17_500, 20_000, 25_000, 30_000, 35_000,
-         40_000, 50_000, 60_000, 75_000, 100_000, 150_000, 200_000, 300_000, 400_000, 500_000)  # fmt: skip
+STOPS = (2_000, 4_000, 8_000, 14_000, 20_000, 30_000, 40_000, 50_000, 60_000, 80_000,
+         100_000, 150_000, 200_000, 300_000, 400_000, 500_000)  # fmt: skip
 """Iterations after which the network is judged."""
 PUBLISHED = StarnetSettings(
     **TrainingSettings(bf16=True, validate_every=500, checkpoint_every=500, log_every=50, seed=0).model_dump(),

@@ -225,7 +225,8 @@ def test_bfloat16_is_for_processors_that_gain_by_it(network, monkeypatch):
         return fast_bfloat16(), transfer.tangent_dtype, task.network.precision
 
     assert told(avx512_bf16=True, amx_bf16=True) == (True, torch.bfloat16, torch.bfloat16)
-    assert told(avx512_bf16=True, amx_bf16=False) == (False, None, None)
+    assert told(avx512_bf16=True, cpu_name="Intel(R) Xeon(R) Gold 6242") == (False, None, None)
+    assert told(avx512_bf16=True, cpu_name="AMD EPYC 9654") == (True, torch.bfloat16, torch.bfloat16)
     assert told(avx2=True) == (False, None, None)
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert fast_bfloat16() is False

@@ -45,9 +45,10 @@ def _gathered(x: Tensor, matrix: Tensor, bias: Tensor | None, stride: int) -> Te
     wide, width = x.view(rows * slots // stride, stride * channels), stride * channels
     if x.dtype.itemsize < 4:
         # One product of windows is more exact in half precision than a sum of products of blocks.
-        windows = x.new_zeros(len(wide), len(matrix))
+        windows = x.new_empty(len(wide), len(matrix))
         for shift, part in enumerate(windows.split(width, dim=1)):
             part[: len(wide) - shift] = wide[shift:, : part.shape[1]]
+            part[len(wide) - shift :] = 0
         wide, width = windows, len(matrix)
     first, *further = matrix.split(width)
     out = torch.mm(wide, first) if bias is None else torch.addmm(bias, wide, first)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stargap.fit.compressed import Compressed, compressed_emulator
 from stargap.fit.domains import joint_step
 from stargap.fit.forward import EmulatorModel, ForwardModel
 from stargap.fit.labels import fit_labels
 from stargap.fit.parameters import Parameters
+from stargap.pixels import STARGAP
 from stargap.rows import RowNumbersArray, SomeRowNumbers
 from stargap.spectra.prepare import Prepared
 from stargap.spectra.prepared import PreparedSpectra
@@ -62,19 +66,34 @@ def fit_spectra(
         floor_sum: takes up what the fits leave.
         advance: called with the number of fits done since the last call.
     """
+    plain = compressed_emulator(transfer.emulator, STARGAP)
+    compressed = Compressed(transfer.emulator, transfer.correct) if corrected else plain
     labels, covariance, chi2 = [], [], []
     for first in range(0, len(rows), BATCH):
         part = slice(first, first + BATCH)
         prepared = spectra.prepared(rows[part])
-        model: ForwardModel = transfer.model(prepared) if corrected else EmulatorModel(transfer.emulator, prepared)
+        model: ForwardModel = EmulatorModel(transfer.emulator, prepared)
+        fit = partial(
+            fit_labels,
+            prepared,
+            emulator=transfer.emulator,
+            parameters=parameters,
+            starts=1,
+            errors=False,
+            near=math.inf,
+        )
         begin = None if start is None else start[part]
-        fit = fit_labels(prepared, model, transfer.emulator, parameters, error_floor=floor, starts=1, start=begin)
+        if corrected:
+            if begin is None:
+                begin = fit(model, error_floor=transfer.floor, compressed=plain).labels
+            model = transfer.model(prepared)
+        found = fit(model, error_floor=floor, start=begin, compressed=compressed)
+        best, spread, spectrum = _joint(prepared, model, transfer, parameters, found.labels, floor)
         if floor_sum is not None:
-            floor_sum.add(prepared, fit.model)
-        best, spread = _joint(prepared, model, transfer, parameters, fit.labels, floor)
+            floor_sum.add(prepared, spectrum)
         labels.append(best)
         covariance.append(spread)
-        chi2.append(fit.chi2)
+        chi2.append(found.chi2)
         if advance is not None:
             advance(len(best))
     return Fits(torch.cat(labels), torch.cat(covariance), torch.cat(chi2))
@@ -87,15 +106,16 @@ def _joint(
     parameters: Parameters,
     labels: Tensor,
     floor: float | Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Return labels after one step together with the split numbers, and their covariance."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return labels after one step together with the split numbers, their covariance, and the spectra before it."""
     lower, upper = parameters.bounds()
     lost = torch.isnan(labels).any(dim=1)
     middle, _ = parameters.expand(((lower + upper) / 2)[None])
     begin = torch.where(lost[:, None], middle, labels)
     weight = torch.where(prepared.good, PIXEL_INFORMATION / (prepared.sigma.square() + floor**2), 0.0)
     joint = joint_step(prepared, transfer, model, parameters, begin, weight, torch.arange(len(labels)))
-    return torch.where(lost[:, None], torch.nan, joint.labels), joint.inverse[:, :MAPPED, :MAPPED]
+    best, spectrum = (torch.where(lost[:, None], torch.nan, value) for value in (joint.labels, joint.spectrum))
+    return best, joint.inverse[:, :MAPPED, :MAPPED], spectrum
 
 
 def brightest(spectra: PreparedSpectra, rows: RowNumbersArray, count: int) -> SomeRowNumbers:
