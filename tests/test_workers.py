@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from stargap.errors import UsageError
-from stargap.workers import each_alone, each_result
+from stargap.workers import alongside, each_alone, each_result
 
 DIE = "__import__('os')._exit(3)"
 
@@ -84,3 +84,25 @@ def test_where_no_process_can_start_it_says_so(monkeypatch):
     monkeypatch.setattr(processes, "_follow_parent", partial(os._exit, 1))
     with pytest.raises(UsageError, match='if __name__ == "__main__"'):
         list(each_alone(divmod, [(1, 2)]))
+
+
+def write_process(path):
+    path.write_text(f"{path.read_text() if path.exists() else ''}{os.getpid()} ")
+
+
+def test_alongside_work_is_another_processs(tmp_path):
+    with alongside(write_process, tmp_path / "made"):
+        pass
+    (number,) = (tmp_path / "made").read_text().split()
+    assert int(number) != os.getpid()
+    with pytest.raises(FileNotFoundError), alongside(os.mkdir, tmp_path / "a" / "b"):
+        pass
+
+
+def test_alongside_work_is_this_processs_where_none_can_start(tmp_path, monkeypatch):
+    from stargap import workers as processes
+
+    monkeypatch.setattr(processes, "_follow_parent", partial(os._exit, 1))
+    with alongside(write_process, tmp_path / "made"):
+        assert not (tmp_path / "made").exists()
+    assert (tmp_path / "made").read_text().split() == [str(os.getpid())]

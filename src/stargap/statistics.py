@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
-from stargap.rows import BoolColumn, FloatColumn
+from stargap.rows import BoolColumn, FloatColumn, IntColumn
 
 __all__ = [
     "Compared",
@@ -96,7 +96,8 @@ def compare(ours: ArrayLike, reference: ArrayLike, *, resamples: int = 1000, see
     errors = Statistics(*[np.nan] * len(Statistics._fields))
     if count >= 3 and resamples >= 2:
         drawn, scale = _bootstrap(count, resamples, seed)
-        sample = np.array([statistics(mine[d], other[d]) for d in drawn])
+        first, second = _places(mine), _places(other)
+        sample = np.array([_statistics(mine[d], other[d], first[d], second[d]) for d in drawn])
         errors = Statistics(*(scale * _spread(column[np.isfinite(column)]) for column in sample.T))
     return Compared(count, int((~finite).sum()), statistics(mine, other), errors)
 
@@ -108,11 +109,16 @@ def statistics(ours: FloatColumn, reference: FloatColumn) -> Statistics:
         >>> statistics(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0]))
         Statistics(median=0.0, scatter=0.0, clipped=0.577..., slope=1.5, rank=1.0, outliers=0.0)
     """
+    return _statistics(ours, reference, _places(ours), _places(reference))
+
+
+def _statistics(ours: FloatColumn, reference: FloatColumn, place: IntColumn, reference_place: IntColumn) -> Statistics:
+    """Return `statistics` of values whose order `_places` has found, among others perhaps."""
     if len(ours) == 0:
         return Statistics(*[np.nan] * len(Statistics._fields))
     delta = ours - reference
     kept = clip(delta)
-    across, first, second = _centred(reference), _centred(ranks(reference)), _centred(ranks(ours))
+    across, first, second = _centred(reference), _centred(_ranks(reference_place)), _centred(_ranks(place))
     slope = _ratio(float(across @ ours), float(across @ across))
     rank = _ratio(float(first @ second), float(np.sqrt((first @ first) * (second @ second))))
     outliers = 1.0 - float(kept.mean())
@@ -236,8 +242,20 @@ def ranks(values: ArrayLike) -> FloatColumn:
         >>> ranks([30.0, 10.0, 10.0, 20.0])
         array([4. , 1.5, 1.5, 3. ])
     """
-    _, place, count = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count - 1) / 2)[place]
+    return _ranks(_places(np.asarray(values, dtype=float)))
+
+
+def _places(values: FloatColumn) -> IntColumn:
+    """Return the places of values in ascending order, ``(star,)``, the same for equal ones."""
+    place: IntColumn = np.unique(values, return_inverse=True)[1]
+    return place
+
+
+def _ranks(place: IntColumn) -> FloatColumn:
+    """Return ranks from 1 of values at these `_places`, which need not all be taken: a count is faster than a sort."""
+    count = np.bincount(place)
+    ranked: FloatColumn = (np.cumsum(count) - (count - 1) / 2)[place]
+    return ranked
 
 
 def _finite_pair(first: ArrayLike, second: ArrayLike) -> tuple[FloatColumn, FloatColumn, BoolColumn]:

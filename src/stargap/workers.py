@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from stargap.errors import UsageError
 
-__all__ = ["Workers", "each_alone", "each_result"]
+__all__ = ["Workers", "alongside", "each_alone", "each_result"]
 
 Result = TypeVar("Result")
 Job = tuple[Any, ...]
@@ -121,6 +121,38 @@ def each_alone(function: Callable[..., Result], jobs: Iterable[Job]) -> Iterator
                 raise UsageError(message) from None
             todo.popleft()
             yield None
+
+
+@contextmanager
+def alongside(function: Callable[..., None], *arguments: Any) -> Iterator[None]:
+    """Do ``function(*arguments)`` in another process during a ``with`` block, which waits for it in the end.
+
+    Where no process can start, this one does it after the block.
+
+    Args:
+        function: importable by name.
+        arguments: what can be pickled.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "made"
+        >>> with alongside(os.mkdir, path):
+        ...     pass
+        >>> path.exists()
+        True
+    """
+    if multiprocessing.current_process().daemon:
+        yield
+        function(*arguments)
+        return
+    with _pool(1, function) as pool:
+        done = _submit(pool, function, *arguments)
+        yield
+        try:
+            done.result()
+            return
+        except BrokenProcessPool:
+            pass
+    function(*arguments)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from stargap.validation.report import figures
 from stargap.validation.report import page as report
 from stargap.validation.report.assets import PALETTE
 from stargap.validation.report.data import STAGE_ORDER, read_run
-from stargap.validation.report.explorer import MOST_SHARDS, choose_rows, write_points, write_rows, write_spectra
+from stargap.validation.report.explorer import MOST_SHARDS, choose_rows, write_spectra, write_stars
 from stargap.validation.report.headlines import headline_sheet
 from stargap.validation.report.page import report_files, write_report
 from stargap.validation.report.spectra import FittedSpectra, RawSpectra, fit_again, observe
@@ -472,8 +472,7 @@ def test_no_spectra_at_all(finished_run):
 
 def test_empty_choice_writes_empty_files(finished_run, tmp_path):
     table, nothing = finished_run / "catalogue/spectra.parquet", np.empty(0, dtype=np.int64)
-    write_points(tmp_path, table, nothing, 0)
-    write_rows(tmp_path, table, nothing, simulated=False)
+    write_stars(tmp_path, table, nothing, 0, False)
     assert content_of(tmp_path / "explorer/points.js")["count"] == 0
     assert not (tmp_path / "rows").exists()
 

@@ -63,8 +63,14 @@ def png(figure: Figure, *, dpi: float) -> bytes:
         >>> png(new_figure(1, 1), dpi=50)[:4]
         b'\\x89PNG'
     """
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=dpi)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    content, before = io.BytesIO(), figure.dpi
+    figure.dpi = dpi
+    try:
+        FigureCanvasAgg(figure).print_png(content)  # savefig draws twice
+    finally:
+        figure.dpi = before
     return content.getvalue()
 
 

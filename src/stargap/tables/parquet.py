@@ -153,6 +153,8 @@ def read_columns(
     Raises:
         UsageError: the file does not exist, is damaged, or lacks a column.
     """
+    import pyarrow as pa
+
     with open_parquet(path) as file:
         names = list(file.schema_arrow.names) if columns is None else list(columns)
         lacking = [name for name in names if name not in file.schema_arrow.names]
@@ -162,6 +164,7 @@ def read_columns(
         given = (file.read(columns=[name])[name].combine_chunks() for name in names)
         wanted = given if rows is None else (values.take(rows) for values in given)
         table = {name: product_column(values) for name, values in zip(names, wanted, strict=True)}
+    pa.default_memory_pool().release_unused()
     if len({len(values) for values in table.values()}) > 1:
         message = f"{path}: is damaged (columns differ in length); make it again"
         raise UsageError(message)

@@ -22,7 +22,7 @@ from stargap.validation.report.summary import star_summary
 if TYPE_CHECKING:
     from stargap.validation.report.spectra import FittedSpectra
 
-__all__ = ["MOST_SHARDS", "choose_rows", "spectrum_content", "write_points", "write_rows", "write_spectra"]
+__all__ = ["MOST_SHARDS", "choose_rows", "spectrum_content", "write_spectra", "write_stars"]
 
 ROWS_A_FILE = 250
 SPECTRA_A_FILE = 50
@@ -65,15 +65,22 @@ def choose_rows(spectra: Columns, *, points: int = MOST_POINTS, seed: int = 0) -
     return rows[np.lexsort((~drawn, ~final))[:points]]
 
 
-def write_points(folder: Path, table: Path, rows: NDArray[np.int64], shown: int) -> None:
-    """Write ``points.js``: identifiers as text, numbers as float32 in base64, and what there is in the other files.
+def write_stars(folder: Path, table: Path, rows: NDArray[np.int64], shown: int, simulated: bool) -> None:
+    """Write the files of all that an explorer has but spectra.
 
     Args:
         folder: of the report.
         table: the catalogue of spectra.
         rows: of `choose_rows`, the first `shown` of which have a spectrum.
         shown: how many.
+        simulated: whether the stars are: they have no links.
     """
+    _write_points(folder, table, rows, shown)
+    _write_rows(folder, table, rows, simulated)
+
+
+def _write_points(folder: Path, table: Path, rows: NDArray[np.int64], shown: int) -> None:
+    """Write ``points.js``: identifiers as text, numbers as float32 in base64, and what there is in the other files."""
     names = list(dict.fromkeys((*IDS, "designation", *AXES, *COLOURS, *FIRST)))
     given = read_columns(table, names, rows=rows)
     columns = {name: _base64(given[name].astype("<f4")) for name in (*AXES, *COLOURS)}
@@ -94,15 +101,8 @@ def write_points(folder: Path, table: Path, rows: NDArray[np.int64], shown: int)
     _write(folder / "explorer" / "points.js", "points", 0, content)
 
 
-def write_rows(folder: Path, table: Path, rows: NDArray[np.int64], *, simulated: bool) -> None:
-    """Write ``rows/NNN.js``: of each row its columns as text, nulls empty, flags with their sentences, and a summary.
-
-    Args:
-        folder: of the report.
-        table: the catalogue of spectra.
-        rows: of `choose_rows`.
-        simulated: whether the stars are: they have no links.
-    """
+def _write_rows(folder: Path, table: Path, rows: NDArray[np.int64], simulated: bool) -> None:
+    """Write ``rows/NNN.js``: of each row its columns as text, nulls empty, flags with their sentences, a summary."""
     given = read_columns(table, [column.name for column in CATALOGUE], rows=rows)
     for number, part in _parts(len(rows), ROWS_A_FILE):
         columns = {name: values[part] for name, values in given.items()}

@@ -9,6 +9,7 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -24,13 +25,13 @@ from stargap.validation.binaries import BinarySettings
 from stargap.validation.matching import CompareSettings
 from stargap.validation.report.assets import explorer_assets, page_templates
 from stargap.validation.report.data import RunData, read_run
-from stargap.validation.report.explorer import choose_rows, write_points, write_rows
-from stargap.validation.report.explorer import write_spectra as write_explorer_spectra
+from stargap.validation.report.explorer import choose_rows, write_spectra, write_stars
 from stargap.validation.report.figures import Picture, draw_figures
 from stargap.validation.report.headlines import headline_sheet
 from stargap.validation.report.settings import MOST_POINTS, MOST_SPECTRA
 from stargap.validation.report.truth import truth_sheets
 from stargap.validation.sheets import Sheet
+from stargap.workers import alongside
 
 if TYPE_CHECKING:
     from stargap.validation.report.spectra import FittedSpectra
@@ -85,19 +86,18 @@ def write_report(
     with replacing_folder(target, KIND) as folder:
         rows = choose_rows(data.spectra, points=points, seed=seed)
         fitted, why_not = _fitted(data, rows[:spectra])
-        pictures = [_save(folder, picture) for picture in draw_figures(data, fitted, why_not)]
-        sheets = _sheets(data, fitted)
-        for name, sheet in sheets.items():
-            _write(folder / "data" / f"{name}.csv", _sheet_csv(sheet))
-        cleaning = data.folder / "cleaning.html"
-        if cleaning.exists():
-            shutil.copyfile(cleaning, folder / "cleaning.html")
-        table = data.folder / "catalogue" / "spectra.parquet"
-        write_points(folder, table, rows, 0 if fitted is None else len(fitted.observed))
-        write_rows(folder, table, rows, simulated=data.simulated)
-        if fitted is not None:
-            write_explorer_spectra(folder, fitted)
-        _write(folder / "index.html", _page(data, sheets, pictures, rows, fitted, why_not, cleaning.exists()))
+        table, shown = data.folder / "catalogue" / "spectra.parquet", 0 if fitted is None else len(fitted.observed)
+        with alongside(write_stars, folder, table, rows, shown, data.simulated):
+            pictures = _drawn(folder, draw_figures(data, fitted, why_not))
+            sheets = _sheets(data, fitted)
+            for name, sheet in sheets.items():
+                _write(folder / "data" / f"{name}.csv", _sheet_csv(sheet))
+            cleaning = data.folder / "cleaning.html"
+            if cleaning.exists():
+                shutil.copyfile(cleaning, folder / "cleaning.html")
+            if fitted is not None:
+                write_spectra(folder, fitted)
+            _write(folder / "index.html", _page(data, sheets, pictures, rows, fitted, why_not, cleaning.exists()))
     return target / "index.html"
 
 
@@ -125,6 +125,17 @@ def _fitted(data: RunData, rows: NDArray[np.int64]) -> tuple[FittedSpectra | Non
         return fit_again(data.folder, data.spectra["spectrum_id"][rows]), ""
     except Exception as error:  # a run whose store is gone still has a report
         return None, f"spectra and models cannot be made again: {error}"
+
+
+def _drawn(folder: Path, pictures: Iterable[Picture]) -> list[Picture]:
+    """Write figures, each while the next one is drawn, and return them."""
+    kept: list[Picture] = []
+    with ThreadPoolExecutor(1) as writer:
+        writing: Future[Picture] | None = None
+        for picture in pictures:
+            kept += [] if writing is None else [writing.result()]
+            writing = writer.submit(_save, folder, picture)
+        return kept if writing is None else [*kept, writing.result()]
 
 
 def _save(folder: Path, picture: Picture) -> Picture:
