@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -67,8 +67,9 @@ def png(figure: Figure, *, dpi: float) -> bytes:
 
     content, before = io.BytesIO(), figure.dpi
     figure.dpi = dpi
+    save: Callable[..., None] = FigureCanvasAgg(figure).print_png  # savefig draws twice
     try:
-        FigureCanvasAgg(figure).print_png(content)  # savefig draws twice
+        save(content)
     finally:
         figure.dpi = before
     return content.getvalue()

@@ -151,7 +151,7 @@ def _conform_one(column: Column, values: ArrayLike) -> NDArray[Any]:
     null = np.ma.getmaskarray(array)
     array = np.ma.getdata(array)
     if array.dtype.kind == "O":
-        null = null | np.fromiter((value is None for value in array), bool, array.size)
+        null = null | np.equal(array, None)  # type: ignore[call-overload]
     if column.dtype == "str":
         return _text(column, array, null)
     if column.dtype.startswith("float"):
@@ -203,10 +203,10 @@ def _text(column: Column, array: NDArray[Any], null: NDArray[np.bool_]) -> NDArr
     if null.any():
         array = np.where(null, "", array.astype(object))
     try:
-        unprintable = _UNPRINTABLE.search("".join(array.tolist()))
+        text = "".join(array.tolist())
     except TypeError as error:
         raise _misfit(column, str(error)) from error
-    if unprintable:
+    if not (text.isascii() and text.isprintable()) and _UNPRINTABLE.search(text):
         clean = [_UNPRINTABLE.sub(lambda match: _escaped(match.group()), cell) for cell in array.tolist()]
         array = np.array(clean, dtype=object)
     return array

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import math
 import re
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ _MOST_HDUS = 64
 _UNSAFE = re.compile(r"[^ -\[\]-~]|[ &]$")
 _ROWS = 40_000
 _BLOCK = 2880
+_PIECE = 2**20
 
 
 def ascii_text(text: str) -> str:
@@ -49,13 +52,13 @@ def write_fits(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, 
     """Write a binary table ``STARGAP`` with TUNIT, TUCD, TCOMM, TNULL, limits, provenance, CHECKSUM and DATASUM.
 
     Astropy makes the header; the rows are packed in blocks, since astropy's writer needs five times the table's memory.
-    They are gone through three times: for the lengths of texts, for the checksum, and to be written.
+    They are gone through twice: for the lengths of texts, and to be written. The header with its checksums comes last.
 
     Args:
         parts: the table, part by part, as `conform` returns columns.
         schema: of the table.
         provenance: names and values, kept as cards ``PROV1 = 'name = value'``.
-        file: open for writing; it need not be able to seek.
+        file: open for writing, at its start.
     """
     from astropy.io import fits
 
@@ -66,27 +69,32 @@ def write_fits(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, 
     kinds = [_KINDS.get(c.dtype) or f"S{longest[c.name]}" for c in schema]
     header = _header(schema, kinds, provenance)
     header["NAXIS2"] = rows
-    total = _Sum()
-    for block in _blocks(parts, schema, kinds):
-        total.add(block)
-    data_sum = total.value
     header.set("CHECKSUM", "0" * 16, "checksum")
-    header.set("DATASUM", str(data_sum), "checksum")
-    header["CHECKSUM"] = _encoded(_folded(data_sum, header.tostring().encode("ascii")))
+    header.set("DATASUM", "0" * 10, "checksum")
     primary = fits.PrimaryHDU()
     primary.add_checksum(when="checksum")
     file.write(primary.header.tostring().encode("ascii"))
+    place, total, size = file.tell(), _Sum(), 0
     file.write(header.tostring().encode("ascii"))
-    size = 0
     for block in _blocks(parts, schema, kinds):
+        total.add(block)
         size += file.write(block)
     file.write(b"\0" * (-size % _BLOCK))
+    header["DATASUM"] = str(total.value)
+    header["CHECKSUM"] = _encoded(_folded(total.value, header.tostring().encode("ascii")))
+    file.seek(place)
+    file.write(header.tostring().encode("ascii"))
 
 
 def write_fits_gz(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO) -> None:
     """Write what `write_fits` does, packed by gzip without a name or a date."""
-    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
-        write_fits(parts, schema, provenance, packed)  # type: ignore[arg-type]
+    with (
+        tempfile.TemporaryFile() as unpacked,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed,
+    ):
+        write_fits(parts, schema, provenance, unpacked)
+        unpacked.seek(0)
+        shutil.copyfileobj(unpacked, packed, _PIECE)
 
 
 @contextmanager
@@ -203,7 +211,9 @@ def _blocks(parts: Parts, schema: Sequence[Column], kinds: Sequence[str]) -> Ite
 
 def _bytes(values: NDArray[Any]) -> NDArray[np.bytes_]:
     cells = values.tolist()
-    if _UNSAFE.search("".join(cells)) or any(cell.endswith((" ", "&")) for cell in cells):
+    text = "".join(cells)
+    safe = text.isascii() and text.isprintable() and "\\" not in text
+    if not safe or any(cell.endswith((" ", "&")) for cell in set(cells)):
         values = np.array([ascii_text(cell) for cell in cells], dtype=object)
     return values.astype("S") if cells else np.empty(0, dtype="S1")
 

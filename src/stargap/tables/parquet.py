@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -100,14 +101,23 @@ def write_parts(
 def _write_described(
     parts: Iterable[Mapping[str, NDArray[Any]]], schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO
 ) -> None:
-    """Write parts of a table, and at the end the VOTable header, which says how long texts are."""
+    """Write parts of a table, and at the end the VOTable header, which says how long texts are.
+
+    Each part is written while the next one is made.
+    """
     nothing = {column.name: np.empty(0, object if column.dtype == "str" else column.dtype) for column in schema}
     kinds = arrow_table(nothing, schema, all_nulls=False).replace_schema_metadata(dict(provenance)).schema
     longest = {column.name: 1 for column in schema if column.dtype == "str"}
-    with parquet_writer(file, kinds) as writer:
+    with parquet_writer(file, kinds) as writer, ThreadPoolExecutor(1) as thread:
+        writing: Future[None] | None = None
         for arrays in parts:
-            writer.write_table(arrow_table(arrays, schema, all_nulls=False).cast(kinds))
+            table = arrow_table(arrays, schema, all_nulls=False).cast(kinds)
             longest |= {name: max([size, *map(len, arrays[name])]) for name, size in longest.items()}
+            if writing is not None:
+                writing.result()
+            writing = thread.submit(writer.write_table, table)
+        if writing is not None:
+            writing.result()
         header = votable_header(schema, provenance, longest)
         writer.add_key_value_metadata({"IVOA.VOTable-Parquet.version": "1.0", "IVOA.VOTable-Parquet.content": header})
 
