@@ -27,7 +27,7 @@ UNLIKELY = 1e-4
 """Chance below which spectrum and photometry disagree."""
 SYSTEMATIC = 0.5
 """Correlation of systematic errors over that of noise (docs/results/photometry.md measures it on simulated stars)."""
-_TOLERANCE = np.array([0.05, 1e-4])
+_TOLERANCE = np.array([0.5, 1e-3])
 _CHUNK = 5_000
 
 

@@ -133,19 +133,18 @@ class MagnitudeTable:
         x, y = ((inside - np.array(self.first)) / np.array(_STEPS)).T
         rows, columns = np.floor(x).astype(int), np.floor(y).astype(int)
         (along_x, slope_x), (along_y, slope_y) = _weights(x - rows), _weights(y - columns)
-        around = np.arange(-1, 3)
-        near = self.coefficients[
-            (rows[:, None] + around)[:, :, None],
-            (columns[:, None] + around)[:, None, :],
-            component[:, None, None],
-        ]
-        straight = np.einsum("rijv,rj->riv", near, along_y)
-        values = np.einsum("riv,ri->rv", straight, along_x)
-        in_teff = np.einsum("riv,ri->rv", straight, slope_x) / _STEPS[0]
-        in_m_h = np.einsum("riv,ri->rv", np.einsum("rijv,rj->riv", near, slope_y), along_x) / _STEPS[1]
-        slopes = np.stack([in_teff, in_m_h], axis=-1)
+        along, across, kinds, _ = self.coefficients.shape
+        around = (np.arange(4)[:, None] * across + np.arange(4)).ravel() * kinds
+        corner = ((rows - 1) * across + columns - 1) * kinds + component
+        near = self.coefficients.reshape(along * across * kinds, -1).take(corner[:, None] + around, axis=0)
+        pairs = ((along_x, along_y), (slope_x / _STEPS[0], along_y), (along_x, slope_y / _STEPS[1]))
+        weights = np.empty((len(rows), len(pairs), len(around)))
+        for place, (one, other) in enumerate(pairs):
+            np.multiply(one[:, :, None], other[:, None], out=weights[:, place].reshape(-1, 4, 4))
+        found = weights @ near
+        values, slopes = found[:, 0], np.swapaxes(found[:, 1:], 1, 2)
         beyond = np.stack([teff, m_h], axis=-1) - inside
-        return values + np.einsum("rvl,rl->rv", slopes, beyond), slopes
+        return values + (slopes @ beyond[:, :, None])[:, :, 0], slopes
 
 
 def _weights(share: _Floats) -> tuple[_Floats, _Floats]:
