@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import sys
 import threading
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stargap.errors import UsageError
+from stargap.processor import cores
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,4 +130,4 @@ def worker_count(given: int | None) -> int:
     if given is not None and given < 1:
         message = f"--workers is {given}; it must be 1 or more"
         raise UsageError(message)
-    return given or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return given or cores()

@@ -15,6 +15,7 @@ from scipy.special import chdtrc, ndtr
 from stargap.marks import with_marks
 from stargap.photometry.joint import joint_labels
 from stargap.photometry.likelihood import Population
+from stargap.processor import cores
 from stargap.tables.columns import CATALOGUE, INT_NULL, STACKED, STARS
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.parquet import open_parquet, parquet_writer, read_columns
@@ -158,7 +159,7 @@ def join_again(table: Columns, rows: NDArray[np.int64], population: Population |
     """
     stars = {name: values[rows] for name, values in table.items()}
     magnitudes = {name: stars[name] for name in _PHOTOMETRY} | {"a_v": stars["a_v_phot"], "e_a_v": stars["e_a_v_phot"]}
-    for name, values in joint_labels(stars, magnitudes, population=population).items():
+    for name, values in joint_labels(stars, magnitudes, population=population, threads=cores()).items():
         table[name] = table[name].copy()
         table[name][rows] = values
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ UNLIKELY = 1e-4
 SYSTEMATIC = 0.5
 """Correlation of systematic errors over that of noise (docs/results/photometry.md measures it on simulated stars)."""
 _TOLERANCE = np.array([0.5, 1e-3])
-_CHUNK = 5_000
+_CHUNK = 2_000
 
 
 class JointMixture(NamedTuple):
@@ -74,7 +75,11 @@ def spectral_covariance(columns: Mapping[str, ArrayLike], *, systematic: float =
 
 
 def joint_labels(
-    spectra: Mapping[str, ArrayLike], table: Mapping[str, ArrayLike], *, population: Population | None = None
+    spectra: Mapping[str, ArrayLike],
+    table: Mapping[str, ArrayLike],
+    *,
+    population: Population | None = None,
+    threads: int = 1,
 ) -> dict[str, NDArray[Any]]:
     """Return labels of spectra and photometry together, beside which those of each alone stay what they are.
 
@@ -87,6 +92,7 @@ def joint_labels(
             marks.
         table: columns ``(row,)`` of the same rows as `observed` takes them; NaN where there is no source.
         population: what is assumed of the stars.
+        threads: that share the stars, when there are many.
 
     Returns:
         The columns of `stargap.tables.columns.JOINT`, float64 and int64. Labels are NaN, with a flag, where the
@@ -117,12 +123,16 @@ def joint_labels(
     columns |= {"p_single_joint": np.full(size, np.nan), "chi2_joint": np.full(size, np.nan)}
     flags = np.where(good, 0, int(JointFlag.NO_SPECTRUM))
     flags |= np.where(photometry.usable, 0, int(JointFlag.NO_PHOTOMETRY))
-    for first in range(0, len(rows), _CHUNK):
+
+    def fill(first: int) -> None:
         some = rows[first : first + _CHUNK]
         mixture = joint_mixture(values[some], covariance[some], photometry[some], population=population)
         found, flags[some] = _columns(mixture)
         for name, column in found.items():
             columns[name][some] = column
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, range(0, len(rows), _CHUNK)))
     marks = {f"care_{name}": np.asarray(spectra[f"care_{name}"]) for name in LABEL_NAMES}
     marked = with_joint_marks(columns | marks | {"joint_flags": flags})
     return {name: column for name, column in marked.items() if name not in marks}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from stargap.pipeline.perform import Job, Outcome, opened, perform
 from stargap.pipeline.report import check_report_files
 from stargap.pipeline.settings import SurveySettings
 from stargap.pipeline.stages import Stage
+from stargap.processor import cores
 from stargap.settings import example_toml, nearest
 from stargap.workers import Workers, each_alone
 
@@ -47,13 +47,13 @@ REPAIRS = 2
 
 def default_workers() -> int:
     """Return as many workers as there are cores, or as memory allows if that is fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores()
     try:
         memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = 1024 * int(memory["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
-        return cores
-    return max(1, min(cores, int(free / WORKER_MEMORY)))
+        return count
+    return max(1, min(count, int(free / WORKER_MEMORY)))
 
 
 def run_survey(
