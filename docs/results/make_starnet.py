@@ -41,6 +41,7 @@ from stargap.starnet.training_settings import StarnetSettings, TrainingSettings
 from stargap.starnet.transfer import StarnetTransfer
 from stargap.statistics import mean_residual, robust_scatter
 from stargap.theory.label_prior import draw_training_labels
+from stargap.transfer.anchor_labels import ERRORS, AnchorLabels
 from stargap.transfer.residual.settings import ResidualSettings
 from stargap.validation.embedding import tsne
 
@@ -79,8 +80,18 @@ ABLATIONS: dict[str, StarnetSettings] = {
     "residual+small": changed({"residual": True, **SMALL_SPLIT}),
     "residual+noisy": changed({"residual": True}, noisy=True),
     "all": changed({"residual": True, **SMALL_SPLIT}, noisy=True),
+    "second seed": changed({"residual": True}, noisy=True, seed=1),
+    "hinge": changed({"residual": True}, noisy=True, adversarial="hinge"),
+    "least-squares": changed({"residual": True}, noisy=True, adversarial="least-squares"),
+    "ema": changed({"residual": True}, noisy=True, ema=0.99),
+    "anchors": changed({"residual": True}, noisy=True),
+    "anchors+small": changed({"residual": True, **SMALL_SPLIT}, noisy=True),
 }
 """Trainings of equally many spectra."""
+ANCHORED = ("anchors", "anchors+small")
+"""Trainings with stars of known labels."""
+KNOWN_SEED, KNOWN_STARS = 606, 5_000
+"""These stars, whose labels have the errors of two good sources, as photometric ones have (`ERRORS`)."""
 BEST = "starnet"
 RECIPES: dict[str, StarnetSettings] = {
     "reference": PUBLISHED.model_copy(update={"iterations": 7_500, "validate_every": 2_000}),
@@ -110,13 +121,22 @@ class Study:
         """Labels of the synthetic spectra."""
         return draw_training_labels(PRIOR_DRAWS, alpha=0.0, seed=TRAIN_SEED)
 
+    @cached_property
+    def known(self) -> tuple[NDArray[np.int64], AnchorLabels]:
+        """Training stars of known labels."""
+        labels, _ = nature_labels(self.work.spectra, seed=TRAIN_SEED, mix=MIX)
+        rng = np.random.default_rng(KNOWN_SEED)
+        rows = rng.permutation(len(labels))[:KNOWN_STARS]
+        return rows, AnchorLabels(labels[rows, :3] + rng.normal(0.0, ERRORS, (len(rows), 3)))
+
     def train(self, name: str, iterations: int) -> tuple[StarnetTransfer, dict[str, float]]:
         """Train a network, or go on with its training; the one of the best label-blind score is returned."""
         settings = (RECIPES | {"float32": FLOAT32})[name].model_copy(update={"iterations": iterations})
         about = {"level": LEVEL, "mix": MIX, "prior": TRAIN_SEED}
         folder = self.work.folder / f"starnet-{name}"
+        known = self.known if name in ANCHORED else None
         made = train_starnet(
-            self.emulator, self.work.training(MIX), self.prior, settings, folder, about=about, alpha=0.0
+            self.emulator, self.work.training(MIX), self.prior, settings, folder, about=about, alpha=0.0, anchors=known
         )
         if made is None:
             raise SystemExit(130)

@@ -412,3 +412,18 @@ def test_noise_of_the_observed_spectra_goes_into_synthetic_inputs_alone(task, ba
     assert terms["rec_synthetic"].item() == pytest.approx(
         distance(plain.synthetic, batch.synthetic, 0.01).item(), rel=1e-5
     )
+
+
+def test_stars_with_known_labels_add_the_distance_of_their_transfers(task):
+    batch = make_batch(4)
+    paired = torch.tensor([False, True, False, True])
+    _, plain = task.generator_loss(batch)
+    total, terms = task.generator_loss(replace(batch, paired=paired))
+    assert set(terms) - set(plain) == {"paired_observed"}
+    made = transfer(task.network, batch)
+    some = [made.to_observed, batch.observed, batch.observed_sigma.clamp_min(0.005), batch.observed_good]
+    expected = distance(*(part[paired] for part in some)) / 2
+    torch.testing.assert_close(terms["paired_observed"], expected.detach())
+    torch.testing.assert_close(total.detach(), task.generator_loss(batch)[0].detach() + 9 * expected.detach())
+    nobody, _ = task.generator_loss(replace(batch, paired=torch.zeros(4, dtype=torch.bool)))
+    torch.testing.assert_close(nobody, task.generator_loss(batch)[0])

@@ -9,7 +9,7 @@ import torch
 from stargap.errors import UsageError
 from stargap.pixels import STARGAP
 from stargap.spectra.prepared import PreparedSpectra, split_rows
-from stargap.starnet.pairs import PairedSource, SyntheticSpectra
+from stargap.starnet.pairs import KnownStars, PairedSource, SyntheticSpectra
 from stargap.theory.emulator import shipped_emulator
 
 
@@ -85,6 +85,33 @@ def test_synthetic_spectra_may_be_made_for_their_partners():
     offset = batch.synthetic - weight
     assert set(offset[:, 0].int().tolist()) <= set(source.synthetic_rows["training"])
     assert source.fingerprint != PairedSource(observed, make, made=(33, "other")).fingerprint
+
+
+def test_a_quarter_of_a_batch_is_of_stars_with_known_labels():
+    observed, synthetic = spectra(66), spectra(66, seed=1).flux
+    everyone = np.arange(66)
+
+    def make(rows, weight):
+        return torch.from_numpy(rows).float()[:, None].expand(-1, observed.flux.shape[1])
+
+    plain = PairedSource(observed, synthetic)
+    source = PairedSource(observed, synthetic, known=KnownStars(everyone[::-1].copy(), make, "known"))
+    batches = [source.batch(step, 8) for step in range(9)]
+    seen = []
+    for batch in batches:
+        assert batch.paired.tolist() == 6 * [False] + 2 * [True]
+        rows_of(batch.synthetic[:6], synthetic)
+        known = batch.synthetic[6:, 0].int().tolist()
+        assert rows_of(batch.observed[6:], observed.flux) == [65 - place for place in known]
+        seen += known
+    assert {65 - place for place in seen} <= set(source.observed_rows["training"])
+    assert len(set(seen)) == len(seen)
+    assert plain.batch(0, 8).paired is None
+    assert all(batch.paired is None for batch in source.validation())
+    assert source.fingerprint != plain.fingerprint
+    for step in (7, 2):
+        for one, other in zip(vars(source.batch(step, 8)).values(), vars(batches[step]).values(), strict=True):
+            assert one is other is None or torch.equal(one, other)
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path):

@@ -164,7 +164,10 @@ def _train_network(
     settings = chosen.starnet if chosen.architecture == "starnet" else chosen.reference
     folder = run.folder / "transfer" / f"training-{chosen.architecture}"
     about = chosen.model_dump(mode="json", include={"prior", "spectra", "seed"})
-    made = train_starnet(run.emulator(), spectra, prior, settings, folder, about=about, alpha=chosen.prior.alpha)
+    known = None if anchors is None else (anchors.rows, anchors.labels)
+    made = train_starnet(
+        run.emulator(), spectra, prior, settings, folder, about=about, alpha=chosen.prior.alpha, anchors=known
+    )
     return None if made is None else (made[0], settings, made[1])
 
 

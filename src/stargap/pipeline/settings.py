@@ -91,8 +91,8 @@ class TransferSettings(Settings):
     """What is trained: the residual transfer, the anchored transfer, from stars with known labels alone, the
     published network (section 3.1), or ours after it, whose X_s->o starts at the identity."""
     photometric_anchors: Annotated[int, Field(ge=0)] = 0
-    """For architecture = "default" and "anchored": stars whose photometric labels (stage photometry) tie the label
-    scale, the brightest of the training spectra that have sound ones; 3,000 are plenty, 0 for none."""
+    """For architecture = "default", "anchored" and "starnet": stars whose photometric labels (stage photometry) tie the
+    label scale, the brightest of the training spectra that have sound ones; 3,000 are plenty, 0 for none."""
     anchors: list[Path] = []
     """Tables of stars with known labels beside them: gaia_source_id, teff, logg, m_h (K, dex), and optionally errors
     e_teff and so on, p_single and source; their spectra are part of the training."""
@@ -121,8 +121,8 @@ class TransferSettings(Settings):
         for name, table in tables.items():
             if name != self.architecture:
                 _refuse_unused("transfer", self, (table,), f'architecture = "{name}"')
-        if self.architecture in ("reference", "starnet"):
-            _refuse_unused("transfer", self, known, 'architecture = "default" and "anchored"')
+        if self.architecture == "reference":
+            _refuse_unused("transfer", self, known, 'architecture = "default", "anchored" and "starnet"')
         if self.architecture == "anchored" and not (self.photometric_anchors or self.anchors):
             message = 'architecture = "anchored" needs photometric_anchors, a number of stars, or anchors, tables'
             raise ValueError(message)

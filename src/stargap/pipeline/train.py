@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -16,19 +17,22 @@ from stargap.console import bars
 from stargap.errors import UsageError
 from stargap.files import claim_folder
 from stargap.fit.parameters import Parameters
-from stargap.labels import A_M
+from stargap.labels import A_M, M_H, alpha_relation
+from stargap.pipeline.anchor_tables import usable_anchors
 from stargap.pipeline.anchors import read_anchor_labels, read_anchor_stars, scores_of, write_cross_validation
 from stargap.pipeline.train_settings import TrainSettings
 from stargap.pipeline.train_spectra import training_spectra
+from stargap.rows import IntColumn
 from stargap.settings import read_settings_as
 from stargap.spectra.prepared import PreparedSpectra
-from stargap.starnet.pairs import PairedSource, SyntheticSpectra
+from stargap.starnet.pairs import KnownStars, PairedSource, SyntheticSpectra
 from stargap.starnet.recipe import new_task
 from stargap.starnet.training import train as train_network
 from stargap.starnet.training_settings import TrainingSettings
 from stargap.starnet.transfer import StarnetTransfer
 from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.theory.label_prior import draw_training_labels
+from stargap.transfer.anchor_labels import AnchorLabels
 from stargap.transfer.anchored.train import train_anchored
 from stargap.transfer.residual.matched import match_anchors
 from stargap.transfer.residual.model import ResidualTransfer
@@ -37,6 +41,8 @@ from stargap.transfer.residual.train import train_residual
 
 __all__ = ["Trained", "residual_transfer", "train", "train_starnet", "training_emulator"]
 
+LEAST_SINGLE = 0.5
+"""Least chance of being no unresolved pair that a star needs to train a network with its labels."""
 STANDARDISED = 512
 """Number of pairs from which the network takes the mean and standard deviation of its inputs."""
 
@@ -170,6 +176,7 @@ def train_starnet(
     *,
     about: dict[str, Any],
     alpha: float | None = None,
+    anchors: tuple[IntColumn, AnchorLabels] | None = None,
     progress: bool = False,
 ) -> tuple[StarnetTransfer, dict[str, float]] | None:
     """Train the published network or ours, or resume its training in `folder` (paper section 3.2).
@@ -182,6 +189,8 @@ def train_starnet(
         folder: of this training alone.
         about: other facts that must not change when the training resumes, in JSON types.
         alpha: [a/M] at which the labels of all stars are fixed (dex), or None.
+        anchors: rows of the observed spectra of stars with known labels, and these: X_s->o of their labels is compared
+            with their spectra.
         progress: show a progress bar on stderr, where that is a terminal.
 
     Returns:
@@ -191,7 +200,9 @@ def train_starnet(
     task = new_task(settings)
     network = task.network
     made = (len(labels), json.dumps(about, sort_keys=True))
-    source = PairedSource(spectra, SyntheticSpectra(emulator, labels, spectra.grid), made=made, seed=settings.seed)
+    known = None if anchors is None else _known_stars(emulator, spectra, *anchors, alpha)
+    synthetic = SyntheticSpectra(emulator, labels, spectra.grid)
+    source = PairedSource(spectra, synthetic, made=made, known=known, seed=settings.seed)
     first = source.batch(0, STANDARDISED)
     network.standardise(first.synthetic, first.observed, first.observed_good)
     about["bf16"] = settings.bf16
@@ -204,14 +215,31 @@ def train_starnet(
     return transfer, scores
 
 
+def _known_stars(
+    emulator: Emulator, spectra: PreparedSpectra, rows: IntColumn, anchors: AnchorLabels, alpha: float | None
+) -> KnownStars:
+    """Return the anchors that are probably single, with labels that the emulator knows, for pairs of a network."""
+    used = usable_anchors(anchors, emulator.lower[:3].numpy(), emulator.upper[:3].numpy())
+    used &= anchors.p_single >= LEAST_SINGLE
+    known = anchors.labels[used].clip(emulator.lower[:3].numpy(), emulator.upper[:3].numpy())
+    if not len(known):
+        message = f"of {len(anchors)} anchors none is a single star with usable labels: add others"
+        raise UsageError(message)
+    a_m = alpha_relation(known[:, M_H]) if alpha is None else np.full(len(known), alpha)
+    labels = np.column_stack([known, a_m])
+    digest = hashlib.sha256(np.ascontiguousarray(rows[used]).tobytes() + labels.tobytes()).hexdigest()
+    return KnownStars(rows[used], SyntheticSpectra(emulator, labels, spectra.grid), digest)
+
+
 def _train_network(settings: TrainSettings, emulator: Emulator, spectra: PreparedSpectra, progress: bool) -> Trained:
     began = time.monotonic()
     labels, folder = _prior_labels(settings), settings.output / f"training-{settings.architecture}"
     about = _card_settings(settings)
     del about[settings.architecture]
     chosen = settings.starnet if settings.architecture == "starnet" else settings.reference
+    anchors = read_anchor_labels(settings.anchors, len(spectra), settings.targets) if settings.anchors else None
     made = train_starnet(
-        emulator, spectra, labels, chosen, folder, about=about, alpha=settings.alpha, progress=progress
+        emulator, spectra, labels, chosen, folder, about=about, alpha=settings.alpha, anchors=anchors, progress=progress
     )
     if made is None:
         return Trained(None, time.monotonic() - began, {}, len(spectra))

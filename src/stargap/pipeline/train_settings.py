@@ -75,7 +75,7 @@ class TrainSettings(Settings):
     Optional are errors e_teff and so on, p_single, the chance that a star is no unresolved pair, source, where labels
     are from (all sources but the most frequent one get a zero point), star, a name (spectra of one star are left out
     together), and scored, 0 for spectra that only train. The column path ("anchored"; from the table's folder) or row
-    ("default"; of data.spectra, from 0) says which spectrum is meant."""
+    ("default" and "starnet"; of data.spectra, from 0) says which spectrum is meant."""
     targets: Path | None = None
     """Table with path or row, and gaia_source_id, for tables of anchors that have only the latter."""
     default: ResidualSettings = ResidualSettings()
@@ -97,8 +97,8 @@ class TrainSettings(Settings):
         if self.architecture == "anchored" and not self.anchors:
             message = 'architecture = "anchored" needs anchors, a table with path,teff,logg,m_h'
             raise ValueError(message)
-        if self.architecture in ("reference", "starnet") and self.anchors:
-            message = 'anchors are for architecture = "default" and "anchored": leave them out'
+        if self.architecture == "reference" and self.anchors:
+            message = 'anchors are for architecture = "default", "anchored" and "starnet": leave them out'
             raise ValueError(message)
         return self
 

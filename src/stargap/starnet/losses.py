@@ -36,7 +36,8 @@ class Batch:
 
     The losses raise ``observed_sigma`` to 0.005 and cut it nowhere (METHOD section 5); the sigma of synthetic spectra
     is 0.01. What flux and sigma hold where a pixel is not good does not matter, NaN included. Without
-    ``synthetic_good`` every synthetic pixel is good.
+    ``synthetic_good`` every synthetic pixel is good. ``paired (row,)`` tells which synthetic spectra have the labels
+    that are known of the observed star; None where no star's are.
 
     Example:
         >>> batch = Batch(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool))
@@ -49,6 +50,7 @@ class Batch:
     observed_sigma: Tensor
     observed_good: Tensor
     synthetic_good: Tensor | None = None
+    paired: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.synthetic)
@@ -59,6 +61,11 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
         return self._with(lambda array: array.to(device))
+
+    def joined(self, other: Batch) -> Batch:
+        """Return the rows of both batches; neither has ``synthetic_good`` or ``paired``."""
+        names = [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        return Batch(**{name: torch.cat([getattr(self, name), getattr(other, name)]) for name in names})
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -129,16 +136,24 @@ def transfer(network: CycleStarNet, batch: Batch, *, noisy: bool = False) -> Cyc
 
 
 def distances(batch: Batch, cycles: Cycles) -> dict[str, Tensor]:
-    """Return the four reconstruction and cycle distances of section 3.2, by name."""
+    """Return the four reconstruction and cycle distances of section 3.2, by name.
+
+    Where labels are known there is a fifth, between X_s->o and the observed spectrum: it ties the label scale, which
+    the others leave free. Rows without count as 0.
+    """
     sigma = batch.observed_sigma.clamp_min(LEAST_OBSERVED_SIGMA)
     synthetic = (SYNTHETIC_SIGMA, batch.synthetic_good)
     observed = (sigma, batch.observed_good)
-    return {
+    terms = {
         "rec_synthetic": distance(cycles.synthetic, batch.synthetic, *synthetic),
         "rec_observed": distance(cycles.observed, batch.observed, *observed),
         "cycle_synthetic": distance(cycles.synthetic_cycle, batch.synthetic, *synthetic),
         "cycle_observed": distance(cycles.observed_cycle, batch.observed, *observed),
     }
+    if batch.paired is not None:
+        known = batch.observed_good & batch.paired[:, None]
+        terms["paired_observed"] = distance(cycles.to_observed, batch.observed, sigma, known)
+    return terms
 
 
 def weighted(terms: dict[str, Tensor], weights: tuple[float, float, float]) -> Tensor:

@@ -50,7 +50,7 @@ class TrainingSettings(Settings):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay a step of the running mean of weights that is validated and kept; None validates the weights themselves."""
     bf16: bool = False
-    """Compute losses in bfloat16, where the machine has AMX or a GPU, which gain by it; weights stay float32."""
+    """Compute losses in bfloat16, on a GPU and on processors that gain by it; weights stay float32."""
     validate_every: PositiveInt = 2_000
     """Steps between validations; there is one more after the last step."""
     checkpoint_every: PositiveInt = 2_000
