@@ -371,6 +371,7 @@ def train_with(text, capsys):
         ('architecture = "defalt"', "'default', 'anchored', 'reference' or 'starnet'"),
         ('architecture = "anchored"', 'architecture = "anchored" needs anchors, a table with path,teff,logg,m_h'),
         (ANCHORED.replace("anchors.csv", "nowhere.csv"), "nowhere.csv: the file does not exist"),
+        ("anchors = 'a.csv'\narchitecture = 'reference'", '"default", "anchored" and "starnet": leave them out'),
         (ANCHORED + "directions = 50", "anchored.directions"),
         (ANCHORED + "m_h = nan", "anchored.m_h"),
         ("[default]\nround = 1", "unknown key 'default.round'; did you mean 'default.rounds'?"),
@@ -531,7 +532,10 @@ def test_models_inside_the_package_by_their_names(stars, monkeypatch, capsys):
 @pytest.mark.parametrize("architecture", ["reference", "starnet"])
 def test_training_a_network(architecture, here, folder, capsys):
     tiny = TINY.replace('"out"', f'"{architecture}"')
-    text = f'architecture = "{architecture}"\n{tiny}[{architecture}]\niterations = 1\nbatch = 1\n'
+    text = f'architecture = "{architecture}"\n{tiny}[{architecture}]\niterations = 1\nbatch = 4\nlog_every = 1\n'
+    if architecture == "starnet":
+        (here / "known.csv").write_text(HEAD + "".join(f"{row},3500,20,4.8,0.05,0,0.05\n" for row in range(40)))
+        text = f"anchors = 'known.csv'\n{text}"
     (here / "network.toml").write_text(text)
     other = shutil.ignore_patterns("transfer.*", "training-*")
     shutil.copytree(here / "out", here / architecture, ignore=other)  # the same simulated stars
@@ -540,6 +544,8 @@ def test_training_a_network(architecture, here, folder, capsys):
     assert f"use: stargap measure SPECTRA --model {path}" in capsys.readouterr().out
     card = json.loads((here / architecture / "transfer.json").read_text())
     assert (card["iterations"], card["network"]["residual"]) == (1, architecture == "starnet")
+    log = (here / architecture / f"training-{architecture}" / "metrics.jsonl").read_text()
+    assert ("generator.paired_observed" in log) == (architecture == "starnet")
     succeeds(["measure", str(folder / "spec-0.fits"), "--model", path, "--workers", "1"])
     assert f"{path} was trained on simulated stars" in capsys.readouterr().out
 
