@@ -1,7 +1,8 @@
 """Make docs/results/starnet.md: the published network trained for long on a simulated survey, and what holds it back.
 
 Every product lies in a work folder, that of docs/results/make_transfer.py; what is there is not made again, and a
-training that was stopped goes on where it was. `--only reference:100000` prolongs one training.
+training that was stopped goes on where it was. `--only reference:100000` prolongs one training; that of the published
+network begins where the one that is kept with the results ended, and `--keep` keeps it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from make_transfer import LEVELS, PRIOR_DRAWS, TRAIN_SEED, Work, joined, parameters, part_of
 from numpy.typing import NDArray
 from pages import number, reflow, table
+from starnet_kept import go_on, keep
 from transfer_diagnostics import cycle_table, leakage, mixing
 from transfer_figures import curve_figure
 
@@ -59,6 +61,10 @@ PUBLISHED = StarnetSettings(
     network=NetworkSettings(),
     noisy=False,
 )
+LONG = "reference"
+JUDGED = Path(__file__).parent / "starnet" / "judged.json"
+KEPT = JUDGED.with_name("reference.safetensors")
+"""The training that is kept with the results."""
 BATCH = 32
 ABLATION_STEPS = 500
 ABLATION_SPECTRA = BATCH * ABLATION_STEPS
@@ -151,10 +157,14 @@ class Study:
     def judged(self, name: str, iterations: int) -> list[dict[str, Any]]:
         """Train up to `iterations`, and judge the network at every stop on the way; return all judgements."""
         path = self.work.folder / f"starnet-{name}.json"
+        if name == LONG and not path.exists() and KEPT.exists():
+            path.write_text(json.dumps(json.loads(JUDGED.read_text())[name]))
+            go_on(self.work.folder / f"starnet-{name}", KEPT, partial(self.train, name))
         found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
         stops = [] if RECIPES[name].cosine else [stop for stop in STOPS if stop < iterations]
+        done = {row["iterations"] for row in found}
         for stop in [*stops, iterations]:
-            if stop in {row["iterations"] for row in found}:
+            if stop <= max(done, default=0):
                 continue
             transfer, scores = self.train(name, stop)
             found.append({"iterations": stop, **scores, **self.judge(transfer)[0]})
@@ -265,7 +275,7 @@ def page(study: Study, folder: Path) -> str:
     last = Study(study.work, LAST_SEED)
     final = {name: last_judged(last, name) for name in ("reference", BEST)}
     mixed = pictures(study, folder, found["reference"], final["reference"][1])
-    (folder / "judged.json").write_text(json.dumps(found, indent=1) + "\n")
+    JUDGED.write_text(json.dumps(found, indent=1) + "\n")
     sizes = {name: RECIPES[name].batch for name in RECIPES}
     rows = {name: row(name, parts[-1], sizes[name] * parts[-1]["iterations"]) for name, parts in found.items()}
     equal = next(one for one in found["reference"] if one["iterations"] * sizes["reference"] == ABLATION_SPECTRA)
@@ -303,12 +313,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, default=Path("build/transfer"))
     parser.add_argument("--only", default="", help="trainings such as reference:100000, separated by commas")
+    parser.add_argument("--keep", action="store_true", help="keep the training of the published network")
     options = parser.parse_args()
     study = Study(Work(options.work, options.data, 110_000, ResidualSettings()))
     for task in filter(None, options.only.split(",")):
         name, iterations = task.split(":")
         study.judged(name, int(iterations))
-    if not options.only:
+    if options.keep:
+        step = keep(study.work.folder / f"starnet-{LONG}", KEPT)
+        print(f"kept after {step:,} iterations: {KEPT}")
+    elif not options.only:
         folder = Path(__file__).parent
         (folder / "starnet.md").write_text(reflow(page(study, folder / "starnet")))
 
