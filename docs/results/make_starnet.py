@@ -90,6 +90,7 @@ ABLATIONS: dict[str, StarnetSettings] = {
     "hinge": changed({"residual": True}, noisy=True, adversarial="hinge"),
     "least-squares": changed({"residual": True}, noisy=True, adversarial="least-squares"),
     "ema": changed({"residual": True}, noisy=True, ema=0.99),
+    "spectral": changed({"residual": True}, noisy=True, spectral=True),
     "anchors": changed({"residual": True}, noisy=True),
     "anchors+small": changed({"residual": True, **SMALL_SPLIT}, noisy=True),
 }

@@ -427,3 +427,19 @@ def test_stars_with_known_labels_add_the_distance_of_their_transfers(task):
     torch.testing.assert_close(total.detach(), task.generator_loss(batch)[0].detach() + 9 * expected.detach())
     nobody, _ = task.generator_loss(replace(batch, paired=torch.zeros(4, dtype=torch.bool)))
     torch.testing.assert_close(nobody, task.generator_loss(batch)[0])
+
+
+def test_spectral_critics_have_weights_of_norm_one():
+    critics, batch = Critics(SMALL, seed=1, spectral=True), make_batch(8)
+    network = CycleStarNet(SMALL)
+    task = CycleTask(network, critics)
+    for _ in range(60):  # a step of the power iteration each
+        task.critic_loss(batch)[0].backward()
+    for layer in (*critics.observed.spectrum, critics.observed.last, *critics.synthetic.latent):
+        weight = layer.weight.detach()
+        matrix = weight if weight.ndim == 2 else weight.flatten(0, 1)
+        assert torch.linalg.matrix_norm(matrix, 2) == pytest.approx(1.0, abs=0.02)
+    assert all(parameter.grad is not None for parameter in critics.critic_parameters())
+    network.precision = torch.bfloat16
+    assert torch.isfinite(task.generator_loss(batch)[0])
+    assert not any(parameter.grad.isnan().any() for parameter in critics.critic_parameters())

@@ -1,4 +1,4 @@
-"""Critics of Cycle-StarNet's two domains, as published."""
+"""Critics of Cycle-StarNet's two domains, as published or with weights of bounded norm."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
-from stargap.starnet.layers import Down, Point, chain, initialise
+from stargap.starnet.layers import Down, Point, Weighted, chain, initialise
 from stargap.starnet.settings import NetworkSettings
 
 __all__ = ["Critics"]
@@ -40,6 +41,8 @@ class Critics(nn.Module):
     Args:
         settings: of the network that is judged.
         seed: of the initial weights.
+        spectral: divide weights by their largest singular values (Miyato et al. 2018), so that logits change no faster
+            than what is judged.
 
     Example:
         >>> from stargap.starnet.network import CycleStarNet
@@ -49,12 +52,14 @@ class Critics(nn.Module):
         torch.Size([2])
     """
 
-    def __init__(self, settings: NetworkSettings | None = None, *, seed: int = 0) -> None:
+    def __init__(self, settings: NetworkSettings | None = None, *, seed: int = 0, spectral: bool = False) -> None:
         super().__init__()
         settings = settings or NetworkSettings()
         self.synthetic = _Critic(settings, settings.shared_latent)
         self.observed = _Critic(settings, settings.shared_latent + settings.split_latent)
         initialise(self, seed, settings.bias)
+        for layer in [layer for layer in self.modules() if spectral and isinstance(layer, Weighted)]:
+            spectral_norm(layer, dim=0 if isinstance(layer, Point) else layer.weight.ndim - 1)
 
     def critic_parameters(self) -> Iterator[nn.Parameter]:
         """What the critic step moves."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from stargap.processor import fast_bfloat16
+from stargap.starnet.critics import Critics
 from stargap.starnet.losses import CycleTask
 from stargap.starnet.network import CycleStarNet
 from stargap.starnet.training_settings import StarnetSettings, TrainingSettings
@@ -23,7 +24,8 @@ def new_task(settings: TrainingSettings) -> CycleTask:
     """
     if isinstance(settings, StarnetSettings):
         network = CycleStarNet(settings.network, seed=settings.seed)
-        task = CycleTask(network, adversarial=settings.adversarial, noisy=settings.noisy)
+        critics = Critics(settings.network, spectral=settings.spectral)
+        task = CycleTask(network, critics, adversarial=settings.adversarial, noisy=settings.noisy)
     else:
         network = CycleStarNet(seed=settings.seed)
         task = CycleTask(network)
