@@ -38,7 +38,7 @@ __all__ = ["DomainFit", "Transfer", "fit_domains", "joint_step"]
 
 TOLERANCE = 0.05
 """Tolerance of the fit in the observed domain (see `levenberg_marquardt`), which one Gauss-Newton step then refines."""
-NEAR = 0.4
+NEAR = 0.1
 """The same after a compressed fit, where the step is taken as well before the last one."""
 DISAGREE = (300.0, 0.6, 0.5)
 """Differences between the domains (K, dex, dex) that are flagged where they also exceed five errors."""

@@ -28,7 +28,8 @@ def cubic(values: UniformSamples, place: Tensor) -> Samples:
     last = values.shape[-1] - 1
     place = place.clamp(0, last)
     left = place.floor().long().clamp(1, last - 2)
-    parts = [values[:, left + k] if place.ndim == 1 else values.gather(1, left + k) for k in (-1, 0, 1, 2)]
+    whole = place.ndim == 1
+    parts = [values.index_select(1, left + k) if whole else values.gather(1, left + k) for k in (-1, 0, 1, 2)]
     weights = cubic_weights((place - left).to(values.dtype))
     total = weights[0] * parts[0]
     for weight, part in zip(weights[1:], parts[1:], strict=True):
