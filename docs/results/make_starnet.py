@@ -92,18 +92,17 @@ ABLATIONS: dict[str, StarnetSettings] = {
     "ema": changed({"residual": True}, noisy=True, ema=0.99),
     "spectral": changed({"residual": True}, noisy=True, spectral=True),
     "anchors": changed({"residual": True}, noisy=True),
-    "anchors+small": changed({"residual": True, **SMALL_SPLIT}, noisy=True),
 }
 """Trainings of equally many spectra."""
-ANCHORED = ("anchors", "anchors+small")
-"""Trainings with stars of known labels."""
 KNOWN_SEED, KNOWN_STARS = 606, 5_000
 """These stars, whose labels have the errors of two good sources, as photometric ones have (`ERRORS`)."""
 BEST = "starnet"
+ANCHORED = ("anchors", BEST)
+"""Trainings with stars of known labels."""
 RECIPES: dict[str, StarnetSettings] = {
     "reference": PUBLISHED.model_copy(update={"iterations": 7_500, "validate_every": 2_000}),
     **ABLATIONS,
-    BEST: changed({"residual": True, **SMALL_SPLIT}, noisy=True, iterations=1_000),
+    BEST: changed({"residual": True, **SMALL_SPLIT}, noisy=True, iterations=2_000),
 }
 """Trainings by name."""
 FLOAT32 = PUBLISHED.model_copy(update={"bf16": False, "iterations": 100})

@@ -422,7 +422,7 @@ def test_stars_with_known_labels_add_the_distance_of_their_transfers(task):
     assert set(terms) - set(plain) == {"paired_observed"}
     made = transfer(task.network, batch)
     some = [made.to_observed, batch.observed, batch.observed_sigma.clamp_min(0.005), batch.observed_good]
-    expected = distance(*(part[paired] for part in some)) / 2
+    expected = distance(*(part[paired] for part in some))
     torch.testing.assert_close(terms["paired_observed"], expected.detach())
     torch.testing.assert_close(total.detach(), task.generator_loss(batch)[0].detach() + 9 * expected.detach())
     nobody, _ = task.generator_loss(replace(batch, paired=torch.zeros(4, dtype=torch.bool)))

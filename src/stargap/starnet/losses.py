@@ -138,8 +138,8 @@ def transfer(network: CycleStarNet, batch: Batch, *, noisy: bool = False) -> Cyc
 def distances(batch: Batch, cycles: Cycles) -> dict[str, Tensor]:
     """Return the four reconstruction and cycle distances of section 3.2, by name.
 
-    Where labels are known there is a fifth, between X_s->o and the observed spectrum: it ties the label scale, which
-    the others leave free. Rows without count as 0.
+    Where labels are known there is a fifth, between X_s->o and the observed spectrum of these stars: it ties the label
+    scale, which the others leave free.
     """
     sigma = batch.observed_sigma.clamp_min(LEAST_OBSERVED_SIGMA)
     synthetic = (SYNTHETIC_SIGMA, batch.synthetic_good)
@@ -152,7 +152,8 @@ def distances(batch: Batch, cycles: Cycles) -> dict[str, Tensor]:
     }
     if batch.paired is not None:
         known = batch.observed_good & batch.paired[:, None]
-        terms["paired_observed"] = distance(cycles.to_observed, batch.observed, sigma, known)
+        share = batch.paired.float().mean().clamp_min(1 / len(batch))
+        terms["paired_observed"] = distance(cycles.to_observed, batch.observed, sigma, known) / share
     return terms
 
 
