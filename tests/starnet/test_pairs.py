@@ -109,6 +109,11 @@ def test_a_quarter_of_a_batch_is_of_stars_with_known_labels():
     assert plain.batch(0, 8).paired is None
     assert all(batch.paired is None for batch in source.validation())
     assert source.fingerprint != plain.fingerprint
+    assert source.batch(0, 2).paired.tolist() == [False, True]
+    assert source.batch(0, 1).paired is None
+    other = KnownStars(source.observed_rows["validation"], make, "known")
+    with pytest.raises(UsageError, match="none of the 12 stars with known labels"):
+        PairedSource(observed, synthetic, known=other)
     for step in (7, 2):
         for one, other in zip(vars(source.batch(step, 8)).values(), vars(batches[step]).values(), strict=True):
             assert one is other is None or torch.equal(one, other)

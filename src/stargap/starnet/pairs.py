@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stargap.errors import UsageError
 from stargap.pixels import STARGAP, PixelGrid
 from stargap.spectra.prepared import PreparedSpectra, split_rows
 from stargap.spectra.smoother import normalise
@@ -95,7 +96,7 @@ class PairedSource:
         validation_batch: pairs of each of its batches.
 
     Raises:
-        UsageError: a domain has fewer than six spectra.
+        UsageError: a domain has fewer than six spectra, or no star with known labels is in the training.
     """
 
     def __init__(
@@ -118,6 +119,11 @@ class PairedSource:
         self.known_places = np.empty(0, dtype=np.int64)
         if known is not None:
             self.known_places = np.flatnonzero(np.isin(known.rows, self.observed_rows["training"]))
+            if not len(self.known_places):
+                message = (
+                    f"none of the {len(known.rows)} stars with known labels is in the training"
+                )
+                raise UsageError(message)
         self._made: tuple[tuple[int, int], list[Batch]] | None = None
 
     @cached_property
@@ -137,7 +143,7 @@ class PairedSource:
         steps = max(1, AT_ONCE // size)
         block, place = divmod(step, steps)
         if self._made is None or self._made[0] != (block, size):
-            few = round(KNOWN * size) if len(self.known_places) else 0
+            few = min(max(1, round(KNOWN * size)), size - 1) if len(self.known_places) else 0
             self._made = (block, size), self._batches(block, steps, size - few, few)
         return self._made[1][place]
 

@@ -88,8 +88,9 @@ def write_fits(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, 
 
 def write_fits_gz(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO) -> None:
     """Write what `write_fits` does, packed by gzip without a name or a date."""
+    name = getattr(file, "name", None)
     with (
-        tempfile.TemporaryFile() as unpacked,
+        tempfile.TemporaryFile(dir=Path(name).parent if isinstance(name, str) else None) as unpacked,
         gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed,
     ):
         write_fits(parts, schema, provenance, unpacked)
