@@ -284,9 +284,18 @@ def page(study: Study, folder: Path) -> str:
         row(name, found[name][-1] | one, sizes[name] * found[name][-1]["iterations"])
         for name, (one, _) in final.items()
     ]
+    curve = {
+        f"{when}_{name}": number(found[LONG][place][f"{label}_scatter"], digits)
+        for when, place in (("first", 0), ("last", -1))
+        for name, label, digits in (("scatter", "teff", 0), ("m_h", "m_h", 2))
+    }
     text = Template((Path(__file__).parent / "starnet.template.md").read_text())
     return text.substitute(
+        curve,
         version=__version__,
+        first=f"{found[LONG][0]['iterations']:,}",
+        best_bias=number(final[BEST][0]["teff_bias"], 0, sign=True),
+        known_stars=f"{KNOWN_STARS:,}",
         iterations=f"{found['reference'][-1]['iterations']:,}",
         minutes=f"{seconds / 60:.0f} minutes",
         step=f"{1000 * seconds / found['reference'][-1]['iterations']:.0f}",
