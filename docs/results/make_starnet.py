@@ -89,7 +89,6 @@ ABLATIONS: dict[str, StarnetSettings] = {
     "second seed": changed({"residual": True}, noisy=True, seed=1),
     "hinge": changed({"residual": True}, noisy=True, adversarial="hinge"),
     "least-squares": changed({"residual": True}, noisy=True, adversarial="least-squares"),
-    "ema": changed({"residual": True}, noisy=True, ema=0.99),
     "spectral": changed({"residual": True}, noisy=True, spectral=True),
     "anchors": changed({"residual": True}, noisy=True),
 }
@@ -100,7 +99,7 @@ BEST = "starnet"
 ANCHORED = ("anchors", BEST)
 """Trainings with stars of known labels."""
 RECIPES: dict[str, StarnetSettings] = {
-    "reference": PUBLISHED.model_copy(update={"iterations": 7_500, "validate_every": 2_000}),
+    "reference": PUBLISHED.model_copy(update={"iterations": 36_000, "validate_every": 2_000}),
     **ABLATIONS,
     BEST: changed({"residual": True, **SMALL_SPLIT}, noisy=True, iterations=2_000),
 }
