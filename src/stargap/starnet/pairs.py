@@ -120,9 +120,7 @@ class PairedSource:
         if known is not None:
             self.known_places = np.flatnonzero(np.isin(known.rows, self.observed_rows["training"]))
             if not len(self.known_places):
-                message = (
-                    f"none of the {len(known.rows)} stars with known labels is in the training"
-                )
+                message = f"none of the {len(known.rows)} stars with known labels is in the training"
                 raise UsageError(message)
         self._made: tuple[tuple[int, int], list[Batch]] | None = None
 
