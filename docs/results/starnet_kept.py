@@ -51,14 +51,14 @@ def go_on(training: Path, source: Path, begin: Callable[[int], Any]) -> None:
     Args:
         training: its folder, which is empty or missing.
         source: what `keep` wrote.
-        begin: trains for so many steps in the folder; data, settings and version are those of its first checkpoint.
+        begin: trains up to so many steps in the folder; data, settings and version are those of its first checkpoint.
     """
     begin(1)
     first = training / "checkpoint-000000001.safetensors"
     card, tensors = load_model(first, CheckpointCard, CHECKPOINT, VERSION)
     kept, weights = load_model(source, KeptCard, KEPT, 1)
     whole = {name: tensor.to(tensors[name].dtype) for name, tensor in weights.items()}
-    best = {name.replace("task/", "best/", 1): tensor for name, tensor in whole.items()}
+    best = {name.replace("task/", "best/", 1): tensor.clone() for name, tensor in whole.items()}
     random = {name: tensor for name, tensor in tensors.items() if name.startswith("random/")}
     there = {"step": kept.step, "seconds": kept.seconds, "best_step": kept.step, "best_scores": kept.scores}
     path = training / f"checkpoint-{kept.step:09d}.safetensors"
@@ -66,3 +66,4 @@ def go_on(training: Path, source: Path, begin: Callable[[int], Any]) -> None:
     for old in (first, first.with_suffix(".json")):
         old.unlink()
     (training / "metrics.jsonl").write_bytes(source.with_suffix(".jsonl").read_bytes())
+    begin(kept.step)  # nothing is left to train, but the best network is written
