@@ -3,8 +3,9 @@
 A run is made up without spectra: empty files and their plan, shards of an index alone, a table of Gaia's sources, and
 measurements drawn at random, which mean nothing. The stages that work on tables are then done as ``stargap run`` does
 them, each in a process of its own; the cleaning reads the same 7,000
-simulated spectra again and again, in bins, and its pictures are empty. Labels of spectrum and photometry together are
-made anew by the catalogue, of nearly all spectra and from magnitudes that disagree with them.
+simulated spectra again and again, in bins, and its pictures are empty. There are no labels of spectrum and photometry
+together, which the catalogue would make anew with calibrated errors: magnitudes drawn at random would take it many times
+longer than real ones.
 """
 
 from __future__ import annotations
@@ -334,13 +335,14 @@ def _make_table(run: Run, stage: str, unit: int, schema: Sequence[Column], rng: 
     """Write the table of a stage with numbers drawn at random from each column's range."""
     count, first = run.rows(unit), unit * SHARD_ROWS
     columns = {column.name: _drawn(column, count, rng) for column in schema}
+    if stage == "joint":
+        columns = {column.name: np.full(count, column.null).astype(column.dtype) for column in schema}
     columns |= {name: np.zeros(count, dtype=np.int32) for name in columns if name.endswith("flags")}
     columns["spectrum_id"] = np.arange(first, first + count)
     if stage == "measure":
         paths = [f"/data/spectra/spec-{first + row:08d}.fits.gz" for row in range(count)]
         columns |= {"obsid": 1_000_000 + columns["spectrum_id"], "path": np.array(paths, dtype=object)}
         columns |= {f"e_{name}": error * 10 ** rng.normal(0, 0.2, count) for name, error in ERRORS.items()}
-        columns |= {f"use_{name}": np.ones(count, dtype=np.int32) for name in ERRORS}
         columns["failure"] = np.full(count, "", dtype=object)
     path = run.part(stage, unit)
     write_columns(path, columns)
