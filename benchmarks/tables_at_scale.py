@@ -4,8 +4,8 @@ A run is made up without spectra: empty files and their plan, shards of an index
 measurements drawn at random, which mean nothing. The stages that work on tables are then done as ``stargap run`` does
 them, each in a process of its own; the cleaning reads the same 7,000
 simulated spectra again and again, in bins, and its pictures are empty. There are no labels of spectrum and photometry
-together, which the catalogue would make anew with calibrated errors: magnitudes drawn at random would take it many times
-longer than real ones.
+together, which the catalogue would make anew with calibrated errors: magnitudes drawn at random would take it many
+times longer than real ones.
 """
 
 from __future__ import annotations
