@@ -65,8 +65,9 @@ def say(line):
 
 HEAD = """# Speed of transfers
 
-Made by `python benchmarks/transfer.py --write`: the network of published sizes, ours beside a plain implementation with
-`nn.Conv1d` in the same run, and fits in two domains of simulated stars. Medians of runs in turns on a machine
+Made by `make results-speed` (`python benchmarks/transfer.py --write --threads 1 --repeats 3`): the network of published
+sizes, ours beside a plain implementation with `nn.Conv1d` in the same run,
+and fits in two domains of simulated stars. Medians of runs in turns on a machine
 with other work; read the ratios, and the rest as +-30 %.
 *plain* is not the published code, which takes 24 to 40 ms a training sample and fits 0.34 to 0.47 stars/s on such a
 machine; goals are 0.6 of the first, 150 fits/s (default) and 30 (reference) on two cores, and a minute for the training

@@ -32,15 +32,12 @@ def keep(training: Path, target: Path) -> int:
     """Write the newest checkpoint of a training as `target` (``*.safetensors``), and return its step."""
     card, tensors = load_model(max(training.glob("checkpoint-*.safetensors")), CheckpointCard, CHECKPOINT, VERSION)
     lines = (training / "metrics.jsonl").read_text().splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines]
-    last = next(row for row in reversed(rows) if "validation.score" in row and row["step"] <= card.step)
+    done = [(line, row) for line in lines if (row := json.loads(line))["step"] <= card.step]
+    last = next(row for _, row in reversed(done) if "validation.score" in row)
     scores = {name.removeprefix("validation."): value for name, value in last.items() if name.startswith("validation.")}
     about = KeptCard(kind=KEPT, version=1, stargap=__version__, step=card.step, seconds=card.seconds, scores=scores)
     save_model(target, about, {name: tensor.half() for name, tensor in tensors.items() if name.startswith("task/")})
-    some = [
-        line for line, row in zip(lines, rows, strict=True)
-        if row["step"] <= min(FIRST, card.step) or (row["step"] % EVERY == 0 and row["step"] <= card.step)
-    ]  # fmt: skip
+    some = [line for line, row in done if row["step"] <= FIRST or row["step"] % EVERY == 0]
     target.with_suffix(".jsonl").write_text("".join(some))
     return card.step
 
