@@ -48,6 +48,33 @@ def test_given_velocities_are_taken_and_spectra_without_one_left_out(visits):
             stargap.stack(spectra, rv=wrong)
 
 
+def test_pixels_on_the_grid_are_averaged_as_they_are():
+    wave = LOG_LAMBDA.wavelength
+    flux = 1.0 + 0.1 * np.random.default_rng(3).normal(size=(2, wave.size))
+    mean = stargap.stack([Spectrum(wave, one, 100 + 0 * wave) for one in flux], rv=[-10.0, 10.0])
+    np.testing.assert_allclose(mean.wavelength, wave, rtol=1e-12)
+    scaled = flux / np.median(flux, axis=1)[:, None]
+    weight = np.median(flux, axis=1)[:, None] ** 2
+    np.testing.assert_allclose(mean.flux, (scaled * weight).sum(axis=0) / weight.sum(), rtol=1e-5)
+    smear = 2.3548 * 10.0 / 299792.458  # FWHM over wavelength of velocities 10 km/s about their mean
+    np.testing.assert_allclose(mean.resolution, (1800.0**-2 + smear**2) ** -0.5, rtol=1e-4)
+
+
+def test_spectra_at_other_velocities_are_shifted_by_whole_pixels():
+    wave = LOG_LAMBDA.wavelength
+
+    def star(pixels):
+        return Spectrum(wave, np.where(np.arange(wave.size) == 700 + pixels, 0.5, 1.0), 400 + 0 * wave)
+
+    step = LOG_LAMBDA.step * np.log(10.0)
+    mean = stargap.stack([star(0), star(0), star(3)], rv=299792.458 * np.expm1(np.array([0, 0, 3]) * step))
+    np.testing.assert_allclose(mean.flux[[700, 701, 702]], [1.0, 0.5, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(mean.resolution, 1800.0)
+    uneven = stargap.stack([star(0), star(1)], rv=299792.458 * np.expm1(np.array([0.0, 1.2]) * step))
+    line = np.average(uneven.wavelength[690:710], weights=1.0 - uneven.flux[690:710])
+    assert np.log(line / wave[700]) / step == pytest.approx(0.5, abs=0.01)  # lines at 0 and 1, the mean at 0.6 moved
+
+
 def test_the_lowest_resolution_counts_and_facts_are_the_best_ones():
     wave = LOG_LAMBDA.wavelength
     line = np.where(np.abs(wave - 7000) < 1.0, 0.5, 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,12 +16,14 @@ from stargap.spectra.resolution import FWHM_PER_SIGMA
 __all__ = [
     "AT_ONCE",
     "blur",
+    "broadened",
     "match_resolution",
     "missing_blur",
     "missing_native_blur",
     "to_resolution",
 ]
 
+Power = TypeVar("Power", float, NDArray[np.float64])
 PIXEL = float(FWHM_PER_SIGMA * LOG_LAMBDA.step * np.log(10.0))
 """FWHM over wavelength of a Gaussian whose sigma is a pixel of the log-lambda grid."""
 FINE = 0.6
@@ -99,6 +103,17 @@ def missing_native_blur(resolution: PerStar) -> Tensor:
     return amount.float()
 
 
+def broadened(power: Power, spread: float) -> Power:
+    """Return the resolving power that is left of one after a convolution of variance `spread` (squared native pixels).
+
+    Example:
+        >>> round(broadened(1800.0, 0.0)), round(broadened(1800.0, 0.25))
+        (1800, 1578)
+    """
+    left: Power = (power**-2.0 + spread * PIXEL**2) ** -0.5
+    return left
+
+
 def match_resolution(
     flux: NDArray[np.float64], ivar: NDArray[np.float64], power: NDArray[np.float64], spread: float
 ) -> tuple[NDArray[np.float64], float]:
@@ -126,7 +141,7 @@ def match_resolution(
     good = ivar > 0
     if not good.any():
         return flux, MODEL_RESOLUTION
-    power = (power**-2.0 + spread * PIXEL**2) ** -0.5
+    power = broadened(power, spread)
     target = min(MODEL_RESOLUTION, float(power[good].min()))
     return to_resolution(flux, ivar, power, target), target
 
