@@ -88,11 +88,12 @@ def test_where_no_process_can_start_it_says_so(monkeypatch):
 
 def write_process(path):
     path.write_text(f"{path.read_text() if path.exists() else ''}{os.getpid()} ")
+    return path
 
 
 def test_alongside_work_is_another_processs(tmp_path):
-    with alongside(write_process, tmp_path / "made"):
-        pass
+    with alongside(write_process, tmp_path / "made") as result:
+        assert result() == tmp_path / "made"
     (number,) = (tmp_path / "made").read_text().split()
     assert int(number) != os.getpid()
     with pytest.raises(FileNotFoundError), alongside(os.mkdir, tmp_path / "a" / "b"):
@@ -103,6 +104,7 @@ def test_alongside_work_is_this_processs_where_none_can_start(tmp_path, monkeypa
     from stargap import workers as processes
 
     monkeypatch.setattr(processes, "_follow_parent", partial(os._exit, 1))
-    with alongside(write_process, tmp_path / "made"):
+    with alongside(write_process, tmp_path / "made") as result:
         assert not (tmp_path / "made").exists()
+    assert result() == tmp_path / "made"
     assert (tmp_path / "made").read_text().split() == [str(os.getpid())]

@@ -37,7 +37,8 @@ from stargap.statistics import Compared, compare
 from stargap.survey.cleaning.rules import is_rejected
 from stargap.validation.binaries import run_binaries
 from stargap.validation.report.data import RunData, read_run
-from stargap.validation.report.spectra import FittedSpectra, fit_again
+from stargap.validation.report.fitted import FittedSpectra
+from stargap.validation.report.spectra import fit_again
 from stargap.validation.report.truth import DIGITS, QUANTITIES, errors_of, plain_stars, truth_sheets
 from stargap.validation.sheets import Sheet, number
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
@@ -124,35 +125,44 @@ def each_alone(function: Callable[..., Result], jobs: Iterable[Job]) -> Iterator
 
 
 @contextmanager
-def alongside(function: Callable[..., None], *arguments: Any) -> Iterator[None]:
+def alongside(function: Callable[..., Result], *arguments: Any) -> Iterator[Callable[[], Result]]:
     """Do ``function(*arguments)`` in another process during a ``with`` block, which waits for it in the end.
 
-    Where no process can start, this one does it after the block.
+    Where no process can start, this one does it when the result is asked for, at the latest after the block.
 
     Args:
         function: importable by name.
-        arguments: what can be pickled.
+        arguments: what can be pickled, as the result can.
+
+    Yields:
+        what waits for the result and returns it.
 
     Example:
-        >>> path = getfixture("tmp_path") / "made"
-        >>> with alongside(os.mkdir, path):
+        >>> with alongside(divmod, 7, 2) as result:
         ...     pass
-        >>> path.exists()
-        True
+        >>> result()
+        (3, 1)
     """
+
+    @cache
+    def here() -> Result:
+        return function(*arguments)
+
     if multiprocessing.current_process().daemon:
-        yield
-        function(*arguments)
+        yield here
+        here()
         return
     with _pool(1, function) as pool:
         done = _submit(pool, function, *arguments)
-        yield
-        try:
-            done.result()
-            return
-        except BrokenProcessPool:
-            pass
-    function(*arguments)
+
+        def result() -> Result:
+            try:
+                return done.result()
+            except BrokenProcessPool:
+                return here()
+
+        yield result
+        result()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from stargap.settings import read_settings_as
 from stargap.starnet.transfer import StarnetTransfer
 from stargap.tables.parquet import read_columns
 from stargap.validation.report.data import read_run
-from stargap.validation.report.figures import draw_figures
+from stargap.validation.report.figures import draw_figures, draw_spectra
 from stargap.validation.report.spectra import fit_again
 
 STARS = 14
@@ -153,7 +153,8 @@ def test_the_report_draws_the_training_of_its_network(paper):
     assert fitted.latents is not None
     assert np.isfinite(fitted.latents).all()
     with quick_reports():
-        pictures = {picture.name: picture for picture in draw_figures(read_run(paper), fitted)}
+        run = read_run(paper)
+        pictures = {picture.name: picture for picture in (*draw_figures(run), *draw_spectra(run, fitted))}
     for name in ("06-losses", "07-tsne", "08-residuals"):
         assert pictures[name].png, pictures[name].reason
     assert set(pictures["07-tsne"].columns["panel"]) == {"before", "after", "latent"}

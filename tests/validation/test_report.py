@@ -29,9 +29,10 @@ from stargap.validation.report import page as report
 from stargap.validation.report.assets import PALETTE
 from stargap.validation.report.data import STAGE_ORDER, read_run
 from stargap.validation.report.explorer import MOST_SHARDS, choose_rows, write_spectra, write_stars
+from stargap.validation.report.fitted import FittedSpectra, RawSpectra
 from stargap.validation.report.headlines import headline_sheet
 from stargap.validation.report.page import report_files, write_report
-from stargap.validation.report.spectra import FittedSpectra, RawSpectra, fit_again, observe
+from stargap.validation.report.spectra import fit_again, observe
 from stargap.validation.report.truth import truth_sheets
 from stargap.validation.sheets import read_results
 

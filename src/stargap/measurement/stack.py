@@ -111,7 +111,7 @@ def _squared_snr(spectrum: Spectrum) -> float:
 
 
 def _on_grid(spectra: list[Spectrum]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Return fluxes and inverse variances on the pixels ``_INDEX``, ``(spectrum, pixel)``, and their resolving power."""
+    """Return fluxes and inverse variances on the pixels ``_INDEX``, ``(spectrum, pixel)``, and resolving power."""
     native = to_log_lambda(spectra)
     flux, ivar = native.flux.double().numpy().copy(), native.ivar.double().numpy()
     lowest = float(native.resolution.min())

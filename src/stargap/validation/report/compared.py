@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Compared", "compare_all", "compared_figure", "kind_of"]
 
-LABELS = ("teff", "logg", "m_h")
+LABELS, PLACE = ("teff", "logg", "m_h"), ("bp_rp", "m_g")
 METHODS = ("the paper's catalogue", "LASPM", "SLAM", "ULySS")
 """Names of tables that are of other methods on the same spectra (section 5.3)."""
 
@@ -74,22 +74,21 @@ def compared_figure(number: int, tables: Sequence[Compared], spectra: Columns, *
     from stargap.figures.diagrams import methods_figure
 
     ours, theirs, rows = _side_by_side(tables)
-    source = np.repeat([one.name for one in tables], [len(one.matched.rows) for one in tables])
-    columns: Columns = {"source": source, "gaia_source_id": spectra["gaia_source_id"][rows]}
+    names, numbers = np.array([one.name for one in tables], dtype=object), [len(one.matched.rows) for one in tables]
+    columns: Columns = {"source": np.repeat(names, numbers), "gaia_source_id": spectra["gaia_source_id"][rows]}
     columns |= {name: spectra[name][rows] for name in ("obsid", "snr_r", "bp_rp", "m_g")}
     columns |= ours | {f"their_{name}": values for name, values in theirs.items()}
     if number == 14:
-        return literature_figure(ours, theirs, source, columns["snr_r"], title=title), columns
+        return literature_figure(ours, theirs, columns["source"], columns["snr_r"], title=title), columns
     if number == 15:
         return apogee_figure(ours, theirs, title=title), columns
-    whole = {name: np.asarray(spectra[name], dtype=float) for name in LABELS}
-    methods = {one.name: _over(one, len(whole["teff"])) for one in tables}
     if number == 17:
-        return differences_figure(whole, methods, title=title), columns
-    place = {name: spectra[name] for name in ("bp_rp", "m_g")}
+        rows = np.unique(rows)
+        others = {one.name: _over(one, rows) for one in tables}
+        return differences_figure({name: spectra[name][rows] for name in LABELS}, others, title=title), columns
     final = np.asarray(spectra["in_final_catalogue"], dtype=bool)
-    panels = {"ours": {name: values[final] for name, values in (whole | place).items()}}
-    panels |= {name: labels | place for name, labels in methods.items()}
+    panels = {"ours": {name: spectra[name][final] for name in (*LABELS, *PLACE)}}
+    panels |= {one.name: _labels(one) | {name: spectra[name][one.matched.rows] for name in PLACE} for one in tables}
     return methods_figure(panels, title=title), columns
 
 
@@ -107,11 +106,15 @@ def _label(one: Compared, side: str, name: str) -> NDArray[np.float64]:
     return np.full(len(one.matched.rows), np.nan) if values is None else np.asarray(values, dtype=float)
 
 
-def _over(one: Compared, count: int) -> Columns:
-    """Return their labels in the order of the catalogue, NaN where they have no star; without labels they lack."""
-    found: Columns = {}
-    for name in LABELS:
-        if name in one.matched.reference:
-            found[name] = np.full(count, np.nan)
-            found[name][one.matched.rows] = _label(one, "reference", name)
+def _labels(one: Compared) -> Columns:
+    """Return their labels; those that they lack are missing."""
+    return {name: _label(one, "reference", name) for name in LABELS if name in one.matched.reference}
+
+
+def _over(one: Compared, rows: NDArray[np.int64]) -> Columns:
+    """Return their labels of some rows of the catalogue, theirs among them, in its order; NaN where they have none."""
+    found = {name: np.full(len(rows), np.nan) for name in _labels(one)}
+    place = np.searchsorted(rows, one.matched.rows)
+    for name, values in _labels(one).items():
+        found[name][place] = values
     return found

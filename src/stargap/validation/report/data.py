@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stargap.catalogue.precision import Precision
 from stargap.catalogue.velocity import VelocityScale
 from stargap.errors import UsageError
+from stargap.memory import release_memory
 from stargap.paper import LEFT_AFTER_CUT
 from stargap.survey.sample import CutCount, read_counts
 from stargap.tables.columns import INT_NULL
@@ -139,7 +140,6 @@ def read_run(
     if not (spectra.exists() and stars.exists()):
         message = f"{folder}: holds no catalogue/{spectra.name}; finish the run first: stargap run SURVEY.toml"
         raise UsageError(message)
-    columns = read_columns(spectra, SPECTRA)
     cards = {name: _json(folder / name / f"{name}.json") for name in ("emulator", "transfer")}
     cuts, notes = _cuts(folder)
     simulated = truth is not None or bool(cards["transfer"].get("simulated"))
@@ -151,6 +151,10 @@ def read_run(
         pairs, primaries, how = binaries
         wide = run_binaries(spectra, pairs, primaries, how.model_copy(update={"simulated": simulated}))
         results.append((wide.title, wide.sheets(), wide.notes))
+    release_memory()
+    columns = read_columns(spectra, SPECTRA)
+    true = None if truth is None else _join_truth(columns, Path(truth))
+    release_memory()
     return RunData(
         folder=folder,
         spectra=columns,
@@ -168,7 +172,7 @@ def read_run(
         comparisons=(*results, *_comparisons(folder)),
         tables=tables,
         binaries=wide,
-        truth=None if truth is None else _join_truth(columns, Path(truth)),
+        truth=true,
     )
 
 

@@ -19,7 +19,7 @@ from stargap.validation.report.truth import QUANTITIES, errors_of, plain_stars
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from stargap.validation.report.spectra import FittedSpectra
+    from stargap.validation.report.fitted import Example, FittedSpectra
 
 __all__ = [
     "Drawn",
@@ -133,10 +133,9 @@ def velocity(run: Source) -> Drawn:
 
 def processing(run: Source) -> Drawn:
     """Draw figure 5."""
-    fitted, title = run.fitted, run.title
+    columns, title = _example(run).normal, run.title
     from stargap.figures.processing import processing_figure
 
-    columns = _example(fitted)
     figure = processing_figure(
         columns["wavelength"], columns["flux"], columns["sigma"], columns["continuum"], columns["good"], title=title
     )
@@ -145,29 +144,18 @@ def processing(run: Source) -> Drawn:
 
 def fit(run: Source) -> Drawn:
     """Draw the fit of the same spectrum."""
-    fitted = run.fitted
+    one, stars = _example(run), run.data.spectra
     from stargap.figures.fit import fit_figure
-    from stargap.measurement.modelled import modelled_spectra
 
-    columns, one = _example(fitted), fitted.example
-    assert one is not None
-    stars = run.data.spectra
-    here = int(np.flatnonzero(stars["spectrum_id"] == one.columns["spectrum_id"][one.row])[0])
-    place = {name: np.full(len(one.columns["flags"]), stars[name][here]) for name in ("bp_rp", "m_g")}
-    spectrum = modelled_spectra(one.columns, one.fitted)[one.row : one.row + 1]
-    figure = fit_figure(one.columns | place, one.row, spectrum)
-    return figure, columns
+    here = np.flatnonzero(stars["spectrum_id"] == one.columns["spectrum_id"])
+    return fit_figure(one.columns | _some(stars, ("bp_rp", "m_g"), here), 0, one.spectrum), one.normal
 
 
-def _example(fitted: FittedSpectra) -> Columns:
-    one = fitted.example
-    if one is None:
+def _example(run: Source) -> Example:
+    if run.fitted.example is None:
         message = "no spectrum was measured"
         raise NotDrawn(message)
-    star, row = one.fitted.prepared, one.row
-    parts = {"flux": star.flux, "sigma": star.sigma, "continuum": star.continuum, "good": star.good}
-    columns = {"wavelength": star.grid.wavelength} | {name: part[row].numpy() for name, part in parts.items()}
-    return columns | {"model": one.fitted.fit.model[row].numpy()}
+    return run.fitted.example
 
 
 def kiel(run: Source) -> Drawn:

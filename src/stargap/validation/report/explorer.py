@@ -20,7 +20,7 @@ from stargap.validation.report.settings import MOST_POINTS, NODE
 from stargap.validation.report.summary import star_summary
 
 if TYPE_CHECKING:
-    from stargap.validation.report.spectra import FittedSpectra
+    from stargap.validation.report.fitted import FittedSpectra
 
 __all__ = ["MOST_SHARDS", "choose_rows", "spectrum_content", "write_spectra", "write_stars"]
 

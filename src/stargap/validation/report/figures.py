@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,9 +13,9 @@ from stargap.validation.report.data import Columns, RunData
 from stargap.validation.report.drawing import Drawn, NotDrawn, Source
 
 if TYPE_CHECKING:
-    from stargap.validation.report.spectra import FittedSpectra
+    from stargap.validation.report.fitted import FittedSpectra
 
-__all__ = ["Picture", "draw_figures", "scale_text"]
+__all__ = ["Picture", "draw_figures", "draw_spectra", "scale_text"]
 
 DPI = 110
 
@@ -32,21 +32,33 @@ class Picture:
     reason: str = ""
 
 
-def draw_figures(data: RunData, fitted: FittedSpectra | None, why_not: str = "") -> Iterator[Picture]:
+def draw_figures(data: RunData) -> Iterator[Picture]:
     """Draw every figure of the paper that a run has the data for, and of simulated stars one against the truth.
 
     Args:
         data: of the run.
-        fitted: some of its spectra beside their models, for figures 5, 7 and 8.
+    """
+    yield from _draw(Source(data, None, ""), [one for one in FIGURES if one.draw not in OF_SPECTRA])
+
+
+def draw_spectra(data: RunData, fitted: FittedSpectra | None, why_not: str = "") -> Iterator[Picture]:
+    """Draw the figures of single spectra beside their models: 5, 7 and 8.
+
+    Args:
+        data: of the run.
+        fitted: some of its spectra beside their models.
         why_not: why there are none.
     """
-    run = Source(data, fitted, why_not)
-    for name, title, caption, draw in FIGURES:
-        if draw is drawing.recovery and data.truth is None:
+    yield from _draw(Source(data, fitted, why_not), [one for one in FIGURES if one.draw in OF_SPECTRA])
+
+
+def _draw(run: Source, planned: Sequence[Planned]) -> Iterator[Picture]:
+    for name, title, caption, draw in planned:
+        if draw is drawing.recovery and run.data.truth is None:
             continue
         if draw is drawing.velocity:
-            caption = f"{caption} {scale_text(data.velocity)}".strip()
-        caption = f"{caption} Simulated stars." if data.simulated else caption
+            caption = f"{caption} {scale_text(run.data.velocity)}".strip()
+        caption = f"{caption} Simulated stars." if run.data.simulated else caption
         try:
             figure, columns = draw(run)
             yield Picture(name, title, caption, png(figure, dpi=DPI), columns)
@@ -137,3 +149,5 @@ _PLAN: tuple[tuple[str, str, str, Callable[[Source], Drawn]], ...] = (
 # fmt: on
 FIGURES = tuple(Planned(*one) for one in _PLAN)
 """The figures in the order of the page; the last is of simulated stars alone."""
+OF_SPECTRA = (drawing.processing, drawing.fit, transfers.tsne, transfers.residuals)
+"""What draws spectra that are fitted again."""

@@ -27,7 +27,7 @@ from stargap.validation.report.truth import (
 from stargap.validation.sheets import Sheet, number
 
 if TYPE_CHECKING:
-    from stargap.validation.report.spectra import FittedSpectra
+    from stargap.validation.report.fitted import FittedSpectra
 
 __all__ = ["headline_sheet"]
 

@@ -26,7 +26,7 @@ from stargap.validation.matching import CompareSettings
 from stargap.validation.report.assets import explorer_assets, page_templates
 from stargap.validation.report.data import RunData, read_run
 from stargap.validation.report.explorer import choose_rows, write_spectra, write_stars
-from stargap.validation.report.figures import Picture, draw_figures
+from stargap.validation.report.figures import Picture, draw_figures, draw_spectra
 from stargap.validation.report.headlines import headline_sheet
 from stargap.validation.report.settings import MOST_POINTS, MOST_SPECTRA
 from stargap.validation.report.truth import truth_sheets
@@ -34,7 +34,7 @@ from stargap.validation.sheets import Sheet
 from stargap.workers import alongside
 
 if TYPE_CHECKING:
-    from stargap.validation.report.spectra import FittedSpectra
+    from stargap.validation.report.fitted import FittedSpectra
 
 __all__ = ["report_files", "write_report"]
 
@@ -85,10 +85,13 @@ def write_report(
     target = data.folder / "report" if output is None else Path(output)
     with replacing_folder(target, KIND) as folder:
         rows = choose_rows(data.spectra, points=points, seed=seed)
-        fitted, why_not = _fitted(data, rows[:spectra])
+        with alongside(_fitted, data.folder, data.spectra["spectrum_id"][rows[:spectra]]) as refit:
+            pictures = _drawn(folder, draw_figures(data))
+            fitted, why_not = refit()
         table, shown = data.folder / "catalogue" / "spectra.parquet", 0 if fitted is None else len(fitted.observed)
         with alongside(write_stars, folder, table, rows, shown, data.simulated):
-            pictures = _drawn(folder, draw_figures(data, fitted, why_not))
+            pictures += _drawn(folder, draw_spectra(data, fitted, why_not))
+            pictures.sort(key=lambda picture: picture.name)
             sheets = _sheets(data, fitted)
             for name, sheet in sheets.items():
                 _write(folder / "data" / f"{name}.csv", _sheet_csv(sheet))
@@ -115,14 +118,14 @@ def report_files(page: Path) -> list[Path]:
     return files_of(page.parent, KIND)
 
 
-def _fitted(data: RunData, rows: NDArray[np.int64]) -> tuple[FittedSpectra | None, str]:
-    """Fit the spectra of these rows again; else None and the reason."""
-    if not len(rows):
+def _fitted(run: Path, spectrum_id: NDArray[np.int64]) -> tuple[FittedSpectra | None, str]:
+    """Fit some spectra of a run again; else None and the reason."""
+    if not len(spectrum_id):
         return None, "no spectra are shown"
     from stargap.validation.report.spectra import fit_again
 
     try:
-        return fit_again(data.folder, data.spectra["spectrum_id"][rows]), ""
+        return fit_again(run, spectrum_id), ""
     except Exception as error:  # a run whose store is gone still has a report
         return None, f"spectra and models cannot be made again: {error}"
 

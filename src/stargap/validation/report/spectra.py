@@ -18,9 +18,10 @@ from stargap.errors import UsageError
 from stargap.fit.forward import EmulatorModel
 from stargap.labels import LABELS
 from stargap.measurement.fits import Fitted
+from stargap.measurement.modelled import modelled_spectra
 from stargap.measurement.models import AnyTransfer, load_transfer, settings_for
 from stargap.measurement.star import BATCH, BatchVelocity, Columns, measure_native
-from stargap.pixels import LOG_LAMBDA, grid_for
+from stargap.pixels import grid_for
 from stargap.processor import single_thread
 from stargap.settings import MeasureSettings, read_settings_as
 from stargap.spectra.log_lambda import concatenate
@@ -32,78 +33,14 @@ from stargap.statistics import mean_residual
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.parquet import provenance_of, read_columns
 from stargap.theory.emulator import Emulator
+from stargap.validation.report.fitted import Example, FittedSpectra, RawSpectra
 from stargap.validation.report.settings import NODE
 
-__all__ = ["Example", "FittedSpectra", "RawSpectra", "RunModels", "fit_again", "observe"]
+__all__ = ["RunModels", "fit_again", "observe"]
 
 STEP = 2
 """Pixels of 1 A that are averaged into one."""
 EXAMPLE_SNR = 30.0
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One star as it was fitted: its columns, the fit, and its row in both."""
-
-    columns: Columns
-    fitted: Fitted
-    row: int
-
-
-@dataclass(frozen=True, eq=False)
-class RawSpectra:
-    """Spectra as their files have them, one per row.
-
-    ``flux`` is float32 ``(row, native)`` on `LOG_LAMBDA`, in the unit of the file, NaN where a pixel has no weight;
-    ``continuum`` float32 ``(row, node)``, the pseudo-continuum at every `NODE`-th pixel of the rest-frame grid, NaN
-    where there is none; ``velocity (row,)`` what shifts them to the rest frame (km/s), NaN where that is not known.
-    """
-
-    flux: NDArray[np.float32]
-    continuum: NDArray[np.float32]
-    velocity: NDArray[np.float64]
-
-    @classmethod
-    def empty(cls, count: int, pixels: int) -> RawSpectra:
-        """Return rows of nothing, for a rest-frame grid of so many pixels."""
-        flux = np.full((count, LOG_LAMBDA.count), np.nan, dtype=np.float32)
-        continuum = np.full((count, -(-pixels // NODE)), np.nan, dtype=np.float32)
-        return cls(flux, continuum, np.full(count, np.nan))
-
-    def put(self, rows: Any, star: Prepared, velocity: NDArray[np.float64]) -> None:
-        """Fill in some rows from spectra that were prepared at these velocities."""
-        count, native = len(velocity), star.native
-        scale = native.scale[:count, None]
-        flux = torch.where(native.ivar[:count] > 0, native.flux[:count] * scale, torch.nan)
-        held = star.inverse_kernel[:count] < 1.0 / star.grid.least_kernel_weight
-        continuum = torch.where(held & (star.continuum[:count] > 0), star.continuum[:count] * scale, torch.nan)
-        self.flux[rows], self.continuum[rows] = flux.numpy(), continuum[:, ::NODE].numpy()
-        self.velocity[rows] = velocity
-
-
-@dataclass(frozen=True, eq=False)
-class FittedSpectra:
-    """Normalised spectra and models, averaged over some A; one row per requested spectrum.
-
-    ``wavelength (pixel,)`` in A, rest frame. ``observed, model, residual`` are float32 ``(row, pixel)``, NaN where no
-    pixel is used; the residual is the mean of (observed - model) / sigma. ``synthetic`` is the model of the synthetic
-    domain, ``before`` and ``after`` the ``mean |residual| / sigma`` of a row over its 1 A pixels against the synthetic
-    and the published model; ``synthetic`` and ``before`` are None without a transfer. ``labels (row, 4)`` are those
-    fitted. ``latents (row, 2, number)`` are z_sh of the observed and of the synthetic spectrum, where the transfer is a
-    network, else None. ``raw`` are the same spectra as their files have them.
-    """
-
-    wavelength: NDArray[np.float64]
-    observed: NDArray[np.float32]
-    model: NDArray[np.float32]
-    residual: NDArray[np.float32]
-    after: NDArray[np.float64]
-    labels: NDArray[np.float64]
-    synthetic: NDArray[np.float32] | None
-    before: NDArray[np.float64] | None
-    example: Example | None
-    raw: RawSpectra | None = None
-    latents: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +102,7 @@ def fit_again(run: str | Path | RunModels, spectrum_id: NDArray[np.int64], *, st
         flux, sigma, good = (part[:count].numpy() for part in (star.flux, star.sigma, star.good))
         fit = fitted.fit.model[:count].numpy()
         good = good & np.isfinite(fit)
-        raw.put(rows, star, velocity)
+        _put(raw, rows, star, velocity)
         observed[rows], model[rows] = average(flux, good), average(fit, good)
         residual[rows] = average((flux - fit) / sigma, good)
         after[rows] = mean_residual(flux, fit, sigma, good)
@@ -179,7 +116,7 @@ def fit_again(run: str | Path | RunModels, spectrum_id: NDArray[np.int64], *, st
         far = np.abs(np.log(np.maximum(np.asarray(columns["snr_r"], dtype=float), 0.1) / EXAMPLE_SNR))
         far = np.where(np.isfinite(far) & np.isfinite(labels[rows, 0]), far, np.inf)
         if example is None or far.min() < example[0]:
-            example = float(far.min()), Example(columns, fitted, int(far.argmin()))
+            example = float(far.min()), _example(columns, fitted, int(far.argmin()))
     return FittedSpectra(
         wave,
         observed,
@@ -216,13 +153,36 @@ def observe(folder: str | Path, spectrum_id: int) -> FittedSpectra:
     rv = torch.from_numpy(columns["rv"][place].astype(float)) if len(place) else torch.full((1,), torch.nan)
     star = prepare(shard.read(np.array([row])), rv.double(), grid)
     raw = RawSpectra.empty(1, len(grid.wavelength))
-    raw.put(slice(None), star, rv.numpy())
+    _put(raw, slice(None), star, rv.numpy())
     known = star.good.numpy() & np.isfinite(rv.numpy())[:, None]
     raw.continuum[np.isnan(raw.velocity)] = np.nan
     observed = np.where(known, star.flux.numpy(), np.nan).astype(np.float32)
     nothing = np.full_like(observed, np.nan)
     unknown = np.full((1, len(LABELS)), np.nan)
     return FittedSpectra(grid.wavelength, observed, nothing, nothing, unknown[:, 0], unknown, None, None, None, raw)
+
+
+def _put(raw: RawSpectra, rows: Any, star: Prepared, velocity: NDArray[np.float64]) -> None:
+    """Fill in some rows from spectra that were prepared at these velocities."""
+    count, native = len(velocity), star.native
+    scale = native.scale[:count, None]
+    flux = torch.where(native.ivar[:count] > 0, native.flux[:count] * scale, torch.nan)
+    held = star.inverse_kernel[:count] < 1.0 / star.grid.least_kernel_weight
+    continuum = torch.where(held & (star.continuum[:count] > 0), star.continuum[:count] * scale, torch.nan)
+    raw.flux[rows], raw.continuum[rows] = flux.numpy(), continuum[:, ::NODE].numpy()
+    raw.velocity[rows] = velocity
+
+
+def _example(columns: Columns, fitted: Fitted, row: int) -> Example:
+    """Return one star of a batch."""
+    star = fitted.prepared
+    parts = {"flux": star.flux, "sigma": star.sigma, "continuum": star.continuum, "good": star.good}
+    normal = {"wavelength": star.grid.wavelength} | {name: part[row].numpy() for name, part in parts.items()}
+    normal["model"] = fitted.fit.model[row].numpy()
+    here = slice(row, row + 1)
+    return Example(
+        {name: values[here] for name, values in columns.items()}, normal, modelled_spectra(columns, fitted)[here]
+    )
 
 
 @torch.no_grad()
