@@ -16,6 +16,7 @@ from stargap.catalogue.cuts import CUT_COLUMNS, CutSettings, final_cuts
 from stargap.catalogue.stars import Combination, combine_stars, join_again, star_numbers, with_stacks
 from stargap.errors import UsageError
 from stargap.files import replacing
+from stargap.memory import release_memory
 from stargap.photometry.likelihood import Population
 from stargap.settings import Settings
 from stargap.survey.sample import Sample, counts_json, counts_table
@@ -138,6 +139,7 @@ def build_catalogue(
     cuts = Sample(cuts.columns, cuts.counts, (*cuts.notes, *companions.notes))
     star, star_count = star_numbers(whole["gaia_source_id"])
     del whole
+    release_memory()
 
     about = provenance_of(measured)
     version = "; ".join(about[name] for name in ("creator", "model") if name in about)

@@ -207,24 +207,21 @@ def joint_mixture(
     spectral = np.swapaxes(np.linalg.cholesky(together), 1, 2)
     both = known[:, :, None] & known[:, None, :]
     noise = photometry.covariance + np.where(both, intrinsic_covariance(), 0.0)
-    photometric = np.linalg.inv(np.linalg.cholesky(noise))
+    photometric = np.where(known[:, None], np.linalg.inv(np.linalg.cholesky(noise)), 0.0)
+    magnitudes = np.where(known, photometry.magnitudes, 0.0)
 
     def model(seeming: _Floats, rows: NDArray[np.intp]) -> tuple[_Floats, _Floats]:
         here = star[rows]
         values, slopes = table(seeming[:, 0], seeming[:, 1], kind[rows])
         expected, change = _shown(seeming, values, slopes)
-        apart = np.where(known[here], values[:, :4] - photometry.magnitudes[here], 0.0)
-        steep = np.where(known[here][:, :, None], slopes[:, :4], 0.0)
-        residuals = [_times(spectral[here], expected - labels[here]), _times(photometric[here], apart)]
-        return np.concatenate(residuals, axis=1), np.concatenate(
-            [spectral[here] @ change, photometric[here] @ steep], axis=1
-        )
+        by_labels, by_bands = spectral[here], photometric[here]
+        residuals = _times(by_labels, expected - labels[here]), _times(by_bands, values[:, :4] - magnitudes[here])
+        return np.concatenate(residuals, axis=1), np.concatenate([by_labels @ change, by_bands @ slopes[:, :4]], axis=1)
 
     limits = np.array([TEFF_LIMITS, M_H_LIMITS]).T
     start = labels[star][:, [0, 2]]
     found = least_squares(model, start, limits, tolerance=_TOLERANCE)
-    residuals, _ = model(found.labels, np.arange(len(star)))
-    chi2 = (residuals**2).sum(axis=1)
+    chi2 = found.cost
     values, slopes = table(found.labels[:, 0], found.labels[:, 1], kind)
     expected, change = _like_these(found.labels, values, slopes)
     shown, as_shown = _shown(found.labels, values, slopes)

@@ -19,9 +19,13 @@ _EASIER, _HARDER, _HIGHEST = 0.1, 10.0, 1e8
 
 
 class Search(NamedTuple):
-    """What `least_squares` returns: ``labels`` ``(row, 2)``, the ``curvature`` there ``(row, 2, 2)``, ``converged``."""
+    """What `least_squares` returns: ``labels`` ``(row, 2)``, ``cost`` and ``curvature`` there, ``converged``.
+
+    ``cost (row,)`` is the sum of squared residuals, ``curvature (row, 2, 2)`` that of half of it.
+    """
 
     labels: _Floats
+    cost: _Floats
     curvature: _Floats
     converged: NDArray[np.bool_]
 
@@ -73,7 +77,7 @@ def least_squares(
         labels[kept], cost[kept] = new[better], costs[better]
         curvature[kept], pull[kept] = _normal(residuals[better], slopes[better])
         converged[rows] = small | (damping[rows] > _HIGHEST)
-    return Search(labels, curvature, converged)
+    return Search(labels, cost, curvature, converged)
 
 
 def inverse_2x2(matrices: TwoByTwo) -> TwoByTwo:

@@ -15,6 +15,7 @@ from stargap.catalogue.publish import write_catalogue
 from stargap.catalogue.stars import star_numbers
 from stargap.catalogue.velocity import VelocityScale, fit_velocity_scale, on_scale
 from stargap.files import part_folder, replacing, sweep_parts
+from stargap.memory import release_memory
 from stargap.pipeline.folder import Columns, Made, Run, content_digest, joined_rows
 from stargap.spectra.prepared import PreparedSpectra
 from stargap.spectra.store.shards import Shard
@@ -150,6 +151,7 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
     for name, found in models.items():
         with replacing(folder / name) as file:
             file.write(found.model_dump_json(indent=1).encode())
+    release_memory()
     built = build_catalogue(
         table,
         folder,
@@ -158,6 +160,7 @@ def make_catalogue(run: Run, unit: int | None) -> Made:
         population=run.settings.photometry,
         stacks=_calibrated_stacks(run, precision),
     )
+    release_memory()
     written = write_catalogue(folder, formats=run.settings.publish.formats)
     if run.settings.publish.paper_table:
         written += write_catalogue(folder, formats=run.settings.publish.formats, paper=True)

@@ -134,7 +134,7 @@ def write_columns(path: str | Path, columns: Mapping[str, NDArray[Any]]) -> None
 
 
 def read_parts(path: str | Path, columns: Sequence[str], *, rows: int = 100_000) -> Iterator[dict[str, AnyColumn]]:
-    """Yield columns of a Parquet table of stargap, some rows at a time.
+    """Yield columns of a Parquet table of stargap, some rows at a time, which are read while the former ones are used.
 
     Nulls are those of the schema; equal texts share their memory.
 
@@ -148,9 +148,17 @@ def read_parts(path: str | Path, columns: Sequence[str], *, rows: int = 100_000)
         >>> [part["obsid"].tolist() for part in read_parts(file, ["obsid"], rows=2)]
         [[1, -9999], [3]]
     """
-    with open_parquet(path) as file:
-        for batch in file.iter_batches(rows, columns=list(columns)):
-            yield {name: _checked(path, name, product_column(batch[name])) for name in columns}
+    with open_parquet(path) as file, ThreadPoolExecutor(1) as thread:
+        batches = file.iter_batches(rows, columns=list(columns))
+
+        def read() -> dict[str, AnyColumn] | None:
+            batch = next(batches, None)
+            return batch and {name: _checked(path, name, product_column(batch[name])) for name in columns}
+
+        coming = thread.submit(read)
+        while (part := coming.result()) is not None:
+            coming = thread.submit(read)
+            yield part
 
 
 def read_columns(
