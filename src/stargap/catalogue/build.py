@@ -167,6 +167,7 @@ def build_catalogue(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "spectra.parquet"
     write_parts(spectra(), path, schema=CATALOGUE, provenance=about)
+    release_memory()
     stars = folder / "stars.parquet"
     combined = combine_stars(path, star, star_count, settings.combine, population=population)
     if stacks is not None:
@@ -208,8 +209,8 @@ def _added(added: Mapping[str, ArrayLike] | None) -> Columns:
 
 
 def _is_plain(values: NDArray[Any]) -> bool:
-    """Return whether values are float64 without a null but NaN: they need no copy."""
-    return values.dtype == np.float64 and not ((values == INT_NULL) | np.isinf(values)).any()
+    """Return whether values are floats without a null but NaN: they need no copy."""
+    return values.dtype.kind == "f" and not ((values == INT_NULL) | np.isinf(values)).any()
 
 
 def _joined(values: NDArray[Any], place: NDArray[np.int64]) -> NDArray[Any]:

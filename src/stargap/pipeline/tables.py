@@ -197,8 +197,9 @@ def _calibrated(run: Run, table: Path) -> tuple[Precision, VelocityScale | None,
         scale = fit_velocity_scale(columns | {"e_rv": errors["e_rv"]}, use=usable)
         columns |= on_scale(scale, columns)
         added |= {name: columns[name] for name in ("rv", "rv_zero", "e_rv_sys")}
-    known = {column.name for column in CATALOGUE}
-    added |= {name: values for name, values in errors.items() if name in known}
+    kinds = {column.name: column.dtype for column in CATALOGUE}
+    added |= {name: values for name, values in errors.items() if name in kinds}
+    added = {name: values.astype(kinds[name], copy=False) for name, values in added.items()}
     if not run.settings.publish.ages:
         return precision, scale, added, {}
     ages = kinematic_ages({**columns, "e_rv": np.hypot(errors["e_rv"], np.nan_to_num(columns["e_rv_sys"]))})
