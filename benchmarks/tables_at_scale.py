@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -87,7 +88,9 @@ def main() -> None:
         found[str(rows)] = {name: _step(name, folder, rows) for name in options.steps}
     _print(found)
     if options.write is not None:
-        options.write.write_text(f"{json.dumps(found, indent=1)}\n", encoding="utf-8")
+        machine = f"{platform.machine()}, {os.cpu_count()} cores"
+        about = {"version": __version__, "machine": machine, "rows": found}
+        options.write.write_text(f"{json.dumps(about, indent=1)}\n", encoding="utf-8")
 
 
 def _step(name: str, folder: Path, rows: int) -> dict[str, float]:

@@ -43,6 +43,8 @@ KILLS = (900.0, 1_200.0)
 FAR = 10_000_000
 MACHINES = 8
 POLL = 2.0
+TABLES = Path(__file__).with_name("scale-tables.json")
+"""What benchmarks/tables_at_scale.py found."""
 
 
 class Watched:
@@ -156,6 +158,23 @@ def sharded(run: dict[str, Any]) -> float:
     return sum(seconds for name, seconds in run["stages"].items() if stage_named(name).sharded)
 
 
+def tables_at_scale(found: dict[str, Any]) -> str:
+    """Return what the stages of tables took, as a table."""
+    sizes = list(found["rows"])
+    head = ["stage", *(f"{int(rows):,}" for rows in sizes), *(f"GB, {int(rows):,}" for rows in sizes)]
+    return table(
+        head,
+        [
+            [
+                name,
+                *(f"{found['rows'][rows][name]['wall']:.1f} s" for rows in sizes),
+                *(f"{found['rows'][rows][name]['memory'] / 1e9:.2f}" for rows in sizes),
+            ]
+            for name in found["rows"][sizes[0]]
+        ],
+    )
+
+
 def page(study: Study) -> str:
     """Return the document."""
     files, runs = study.files(), [study.store(stars) for stars in study.stars]
@@ -195,6 +214,7 @@ def page(study: Study) -> str:
     bytes_a_row = sum(last["disk"].values()) / last["rows"]
     machine = ratio * last["wall"] / 3600
     eight = ratio * (sharded(last) / (MACHINES * study.workers) + pieces) / 3600
+    tables = json.loads(TABLES.read_text())
     text = Template((Path(__file__).parent / "scale.template.md").read_text())
     return text.substitute(
         version=__version__,
@@ -220,6 +240,9 @@ def page(study: Study) -> str:
         one_machine=f"{machine:.0f} h",
         eight_machines=f"{eight:.1f} h",
         share=f"{100 * ratio * pieces / 3600 / eight:.0f}",
+        tables=tables_at_scale(tables),
+        tables_version=tables["version"],
+        tables_machine=tables["machine"],
     )
 
 
