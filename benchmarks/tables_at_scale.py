@@ -3,7 +3,7 @@
 A run is made up of a small one: a survey of 2,000 simulated stars is measured as ``make demo`` does it, and its rows
 are repeated, each time as other stars elsewhere on the sky, with empty files and shards of an index alone. The stages
 that work on tables are then done as ``stargap run`` does them, each in a process of its own. There are no pixels: the
-cleaning has no pictures, stars have no stacks, and the report fits no spectra again.
+cleaning has no pictures, stars have no stacks, and the report fits no spectra again. What was made up stays in --work.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -94,15 +96,23 @@ def main() -> None:
 
 
 def _step(name: str, folder: Path, rows: int) -> dict[str, float]:
-    """Do a step in a process of its own, on one thread, and return what it took."""
+    """Do a step in a process of its own, on one thread, and return what it took.
+
+    Memory is that of the largest of its processes, processor time that of its own.
+    """
     if name not in FIRST and not (folder / "measured").exists():
         make_measurements(folder, rows)
         (folder / "measured").touch()
     words = [sys.executable, __file__, "--one", name, str(folder)]
-    done = subprocess.run(
-        words, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) as one:
+        largest, watched = 0, psutil.Process(one.pid)
+        while one.poll() is None:
+            with suppress(psutil.Error):
+                largest = max(largest, *(part.memory_info().rss for part in watched.children(recursive=True)), 0)
+            time.sleep(0.2)
+        assert one.stdout is not None
+        took = json.loads(one.stdout.read().splitlines()[-1])
+    return took | {"memory": max(took["memory"], largest)}
 
 
 def _timed(work: Callable[[], object]) -> dict[str, float]:
@@ -285,12 +295,14 @@ def _repeat_table(source: Path, target: Path, small: Small) -> None:
     """Write a table of the small survey once for each repetition."""
     text = source.suffix == ".csv"
     table = csv.read_csv(source) if text else pq.read_table(source)
-    given = {name: table[name].to_numpy() for name in {*IDENTIFIERS, "ra"} & set(table.column_names)}
-    parts = []
+    identifiers, parts = set(IDENTIFIERS) & set(table.column_names), []
     for repetition in range(small.repetitions):
+        changed = {name: pc.add(table[name], ANOTHER * repetition) for name in identifiers}
+        if "ra" in table.column_names:
+            changed["ra"] = pa.array((table["ra"].to_numpy() + 360.0 / small.repetitions * repetition) % 360.0)
         part = table
-        for name, values in small.elsewhere(given, repetition).items():
-            part = part.set_column(part.column_names.index(name), name, pa.array(values))
+        for name, values in changed.items():
+            part = part.set_column(part.column_names.index(name), name, values)
         parts.append(part)
     (csv.write_csv if text else pq.write_table)(pa.concat_tables(parts), target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -106,5 +107,14 @@ def test_alongside_work_is_this_processs_where_none_can_start(tmp_path, monkeypa
     monkeypatch.setattr(processes, "_follow_parent", partial(os._exit, 1))
     with alongside(write_process, tmp_path / "made") as result:
         assert not (tmp_path / "made").exists()
-    assert result() == tmp_path / "made"
+        assert result() == tmp_path / "made"
     assert (tmp_path / "made").read_text().split() == [str(os.getpid())]
+
+
+def test_alongside_work_is_this_processs_in_one_that_may_have_no_others(tmp_path, monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # as Dask's workers are
+    with alongside(write_process, tmp_path / "asked") as result:
+        assert result() == tmp_path / "asked"
+    with alongside(write_process, tmp_path / "not asked"):
+        pass
+    assert [(tmp_path / name).read_text().split() for name in ("asked", "not asked")] == [[str(os.getpid())]] * 2

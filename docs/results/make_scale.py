@@ -177,6 +177,7 @@ def tables_at_scale(found: dict[str, Any]) -> str:
 
 def page(study: Study) -> str:
     """Return the document."""
+    tables = json.loads(TABLES.read_text())
     files, runs = study.files(), [study.store(stars) for stars in study.stars]
     spread = {workers: study.spread(workers) for workers in WORKERS}
     every = [("from files", files), *(("from the store", run) for run in runs)]
@@ -214,7 +215,6 @@ def page(study: Study) -> str:
     bytes_a_row = sum(last["disk"].values()) / last["rows"]
     machine = ratio * last["wall"] / 3600
     eight = ratio * (sharded(last) / (MACHINES * study.workers) + pieces) / 3600
-    tables = json.loads(TABLES.read_text())
     text = Template((Path(__file__).parent / "scale.template.md").read_text())
     return text.substitute(
         version=__version__,

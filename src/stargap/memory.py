@@ -9,9 +9,10 @@ __all__ = ["release_memory"]
 
 
 def release_memory() -> None:
-    """Give free memory back between two steps on large tables: what libraries keep of one, the next may not fit beside.
+    """Return freed memory to the system between two steps on large tables.
 
-    The C library (glibc) and Arrow keep what was freed. Elsewhere nothing happens.
+    Otherwise what libraries keep of one step comes on top of what the next one needs. Arrow's memory is returned
+    everywhere, that of the C library where it is glibc.
 
     Example:
         >>> release_memory()

@@ -128,7 +128,8 @@ def each_alone(function: Callable[..., Result], jobs: Iterable[Job]) -> Iterator
 def alongside(function: Callable[..., Result], *arguments: Any) -> Iterator[Callable[[], Result]]:
     """Do ``function(*arguments)`` in another process during a ``with`` block, which waits for it in the end.
 
-    Where no process can start, this one does it when the result is asked for, at the latest after the block.
+    Where no process can start, or it dies, this one does it when the result is asked for, at the latest after the
+    block.
 
     Args:
         function: importable by name.

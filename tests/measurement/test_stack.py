@@ -7,7 +7,7 @@ import pytest
 
 import stargap
 from stargap.errors import UsageError
-from stargap.pixels import LOG_LAMBDA
+from stargap.pixels import BLUE_WAVELENGTH, LOG_LAMBDA
 from stargap.spectra.spectrum import Facts, Spectrum
 
 EPOCHS = 6
@@ -70,9 +70,46 @@ def test_spectra_at_other_velocities_are_shifted_by_whole_pixels():
     mean = stargap.stack([star(0), star(0), star(3)], rv=299792.458 * np.expm1(np.array([0, 0, 3]) * step))
     np.testing.assert_allclose(mean.flux[[700, 701, 702]], [1.0, 0.5, 1.0], rtol=1e-6)
     np.testing.assert_allclose(mean.resolution, 1800.0)
-    uneven = stargap.stack([star(0), star(1)], rv=299792.458 * np.expm1(np.array([0.0, 1.2]) * step))
-    line = np.average(uneven.wavelength[690:710], weights=1.0 - uneven.flux[690:710])
-    assert np.log(line / wave[700]) / step == pytest.approx(0.5, abs=0.01)  # lines at 0 and 1, the mean at 0.6 moved
+    several = 299792.458 * np.expm1(np.array([0, 0, 0, 0, 0, 3]) * step)  # their mean is at half a pixel
+    mean = stargap.stack([*[star(0)] * 5, star(3)], rv=several)
+    line = np.average(mean.wavelength[690:710], weights=1.0 - mean.flux[690:710])
+    assert np.log(line / wave[700]) / step == pytest.approx(0.5, abs=0.01)
+    np.testing.assert_allclose(mean.resolution, 1800.0)
+
+
+@pytest.mark.parametrize(
+    ("velocities", "spread"),
+    [([0.0, 1.0], 0.0), ([0.0, 1.2], 0.01), ([0.0, 0.4, 2.9], 0.14 / 3), ([0.0, 0.5], 0.0625), ([7.3], 0.0)],
+)
+def test_shifts_leave_the_least_broadening(velocities, spread):
+    wave, step = LOG_LAMBDA.wavelength, LOG_LAMBDA.step * np.log(10.0)
+    spectra = [Spectrum(wave, 1 + 0 * wave, 400 + 0 * wave) for _ in velocities]
+    mean = stargap.stack(spectra, rv=299792.458 * np.expm1(np.array(velocities) * step))
+    smear = 2.3548 * np.sqrt(spread) * step
+    np.testing.assert_allclose(mean.resolution, (1800.0**-2 + smear**2) ** -0.5, rtol=2e-4)
+
+
+def test_pixels_blueward_of_the_grid_are_shifted_too():
+    wave = np.concatenate([BLUE_WAVELENGTH, LOG_LAMBDA.wavelength])
+    step = LOG_LAMBDA.step * np.log(10.0)
+
+    def star(pixels):
+        return Spectrum(wave, np.where(np.arange(wave.size) == 20 + pixels, 0.5, 1.0), 400 + 0 * wave)
+
+    mean = stargap.stack([star(0), star(0), star(3)], rv=299792.458 * np.expm1(np.array([0, 0, 3]) * step))
+    np.testing.assert_allclose(mean.flux[19:24], [1.0, 1.0, 0.5, 1.0, 1.0], rtol=1e-6)
+    edges = np.flatnonzero(np.diff(BLUE_WAVELENGTH) > 10.0)  # pixels beyond a stretch are not those of the next one
+    np.testing.assert_allclose(mean.ivar[edges], 800.0, rtol=1e-6)
+
+
+def test_spectra_weigh_by_their_pixels_on_the_grid():
+    wave = LOG_LAMBDA.wavelength
+    far = np.geomspace(4000.0, 5500.0, 3000)
+    seen = Spectrum(wave, 1 + 0 * wave, 400 + 0 * wave)
+    blue = Spectrum(np.concatenate([far, wave]), np.ones(3000 + wave.size), np.r_[1e4 + 0 * far, 0 * wave])
+    mean = stargap.stack([seen, blue], rv=[0.0, 30.0])
+    np.testing.assert_allclose(mean.resolution, 1800.0, rtol=1e-6)
+    np.testing.assert_allclose(mean.wavelength[-1], wave[-1], rtol=1e-9)
 
 
 def test_the_lowest_resolution_counts_and_facts_are_the_best_ones():

@@ -265,7 +265,7 @@ def test_stages_are_those_of_a_run(data):
 
 
 def test_a_folder_of_somebody_else_is_refused_before_anything_is_done(finished_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("stargap.validation.report.spectra.fit_again", None)
+    monkeypatch.setattr("stargap.validation.report.page.alongside", None)
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/mine.png").write_text("mine")
     with pytest.raises(UsageError, match="holds files that are not stargap's, such as 'figures'"):

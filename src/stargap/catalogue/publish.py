@@ -27,7 +27,7 @@ __all__ = ["Format", "paper_table", "write_catalogue"]
 
 Format = Literal["fits", "fits.gz", "csv", "vot", "ecsv", "cds", "hats"]
 _ROWS = 40_000
-"""Rows in memory at a time."""
+"""Rows of a part; a few parts are in memory at a time."""
 _FOLDERS = ("cds", "hats")
 """The formats that are more than a file per table."""
 

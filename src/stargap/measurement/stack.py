@@ -37,10 +37,12 @@ def stack(
     """Co-add spectra of one star after their velocities, so that `stargap.measure` fits one set of labels to all.
 
     Each is brought to the log-lambda grid and, where resolving powers differ, to the lowest of them, divided by its
-    median flux, shifted by the whole number of pixels (69 km/s) that brings it nearest to the mean velocity (weighted
-    by squared S/N), and averaged with its inverse variances. So nothing is interpolated that lies on the grid, and
-    noise of neighbouring pixels stays independent; the velocities that are left over lower the resolving power of the
-    mean, which says so. Spectra of which no velocity is usable are left out.
+    median flux, shifted by whole pixels (69 km/s), and averaged with its inverse variances; pixels that lie on the grid
+    are not interpolated. Shifts are those after which the velocities differ least. What differs still broadens lines,
+    which the resolving power of the mean includes. Wavelengths are such that the mean is at the mean velocity (weighted
+    by squared S/N). Inverse variances of spectra that do not lie on the grid are such that errors of labels stay true
+    although interpolation correlates pixels (chi-square is then below 1). Spectra of which no velocity is usable are
+    left out.
 
     Args:
         inputs: files, folders and so on, or `Spectrum` objects, as `stargap.measure` takes them.
@@ -78,36 +80,53 @@ def stack(
     if not used.size:
         message = "no spectrum has a usable velocity: nothing to co-add"
         raise UsageError(message)
-    return co_added([spectra[row] for row in used], velocity[used])
+    mean, middle = co_added([spectra[row] for row in used], velocity[used])
+    return replace(mean, wavelength=mean.wavelength * 10.0 ** (-middle * LOG_LAMBDA.step))
 
 
-def co_added(chosen: list[Spectrum], velocity: NDArray[np.float64]) -> Spectrum:
-    """Return the mean of spectra of one star, as `stack` describes it.
+def co_added(chosen: list[Spectrum], velocity: NDArray[np.float64]) -> tuple[Spectrum, float]:
+    """Return the mean of spectra of one star, as `stack` describes it, on the grid, and how far it is from there.
 
     Args:
         chosen: at least one.
         velocity: heliocentric (km/s), ``(spectrum,)``, finite.
+
+    Returns:
+        the mean, and the pixels, at most half of one, by which it is further red than at the mean velocity: 0 where
+        none was shifted.
     """
-    snr2 = np.array([_squared_snr(one) for one in chosen])
-    share = np.maximum(snr2, 1e-12) / np.maximum(snr2, 1e-12).sum()
-    pixel = np.log1p(velocity / SPEED_OF_LIGHT) / (LOG_LAMBDA.step * np.log(10.0))
-    whole = np.rint(pixel - share @ pixel).astype(np.int64)
-    left = pixel - share @ pixel - whole
     flux, ivar, power = _on_grid(chosen)
     first = 0 if ivar[:, : BLUE_KEPT.size].any() else BLUE_KEPT.size
+    snr2 = np.array([_squared_snr(*one) for one in zip(flux, ivar, strict=True)])
+    share = np.maximum(snr2, 1e-12) / np.maximum(snr2, 1e-12).sum()
+    pixel = np.log1p(velocity / SPEED_OF_LIGHT) / (LOG_LAMBDA.step * np.log(10.0))
+    whole, spread = _shifts(pixel, share)
     flux, ivar = (_shifted(values, whole) for values in (flux, ivar))
     weight = ivar.sum(axis=0)
     mean = np.divide((flux * ivar).sum(axis=0), weight, out=np.zeros(weight.shape), where=weight > 0)
     facts = replace(chosen[int(snr2.argmax())].facts, path="", obsid=None, snr_source=None)
-    middle = float(share @ left)  # 0 unless some were shifted
-    wave = 10.0 ** ((_INDEX[first:] - middle) * LOG_LAMBDA.step)
-    smeared = broadened(power, float(share @ (left - middle) ** 2))
-    return Spectrum(wave, mean[first:], weight[first:], facts, np.full(wave.size, smeared))
+    wave = 10.0 ** (_INDEX[first:] * LOG_LAMBDA.step)
+    resolution = np.full(wave.size, broadened(power, spread))
+    return Spectrum(wave, mean[first:], weight[first:], facts, resolution), float(-(share @ whole))
 
 
-def _squared_snr(spectrum: Spectrum) -> float:
-    good = spectrum.ivar > 0
-    return float(np.median(spectrum.flux[good] ** 2 * spectrum.ivar[good])) if good.any() else 0.0
+def _shifts(pixel: NDArray[np.float64], share: NDArray[np.float64]) -> tuple[NDArray[np.int64], float]:
+    """Return the pixels by which each spectrum is shifted to the blue, and the variance of what still differs.
+
+    Args:
+        pixel: velocities, in pixels.
+        share: weights of the spectra, 1 in all.
+    """
+    trials = np.rint(pixel - pixel[:, None]).astype(np.int64)  # each spectrum in turn stays where it is
+    left = pixel - trials
+    spreads = ((left - (left @ share)[:, None]) ** 2) @ share
+    best = trials[int(np.argmin(spreads))]
+    return best - np.rint(share @ best).astype(np.int64), float(spreads.min())
+
+
+def _squared_snr(flux: NDArray[np.float64], ivar: NDArray[np.float64]) -> float:
+    good = np.flatnonzero(ivar[BLUE_KEPT.size :] > 0) + BLUE_KEPT.size
+    return float(np.median(flux[good] ** 2 * ivar[good])) if good.size else 0.0
 
 
 def _on_grid(spectra: list[Spectrum]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:

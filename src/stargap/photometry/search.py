@@ -21,7 +21,8 @@ _EASIER, _HARDER, _HIGHEST = 0.1, 10.0, 1e8
 class Search(NamedTuple):
     """What `least_squares` returns: ``labels`` ``(row, 2)``, ``cost`` and ``curvature`` there, ``converged``.
 
-    ``cost (row,)`` is the sum of squared residuals, ``curvature (row, 2, 2)`` that of half of it.
+    ``cost (row,)`` is the sum of squared residuals, ``curvature (row, 2, 2)`` the second derivatives (Gauss-Newton) of
+    half of it.
     """
 
     labels: _Floats

@@ -62,7 +62,7 @@ def _fitted(run: Run, table: Columns, stars: list[NDArray[np.int64]]) -> Columns
 
 def _stack(spectra: list[Spectrum], rv: NDArray[np.float64]) -> Spectrum | SpectrumError:
     try:
-        return co_added(spectra, rv)
+        return co_added(spectra, rv)[0]
     except SpectrumError as error:
         return error
 

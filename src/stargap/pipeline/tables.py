@@ -137,6 +137,7 @@ def companion_digests(run: Run, unit: int | None) -> dict[str, str]:
 LABELS_WITH_ERRORS = ("rv", "teff", "logg", "m_h")
 AGAINST_GAIA = ("rv_zero", "e_rv_sys", "gaia_rv", "e_gaia_rv", "ruwe", "use_rv")
 MOTION = ("ra", "dec", "parallax", "e_parallax", "pmra", "pmdec", "e_pmra", "e_pmdec", "rv", "e_rv")
+_KINDS = {column.name: column.dtype for column in CATALOGUE}
 CALIBRATION, OTHER = "rgb", "msto"
 """Age calibrations: first the one of the paper's cut, then the other one."""
 
@@ -197,14 +198,17 @@ def _calibrated(run: Run, table: Path) -> tuple[Precision, VelocityScale | None,
         scale = fit_velocity_scale(columns | {"e_rv": errors["e_rv"]}, use=usable)
         columns |= on_scale(scale, columns)
         added |= {name: columns[name] for name in ("rv", "rv_zero", "e_rv_sys")}
-    kinds = {column.name: column.dtype for column in CATALOGUE}
-    added |= {name: values for name, values in errors.items() if name in kinds}
-    added = {name: values.astype(kinds[name], copy=False) for name, values in added.items()}
+    added |= {name: values for name, values in errors.items() if name in _KINDS}
     if not run.settings.publish.ages:
-        return precision, scale, added, {}
+        return precision, scale, _as_published(added), {}
     ages = kinematic_ages({**columns, "e_rv": np.hypot(errors["e_rv"], np.nan_to_num(columns["e_rv_sys"]))})
     counts = {f"young by {name}": number for name, number in ages.young.items()}
-    return precision, scale, added | _age_columns(ages), counts
+    return precision, scale, _as_published(added | _age_columns(ages)), counts
+
+
+def _as_published(columns: Columns) -> Columns:
+    """Return columns in the types of the catalogue, which need half the memory."""
+    return {name: values.astype(_KINDS[name], copy=False) for name, values in columns.items()}
 
 
 def _age_columns(ages: Ages) -> Columns:

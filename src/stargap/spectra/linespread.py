@@ -104,7 +104,7 @@ def missing_native_blur(resolution: PerStar) -> Tensor:
 
 
 def broadened(power: Power, spread: float) -> Power:
-    """Return the resolving power that is left of one after a convolution of variance `spread` (squared native pixels).
+    """Return the resolving power after a further broadening of variance `spread` (squared native pixels).
 
     Example:
         >>> round(broadened(1800.0, 0.0)), round(broadened(1800.0, 0.25))

@@ -44,7 +44,7 @@ class FixedTable(NamedTuple):
 
 
 def write_fixed_width(source: str | Path, path: str | Path, *, schema: Sequence[Column], about: str) -> FixedTable:
-    """Write a Parquet table of this schema as fixed-width text, in the memory of a part of it.
+    """Write a Parquet table of this schema as fixed-width text, in the memory of a few parts.
 
     Floats have the decimals of their column and lose what is beyond; booleans are 0 or 1; nulls are blank; text is
     ASCII, escaped as in FITS. The package cdspyreadme does the same in half an hour for a million rows of the

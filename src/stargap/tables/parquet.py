@@ -87,7 +87,7 @@ def write_parts(
     schema: Sequence[Column] = MEASURED,
     provenance: Mapping[str, str],
 ) -> None:
-    """Write a Parquet table part by part, each a row group, in the memory of one part.
+    """Write a Parquet table part by part, each a row group, in the memory of a few parts.
 
     Otherwise it is as `stargap.tables.write.write_table` writes it.
 
@@ -134,7 +134,7 @@ def write_columns(path: str | Path, columns: Mapping[str, NDArray[Any]]) -> None
 
 
 def read_parts(path: str | Path, columns: Sequence[str], *, rows: int = 100_000) -> Iterator[dict[str, AnyColumn]]:
-    """Yield columns of a Parquet table of stargap, some rows at a time, which are read while the former ones are used.
+    """Yield columns of a Parquet table of stargap, some rows at a time; the next ones are read while these are used.
 
     Nulls are those of the schema; equal texts share their memory.
 
@@ -153,7 +153,9 @@ def read_parts(path: str | Path, columns: Sequence[str], *, rows: int = 100_000)
 
         def read() -> dict[str, AnyColumn] | None:
             batch = next(batches, None)
-            return batch and {name: _checked(path, name, product_column(batch[name])) for name in columns}
+            if batch is None:
+                return None
+            return {name: _checked(path, name, product_column(batch[name])) for name in columns}
 
         coming = thread.submit(read)
         while (part := coming.result()) is not None:

@@ -132,7 +132,7 @@ def write_long_table(
     schema: Sequence[Column],
     provenance: _Provenance,
 ) -> None:
-    """Write a table as `write_table` does, with the same bytes but for Parquet, in the memory of a part of it.
+    """Write a table as `write_table` does, with the same bytes but for Parquet, in the memory of a few parts.
 
     Args:
         parts: called for the table from its start, part by part; FITS asks three times.

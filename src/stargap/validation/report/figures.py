@@ -148,6 +148,6 @@ _PLAN: tuple[tuple[str, str, str, Callable[[Source], Drawn]], ...] = (
 )
 # fmt: on
 FIGURES = tuple(Planned(*one) for one in _PLAN)
-"""The figures in the order of the page; the last is of simulated stars alone."""
+"""The figures in the order of the page, which is that of their names; the last is of simulated stars alone."""
 OF_SPECTRA = (drawing.processing, drawing.fit, transfers.tsne, transfers.residuals)
 """What draws spectra that are fitted again."""
