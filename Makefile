@@ -27,7 +27,7 @@ help:
 	@echo "make results-joint       the section of docs/results/photometry.md on spectrum and photometry together (5 minutes)"
 	@echo "make results-precision   docs/results/precision.md: errors from repeats against the truth (about 7 minutes)"
 	@echo "make results-scale       docs/results/scale.md: 1,000 to 100,000 simulated spectra through stargap run (about an hour)"
-	@echo "make results-speed       docs/results/speed-fits.md, speed-transfer.md: fits beside exact ones; trainings and fits of transfers (a quarter of an hour)"
+	@echo "make results-speed       docs/results/speed-fits.md, speed-transfer.md: fits beside exact ones; trainings and fits of transfers (three quarters of an hour)"
 	@echo "make results-validation  docs/results/validation.md: the paper's numbers on 20,000 simulated stars (about 20 minutes)"
 	@echo "make results-reliability docs/results/reliability.md: kills, full disks, flipped bits, damaged files, hostile texts (half an hour)"
 	@echo "make results-peers       docs/results/peers.md: other methods on the same simulated and real spectra (an hour and a half)"
@@ -120,7 +120,7 @@ results-scale: $(READY)
 	$(BIN)/python docs/results/make_scale.py
 
 results-speed: $(READY)
-	$(BIN)/python benchmarks/fits.py --write --stars 768 --data $(DATA)
+	$(BIN)/python benchmarks/fits.py --write --stars 20000 --data $(DATA)
 	$(BIN)/python benchmarks/transfer.py --write --threads 1 --repeats 3
 
 results-validation: $(READY)
