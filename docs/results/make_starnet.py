@@ -29,11 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from helpers.stars import prepared_stars
 
 from stargap import __version__
-from stargap.checkpoints import load_best, read_metrics
+from stargap.checkpoints import CHECKPOINT, VERSION, CheckpointCard, load_best, read_metrics
 from stargap.figures.transfer import losses_figure, residual_figure, tsne_figure
 from stargap.fit.domains import fit_domains
 from stargap.mock.instrument import Truth
 from stargap.mock.nature import nature_labels
+from stargap.modelfile import load_model
 from stargap.pipeline.train import train_starnet
 from stargap.spectra.prepare import Prepared
 from stargap.spectra.smoother import normalise
@@ -99,7 +100,7 @@ BEST = "starnet"
 ANCHORED = ("anchors", BEST)
 """Trainings with stars of known labels."""
 RECIPES: dict[str, StarnetSettings] = {
-    "reference": PUBLISHED.model_copy(update={"iterations": 36_000, "validate_every": 2_000}),
+    "reference": PUBLISHED.model_copy(update={"iterations": 76_000, "validate_every": 2_000}),
     **ABLATIONS,
     BEST: changed({"residual": True, **SMALL_SPLIT}, noisy=True, iterations=2_000),
 }
@@ -151,6 +152,16 @@ class Study:
         """Read the network of the best label-blind score of a training."""
         task = new_task(RECIPES[name])
         load_best(task, self.work.folder / f"starnet-{name}")
+        return StarnetTransfer(task.network, self.emulator, alpha=0.0)
+
+    def load_last(self, name: str) -> StarnetTransfer:
+        """Read the network of the last step of a training."""
+        newest = max((self.work.folder / f"starnet-{name}").glob("checkpoint-*.safetensors"))
+        _, tensors = load_model(newest, CheckpointCard, CHECKPOINT, VERSION)
+        task = new_task(RECIPES[name])
+        task.load_state_dict(
+            {key.removeprefix("task/"): one for key, one in tensors.items() if key.startswith("task/")}
+        )
         return StarnetTransfer(task.network, self.emulator, alpha=0.0)
 
     def judged(self, name: str, iterations: int) -> list[dict[str, Any]]:
@@ -275,6 +286,7 @@ def page(study: Study, folder: Path) -> str:
     final = {name: last_judged(last, name) for name in ("reference", BEST)}
     mixed = pictures(study, folder, found["reference"], final["reference"][1])
     JUDGED.write_text(json.dumps(found, indent=1) + "\n")
+    now, _ = study.judge(study.load_last(LONG))
     sizes = {name: RECIPES[name].batch for name in RECIPES}
     rows = {name: row(name, parts[-1], sizes[name] * parts[-1]["iterations"]) for name, parts in found.items()}
     equal = next(one for one in found["reference"] if one["iterations"] * sizes["reference"] == ABLATION_SPECTRA)
@@ -296,6 +308,12 @@ def page(study: Study, folder: Path) -> str:
         best_bias=number(final[BEST][0]["teff_bias"], 0, sign=True),
         known_stars=f"{KNOWN_STARS:,}",
         iterations=f"{found['reference'][-1]['iterations']:,}",
+        last_labels=", ".join(
+            f"{words} {number(now[f'{label}_bias'], digits, sign=True)} / {number(now[f'{label}_scatter'], digits)}"
+            for label, words, digits in (("teff", "Teff", 0), ("logg", "log g", 3), ("m_h", "[M/H]", 3))
+        ),
+        last_residual=number(now["residual_ratio"], 2),
+        last_leak=number(now["leak_teff"], 2),
         minutes=f"{seconds / 60:.0f} minutes",
         step=f"{1000 * seconds / found['reference'][-1]['iterations']:.0f}",
         share=f"{100 * found['reference'][-1]['iterations'] / 500_000:.1f} %",
