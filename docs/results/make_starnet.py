@@ -66,6 +66,8 @@ LONG = "reference"
 JUDGED = Path(__file__).parent / "starnet" / "judged.json"
 KEPT = JUDGED.with_name("reference.safetensors")
 """The training that is kept with the results."""
+LATE = 16_000
+"""Iterations at the end whose validations the page names."""
 BATCH = 32
 ABLATION_STEPS = 500
 ABLATION_SPECTRA = BATCH * ABLATION_STEPS
@@ -290,16 +292,19 @@ def page(study: Study, folder: Path) -> str:
     sizes = {name: RECIPES[name].batch for name in RECIPES}
     rows = {name: row(name, parts[-1], sizes[name] * parts[-1]["iterations"]) for name, parts in found.items()}
     equal = next(one for one in found["reference"] if one["iterations"] * sizes["reference"] == ABLATION_SPECTRA)
-    seconds = read_metrics(study.work.folder / "starnet-reference" / "metrics.jsonl")["seconds"][-1]
     lasts = [
         row(name, found[name][-1] | one, sizes[name] * found[name][-1]["iterations"])
         for name, (one, _) in final.items()
     ]
     curve = {
-        f"{when}_{name}": number(found[LONG][place][f"{label}_scatter"], digits)
-        for when, place in (("first", 0), ("last", -1))
+        f"first_{name}": number(found[LONG][0][f"{label}_scatter"], digits)
         for name, label, digits in (("scatter", "teff", 0), ("m_h", "m_h", 2))
     }
+    metrics = read_metrics(study.work.folder / "starnet-reference" / "metrics.jsonl")
+    seconds = metrics["seconds"][-1]
+    validated = np.isfinite(metrics["validation.score"])
+    steps, scores = (metrics[name][validated] for name in ("step", "validation.score"))
+    lowest, late = int(scores.argmin()), scores[steps > steps[-1] - LATE]
     text = Template((Path(__file__).parent / "starnet.template.md").read_text())
     return text.substitute(
         curve,
@@ -312,6 +317,11 @@ def page(study: Study, folder: Path) -> str:
             f"{words} {number(now[f'{label}_bias'], digits, sign=True)} / {number(now[f'{label}_scatter'], digits)}"
             for label, words, digits in (("teff", "Teff", 0), ("logg", "log g", 3), ("m_h", "[M/H]", 3))
         ),
+        lowest=number(scores[lowest], 1),
+        lowest_step=f"{steps[lowest]:,.0f}",
+        since=f"{steps[-1] - steps[lowest]:,.0f}",
+        late_low=number(late.min(), 0),
+        late_high=number(late.max(), 0),
         last_residual=number(now["residual_ratio"], 2),
         last_leak=number(now["leak_teff"], 2),
         minutes=f"{seconds / 60:.0f} minutes",
