@@ -161,13 +161,13 @@ def sharded(run: dict[str, Any]) -> float:
 def tables_at_scale(found: dict[str, Any]) -> str:
     """Return what the stages of tables took, as a table."""
     sizes = list(found["rows"])
-    head = ["stage", *(f"{int(rows):,}" for rows in sizes), *(f"GB, {int(rows):,}" for rows in sizes)]
+    head = ["stage", *(f"s, {int(rows):,}" for rows in sizes), *(f"GB, {int(rows):,}" for rows in sizes)]
     return table(
         head,
         [
             [
                 name,
-                *(f"{found['rows'][rows][name]['wall']:.1f} s" for rows in sizes),
+                *(f"{found['rows'][rows][name]['wall']:.0f}" for rows in sizes),
                 *(f"{found['rows'][rows][name]['memory'] / 1e9:.2f}" for rows in sizes),
             ]
             for name in found["rows"][sizes[0]]
