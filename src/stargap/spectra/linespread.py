@@ -108,7 +108,7 @@ def broadened(power: Power, spread: float) -> Power:
 
     Example:
         >>> round(broadened(1800.0, 0.0)), round(broadened(1800.0, 0.25))
-        (1800, 1578)
+        (1800, 1618)
     """
     left: Power = (power**-2.0 + spread * PIXEL**2) ** -0.5
     return left
