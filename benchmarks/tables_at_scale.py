@@ -209,8 +209,19 @@ class Small:
         for name in set(IDENTIFIERS) & set(table):
             changed[name] = np.where(table[name] == INT_NULL, INT_NULL, table[name] + ANOTHER * repetition)
         if "ra" in table:
-            changed["ra"] = (table["ra"] + 360.0 / self.repetitions * repetition) % 360.0
+            changed["ra"] = self._along(table["ra"], repetition)
         return changed
+
+    def elsewhere_arrow(self, table: pa.Table, repetition: NDArray[np.int64] | int) -> pa.Table:
+        """Return the same of an Arrow table, whose nulls stay."""
+        added = pa.array(ANOTHER * repetition) if isinstance(repetition, np.ndarray) else ANOTHER * repetition
+        changed = {name: pc.add(table[name], added) for name in set(IDENTIFIERS) & set(table.column_names)}
+        if "ra" in table.column_names:
+            changed["ra"] = pa.array(self._along(table["ra"].to_numpy(), repetition))
+        return _with_columns(table, changed)
+
+    def _along(self, ra: NDArray[np.float64], repetition: NDArray[np.int64] | int) -> NDArray[np.float64]:
+        return (ra + 360.0 / self.repetitions * repetition) % 360.0
 
     def places(self, table: Columns, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the spectra of the large run that a table has rows of, and the row of each."""
@@ -295,34 +306,28 @@ def _repeat_table(source: Path, target: Path, small: Small) -> None:
     """Write a table of the small survey once for each repetition."""
     text = source.suffix == ".csv"
     table = csv.read_csv(source) if text else pq.read_table(source)
-    identifiers, parts = set(IDENTIFIERS) & set(table.column_names), []
-    for repetition in range(small.repetitions):
-        changed = {name: pc.add(table[name], ANOTHER * repetition) for name in identifiers}
-        if "ra" in table.column_names:
-            changed["ra"] = pa.array((table["ra"].to_numpy() + 360.0 / small.repetitions * repetition) % 360.0)
-        part = table
-        for name, values in changed.items():
-            part = part.set_column(part.column_names.index(name), name, values)
-        parts.append(part)
+    parts = [small.elsewhere_arrow(table, repetition) for repetition in range(small.repetitions)]
     (csv.write_csv if text else pq.write_table)(pa.concat_tables(parts), target)
+
+
+def _with_columns(table: pa.Table, changed: Mapping[str, Any]) -> pa.Table:
+    for name, values in changed.items():
+        table = table.set_column(table.column_names.index(name), name, values)
+    return table
 
 
 def _make_shard(run: Run, unit: int, small: Small, index: pa.Table) -> list[Path]:
     """Write a shard of an index without spectra."""
     ids = _ids(run, unit)
     repetition, row = np.divmod(ids, small.run.rows(None))
-    table = index.take(row)
-    changed: dict[str, Any] = {
+    place = {
         "spectrum_id": ids,
         "shard": np.full(len(ids), unit),
         "row": np.arange(len(ids)),
         "path": [f"spec-{number:08d}.fits.gz" for number in ids],
-        "ra": (table["ra"].to_numpy() + 360.0 / small.repetitions * repetition) % 360.0,
     }
-    for name in set(IDENTIFIERS) & set(table.column_names):
-        changed[name] = pc.add(table[name], pa.array(ANOTHER * repetition)).combine_chunks()
-    for name, values in changed.items():
-        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    places = {name: pa.array(values) for name, values in place.items()}
+    table = _with_columns(small.elsewhere_arrow(index.take(row), repetition), places)
     path = shard_folder(run.store, unit) / "index.parquet"
     path.parent.mkdir()
     with path.open("wb") as file, parquet_writer(file, index_schema()) as writer:

@@ -20,7 +20,7 @@ import torch
 from make_transfer import LEVELS, PRIOR_DRAWS, TRAIN_SEED, Work, joined, parameters, part_of
 from numpy.typing import NDArray
 from pages import number, reflow, table
-from starnet_kept import go_on, keep
+from starnet_kept import go_on, keep, newest
 from transfer_diagnostics import cycle_table, leakage, mixing
 from transfer_figures import curve_figure
 
@@ -29,12 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from helpers.stars import prepared_stars
 
 from stargap import __version__
-from stargap.checkpoints import CHECKPOINT, VERSION, CheckpointCard, load_best, read_metrics
+from stargap.checkpoints import load_best, read_metrics
 from stargap.figures.transfer import losses_figure, residual_figure, tsne_figure
 from stargap.fit.domains import fit_domains
 from stargap.mock.instrument import Truth
 from stargap.mock.nature import nature_labels
-from stargap.modelfile import load_model
 from stargap.pipeline.train import train_starnet
 from stargap.spectra.prepare import Prepared
 from stargap.spectra.smoother import normalise
@@ -158,8 +157,7 @@ class Study:
 
     def load_last(self, name: str) -> StarnetTransfer:
         """Read the network of the last step of a training."""
-        newest = max((self.work.folder / f"starnet-{name}").glob("checkpoint-*.safetensors"))
-        _, tensors = load_model(newest, CheckpointCard, CHECKPOINT, VERSION)
+        _, tensors = newest(self.work.folder / f"starnet-{name}")
         task = new_task(RECIPES[name])
         task.load_state_dict(
             {key.removeprefix("task/"): one for key, one in tensors.items() if key.startswith("task/")}

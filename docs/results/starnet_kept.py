@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from stargap import __version__
 from stargap.checkpoints import CHECKPOINT, VERSION, CheckpointCard
 from stargap.modelfile import Card, load_model, save_model
@@ -28,9 +30,14 @@ class KeptCard(Card):
     scores: dict[str, float]
 
 
+def newest(training: Path) -> tuple[CheckpointCard, dict[str, Tensor]]:
+    """Read the newest checkpoint of a training."""
+    return load_model(max(training.glob("checkpoint-*.safetensors")), CheckpointCard, CHECKPOINT, VERSION)
+
+
 def keep(training: Path, target: Path) -> int:
     """Write the newest checkpoint of a training as `target` (``*.safetensors``), and return its step."""
-    card, tensors = load_model(max(training.glob("checkpoint-*.safetensors")), CheckpointCard, CHECKPOINT, VERSION)
+    card, tensors = newest(training)
     lines = (training / "metrics.jsonl").read_text().splitlines(keepends=True)
     done = [(line, row) for line in lines if (row := json.loads(line))["step"] <= card.step]
     last = next(row for _, row in reversed(done) if "validation.score" in row)

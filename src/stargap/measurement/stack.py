@@ -98,7 +98,8 @@ def co_added(chosen: list[Spectrum], velocity: NDArray[np.float64]) -> tuple[Spe
     flux, ivar, power = _on_grid(chosen)
     first = 0 if ivar[:, : BLUE_KEPT.size].any() else BLUE_KEPT.size
     snr2 = np.array([_squared_snr(*one) for one in zip(flux, ivar, strict=True)])
-    share = np.maximum(snr2, 1e-12) / np.maximum(snr2, 1e-12).sum()
+    share = np.maximum(snr2, 1e-12)
+    share /= share.sum()
     pixel = np.log1p(velocity / SPEED_OF_LIGHT) / (LOG_LAMBDA.step * np.log(10.0))
     whole, spread = _shifts(pixel, share)
     flux, ivar = (_shifted(values, whole) for values in (flux, ivar))

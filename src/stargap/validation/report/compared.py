@@ -113,8 +113,9 @@ def _labels(one: Compared) -> Columns:
 
 def _over(one: Compared, rows: NDArray[np.int64]) -> Columns:
     """Return their labels of some rows of the catalogue, theirs among them, in its order; NaN where they have none."""
-    found = {name: np.full(len(rows), np.nan) for name in _labels(one)}
+    found: Columns = {}
     place = np.searchsorted(rows, one.matched.rows)
     for name, values in _labels(one).items():
+        found[name] = np.full(len(rows), np.nan)
         found[name][place] = values
     return found
