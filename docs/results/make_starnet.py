@@ -21,6 +21,7 @@ from make_transfer import LEVELS, PRIOR_DRAWS, TRAIN_SEED, Work, joined, paramet
 from numpy.typing import NDArray
 from pages import number, reflow, table
 from starnet_kept import go_on, keep, newest
+from starnet_trials import LabelMap, MarginalsTask, PenaltyTask, noise_told
 from transfer_diagnostics import cycle_table, leakage, mixing
 from transfer_figures import curve_figure
 
@@ -37,6 +38,8 @@ from stargap.mock.nature import nature_labels
 from stargap.pipeline.train import train_starnet
 from stargap.spectra.prepare import Prepared
 from stargap.spectra.smoother import normalise
+from stargap.starnet.losses import CycleTask
+from stargap.starnet.pairs import SyntheticSpectra
 from stargap.starnet.recipe import new_task
 from stargap.starnet.settings import NetworkSettings
 from stargap.starnet.training_settings import StarnetSettings, TrainingSettings
@@ -93,8 +96,16 @@ ABLATIONS: dict[str, StarnetSettings] = {
     "least-squares": changed({"residual": True}, noisy=True, adversarial="least-squares"),
     "spectral": changed({"residual": True}, noisy=True, spectral=True),
     "anchors": changed({"residual": True}, noisy=True),
-}
-"""Trainings of equally many spectra."""
+    "batch 128": changed({"residual": True}, noisy=True, batch=4 * BATCH, iterations=ABLATION_STEPS // 4,
+                         learning_rate=8e-4, warm_up=12),
+    "ema": changed({"residual": True}, noisy=True, ema=0.99),
+    "penalty": changed({"residual": True}, noisy=True),
+    "noise told": changed({"residual": True}, noisy=True),
+    "marginals": changed({"residual": True}, noisy=True),
+}  # fmt: skip
+"""Trainings of equally many spectra; the last three are of `starnet_trials`."""
+MAPPED = 8_192
+"""Synthetic spectra that a linear map to labels is fitted to."""
 KNOWN_SEED, KNOWN_STARS = 606, 5_000
 """These stars, whose labels have the errors of two good sources, as photometric ones have (`ERRORS`)."""
 BEST = "starnet"
@@ -142,23 +153,38 @@ class Study:
         about = {"level": LEVEL, "mix": MIX, "prior": TRAIN_SEED}
         folder = self.work.folder / f"starnet-{name}"
         known = self.known if name in ANCHORED else None
+        spectra, task = self.work.training(MIX), self.task(name, settings)
         made = train_starnet(
-            self.emulator, self.work.training(MIX), self.prior, settings, folder, about=about, alpha=0.0, anchors=known
+            self.emulator, spectra, self.prior, settings, folder, about=about, alpha=0.0, anchors=known, task=task
         )
         if made is None:
             raise SystemExit(130)
         return made
 
+    def task(self, name: str, settings: StarnetSettings) -> CycleTask:
+        """Return what a training begins with."""
+        if name == "marginals":
+            return MarginalsTask.new(settings, self.label_map)
+        return {"penalty": PenaltyTask.new, "noise told": noise_told}.get(name, new_task)(settings)
+
+    @cached_property
+    def label_map(self) -> LabelMap:
+        """Tell labels of synthetic spectra."""
+        labels = self.prior[:MAPPED]
+        weight = self.work.training(MIX).tensors(np.arange(MAPPED))[3]
+        spectra = SyntheticSpectra(self.emulator, labels)(np.arange(MAPPED), weight)
+        return LabelMap.fit(spectra, torch.as_tensor(labels[:, :3]))
+
     def load(self, name: str) -> StarnetTransfer:
         """Read the network of the best label-blind score of a training."""
-        task = new_task(RECIPES[name])
+        task = self.task(name, RECIPES[name])
         load_best(task, self.work.folder / f"starnet-{name}")
         return StarnetTransfer(task.network, self.emulator, alpha=0.0)
 
     def load_last(self, name: str) -> StarnetTransfer:
         """Read the network of the last step of a training."""
         _, tensors = newest(self.work.folder / f"starnet-{name}")
-        task = new_task(RECIPES[name])
+        task = self.task(name, RECIPES[name])
         task.load_state_dict(
             {key.removeprefix("task/"): one for key, one in tensors.items() if key.startswith("task/")}
         )

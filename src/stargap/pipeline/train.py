@@ -25,6 +25,7 @@ from stargap.pipeline.train_spectra import training_spectra
 from stargap.rows import IntColumn
 from stargap.settings import read_settings_as
 from stargap.spectra.prepared import PreparedSpectra
+from stargap.starnet.losses import CycleTask
 from stargap.starnet.pairs import KnownStars, PairedSource, SyntheticSpectra
 from stargap.starnet.recipe import new_task
 from stargap.starnet.training import train as train_network
@@ -177,6 +178,7 @@ def train_starnet(
     about: dict[str, Any],
     alpha: float | None = None,
     anchors: tuple[IntColumn, AnchorLabels] | None = None,
+    task: CycleTask | None = None,
     progress: bool = False,
 ) -> tuple[StarnetTransfer, dict[str, float]] | None:
     """Train the published network or ours, or resume its training in `folder` (paper section 3.2).
@@ -191,13 +193,14 @@ def train_starnet(
         alpha: [a/M] at which the labels of all stars are fixed (dex), or None.
         anchors: rows of the observed spectra of stars with known labels, and these: X_s->o of their labels is compared
             with their spectra.
+        task: network, critics and losses to begin with, instead of those of the settings.
         progress: show a progress bar on stderr, where that is a terminal.
 
     Returns:
         the network of the best label-blind validation score and these scores; None if a signal stopped the training.
     """
     about = {**about, "emulator": emulator.card.sha256}
-    task = new_task(settings)
+    task = task or new_task(settings)
     network = task.network
     made = (len(labels), json.dumps(about, sort_keys=True))
     known = None if anchors is None else _known_stars(emulator, spectra, *anchors, alpha)
