@@ -290,7 +290,7 @@ def test_a_table_in_parts_has_the_same_bytes(tmp_path, suffix, rows):
     whole, parts = tmp_path / f"whole{suffix}", tmp_path / f"parts{suffix}"
     write_table(table, whole, provenance={"seed": "1"})
     write_long_table(
-        lambda: ({name: values[first : first + 3] for name, values in table.items()} for first in range(0, rows, 3)),
+        lambda names: ({name: table[name][first : first + 3] for name in names} for first in range(0, rows, 3)),
         parts,
         schema=MEASURED,
         provenance={"seed": "1"},
@@ -304,7 +304,7 @@ def test_any_text_survives_fits_and_its_header(texts):
     schema = (Column("path", "str"),)
     file = io.BytesIO()
     arrays = conform({"path": texts}, schema=schema)
-    write_fits(lambda: [arrays], schema, {"text": texts[0]}, file)
+    write_fits(lambda columns: [arrays], schema, {"text": texts[0]}, file)
     file.seek(0)
     with fits.open(file, checksum=True) as hdus:
         cells = [str(cell) for cell in hdus[1].data["path"]]

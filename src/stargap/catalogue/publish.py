@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -114,17 +114,15 @@ def write_catalogue(folder: str | Path, *, formats: Sequence[Format] = ("fits",)
     )
     written: list[Path] = []
     if paper:
-        names = [column.name for column in CATALOGUE if column.paper_name]
-        names.append("in_final_catalogue")
         for suffix in (name for name in formats if name not in _FOLDERS):
             written.append(folder / f"table1.{suffix}")
-            parts = partial(_parts, folder / "spectra.parquet", names, paper_table)
+            parts = partial(_paper_parts, folder / "spectra.parquet")
             write_long_table(parts, written[-1], schema=PAPER, provenance=provenance)
     else:
         for suffix in (name for name in formats if name not in _FOLDERS):
             for name, (schema, _) in _TABLES.items():
                 written.append(folder / f"{name}.{suffix}")
-                parts = partial(_parts, folder / f"{name}.parquet", [column.name for column in schema])
+                parts = partial(read_parts, folder / f"{name}.parquet", rows=_ROWS)
                 write_long_table(parts, written[-1], schema=schema, provenance=provenance)
         if "cds" in formats:
             written += _write_cds(folder, about, provenance)
@@ -136,13 +134,12 @@ def write_catalogue(folder: str | Path, *, formats: Sequence[Format] = ("fits",)
     return written
 
 
-def _parts(
-    table: Path,
-    names: Sequence[str],
-    change: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]] = dict,
-) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield a Parquet table part by part, each as `change` returns it."""
-    return map(change, read_parts(table, names, rows=_ROWS))
+def _paper_parts(table: Path, names: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield columns of the paper's Table 1 part by part."""
+    needed = [column.name for column in CATALOGUE if column.paper_name]
+    for part in read_parts(table, [*needed, "in_final_catalogue"], rows=_ROWS):
+        paper = paper_table(part)
+        yield {name: paper[name] for name in names}
 
 
 def _write_cds(folder: Path, about: CatalogueSettings, provenance: Mapping[str, str]) -> list[Path]:

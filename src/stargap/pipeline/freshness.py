@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,15 +55,21 @@ def stage_states(run: Run, failed: Mapping[str, dict[int | None, str]] | None = 
     """Return how far every stage of a run is, from its receipts alone."""
     states = []
     for stage in stages.STAGES:
-        units = units_of(run, stage)
-        receipts = [r for r in (receipt_of(run, stage.name, unit) for unit in units) if r is not None]
-        made = len(units) - (len(pending(run, stage)) if receipts else len(units))
         failures = (failed or {}).get(stage.name, {})
-        state: State = "done" if units and made == len(units) else "part" if made else "waiting"
-        counts: dict[str, float] = {}
-        for receipt in receipts:
+        made = rows = 0
+        seconds, counts, processors = 0.0, dict[str, float](), set[str]()
+        units = units_of(run, stage)
+        for unit in units:
+            receipt = receipt_of(run, stage.name, unit)
+            if receipt is None:
+                continue
+            made += _is_fresh(run, stage, unit, receipt)
+            rows += receipt.rows
+            seconds += receipt.seconds
+            processors.add(receipt.processor)
             for name, count in receipt.counts.items():
                 counts[name] = counts.get(name, 0) + count
+        state: State = "done" if units and made == len(units) else "part" if made else "waiting"
         states.append(
             StageState(
                 stage=stage.name,
@@ -70,11 +77,11 @@ def stage_states(run: Run, failed: Mapping[str, dict[int | None, str]] | None = 
                 state="failed" if failures else state,
                 made=made,
                 pieces=len(units),
-                rows=sum(r.rows for r in receipts),
-                seconds=sum(r.seconds for r in receipts),
+                rows=rows,
+                seconds=seconds,
                 counts=counts,
                 failures=failures,
-                processors=tuple(sorted({r.processor for r in receipts} - {""})),
+                processors=tuple(sorted(processors - {""})),
             )
         )
     return states
@@ -95,6 +102,22 @@ def receipt_of(run: Run, name: str, unit: int | None) -> Receipt | None:
     return read_receipt(run.receipt(name, unit))
 
 
+def _content_of(receipt: Path) -> str | None:
+    """Return the digest of the products of a piece by its receipt, or None where there is none that can be read."""
+    try:
+        found = receipt.stat()
+    except OSError:
+        return None
+    return _read_content(receipt, found.st_mtime_ns, found.st_ino, found.st_size)
+
+
+@lru_cache(maxsize=100_000)
+def _read_content(receipt: Path, *stamps: int) -> str | None:
+    """Return the same; what several stages are made from is read once, unless it changes."""
+    found = read_receipt(receipt)
+    return None if found is None else found.content
+
+
 def _inputs(run: Run, stage: Stage, unit: int | None) -> Iterator[tuple[Stage, int | None]]:
     """Yield the pieces that a piece is made from."""
     for name in stage.after(run.settings):
@@ -107,10 +130,10 @@ def piece_key(run: Run, stage: Stage, unit: int | None) -> str | None:
     """Return a digest of everything that a piece follows from, or None where an input is not made yet."""
     inputs: dict[str, list[str]] = {}
     for before, number in _inputs(run, stage, unit):
-        receipt = receipt_of(run, before.name, number)
-        if receipt is None:
+        made = _content_of(run.receipt(before.name, number))
+        if made is None:
             return None
-        inputs.setdefault(before.name, []).append(receipt.content)
+        inputs.setdefault(before.name, []).append(made)
     settings, outside = stage.settings(run.settings), stage.outside(run, unit)
     content: dict[str, Any] = {"stage": stage.name, "stargap": __version__, "settings": settings, "inputs": inputs}
     content["outside"] = outside
@@ -121,12 +144,15 @@ def piece_key(run: Run, stage: Stage, unit: int | None) -> str | None:
 
 def pending(run: Run, stage: Stage) -> list[int | None]:
     """Return the pieces of a stage that are not fresh."""
-    found: list[int | None] = []
-    for unit in units_of(run, stage):
-        receipt = receipt_of(run, stage.name, unit)
-        if receipt is None or not receipt.holds(run.folder) or receipt.key != piece_key(run, stage, unit):
-            found.append(unit)
-    return found
+    return [
+        unit
+        for unit in units_of(run, stage)
+        if (receipt := receipt_of(run, stage.name, unit)) is None or not _is_fresh(run, stage, unit, receipt)
+    ]
+
+
+def _is_fresh(run: Run, stage: Stage, unit: int | None, receipt: Receipt) -> bool:
+    return receipt.holds(run.folder) and receipt.key == piece_key(run, stage, unit)
 
 
 def damaged_inputs(run: Run, stage: Stage, unit: int | None) -> list[Path]:

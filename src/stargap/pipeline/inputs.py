@@ -7,7 +7,7 @@ import os
 from stargap.pipeline.folder import Run, content_digest, stamp
 from stargap.pipeline.receipts import digest
 from stargap.spectra.address import split_address
-from stargap.spectra.store.plan import plan_rows
+from stargap.spectra.store.plan import plan_part
 
 __all__ = ["file_states", "gaia_digest"]
 
@@ -17,9 +17,18 @@ def file_states(run: Run, unit: int | None) -> dict[str, str]:
     assert unit is not None
     if not (run.store / "plan.parquet").exists():
         return {}
-    plan = [(row, os.fsdecode(row["path"])) for row in plan_rows(run.store, unit)]
-    rows = [{**row, "path": path.rpartition(os.sep)[2]} for row, path in plan]  # a folder that moved holds the same
-    return {"files": digest({"rows": rows, "state": [stamp(split_address(path)[0]) for _, path in plan]})}
+    plan = plan_part(run.store, unit)
+    paths = [os.fsdecode(path) for path in plan["path"].to_pylist()]
+    content = {
+        "names": [path.rpartition(os.sep)[2] for path in paths],  # a folder that moved holds the same
+        "state": [stamp(split_address(path)[0]) for path in paths],
+        "catalogue": {
+            name: plan[name].to_pylist()
+            for name in plan.column_names
+            if name != "path" and plan[name].null_count < len(paths)
+        },
+    }
+    return {"files": digest(content)}
 
 
 def gaia_digest(run: Run, unit: int | None) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stargap.files import replacing
+from stargap.processor import cores
 from stargap.spectra.store.shards import FileSum, file_sha256
 
 __all__ = ["CUT_COUNTS", "Receipt", "digest", "read_receipt", "sum_products", "write_receipt"]
@@ -45,7 +47,9 @@ class Receipt(BaseModel):
 
     def damaged(self, folder: Path) -> list[Path]:
         """Return the products that are missing or whose bytes are no longer those that were written."""
-        return [folder / name for name, product in self.products.items() if not _is_intact(folder / name, product)]
+        with ThreadPoolExecutor(cores()) as threads:
+            intact = list(threads.map(lambda name: _is_intact(folder / name, self.products[name]), self.products))
+        return [folder / name for name, whole in zip(self.products, intact, strict=True) if not whole]
 
     @property
     def content(self) -> str:
@@ -73,10 +77,14 @@ def read_receipt(path: Path) -> Receipt | None:
 
 def sum_products(folder: Path, products: Iterable[Path], known: Mapping[Path, FileSum]) -> dict[str, FileSum]:
     """Return size and checksum of files by their path in a folder; those that are `known` are not read again."""
-    return {
-        str(path.relative_to(folder)): known.get(path) or FileSum(bytes=path.stat().st_size, sha256=file_sha256(path))
-        for path in products
-    }
+
+    def total(path: Path) -> FileSum:
+        return known.get(path) or FileSum(bytes=path.stat().st_size, sha256=file_sha256(path))
+
+    paths = list(products)
+    with ThreadPoolExecutor(cores()) as threads:  # checksums leave other threads the interpreter
+        sums = list(threads.map(total, paths))
+    return {str(path.relative_to(folder)): one for path, one in zip(paths, sums, strict=True)}
 
 
 def write_receipt(path: Path, receipt: Receipt) -> None:

@@ -21,7 +21,7 @@ def split_address(path: str | Path) -> tuple[str, int | None]:
         (('coadd-main-dark-1.fits', 12), ('spec-1.fits', None))
     """
     text = os.fspath(path)
-    found = _ADDRESS.fullmatch(text)
+    found = _ADDRESS.fullmatch(text) if "#" in text else None
     if found is None or _exists(text):
         return text, None
     return found[1], int(found[2])

@@ -202,12 +202,14 @@ def _text(column: Column, array: NDArray[Any], null: NDArray[np.bool_]) -> NDArr
         array = np.char.decode(array, "utf-8", "backslashreplace")
     if null.any():
         array = np.where(null, "", array.astype(object))
+    cells = array.tolist()
     try:
-        text = "".join(array.tolist())
-    except TypeError as error:
-        raise _misfit(column, str(error)) from error
+        text = "".join(set(cells))
+    except TypeError:
+        odd = next(cell for cell in cells if not isinstance(cell, str))
+        raise _misfit(column, f"holds {type(odd).__name__} {odd!r}") from None
     if not (text.isascii() and text.isprintable()) and _UNPRINTABLE.search(text):
-        clean = [_UNPRINTABLE.sub(lambda match: _escaped(match.group()), cell) for cell in array.tolist()]
+        clean = [_UNPRINTABLE.sub(lambda match: _escaped(match.group()), cell) for cell in cells]
         array = np.array(clean, dtype=object)
     return array
 

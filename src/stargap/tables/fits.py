@@ -52,19 +52,20 @@ def write_fits(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, 
     """Write a binary table ``STARGAP`` with TUNIT, TUCD, TCOMM, TNULL, limits, provenance, CHECKSUM and DATASUM.
 
     Astropy makes the header; the rows are packed in blocks, since astropy's writer needs five times the table's memory.
-    They are gone through twice: for the lengths of texts, and to be written. The header with its checksums comes last.
+    Texts are gone through twice: for their lengths, and to be written. The header with its checksums comes last.
 
     Args:
-        parts: the table, part by part, as `conform` returns columns.
+        parts: columns of the table, part by part, as `conform` returns them.
         schema: of the table.
         provenance: names and values, kept as cards ``PROV1 = 'name = value'``.
         file: open for writing, at its start.
     """
     from astropy.io import fits
 
-    rows, longest = 0, {c.name: 1 for c in schema if c.dtype == "str"}
-    for part in parts():
-        rows += len(part[schema[0].name])
+    texts = [column for column in schema if column.dtype == "str"]
+    rows, longest = 0, {column.name: 1 for column in texts}
+    for part in parts(texts or schema[:1]):
+        rows += len(next(iter(part.values())))
         longest |= {name: max(size, _bytes(part[name]).dtype.itemsize) for name, size in longest.items()}
     kinds = [_KINDS.get(c.dtype) or f"S{longest[c.name]}" for c in schema]
     header = _header(schema, kinds, provenance)
@@ -199,7 +200,7 @@ def _header(schema: Sequence[Column], kinds: Sequence[str], provenance: Mapping[
 
 def _blocks(parts: Parts, schema: Sequence[Column], kinds: Sequence[str]) -> Iterator[bytes]:
     packed = np.dtype([(f"c{place}", kind) for place, kind in enumerate(kinds)])
-    for part in parts():
+    for part in parts(schema):
         columns = {c.name: _bytes(part[c.name]) if c.dtype == "str" else part[c.name] for c in schema}
         rows = len(columns[schema[0].name])
         for first in range(0, rows, _ROWS):
@@ -212,9 +213,10 @@ def _blocks(parts: Parts, schema: Sequence[Column], kinds: Sequence[str]) -> Ite
 
 def _bytes(values: NDArray[Any]) -> NDArray[np.bytes_]:
     cells = values.tolist()
-    text = "".join(cells)
+    different = set(cells)
+    text = "".join(different)
     safe = text.isascii() and text.isprintable() and "\\" not in text
-    if not safe or any(cell.endswith((" ", "&")) for cell in set(cells)):
+    if not safe or any(cell.endswith((" ", "&")) for cell in different):
         values = np.array([ascii_text(cell) for cell in cells], dtype=object)
     return values.astype("S") if cells else np.empty(0, dtype="S1")
 

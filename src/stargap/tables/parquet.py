@@ -77,7 +77,7 @@ def open_parquet(path: str | Path, metadata: Any = None) -> Iterator[Any]:
 
 def write_parquet(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO) -> None:
     """Write parts as `stargap.tables.conform.conform` returns them, with units, UCDs, descriptions and provenance."""
-    _write_described(parts(), schema, provenance, file)
+    _write_described(parts(schema), schema, provenance, file)
 
 
 def write_parts(

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stargap.errors import UsageError
-from stargap.tables.columns import INT_NULL
+from stargap.tables.columns import INT_NULL, Column
 
 __all__ = ["Field", "Parts", "Source", "is_packed", "plain", "refuse_bomb", "unpacked"]
 
-Parts = Callable[[], Iterable[Mapping[str, NDArray[Any]]]]
-"""What a writer is given: a function that gives a table from its start, part by part, as often as it is called."""
+Parts = Callable[[Sequence[Column]], Iterable[Mapping[str, NDArray[Any]]]]
+"""What a writer is given: a function that gives some columns from their start, part by part, whenever it is called."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _LEAST_BOUND, _MOST_RATIO = 1 << 28, 200

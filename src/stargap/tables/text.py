@@ -34,7 +34,7 @@ _SPELLINGS = sorted({form(word) for word in NULL_WORDS for form in (str.lower, s
 def write_csv(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, str], file: BinaryIO) -> None:
     """Write parts as `stargap.tables.conform.conform` returns them, nulls as empty cells; no provenance."""
     _write_names(schema, file)
-    for part in parts():
+    for part in parts(schema):
         _write_rows(arrow_table(part, schema, all_nulls=True), file)
 
 
@@ -54,7 +54,7 @@ def write_ecsv(parts: Parts, schema: Sequence[Column], provenance: Mapping[str, 
     comments = [line for line in header.getvalue().splitlines() if line.startswith("#")]
     file.write(("\n".join(comments) + "\n").encode())
     _write_names(schema, file)
-    for part in parts():
+    for part in parts(schema):
         rows = arrow_table(part, schema, all_nulls=True)
         for place, column in enumerate(schema):
             if column.dtype == "bool":

@@ -43,7 +43,7 @@ def write_votable(parts: Parts, schema: Sequence[Column], provenance: Mapping[st
     """Write a table whose parts are as `stargap.tables.conform.conform` returns them, block by block."""
     head, tail = votable_header(schema, provenance).split("</TABLE>")
     file.write(f"{head} <DATA>\n    <TABLEDATA>\n".encode())
-    for part in parts():
+    for part in parts(schema):
         table = arrow_table(part, schema, all_nulls=True)
         for start in range(0, table.num_rows, _ROWS_PER_BLOCK):
             rows = _cells(table.slice(start, _ROWS_PER_BLOCK), schema)

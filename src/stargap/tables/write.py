@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from stargap.errors import UsageError
 from stargap.files import replacing
@@ -122,11 +122,11 @@ def write_table(
     suffix = check_output(path)
     arrays = conform(columns, schema=schema)
     with replacing(path) as file:
-        _WRITERS[suffix](lambda: [arrays], schema, provenance, file)
+        _WRITERS[suffix](lambda some: [{one.name: arrays[one.name] for one in some}], schema, provenance, file)
 
 
 def write_long_table(
-    parts: Callable[[], Iterable[Mapping[str, ArrayLike]]],
+    parts: Callable[[Sequence[str]], Iterable[Mapping[str, ArrayLike]]],
     path: str | Path,
     *,
     schema: Sequence[Column],
@@ -135,7 +135,7 @@ def write_long_table(
     """Write a table as `write_table` does, with the same bytes but for Parquet, in the memory of a few parts.
 
     Args:
-        parts: called for the table from its start, part by part; FITS asks three times.
+        parts: called for columns of the given names from their start, part by part; FITS asks for texts twice.
         path: file to write, in a folder that exists.
         schema: of the table.
         provenance: names and values kept with the table.
@@ -144,9 +144,13 @@ def write_long_table(
         UsageError: see `write_table`.
         OSError: the file cannot be written.
     """
+
+    def columns(some: Sequence[Column]) -> Iterable[dict[str, NDArray[Any]]]:
+        return (conform(part, schema=some) for part in parts([column.name for column in some]))
+
     suffix = check_output(path)
     with replacing(path) as file:
-        _WRITERS[suffix](lambda: (conform(part, schema=schema) for part in parts()), schema, provenance, file)
+        _WRITERS[suffix](columns, schema, provenance, file)
 
 
 _WRITERS: dict[str, Callable[[Parts, Sequence[Column], _Provenance, BinaryIO], None]] = {

@@ -21,7 +21,7 @@ from stargap.tables.parquet import open_parquet
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Inputs", "extend_plan", "file_inputs", "plan_rows", "read_plan"]
+__all__ = ["Inputs", "extend_plan", "file_inputs", "plan_part", "plan_rows", "read_plan"]
 
 _NAME = "plan.parquet"
 
@@ -128,12 +128,17 @@ def read_plan(folder: str | Path, settings: Mapping[str, Any]) -> pa.Table:
 
 def plan_rows(folder: str | Path, shard: int) -> list[dict[str, Any]]:
     """Return the rows of one shard: path (bytes), key, and the columns of the catalogue."""
+    rows: list[dict[str, Any]] = plan_part(folder, shard).to_pylist()
+    return rows
+
+
+def plan_part(folder: str | Path, shard: int) -> pa.Table:
+    """Return `plan_rows` as a table."""
     path = Path(folder) / _NAME
     status = path.stat() if path.exists() else None
     footer = None if status is None else _footer(path, status.st_mtime_ns, status.st_ino, status.st_size)
     with open_parquet(path, footer) as file:
-        rows: list[dict[str, Any]] = file.read_row_group(shard).to_pylist()
-    return rows
+        return file.read_row_group(shard)
 
 
 @lru_cache(maxsize=1)
