@@ -270,7 +270,9 @@ def _join_truth(spectra: Columns, path: Path) -> Columns:
         message = f"{path}: neither obsid nor spectrum_id names rows of the catalogue"
         raise UsageError(message)
     rows = match_ids(spectra[key], truth[key])
-    return {**{name: values[rows] for name, values in truth.items()}, "known": rows >= 0}
+    joined = {name: truth.pop(name)[rows] for name in (*LABELS, "kind")}
+    marks = {name: truth.pop(name).astype(bool)[rows] for name in GROUPS if name in truth}
+    return joined | marks | {"known": rows >= 0}
 
 
 def _joins(truth: Columns, spectra: Columns, name: str) -> bool:

@@ -106,7 +106,7 @@ def _found(data: RunData, name: str, marked: NDArray[np.bool_], judged: NDArray[
     considered = known_dwarfs(data.truth) & np.isfinite(np.asarray(data.spectra["teff"], dtype=float)) & judged
     if not considered.any():
         return "none judged"
-    true = data.truth[name].astype(bool)
+    true = data.truth[name]
     return f"{percentage(marked[considered & true])} found, {percentage(true[considered & marked])} pure"
 
 

@@ -29,7 +29,7 @@ Bools = NDArray[np.bool_]
 def plain_stars(data: RunData) -> Bools:
     """Return which spectra are of inactive M dwarfs in the final catalogue, ``(row,)``: others' labels are suspect."""
     assert data.truth is not None
-    return np.asarray(known_dwarfs(data.truth) & ~data.truth["active"].astype(bool) & data.final)
+    return np.asarray(known_dwarfs(data.truth) & ~data.truth["active"] & data.final)
 
 
 def errors_of(spectra: Columns, name: str) -> NDArray[np.float64]:
@@ -69,7 +69,7 @@ def _groups(data: RunData) -> Sheet:
     dwarfs = known_dwarfs(truth) & data.final
     rows = []
     for group in (name for name in GROUPS if name in truth):
-        some = dwarfs & truth[group].astype(bool)
+        some = dwarfs & truth[group]
         rows += [(group.replace("_", " "), title, *_numbers(data, name, some)) for name, title in QUANTITIES.items()]
     header = ("stars", "quantity", "spectra", "median", "1.4826 MAD", "clipped std", "scatter of pulls")
     return Sheet("Measured − true of kinds of M dwarfs in the final catalogue (simulated)", header, tuple(rows), 2)
@@ -138,7 +138,7 @@ def _stars_kept(data: RunData) -> Sheet:
     rejected = is_rejected(data.spectra["clean_flags"])
     rows = []
     for group in ("all", *(name for name in GROUPS if name in truth)):
-        some = inside & (truth[group].astype(bool) if group != "all" else True)
+        some = inside & (truth[group] if group != "all" else True)
         kept = some & ~rejected
         counts = (
             f"{some.sum():,}",
