@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from stargap import __version__
 from stargap.files import files_of, replacing_folder
+from stargap.memory import release_memory
 from stargap.validation.binaries import BinarySettings
 from stargap.validation.matching import CompareSettings
 from stargap.validation.report.assets import explorer_assets, page_templates
@@ -137,6 +138,7 @@ def _drawn(folder: Path, pictures: Iterable[Picture]) -> list[Picture]:
         writing: Future[Picture] | None = None
         for picture in pictures:
             kept += [] if writing is None else [writing.result()]
+            release_memory()
             writing = writer.submit(_save, folder, picture)
         return kept if writing is None else [*kept, writing.result()]
 
