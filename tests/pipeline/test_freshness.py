@@ -16,9 +16,17 @@ from stargap.mock.tables import companion_tables, reported_tables
 from stargap.pipeline import stages
 from stargap.pipeline.engine import run_survey
 from stargap.pipeline.folder import Run
-from stargap.pipeline.freshness import pending, piece_key, refuse_other_settings, remove_damaged, stage_states, units_of
+from stargap.pipeline.freshness import (
+    pending,
+    piece_key,
+    refuse_other_settings,
+    remove_damaged,
+    stage_named,
+    stage_states,
+    units_of,
+)
 from stargap.pipeline.perform import Job, perform
-from stargap.pipeline.receipts import Receipt, write_receipt
+from stargap.pipeline.receipts import Receipt, read_receipt, write_receipt
 from stargap.pipeline.settings import SurveySettings
 from stargap.tables.columns import Column
 from stargap.theory.emulator import shipped_emulator
@@ -322,3 +330,15 @@ def test_a_shard_without_one_of_its_files_is_not_done(whole, asked, tmp_path, na
     assert (states["ingest"].state, states["ingest"].made) == ("part", states["ingest"].pieces - 1)
     assert run_survey(asked(folder), until="ingest")[0].state == "done"
     assert (folder / "store/shard-00001" / name).exists()
+
+
+def test_what_a_shard_is_made_from_does_not_grow_with_the_shards(whole, asked):
+    """Else every shard compares the checksums of all, and time grows with their square."""
+    run = Run(whole, asked(whole).absolute())
+    assert run.shards() > 1
+    of_shards = {f"{unit:05d}" for unit in range(run.shards())}
+    for stage in (stage for stage in stages.STAGES if stage.sharded):
+        for name in stage.after(run.settings):
+            if not stage_named(name).sharded:
+                receipt = read_receipt(run.receipt(name, None))
+                assert of_shards.isdisjoint(Path(product).stem for product in receipt.products), (stage.name, name)

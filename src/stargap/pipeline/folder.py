@@ -80,6 +80,11 @@ class Run:
         """The table of a stage for one shard."""
         return self.folder / stage / f"{unit:05d}.parquet"
 
+    @property
+    def groups(self) -> Path:
+        """The table of the spectra that are stacked, a row group per shard."""
+        return self.folder / "groups.parquet"
+
     def bins(self, unit: int) -> Path:
         """The folder of the binned spectra of one shard."""
         return self.folder / "bins" / f"{unit:05d}"

@@ -17,8 +17,9 @@ from stargap.processor import single_thread
 from stargap.spectra.log_lambda import NativeBatch
 from stargap.spectra.spectrum import Facts, Spectrum
 from stargap.spectra.store.shards import Shard
+from stargap.tables.arrow import product_column
 from stargap.tables.columns import INT_NULL, STACKED
-from stargap.tables.parquet import read_columns, write_columns
+from stargap.tables.parquet import read_row_group, write_columns
 
 __all__ = ["make_stacks"]
 
@@ -27,7 +28,8 @@ __all__ = ["make_stacks"]
 def make_stacks(run: Run, unit: int | None) -> Made:
     """Stack and fit the spectra of stars that have several, of which the first is in this shard; none if not asked."""
     assert unit is not None
-    table = read_columns(run.part("groups", unit))
+    group = read_row_group(run.groups, unit)
+    table = {name: product_column(group[name]) for name in group.column_names}
     first = np.flatnonzero(np.diff(table["gaia_source_id"], prepend=INT_NULL))
     wanted = run.settings.fit.stacks and len(first)
     stars = np.split(np.arange(len(table["spectrum_id"])), first[1:]) if wanted else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from stargap.survey.cleaning.marked import overrule_spectra, read_marked, refuse
 from stargap.survey.cleaning.page import overrule, write_cleaning_page
 from stargap.survey.cleaning.rules import is_rejected
 from stargap.tables.columns import CATALOGUE, INT_NULL, SURVEY
-from stargap.tables.parquet import read_columns, write_columns, write_parts
+from stargap.tables.parquet import parquet_writer, read_columns, write_columns, write_parts
 
 __all__ = ["companion_digests", "make_catalogue", "make_clean", "make_table", "overrule_digest"]
 
@@ -84,17 +85,20 @@ def make_table(run: Run, unit: int | None) -> Made:
     path = run.folder / "measured.parquet"
     parts = (_joined_shard(run, number) for number in range(run.shards()))
     write_parts(parts, path, schema=SURVEY, provenance=run.provenance())
-    return Made([path, *_write_groups(run, path)], run.rows(None))
+    groups = _write_groups(run, path)
+    return Made([path, groups], run.rows(None))
 
 
 _GROUPED = ("spectrum_id", "gaia_source_id", "in_sample", "clean_flags", "rv", "use_rv", "use_teff")
 
 
-def _write_groups(run: Run, path: Path) -> list[Path]:
-    """Write the spectra that are stacked, star by star, for each shard those of stars whose first one is in it.
+def _write_groups(run: Run, path: Path) -> Path:
+    """Write the spectra that are stacked, star by star, a row group per shard: stars whose first spectrum is in it.
 
     They are the usable spectra of stars that have several.
     """
+    import pyarrow as pa
+
     table = read_columns(path, list(_GROUPED))
     usable = table["in_sample"] & ~is_rejected(table["clean_flags"]) & (table["gaia_source_id"] != INT_NULL)
     usable &= (table["use_rv"] == 1) & (table["use_teff"] == 1)
@@ -105,10 +109,11 @@ def _write_groups(run: Run, path: Path) -> list[Path]:
     first, spectra = rows[np.searchsorted(star, np.arange(count))], np.bincount(star, minlength=count)
     rows, first = rows[spectra[star] > 1], first[star][spectra[star] > 1]
     edges = np.searchsorted(first, np.arange(run.shards() + 1) * run.rows(0))
-    paths = [run.part("groups", unit) for unit in range(run.shards())]
-    for group, begin, end in zip(paths, edges, edges[1:], strict=False):
-        write_columns(group, {name: table[name][rows[begin:end]] for name in ("spectrum_id", "gaia_source_id", "rv")})
-    return paths
+    chosen = pa.table({name: table[name][rows] for name in ("spectrum_id", "gaia_source_id", "rv")})
+    with replacing(run.groups) as file, parquet_writer(file, chosen.schema) as writer:
+        for begin, end in pairwise(edges.tolist()):
+            writer.write_table(chosen.slice(begin, end - begin))
+    return run.groups
 
 
 def _joined_shard(run: Run, unit: int) -> Columns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ from stargap.tables.source import Field, Parts, Source
 from stargap.tables.votable import votable_header
 
 __all__ = ["open_parquet", "parquet_sources", "parquet_writer", "provenance_of", "read_columns", "read_parts",
-           "write_columns", "write_parquet", "write_parts"]  # fmt: skip
+           "read_row_group", "write_columns", "write_parquet", "write_parts"]  # fmt: skip
 
 _DTYPES = {"double": "float64", "float": "float32", "string": "str", "large_string": "str"}
 _ROWS_OF_ANY_FILE, _ROWS_PER_BYTE = 10_000_000, 1000
@@ -161,6 +162,25 @@ def read_parts(path: str | Path, columns: Sequence[str], *, rows: int = 100_000)
         while (part := coming.result()) is not None:
             coming = thread.submit(read)
             yield part
+
+
+def read_row_group(path: str | Path, number: int) -> Any:
+    """Return one row group of a Parquet file as an arrow table; where row groups are is read once.
+
+    Raises:
+        UsageError: the file does not exist or is damaged.
+    """
+    path = Path(path)
+    found = path.stat() if path.exists() else None
+    footer = None if found is None else _footer(path, found.st_mtime_ns, found.st_ino, found.st_size)
+    with open_parquet(path, footer) as file:
+        return file.read_row_group(number)
+
+
+@lru_cache(maxsize=2)
+def _footer(path: Path, *stamps: int) -> Any:
+    with open_parquet(path) as file:
+        return file.metadata
 
 
 def read_columns(

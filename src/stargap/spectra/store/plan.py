@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from stargap.errors import UsageError
 from stargap.files import replacing
 from stargap.spectra.store.shards import CATALOGUE, index_schema
-from stargap.tables.parquet import open_parquet
+from stargap.tables.parquet import read_row_group
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,18 +133,7 @@ def plan_rows(folder: str | Path, shard: int) -> list[dict[str, Any]]:
 
 def plan_part(folder: str | Path, shard: int) -> pa.Table:
     """Return `plan_rows` as a table."""
-    path = Path(folder) / _NAME
-    status = path.stat() if path.exists() else None
-    footer = None if status is None else _footer(path, status.st_mtime_ns, status.st_ino, status.st_size)
-    with open_parquet(path, footer) as file:
-        return file.read_row_group(shard)
-
-
-@lru_cache(maxsize=1)
-def _footer(path: Path, *stamps: int) -> Any:
-    """Return where the shards are in a plan, which takes long to read where there are many."""
-    with open_parquet(path) as file:
-        return file.metadata
+    return read_row_group(Path(folder) / _NAME, shard)
 
 
 def _schema(settings: Mapping[str, Any]) -> pa.Schema:
