@@ -57,9 +57,9 @@ class PenaltyTask(CycleTask):
 
 
 def _steepness(critic: nn.Module, spectrum: Tensor, latent: Tensor) -> Tensor:
-    """Return the mean squared gradient of a critic's logits, from differences along random directions."""
-    near = (x + STEP * torch.randn_like(x) for x in (spectrum, latent))
-    change: Tensor = critic(*near) - critic(spectrum, latent)
+    """Return the mean squared gradient of a critic's logits, from differences along random directions, in float32."""
+    here = spectrum.float(), latent.float()
+    change: Tensor = critic(*(x + STEP * torch.randn_like(x) for x in here)) - critic(*here)
     return (change / STEP).square().mean()
 
 
