@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from stargap.starnet.layers import Down, initialise, layers_of
-from stargap.starnet.losses import Batch, CycleTask, generator_loss, transfer
+from stargap.starnet.losses import Batch, CycleTask, energy_distance, generator_loss, transfer
 from stargap.starnet.network import Cycles, CycleStarNet
 from stargap.starnet.recipe import new_task
 from stargap.starnet.training_settings import StarnetSettings
+
+Kind = TypeVar("Kind", bound=CycleTask)
 
 __all__ = ["LabelMap", "MarginalsTask", "PenaltyTask", "noise_told"]
 
@@ -20,13 +22,13 @@ STEP = 0.05
 """Standard deviation of what is added to spectra and latents, whose own is 1, to tell how fast logits change."""
 STRENGTH = 10.0
 """Of the penalty, as Mescheder et al. (2018) have it."""
-TYPICAL_NOISE = 0.01
-"""Noise, in standard deviations of flux, at which the told channel is 0."""
+QUIET = 0.01
+"""Noise, in standard deviations of flux, below which the told channel hardly differs."""
 RIDGE_NOISE = 0.02
 """Noise of flux at which labels of synthetic spectra are told."""
 
 
-def _as(kind: type[CycleTask], settings: StarnetSettings) -> Any:
+def _as(kind: type[Kind], settings: StarnetSettings) -> Kind:
     plain = new_task(settings)
     return kind(plain.network, plain.critics, adversarial=plain.adversarial, noisy=plain.noisy)
 
@@ -35,20 +37,20 @@ class PenaltyTask(CycleTask):
     """Critics whose squared gradient at real examples is penalised (R1, Mescheder et al. 2018), by differences.
 
     The convolutions here have no second derivatives: the mean square of differences of logits under small noise is
-    that of the gradient times the noise's variance (Lin et al. 2025, section 3.4).
+    that of the gradient times the noise's variance (Lin et al. 2025, section 3.4). Slots of padding count as well.
     """
 
     @classmethod
     def new(cls, settings: StarnetSettings) -> PenaltyTask:
         """Return what a training begins with."""
-        task: PenaltyTask = _as(cls, settings)
-        return task
+        return _as(cls, settings)
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return total and terms, with the penalty."""
         last = self._last
         with torch.no_grad():
             made = last[1] if last and last[0] is batch else transfer(self.network, batch, noisy=self.noisy)
+        self._last = batch, made
         total, terms = super().critic_loss(batch)
         z_observed = torch.cat([made.z_observed, made.z_split], dim=2)
         penalty = _steepness(self.critics.synthetic, self.network.inputs(made.synthetic), made.z_synthetic)
@@ -82,14 +84,14 @@ class LabelMap:
 
     def __call__(self, flux: Tensor) -> Tensor:
         """Return labels ``(row, label)`` in standard deviations."""
-        return flux @ self.matrix + self.offset
+        return flux @ self.matrix.to(flux) + self.offset.to(flux)
 
 
 class MarginalsTask(CycleTask):
     """Generators that also bring the marginals of labels of X_o->s near those of X_s.
 
-    The distance is the squared 2-Wasserstein distance of each label's values within a batch, in their standard
-    deviations, weighted as distances of the synthetic domain are. It presumes that both domains have the same labels.
+    The distance is the energy distance of each label's values within a batch, which has no bias, weighted as distances
+    of the synthetic domain are. It presumes that both domains have the same labels.
     """
 
     labels: LabelMap
@@ -97,7 +99,7 @@ class MarginalsTask(CycleTask):
     @classmethod
     def new(cls, settings: StarnetSettings, labels: LabelMap) -> MarginalsTask:
         """Return what a training begins with."""
-        task: MarginalsTask = _as(cls, settings)
+        task = _as(cls, settings)
         task.labels = labels
         return task
 
@@ -108,8 +110,8 @@ class MarginalsTask(CycleTask):
         total, terms = generator_loss(
             self.network, self.critics, batch, self.weights, cycles=cycles, adversarial=self.adversarial
         )
-        found, wanted = (self.labels(flux).sort(dim=0).values for flux in (cycles.to_synthetic, batch.synthetic))
-        apart = (found - wanted).square().mean()
+        found, wanted = (self.labels(flux).split(1, dim=1) for flux in (cycles.to_synthetic, batch.synthetic))
+        apart = torch.stack([energy_distance(*pair) for pair in zip(found, wanted, strict=True)]).mean()
         return total + self.weights[0] * apart, terms | {"marginals": apart.detach()}
 
 
@@ -127,7 +129,7 @@ class _Told(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             noise = (x[:, 1:] - x[:, :-1]).abs().float().median(dim=1, keepdim=True).values
-            level = (noise / TYPICAL_NOISE + 0.1).log10().to(x.dtype).expand_as(x)
+            level = (noise / QUIET + 0.1).log10().to(x.dtype).expand_as(x)
         features: Tensor = self.layers(torch.cat([x, level], dim=2))
         return features
 
@@ -135,7 +137,7 @@ class _Told(nn.Module):
 def noise_told(settings: StarnetSettings) -> CycleTask:
     """Return what a training begins with whose observed encoder is told the noise of each spectrum.
 
-    That is the median difference of neighbouring pixels, so that X_s->o has one as well when it is encoded again.
+    It is told by the median difference of neighbouring pixels, so that X_s->o has it as well when it is encoded again.
     """
     task = new_task(settings)
     task.network.observed_encoder = _Told(task.network, settings.seed)

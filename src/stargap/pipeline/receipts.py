@@ -47,9 +47,7 @@ class Receipt(BaseModel):
 
     def damaged(self, folder: Path) -> list[Path]:
         """Return the products that are missing or whose bytes are no longer those that were written."""
-        with ThreadPoolExecutor(cores()) as threads:
-            intact = list(threads.map(lambda name: _is_intact(folder / name, self.products[name]), self.products))
-        return [folder / name for name, whole in zip(self.products, intact, strict=True) if not whole]
+        return [folder / name for name, product in self.products.items() if not _is_intact(folder / name, product)]
 
     @property
     def content(self) -> str:
@@ -82,8 +80,11 @@ def sum_products(folder: Path, products: Iterable[Path], known: Mapping[Path, Fi
         return known.get(path) or FileSum(bytes=path.stat().st_size, sha256=file_sha256(path))
 
     paths = list(products)
-    with ThreadPoolExecutor(cores()) as threads:  # checksums leave other threads the interpreter
-        sums = list(threads.map(total, paths))
+    if len(paths) < 2:
+        sums = list(map(total, paths))
+    else:
+        with ThreadPoolExecutor(cores()) as threads:  # checksums leave other threads the interpreter
+            sums = list(threads.map(total, paths))
     return {str(path.relative_to(folder)): one for path, one in zip(paths, sums, strict=True)}
 
 

@@ -112,7 +112,7 @@ def _write_groups(run: Run, path: Path) -> Path:
     chosen = pa.table({name: table[name][rows] for name in ("spectrum_id", "gaia_source_id", "rv")})
     with replacing(run.groups) as file, parquet_writer(file, chosen.schema) as writer:
         for begin, end in pairwise(edges.tolist()):
-            writer.write_table(chosen.slice(begin, end - begin))
+            writer.write_table(chosen.slice(begin, end - begin), row_group_size=max(1, end - begin))
     return run.groups
 
 

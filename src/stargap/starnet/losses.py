@@ -331,7 +331,8 @@ class CycleTask(nn.Module):
     def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return total and terms (see `stargap.starnet.losses.critic_loss`)."""
         last, self._last = self._last, None
-        cycles = last[1] if last and last[0] is batch else None
+        with torch.no_grad():
+            cycles = last[1] if last and last[0] is batch else transfer(self.network, batch, noisy=self.noisy)
         return critic_loss(self.network, self.critics, batch, cycles, adversarial=self.adversarial)
 
     @torch.no_grad()

@@ -169,6 +169,12 @@ def read_row_group(path: str | Path, number: int) -> Any:
 
     Raises:
         UsageError: the file does not exist or is damaged.
+
+    Example:
+        >>> file = getfixture("tmp_path") / "t.parquet"
+        >>> write_columns(file, {"row": np.arange(3)})
+        >>> read_row_group(file, 0)["row"].to_pylist()
+        [0, 1, 2]
     """
     path = Path(path)
     found = path.stat() if path.exists() else None

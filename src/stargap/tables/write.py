@@ -145,12 +145,12 @@ def write_long_table(
         OSError: the file cannot be written.
     """
 
-    def columns(some: Sequence[Column]) -> Iterable[dict[str, NDArray[Any]]]:
+    def conformed(some: Sequence[Column]) -> Iterable[dict[str, NDArray[Any]]]:
         return (conform(part, schema=some) for part in parts([column.name for column in some]))
 
     suffix = check_output(path)
     with replacing(path) as file:
-        _WRITERS[suffix](columns, schema, provenance, file)
+        _WRITERS[suffix](conformed, schema, provenance, file)
 
 
 _WRITERS: dict[str, Callable[[Parts, Sequence[Column], _Provenance, BinaryIO], None]] = {

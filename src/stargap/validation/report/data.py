@@ -77,11 +77,11 @@ class Cluster:
 class RunData:
     """What `read_run` returns.
 
-    ``spectra`` and ``stars`` are columns of the catalogue, ``(row,)``; ``truth`` those of a table of true values in the
-    order of ``spectra``, with ``known``, whether a spectrum is in it. ``velocity`` is how velocities stand to
-    Gaia's. ``cuts`` are the tables of counts with their notes, ``cards`` the models' cards, ``settings`` the run's
-    file; ``comparisons`` are name, tables and notes of what ``stargap compare`` and ``stargap binaries`` wrote, of
-    ``tables`` and of ``binaries``.
+    ``spectra`` and ``stars`` are columns of the catalogue, ``(row,)``; ``truth`` labels, kind and marks (booleans) of a
+    table of true values in the order of ``spectra``, with ``known``, whether a spectrum is in it. ``velocity`` is how
+    velocities stand to Gaia's. ``cuts`` are the tables of counts with their notes, ``cards`` the models' cards,
+    ``settings`` the run's file; ``comparisons`` are name, tables and notes of what ``stargap compare`` and ``stargap
+    binaries`` wrote, of ``tables`` and of ``binaries``.
     """
 
     folder: Path

@@ -169,7 +169,7 @@ def _flags(data: RunData) -> Sheet:
     for name, column, marked, judged in flags:
         if name not in truth:
             continue
-        true = truth[name].astype(bool)
+        true = truth[name]
         for low, high in BINS:
             some = measured & judged & (spectra["snr_r"] >= low) & (spectra["snr_r"] < high)
             cells: Any = (some & true).sum(), (some & ~true).sum()
