@@ -1,7 +1,7 @@
 """Make docs/results/starnet.md: the published network trained for long on a simulated survey, and what holds it back.
 
 Every product lies in a work folder, that of docs/results/make_transfer.py; what is there is not made again, and a
-training that was stopped goes on where it was. `--only reference:100000` prolongs one training; that of the published
+training that was stopped goes on where it was. `--only reference:150000` prolongs one training; that of the published
 network begins where the one that is kept with the results ended, and `--keep` keeps it.
 """
 
@@ -62,6 +62,7 @@ STOPS = (2_000, 4_000, 8_000, 14_000, 20_000, 30_000, 40_000, 50_000, 60_000, 80
 PUBLISHED = StarnetSettings(
     **TrainingSettings(bf16=True, validate_every=500, checkpoint_every=500, log_every=50, seed=0).model_dump(),
     network=NetworkSettings(),
+    spectral=False,
     noisy=False,
 )
 LONG = "reference"
@@ -103,7 +104,9 @@ ABLATIONS: dict[str, StarnetSettings] = {
     "noise told": changed({"residual": True}, noisy=True),
     "marginals": changed({"residual": True}, noisy=True),
 }  # fmt: skip
-"""Trainings of equally many spectra; the last three are of `starnet_trials`."""
+"""Trainings of equally many spectra."""
+TRIALS = ("penalty", "noise told", "marginals")
+"""Those of them that are of `starnet_trials`."""
 MAPPED = 8_192
 """Synthetic spectra that a linear map to labels is fitted to."""
 KNOWN_SEED, KNOWN_STARS = 606, 5_000
@@ -112,9 +115,9 @@ BEST = "starnet"
 ANCHORED = ("anchors", BEST)
 """Trainings with stars of known labels."""
 RECIPES: dict[str, StarnetSettings] = {
-    "reference": PUBLISHED.model_copy(update={"iterations": 76_000, "validate_every": 2_000}),
+    "reference": PUBLISHED.model_copy(update={"iterations": 100_000, "validate_every": 2_000}),
     **ABLATIONS,
-    BEST: changed({"residual": True, **SMALL_SPLIT}, noisy=True, iterations=2_000),
+    BEST: changed({"residual": True, **SMALL_SPLIT}, noisy=True, spectral=True, iterations=3_000),
 }
 """Trainings by name."""
 FLOAT32 = PUBLISHED.model_copy(update={"bf16": False, "iterations": 100})
@@ -150,7 +153,7 @@ class Study:
     def train(self, name: str, iterations: int) -> tuple[StarnetTransfer, dict[str, float]]:
         """Train a network, or go on with its training; the one of the best label-blind score is returned."""
         settings = (RECIPES | {"float32": FLOAT32})[name].model_copy(update={"iterations": iterations})
-        about = {"level": LEVEL, "mix": MIX, "prior": TRAIN_SEED}
+        about = {"level": LEVEL, "mix": MIX, "prior": TRAIN_SEED} | ({"trial": name} if name in TRIALS else {})
         folder = self.work.folder / f"starnet-{name}"
         known = self.known if name in ANCHORED else None
         spectra, task = self.work.training(MIX), self.task(name, settings)
@@ -335,6 +338,9 @@ def page(study: Study, folder: Path) -> str:
         version=__version__,
         first=f"{found[LONG][0]['iterations']:,}",
         best_bias=number(final[BEST][0]["teff_bias"], 0, sign=True),
+        best_teff=f"{number(found[BEST][-1]['teff_bias'], 0, sign=True)} / "
+        f"{number(found[BEST][-1]['teff_scatter'], 0)}",
+        longer=f"{RECIPES[BEST].iterations / ABLATION_STEPS:.0f}",
         known_stars=f"{KNOWN_STARS:,}",
         iterations=f"{found['reference'][-1]['iterations']:,}",
         last_labels=", ".join(
@@ -372,7 +378,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, default=Path("build/transfer"))
-    parser.add_argument("--only", default="", help="trainings such as reference:100000, separated by commas")
+    parser.add_argument("--only", default="", help="trainings such as reference:150000, separated by commas")
     parser.add_argument("--keep", action="store_true", help="keep the training of the published network")
     options = parser.parse_args()
     study = Study(Work(options.work, options.data, 110_000, ResidualSettings()))

@@ -89,7 +89,7 @@ class StarnetSettings(TrainingSettings):
     """Its sizes, and how it departs from the published one."""
     adversarial: Adversarial = "cross-entropy"
     """Loss of critics and generators: cross-entropy as published, hinge or least-squares."""
-    spectral: bool = False
+    spectral: bool = True
     """Divide the critics' weights by their largest singular values (Miyato et al. 2018)."""
     noisy: bool = True
     """Give synthetic spectra the noise of the observed ones they are paired with; distances are to the noiseless
