@@ -123,17 +123,17 @@ def curve_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
         axis.set_ylim(0)
     panels[0].legend(**LEGEND)
     series = (
-        ("residual / true spectrum's", ("residual_ratio",)),
-        ("mean |residual| / σ of cycles", ("abs s->o->s", "abs o->s->o")),
-        ("label-blind score", ("score",)),
+        ("residual / true spectrum's", ("residual_ratio",), 1.0),
+        ("mean |residual| / σ of cycles", ("abs s->o->s", "abs o->s->o"), 0.0),
+        ("label-blind score", ("score",), None),
     )
-    for axis, (title, names) in zip(panels[3:], series, strict=True):
+    for axis, (title, names, least) in zip(panels[3:], series, strict=True):
         for colour, name in zip((MODEL, DATA), names, strict=False):
             axis.plot(steps, [row[name] for row in rows], "o-", color=colour, ms=3, label=name.removeprefix("abs "))
         if len(names) > 1:
-            axis.legend(**LEGEND)
+            axis.legend(**LEGEND | {"loc": "center right"})
         axis.set_title(title, fontsize=9)
-        axis.set_yscale("log")
+        axis.set_ylim(bottom=least)
         axis.set_xlabel("iterations")
     for axis in panels:
         tidy(axis)
