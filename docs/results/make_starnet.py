@@ -172,7 +172,7 @@ class Study:
 
     @cached_property
     def label_map(self) -> LabelMap:
-        """Tell labels of synthetic spectra."""
+        """The linear map of synthetic spectra to labels."""
         labels = self.prior[:MAPPED]
         weight = self.work.training(MIX).tensors(np.arange(MAPPED))[3]
         spectra = SyntheticSpectra(self.emulator, labels)(np.arange(MAPPED), weight)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stargap.starnet.layers import Down, initialise, layers_of
-from stargap.starnet.losses import Batch, CycleTask, energy_distance, generator_loss, transfer
+from stargap.starnet.losses import Batch, CycleTask, energy_distance
 from stargap.starnet.network import Cycles, CycleStarNet
 from stargap.starnet.recipe import new_task
 from stargap.starnet.training_settings import StarnetSettings
@@ -25,7 +25,7 @@ STRENGTH = 10.0
 QUIET = 0.01
 """Noise, in standard deviations of flux, below which the told channel hardly differs."""
 RIDGE_NOISE = 0.02
-"""Noise of flux at which labels of synthetic spectra are told."""
+"""Noise of flux that the linear map to labels is fitted for."""
 
 
 def _as(kind: type[Kind], settings: StarnetSettings) -> Kind:
@@ -47,10 +47,7 @@ class PenaltyTask(CycleTask):
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return total and terms, with the penalty."""
-        last = self._last
-        with torch.no_grad():
-            made = last[1] if last and last[0] is batch else transfer(self.network, batch, noisy=self.noisy)
-        self._last = batch, made
+        made = self.transfers(batch)
         total, terms = super().critic_loss(batch)
         z_observed = torch.cat([made.z_observed, made.z_split], dim=2)
         penalty = _steepness(self.critics.synthetic, self.network.inputs(made.synthetic), made.z_synthetic)
@@ -103,13 +100,9 @@ class MarginalsTask(CycleTask):
         task.labels = labels
         return task
 
-    def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_of(self, batch: Batch, cycles: Cycles) -> tuple[Tensor, dict[str, Tensor]]:
         """Return total and terms, with the distance of marginals."""
-        cycles = transfer(self.network, batch, noisy=self.noisy)
-        self._last = batch, Cycles(*(part.detach() for part in cycles))
-        total, terms = generator_loss(
-            self.network, self.critics, batch, self.weights, cycles=cycles, adversarial=self.adversarial
-        )
+        total, terms = super().loss_of(batch, cycles)
         found, wanted = (self.labels(flux).split(1, dim=1) for flux in (cycles.to_synthetic, batch.synthetic))
         apart = torch.stack([energy_distance(*pair) for pair in zip(found, wanted, strict=True)]).mean()
         return total + self.weights[0] * apart, terms | {"marginals": apart.detach()}

@@ -80,11 +80,8 @@ def sum_products(folder: Path, products: Iterable[Path], known: Mapping[Path, Fi
         return known.get(path) or FileSum(bytes=path.stat().st_size, sha256=file_sha256(path))
 
     paths = list(products)
-    if len(paths) < 2:
-        sums = list(map(total, paths))
-    else:
-        with ThreadPoolExecutor(cores()) as threads:  # checksums leave other threads the interpreter
-            sums = list(threads.map(total, paths))
+    with ThreadPoolExecutor(cores()) as threads:  # checksums leave other threads the interpreter
+        sums = list(threads.map(total, paths))
     return {str(path.relative_to(folder)): one for path, one in zip(paths, sums, strict=True)}
 
 

@@ -322,7 +322,10 @@ class CycleTask(nn.Module):
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return total and terms (see `stargap.starnet.losses.generator_loss`)."""
-        cycles = transfer(self.network, batch, noisy=self.noisy)
+        return self.loss_of(batch, transfer(self.network, batch, noisy=self.noisy))
+
+    def loss_of(self, batch: Batch, cycles: Cycles) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return `generator_loss` of a batch whose transfers are known."""
         self._last = batch, Cycles(*(part.detach() for part in cycles))
         return generator_loss(
             self.network, self.critics, batch, self.weights, cycles=cycles, adversarial=self.adversarial
@@ -330,10 +333,16 @@ class CycleTask(nn.Module):
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return total and terms (see `stargap.starnet.losses.critic_loss`)."""
-        last, self._last = self._last, None
-        with torch.no_grad():
-            cycles = last[1] if last and last[0] is batch else transfer(self.network, batch, noisy=self.noisy)
+        cycles = self.transfers(batch)
+        self._last = None
         return critic_loss(self.network, self.critics, batch, cycles, adversarial=self.adversarial)
+
+    @torch.no_grad()
+    def transfers(self, batch: Batch) -> Cycles:
+        """Return the transfers of a batch without gradients, those that `generator_loss` made if it had it last."""
+        if self._last is None or self._last[0] is not batch:
+            self._last = batch, transfer(self.network, batch, noisy=self.noisy)
+        return self._last[1]
 
     @torch.no_grad()
     def validation_score(self, batch: Batch) -> dict[str, float]:
