@@ -62,6 +62,9 @@ class MeasureSettings(Settings):
     """Fit every star with the whole model from the start on. Otherwise fits begin in a few numbers (principal
     components) and end with the whole model: several times faster, with the same labels to a small fraction of their
     errors (docs/results/speed.md)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """What fits: the processor, or a GPU (`cuda`), many stars at once. Results of a GPU agree with those of the
+    processor to a small fraction of their errors, but not bit for bit (docs/decisions/025-gpu.md)."""
     max_iterations: Annotated[int, Field(ge=1, le=1000)] = 40
     """Largest number of model evaluations from each start."""
     least_snr: Annotated[float, Field(ge=0)] = 5.0

@@ -10,10 +10,12 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from helpers.models import forge, refused_by, with_tensors
+from helpers.pretend_gpu import GPU, pretend_gpu
 from helpers.stars import mock_stars
 
+from stargap.devices import made_on, to_device
 from stargap.fit.forward import EmulatorModel
-from stargap.measurement.models import load_model_named, load_transfer
+from stargap.measurement.models import load_model_named, load_transfer, placed
 from stargap.pixels import PAPER, STARGAP
 from stargap.processor import fast_bfloat16
 from stargap.spectra.log_lambda import to_log_lambda
@@ -331,3 +333,16 @@ def test_other_architectures_are_refused(saved, tmp_path):
     refused(saved, tmp_path, name, "torch.bfloat16", tensors={name: weight.bfloat16()})
     refused(saved, tmp_path, name, "not finite", tensors={name: torch.full_like(weight, torch.nan)})
     refused(saved, tmp_path, "not positive", tensors={"network.deviation": torch.zeros(())})
+
+
+def test_the_network_computes_on_a_gpu_what_it_does_on_the_processor(transfer, prepared):
+    rows = ROWS[:3]
+    labels = torch.tensor([[3500.0, 4.8, 0.0, 0.0]]).double().expand(3, 4).contiguous()
+    directions = torch.eye(4).double()[None, :3].expand(3, 3, 4).contiguous()
+    here = transfer.to_synthetic(prepared).flux, *transfer.model(prepared)(labels, directions, rows)
+    with pretend_gpu(), made_on(GPU):
+        far, star = placed(transfer, GPU), to_device(prepared, GPU)
+        found = far.to_synthetic(star).flux, *far.model(star)(*to_device((labels, directions, rows), GPU))
+        back = to_device(found, torch.device("cpu"))
+    for one, other in zip(here, back, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4)

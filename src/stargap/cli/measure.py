@@ -119,18 +119,22 @@ class Fitting:
         Preparation of spectra: that of stargap, or the paper's.
     settings
         TOML file with the fit's settings.
+    device
+        What fits: the processor (cpu, the default), or a GPU (cuda).
     """
 
     model: Path | None = None
     preset: Literal["stargap", "paper"] | None = None
     settings: Path | None = None
+    device: Literal["cpu", "cuda"] | None = None
 
     def chosen(self) -> MeasureSettings:
-        """Return the settings of the file, or the defaults, with the preset."""
+        """Return the settings of the file, or the defaults, with the preset and the device."""
         from stargap.settings import MeasureSettings, read_settings
 
         chosen = MeasureSettings() if self.settings is None else read_settings(self.settings)
-        return chosen if self.preset is None else chosen.model_copy(update={"preset": self.preset})
+        given = {"preset": self.preset, "device": self.device}
+        return chosen.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
 _OUTPUTS, _READING, _FITTING = Outputs(), Reading(), Fitting()

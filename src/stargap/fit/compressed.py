@@ -350,7 +350,9 @@ class Compressed:
 
 def _spread_labels(emulator: Emulator, count: int) -> Labels:
     """Return labels that fill the emulator's range evenly, ``(count, 4)``: a Sobol sequence, the same ones always."""
-    unit = torch.quasirandom.SobolEngine(len(emulator.card.labels)).draw(count).double()
+    with torch.device("cpu"):
+        unit = torch.quasirandom.SobolEngine(len(emulator.card.labels)).draw(count).double()
+    unit = unit.to(emulator.mean.device)
     return emulator.lower + (emulator.upper - emulator.lower) * unit
 
 

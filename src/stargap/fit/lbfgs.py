@@ -121,12 +121,12 @@ class _ChiSquare:
 
         def scaled(u: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             value, slope, _ = self(torch.as_tensor(u) * scale, row)
-            return float(value), (slope * scale).numpy()
+            return float(value), (slope * scale).cpu().numpy()
 
         lower, upper = self.parameters.bounds()
         found = minimize(
             scaled,
-            (begin / scale).numpy(),
+            (begin / scale).cpu().numpy(),
             jac=True,
             method="L-BFGS-B",
             bounds=list(zip((lower / scale).tolist(), (upper / scale).tolist(), strict=True)),

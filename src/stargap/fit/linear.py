@@ -33,8 +33,8 @@ def bounded_step(
         >>> step
         tensor([[2., 1.]])
     """
-    arrays = (values.numpy() for values in (hessian, gradient, low, high))
-    return torch.from_numpy(best_steps(*arrays))
+    arrays = (values.cpu().numpy() for values in (hessian, gradient, low, high))
+    return torch.from_numpy(best_steps(*arrays)).to(hessian.device)
 
 
 def best_steps(hessian: Array, gradient: Array, low: Array, high: Array) -> Array:
@@ -94,6 +94,9 @@ def solve_small(matrix: SquareMatrices, right: RightSides) -> RightSides:
         tensor([[1., 1.]])
     """
     columns = right.reshape(*right.shape[:2], -1)
+    if matrix.device.type != "cpu":  # there no bits are promised
+        solution: Tensor = torch.linalg.solve_ex(matrix, columns).result
+        return solution.reshape(right.shape)
     with np.errstate(all="ignore"):
         return torch.from_numpy(eliminate(matrix.numpy(), columns.numpy())).reshape(right.shape)
 

@@ -22,6 +22,7 @@ from stargap.arrays import (
     SquareMatrices,
     StarFlags,
 )
+from stargap.devices import to_device
 from stargap.fit.linear import best_steps, gram, times
 
 __all__ = ["LeastSquares", "Quadratic", "Status", "full_chunks", "levenberg_marquardt", "minimise"]
@@ -33,6 +34,8 @@ Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 FIRST_DAMPING = 1e-3
 ROUNDING = 2e-6
 """Relative rounding error of a float32 chi-square: a step that raises it by less is accepted."""
+ON_GPU = 1024
+"""Problems that a GPU evaluates together."""
 MOST_DAMPING = 1e7
 """Damping above which a fit whose steps keep failing has stalled."""
 
@@ -121,6 +124,7 @@ def full_chunks(rows: RowNumbers, size: int) -> Iterator[RowNumbers]:
         >>> [chunk.tolist() for chunk in full_chunks(torch.tensor([5, 6, 9]), 2)]
         [[0, 1], [2, 2]]
     """
+    size = _together(rows, size)
     for first in range(0, len(rows), size):
         yield torch.arange(first, first + size).clamp_max(len(rows) - 1)
 
@@ -224,23 +228,24 @@ def minimise(
         finish: see `levenberg_marquardt`.
     """
     count, size = start.shape
+    begin = start.double().cpu().clone()
     result = LeastSquares(
-        start.double().clone(),
-        torch.full((count,), torch.inf, dtype=torch.float64),
-        torch.zeros(count, size, size, dtype=torch.float64),
-        torch.full((count,), int(Status.TOO_MANY_ITERATIONS)),
-        torch.zeros(count, dtype=torch.long),
-        torch.zeros(count, size, dtype=torch.float64),
+        begin,
+        begin.new_full((count,), torch.inf),
+        begin.new_zeros(count, size, size),
+        begin.new_full((count,), int(Status.TOO_MANY_ITERATIONS), dtype=torch.long),
+        begin.new_zeros(count, dtype=torch.long),
+        begin.new_zeros(count, size),
     )
     if count == 0:
-        return result
-    state = _Slots(result, slots, lower.double().numpy(), upper.double().numpy())
-    of_row, free = rows.numpy(), freedom.numpy()
+        return to_device(result, start.device)
+    state = _Slots(result, _together(start, slots), *(side.double().cpu().numpy() for side in (lower, upper)))
+    of_row, free = rows.cpu().numpy(), freedom.cpu().numpy()
     with np.errstate(all="ignore"):
         while state.active.any():
             row = of_row[state.problem]
-            trial = evaluate(torch.from_numpy(state.trial), torch.from_numpy(row))
-            state.accept(*(getattr(trial, field.name).numpy() for field in fields(Quadratic)))
+            point = (torch.from_numpy(values).to(start.device) for values in (state.trial, row))
+            state.accept(*(values.cpu().numpy() for values in vars(evaluate(*point)).values()))
             noise = (state.chi2 / free[row].clip(min=1)).clip(min=1.0)
             ended, status = state.judge(tolerance, noise, max_iterations)
             if finish:
@@ -248,7 +253,12 @@ def minimise(
             state.record(ended, status)
             state.move()
             state.refill(ended)
-    return result
+    return to_device(result, start.device)
+
+
+def _together(problems: Tensor, size: int) -> int:
+    """Return how many problems are evaluated together: `size` always, on a GPU as many as there are up to `ON_GPU`."""
+    return size if problems.device.type == "cpu" else max(1, min(len(problems), ON_GPU))
 
 
 class _Slots:

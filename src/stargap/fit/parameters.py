@@ -97,4 +97,4 @@ class Parameters:
 
 def relation_of(labels: Labels, slope: float = 0.4) -> PerStar:
     """Return [a/M] (dex) that is related to [M/H] of `labels` ``(row, 4)``, `slope` at -1, with rounded corners."""
-    return torch.as_tensor(alpha_relation(labels[:, M_H].numpy(), rounding=ROUNDING, slope=slope)).to(labels)
+    return torch.as_tensor(alpha_relation(labels[:, M_H].cpu().numpy(), rounding=ROUNDING, slope=slope)).to(labels)

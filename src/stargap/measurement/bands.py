@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stargap.arrays import PerStar
+from stargap.devices import per_device
 from stargap.pixels import BLUE_WAVELENGTH, LOG_LAMBDA, SPEED_OF_LIGHT
 from stargap.spectra.log_lambda import NativeBatch
 
@@ -68,7 +68,7 @@ class _Part(NamedTuple):
     variance: Tensor
 
 
-@lru_cache(maxsize=128)
+@per_device
 def _near(low: float, high: float) -> tuple[slice, slice, Tensor]:
     """Return the blue and the native pixels that a band can reach at 1,000 km/s, and their wavelengths (A)."""
     both = (BLUE_WAVELENGTH, LOG_LAMBDA.wavelength)

@@ -41,7 +41,7 @@ def correlation_columns(
         covariance = stellar.transpose(1, 2) @ fit.covariance @ stellar
     errors = covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
     errors = torch.where((errors > 0) & torch.isfinite(fit.labels[:, :A_M]), errors, torch.nan)
-    rho = (covariance / (errors[:, :, None] * errors[:, None])).clamp(-1.0, 1.0).numpy()[:count]
+    rho = (covariance / (errors[:, :, None] * errors[:, None])).clamp(-1.0, 1.0).cpu().numpy()[:count]
     pairs = ((TEFF, LOGG), (TEFF, M_H), (LOGG, M_H))
     return {f"rho_{LABELS[one]}_{LABELS[other]}": rho[:, one, other] for one, other in pairs}
 
@@ -66,5 +66,5 @@ def limit_columns(
         parameters: free, fixed and tied labels.
         factor: ratio of the noise to what the inverse variance says, ``(row,)``; there can be fewer rows than stars.
     """
-    bounds = star_limits(native, prepared, rv, labels, emulator, parameters).numpy()[: len(factor)]
+    bounds = star_limits(native, prepared, rv, labels, emulator, parameters).cpu().numpy()[: len(factor)]
     return {f"limit_{name}": bounds[:, k] * factor for k, name in enumerate(LIMITED)}

@@ -34,7 +34,7 @@ def covered_fraction(native: NativeBatch) -> FloatColumn:
     good = native.ivar > 0
     first = torch.where(good, wave, RANGE[1]).amin(dim=1)
     last = torch.where(good, wave, RANGE[0]).amax(dim=1)
-    return np.asarray(((last - first) / (RANGE[1] - RANGE[0])).clamp_min(0).numpy())
+    return np.asarray(((last - first) / (RANGE[1] - RANGE[0])).clamp_min(0).cpu().numpy())
 
 
 def missing_systematic(covered: FloatColumn, errors: LabelArray) -> LabelArray:

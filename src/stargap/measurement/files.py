@@ -19,7 +19,7 @@ from stargap.measurement.jobs import Job, measure_items
 from stargap.measurement.measurements import Measurements
 from stargap.measurement.modelled import modelled_spectra
 from stargap.measurement.pictures import draw_fits, picture_folder
-from stargap.measurement.star import BATCH, Columns
+from stargap.measurement.star import Columns, batch_size
 from stargap.pixels import grid_for
 from stargap.processor import cpu_capability
 from stargap.settings import MeasureSettings
@@ -86,7 +86,7 @@ def measure(
 
     Raises:
         UsageError: arrays whose shapes or units do not agree; a folder or glob without a FITS file; an instrument that
-            is not known, or given twice.
+            is not known, or given twice; a GPU where there is none.
         ModelError: a model that cannot be used.
 
     Example:
@@ -160,8 +160,9 @@ def _measured(
     job: Job, items: list[str | Path | Spectrum], workers: int, advance: Callable[[int], Any], keep: bool | str | Path
 ) -> Iterator[Part]:
     """Yield what is measured, chunk by chunk, at least one."""
-    starts = range(0, max(len(items), 1), BATCH)
-    jobs = [(job, first, items[first : first + BATCH], keep is not False) for first in starts]
+    size = batch_size(job.settings)
+    starts = range(0, max(len(items), 1), size)
+    jobs = [(job, first, items[first : first + size], keep is not False) for first in starts]
     for part in each_result(_measure_chunk, jobs, max(1, min(workers, len(jobs))), rescue=_one_by_one):
         yield part
         advance(len(part[0]["spectrum_id"]))

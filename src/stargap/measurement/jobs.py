@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from stargap.devices import device_named
 from stargap.errors import ModelError, SpectrumError, UsageError
 from stargap.measurement.fits import Fitted
 from stargap.measurement.models import EMULATOR, LAMOST, AnyTransfer, load_model_named, settings_for
@@ -39,10 +40,11 @@ class Job:
         """Resolve the defaults of `stargap.measure`.
 
         Raises:
-            UsageError: a transfer that was trained on spectra of another preset.
+            UsageError: a transfer that was trained on spectra of another preset; a GPU where there is none.
             ModelError: a model that cannot be used.
         """
         settings = MeasureSettings() if settings is None else settings
+        device_named(settings.device)
         if model is None:
             model = LAMOST if settings.preset == "stargap" else EMULATOR
         used = load_model_named(model)
@@ -78,7 +80,7 @@ def _load(name: str, digest: str) -> Emulator | AnyTransfer:
 def measure_items(
     job: Job, first: int, items: Sequence[str | Path | Spectrum | SpectrumError]
 ) -> tuple[Columns, Fitted]:
-    """Read and measure at most ``BATCH`` spectra, one row each.
+    """Read and measure at most `batch_size` spectra, one row each.
 
     Args:
         job: settings and model.

@@ -67,9 +67,10 @@ def line_columns(native: NativeBatch, rv: PerStar, factor: FloatColumn) -> dict[
             measured |= {one.name: found.mean, f"e_{one.name}": found.variance.sqrt() * padded}
     halpha = measure_halpha(native, rv, noise_factor=padded)
     measured |= {"halpha_ew": halpha.width, "e_halpha_ew": halpha.error, "p_active": halpha.probability}
-    columns: dict[str, NDArray[np.generic]] = {name: values.numpy()[:count] for name, values in measured.items()}
+    columns: dict[str, NDArray[np.generic]] = {name: values.cpu().numpy()[:count] for name, values in measured.items()}
     for name, flags in (("activity", halpha.active), ("activity_3sigma", halpha.active_3sigma)):
-        columns[name] = np.where(flags.numpy()[:count] < 0, INT_NULL, flags.numpy()[:count])
+        known = flags.cpu().numpy()[:count]
+        columns[name] = np.where(known < 0, INT_NULL, known)
     luminosity = halpha_luminosity(*(np.asarray(columns[name]) for name in ("halpha_ew", "e_halpha_ew", "spt")))
     columns["lhalpha_lbol"], columns["e_lhalpha_lbol"] = luminosity
     return columns

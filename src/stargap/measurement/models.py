@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from typing import get_args
+from typing import Any, TypeVar, get_args
+
+import torch
 
 from stargap.errors import ModelError
 from stargap.modelfile import kind_of
@@ -14,8 +18,18 @@ from stargap.theory.emulator import Emulator, shipped_emulator
 from stargap.transfer.anchored.model import AnchoredTransfer, lamost_transfer
 from stargap.transfer.residual.model import ResidualTransfer, shipped_transfer
 
-__all__ = ["EMULATOR", "LAMOST", "SIMULATED", "AnyTransfer", "load_model_named", "load_transfer", "settings_for"]
+__all__ = [
+    "EMULATOR",
+    "LAMOST",
+    "SIMULATED",
+    "AnyTransfer",
+    "load_model_named",
+    "load_transfer",
+    "placed",
+    "settings_for",
+]
 
+Placed = TypeVar("Placed")
 AnyTransfer = ResidualTransfer | AnchoredTransfer | StarnetTransfer
 LAMOST, SIMULATED, EMULATOR = "transfer-lamost", "transfer-simulated", "emulator"
 SHIPPED: dict[str, Callable[[], Emulator | AnyTransfer]] = {
@@ -61,6 +75,21 @@ def load_model_named(name: str | Path) -> Emulator | AnyTransfer:
             raise ModelError(message)
         return shipped()
     return load_transfer(path) if path.suffix == ".safetensors" else Emulator.load(path / "emulator.safetensors")
+
+
+def placed(model: Placed, device: torch.device) -> Placed:
+    """Return a model on a device: itself on the processor, elsewhere a copy, made once.
+
+    Example:
+        >>> placed(shipped_emulator(), torch.device("cpu")) is shipped_emulator()
+        True
+    """
+    return model if device.type == "cpu" else _copied(model, device)
+
+
+@lru_cache(maxsize=4)
+def _copied(model: Any, device: torch.device) -> Any:
+    return copy.deepcopy(model).to(device)
 
 
 def settings_for(transfer: AnyTransfer | None, settings: MeasureSettings) -> MeasureSettings:

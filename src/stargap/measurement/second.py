@@ -124,7 +124,7 @@ def second_columns(
     templates = templates_at(emulator, torch.where(usable[:, None], labels, (emulator.lower + emulator.upper) / 2))
     noise = torch.as_tensor(np.pad(factor, (0, len(native) - len(factor)), constant_values=1.0))
     second = second_star(native, torch.where(usable, rv, torch.nan), templates, noise_factor=noise)
-    return {f"second_{name}": values.numpy()[: len(factor)] for name, values in second._asdict().items()}
+    return {f"second_{name}": values.cpu().numpy()[: len(factor)] for name, values in second._asdict().items()}
 
 
 def is_double(ratio: FloatColumn, snr: FloatColumn) -> BoolColumn:

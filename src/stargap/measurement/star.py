@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stargap.arrays import Labels, PerStar, StarFlags
+from stargap.devices import device_named, made_on, to_device
 from stargap.errors import SpectrumError
 from stargap.fit.domains import Transfer
 from stargap.flags import Flag
@@ -21,6 +22,7 @@ from stargap.measurement.facts import fact_columns
 from stargap.measurement.fits import Fitted, fit_batch, fit_emulator_alone, parameters_for
 from stargap.measurement.halpha import beyond_saturation
 from stargap.measurement.lines import line_columns
+from stargap.measurement.models import placed
 from stargap.measurement.second import is_double, second_columns
 from stargap.measurement.subtype import is_giant
 from stargap.measurement.systematic import calibrated
@@ -39,6 +41,7 @@ __all__ = [
     "BATCH",
     "BatchVelocity",
     "Columns",
+    "batch_size",
     "batch_velocity",
     "measure_batch",
     "measure_native",
@@ -47,6 +50,8 @@ __all__ = [
 
 BATCH = 128
 """Spectra in a micro-batch."""
+GPU_BATCH = 1024
+"""Spectra in a micro-batch on a GPU."""
 BLOCK = 32
 """Micro-batches are padded to a multiple of it, so that results do not depend on how many spectra there are."""
 
@@ -90,7 +95,7 @@ def measure_batch(
     transfer: Transfer | None = None,
     first_id: int = 0,
 ) -> tuple[Columns, Fitted]:
-    """Measure at most ``BATCH`` spectra: velocity, labels, subtype and H-alpha with errors and flags.
+    """Measure at most `batch_size` spectra: velocity, labels, subtype and H-alpha with errors and flags.
 
     Args:
         items: spectra, or the errors of files that could not be read; each gives one row, in order.
@@ -103,7 +108,7 @@ def measure_batch(
         the columns of ``MEASURED``, arrays ``(row,)``, and what was fitted (padded to `padded_size` rows).
 
     Raises:
-        ValueError: more than ``BATCH`` items.
+        ValueError: more than `batch_size` items.
 
     Example:
         >>> from stargap.theory.emulator import shipped_emulator
@@ -125,7 +130,7 @@ def measure_batch(
 
 
 def batch_velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emulator) -> BatchVelocity:
-    """Measure the velocities of at most ``BATCH`` spectra, each at last against the emulator at its own labels.
+    """Measure the velocities of at most `batch_size` spectra, each at last against the emulator at its own labels.
 
     Args:
         native: spectra on the log-lambda grid.
@@ -133,7 +138,7 @@ def batch_velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emu
         emulator: the synthetic spectra.
 
     Raises:
-        ValueError: more than ``BATCH`` spectra.
+        ValueError: more than `batch_size` spectra.
 
     Example:
         >>> from stargap.theory.emulator import shipped_emulator
@@ -141,7 +146,13 @@ def batch_velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emu
         >>> batch_velocity(native, MeasureSettings(), shipped_emulator()).rv
         tensor([nan], dtype=torch.float64)
     """
-    count, native = len(native), _padded(native)
+    device, padded = device_named(settings.device), _padded(native, settings)
+    with made_on(device):
+        found = _velocity(to_device(padded, device), settings, placed(emulator, device))
+    return to_device(found, torch.device("cpu"))[: len(native)]
+
+
+def _velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emulator) -> BatchVelocity:
     templates = emulator_templates(emulator)
     first = measure_velocity(native, templates, search=not settings.exact)
     coarse = fit_emulator_alone(prepare(native, first.rv, grid_for(settings.preset)), settings, emulator, last=False)
@@ -151,8 +162,7 @@ def batch_velocity(native: NativeBatch, settings: MeasureSettings, emulator: Emu
     if lost.any():
         velocity = velocity.where_not(lost, measure_velocity(native, templates))
     flags = velocity.flags | (coarse.flags & int(Flag.STARTS_DISAGREE))
-    whole = (velocity.rv, velocity.error, velocity.by_blocks, velocity.chi2, flags, coarse.labels)
-    return BatchVelocity(*(values[:count] for values in whole))
+    return BatchVelocity(velocity.rv, velocity.error, velocity.by_blocks, velocity.chi2, flags, coarse.labels)
 
 
 def measure_native(
@@ -166,7 +176,7 @@ def measure_native(
     transfer: Transfer | None = None,
     velocity: BatchVelocity | None = None,
 ) -> tuple[Columns, Fitted]:
-    """Measure at most ``BATCH`` spectra that are on the log-lambda grid already, as `measure_batch` does.
+    """Measure at most `batch_size` spectra that are on the log-lambda grid already, as `measure_batch` does.
 
     Args:
         native: spectra on the log-lambda grid.
@@ -182,7 +192,7 @@ def measure_native(
         as `measure_batch`.
 
     Raises:
-        ValueError: more than ``BATCH`` spectra.
+        ValueError: more than `batch_size` spectra.
 
     Example:
         >>> from stargap.theory.emulator import shipped_emulator
@@ -194,16 +204,18 @@ def measure_native(
     """
     if velocity is None:
         velocity = batch_velocity(native, settings, emulator)
-    count, native = len(native), _padded(native)
-    nothing = len(native) - count
-    rv = torch.nn.functional.pad(velocity.rv, (0, nothing), value=torch.nan)
-    start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, nothing), value=torch.nan)
-    prepared = prepare(native, rv, grid_for(settings.preset))
-    parameters = parameters_for(settings, emulator)
-    fitted = fit_batch(native, prepared, start, settings, emulator, transfer)
     lamost = np.array([fact.layout.startswith("lamost") for fact in facts], dtype=bool)
     factor = np.where(lamost, settings.lamost_noise_factor, 1.0)
-    covered = covered_fraction(native)[:count]
+    device, padded = device_named(settings.device), _padded(native, settings)
+    with made_on(device):
+        fitted, covered, others = _fitted(
+            *to_device((padded, velocity), device),
+            settings,
+            placed(emulator, device),
+            None if transfer is None else placed(transfer, device),
+            factor,
+        )
+    count, fitted = len(native), to_device(fitted, torch.device("cpu"))
     seen = np.sqrt(velocity.chi2.numpy()).clip(min=1.0)  # chi-square has shown a part of the factor
     noise = velocity.error.numpy() * np.maximum(factor / seen, 1.0)
     fits = {
@@ -219,13 +231,10 @@ def measure_native(
         **fact_columns(facts),
         **fits,
         **calibrated(fits, noise, velocity.by_blocks.numpy(), list(map(least_snr, facts)), covered, systematic, known),
-        **line_columns(native, rv, factor),
-        **second_columns(native, rv, start, emulator, factor),
-        **correlation_columns(fitted.fit, fitted.domains, parameters, count),
-        **limit_columns(native, prepared, rv, fitted.fit.labels, emulator, parameters, factor),
+        **others,
     }
     read = columns["failure"] == ""
-    columns["resolution"] = np.where(read, native.resolution.numpy()[:count], np.nan)
+    columns["resolution"] = np.where(read, native.resolution.numpy(), np.nan)
     columns["bad_fraction"] = np.where(read, fitted.prepared.bad_fraction.numpy()[:count], np.nan)
     flags = velocity.flags.numpy() | fitted.fit.flags.numpy()[:count]
     for flag, where in _marks(columns, fitted, facts, settings.least_snr, covered).items():
@@ -234,6 +243,31 @@ def measure_native(
     columns["flag_text"] = np.array([Flag.describe(bits) for bits in columns["flags"].tolist()], dtype=object)
     columns = with_marks(columns)
     return {column.name: columns[column.name] for column in MEASURED}, fitted
+
+
+def _fitted(
+    native: NativeBatch,
+    velocity: BatchVelocity,
+    settings: MeasureSettings,
+    emulator: Emulator,
+    transfer: Transfer | None,
+    factor: FloatColumn,
+) -> tuple[Fitted, FloatColumn, Columns]:
+    """Return what is fitted of a padded batch, covered fractions ``(row,)``, and the columns that pixels give."""
+    count = len(velocity)
+    nothing = len(native) - count
+    rv = torch.nn.functional.pad(velocity.rv, (0, nothing), value=torch.nan)
+    start = torch.nn.functional.pad(velocity.labels, (0, 0, 0, nothing), value=torch.nan)
+    prepared = prepare(native, rv, grid_for(settings.preset))
+    parameters = parameters_for(settings, emulator)
+    fitted = fit_batch(native, prepared, start, settings, emulator, transfer)
+    columns = {
+        **line_columns(native, rv, factor),
+        **second_columns(native, rv, start, emulator, factor),
+        **correlation_columns(fitted.fit, fitted.domains, parameters, count),
+        **limit_columns(native, prepared, rv, fitted.fit.labels, emulator, parameters, factor),
+    }
+    return fitted, covered_fraction(native)[:count], columns
 
 
 def _label_columns(fitted: Fitted, factor: FloatColumn, no_velocity: BoolColumn) -> Columns:
@@ -297,6 +331,16 @@ def unmeasured(facts: Sequence[Facts], failure: Sequence[str], spectrum_id: NDAr
     return with_marks(columns)
 
 
+def batch_size(settings: MeasureSettings) -> int:
+    """Return the largest number of spectra that are measured together.
+
+    Example:
+        >>> batch_size(MeasureSettings())
+        128
+    """
+    return BATCH if settings.device == "cpu" else GPU_BATCH
+
+
 def padded_size(count: int) -> int:
     """Return the rows that `count` spectra are padded to: whole blocks, in which products round alike.
 
@@ -307,9 +351,9 @@ def padded_size(count: int) -> int:
     return max(-(-count // BLOCK), 1) * BLOCK
 
 
-def _padded(native: NativeBatch) -> NativeBatch:
-    count = len(native)
-    if count > BATCH:
-        message = f"{count} spectra in a batch of {BATCH}"
+def _padded(native: NativeBatch, settings: MeasureSettings) -> NativeBatch:
+    count, most = len(native), batch_size(settings)
+    if count > most:
+        message = f"{count} spectra in a batch of {most}"
         raise ValueError(message)
     return concatenate([native, empty_batch(padded_size(count) - count)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stargap.arrays import PerStar, StarRows
+from stargap.devices import per_device
 from stargap.fit.linear import gram
 from stargap.fit.optimise import Status, full_chunks, levenberg_marquardt
 from stargap.flags import Flag
@@ -80,7 +81,7 @@ class Velocities:
         return Velocities(*(torch.where(rows, *pair) for pair in pairs))
 
 
-@cache
+@per_device
 def _native_smoother() -> Smoother:
     return Smoother(LOG_LAMBDA.wavelength, SMOOTHING)
 
@@ -240,7 +241,7 @@ class _TemplateFit:
     ) -> None:
         self.native, self.templates, self.rows, self.which, self.begin = native, templates, rows, which, begin
         self.smooth = _native_smoother()
-        in_rest = LOG_LAMBDA.wavelength / (1 + begin[:, None].numpy() / SPEED_OF_LIGHT)
+        in_rest = LOG_LAMBDA.wavelength / (1 + begin[:, None].cpu().numpy() / SPEED_OF_LIGHT)
         self.mask = weight[rows] * torch.as_tensor(~STARGAP.window_mask(in_rest, "rest")).float()
         self.kernel = self.smooth(self.mask).clamp_min(STARGAP.least_kernel_weight)
         self.normal, self.ivar = _normalised(native[rows], self.mask)

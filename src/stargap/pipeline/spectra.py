@@ -15,6 +15,7 @@ from stargap.measurement.models import settings_for
 from stargap.measurement.star import (
     BATCH,
     BatchVelocity,
+    batch_size,
     batch_velocity,
     measure_native,
     unmeasured,
@@ -102,9 +103,9 @@ def _selected(run: Run, unit: int, shard: Shard) -> NDArray[np.int64]:
     return np.flatnonzero(in_sample & read)
 
 
-def _batches(count: int) -> Iterator[slice]:
-    for first in range(0, count, BATCH):
-        yield slice(first, min(first + BATCH, count))
+def _batches(count: int, size: int = BATCH) -> Iterator[slice]:
+    for first in range(0, count, size):
+        yield slice(first, min(first + size, count))
 
 
 @single_thread()
@@ -114,7 +115,8 @@ def make_velocity(run: Run, unit: int | None) -> Made:
     shard = Shard.open(run.store, unit)
     rows = _selected(run, unit, shard)
     settings, emulator = run.settings.measure, run.emulator()
-    found = [batch_velocity(shard.read(rows[part]), settings, emulator) for part in _batches(len(rows))]
+    batches = _batches(len(rows), batch_size(settings))
+    found = [batch_velocity(shard.read(rows[part]), settings, emulator) for part in batches]
     columns: Columns = {"spectrum_id": shard.spectrum_id[rows]}
     columns |= {name: np.concatenate([np.empty(0), *(getattr(one, name) for one in found)]) for name in VELOCITY}
     columns["flags"] = columns["flags"].astype(np.int64)
@@ -181,7 +183,7 @@ def make_measured(run: Run, unit: int | None) -> Made:
     facts, failure = shard.facts(), shard.failures()
     columns = unmeasured(facts, failure, shard.spectrum_id)
     columns |= {column.name: np.full(len(shard), np.nan) for column in DOMAINS}
-    for part in _batches(len(rows)):
+    for part in _batches(len(rows), batch_size(settings)):
         here = rows[part]
         measured, fitted = measure_native(
             shard.read(here),

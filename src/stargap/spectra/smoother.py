@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from stargap.arrays import Spectra, SupportSpectra
+from stargap.devices import per_device
 from stargap.pixels import STARGAP, PixelGrid
 
 __all__ = ["Smoother", "normalise", "smoother_for"]
@@ -72,7 +71,7 @@ class Smoother:
         return sums.reshape(rows, self.blocks * self.block)[:given, : self.pixels]
 
 
-@cache
+@per_device
 def smoother_for(grid: PixelGrid) -> Smoother:
     """Return the smoother on `grid.support`, built once."""
     return Smoother(grid.support, grid.smoothing)

@@ -18,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stargap.checkpoints import RunState, isolated, metrics_log, random_state, set_random_state, stop_signals
 from stargap.console import progress_bars
-from stargap.errors import StargapError, UsageError
+from stargap.devices import device_named
+from stargap.errors import StargapError
 from stargap.starnet.training_settings import TrainingSettings
 
 __all__ = ["Source", "Task", "TrainingDiverged", "TrainingResult", "train"]
@@ -146,7 +147,7 @@ def train(
         >>> result.stopped, result.steps, result.best_score < 0.01
         ('finished', 100, True)
     """
-    folder, device = Path(folder), _device(settings.device)
+    folder, device = Path(folder), device_named(settings.device)
     with isolated(device, settings.seed), _no_denormals(), stop_signals() as stops:
         _keep_memory()
         module = cast(nn.Module, task).to(device).train()
@@ -278,10 +279,3 @@ def _diverged(run: RunState, step: int, loss: str, values: dict[str, float]) -> 
     kept = f"checkpoint of step {run.saved} is kept" if run.saved >= 0 else "there is no checkpoint yet"
     advice = "look for odd spectra, or begin in another folder with a lower learning_rate or a gradient_clip"
     return TrainingDiverged(step, loss, f"{odd}; {kept} in {run.folder}; {advice}")
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        message = "device is cuda, and torch finds no GPU here; set device to cpu or auto"
-        raise UsageError(message)
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

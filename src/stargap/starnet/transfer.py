@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ SYNTHETIC_FLOOR = 0.01
 """Normalised error of synthetic spectra (METHOD section 2)."""
 ROWS = 8
 """Stars encoded together; batches are padded, so that results do not depend on how many there are."""
+GPU_ROWS = 64
+"""The same on a GPU."""
 LARGEST_NETWORK = 50_000_000
 """Most weights of a network that is read; the published one has about six million."""
 
@@ -71,6 +73,8 @@ class StarnetTransfer(TrainedTransfer[StarnetCard]):
     prior = None
     chi2_limit = math.inf
     alpha_slope = 0.4
+    floor: Tensor
+    nuisance_scale: Tensor
 
     def __init__(
         self,
@@ -87,8 +91,8 @@ class StarnetTransfer(TrainedTransfer[StarnetCard]):
         self.network.precision = None
         self.emulator, self.grid, self.alpha, self.iterations = emulator, grid, alpha, iterations
         self.tangent_dtype = tangent_dtype or (torch.bfloat16 if fast_bfloat16() else None)
-        self.floor = torch.tensor(SYNTHETIC_FLOOR)
-        self.nuisance_scale = torch.zeros(0)
+        self.register_buffer("floor", torch.tensor(SYNTHETIC_FLOOR), persistent=False)
+        self.register_buffer("nuisance_scale", torch.zeros(0), persistent=False)
 
     def architecture(self) -> dict[str, Any]:
         """Return the sizes of the network and its training steps, for the card."""
@@ -166,8 +170,7 @@ class StarnetModel:
         first = (same | (place[:, None] == place)).int().argmax(dim=1)
         answers = self.last_spectra[rows]
         new = place[(first == place) & (self.last_labels[rows] != question).any(dim=1)]
-        for start in range(0, len(new), ROWS):
-            batch = new[torch.arange(start, start + ROWS).clamp_max(len(new) - 1)]
+        for batch in _whole_batches(new):
             answers[batch] = self._compute(labels[batch], directions[batch], rows[batch])
         answers = answers[first]
         kept = place[same_star.int().argmax(dim=1) == place]
@@ -177,11 +180,9 @@ class StarnetModel:
     def pull_back(self, labels: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
         """Return v^T (d model / d observed flux) through z_sp (see `DataDependentModel`)."""
         result = torch.zeros_like(vectors)
-        places = torch.arange(len(rows))
-        for start in range(0, len(rows), ROWS):
-            batch = places[torch.arange(start, start + ROWS).clamp_max(len(rows) - 1)]
+        for batch in _whole_batches(torch.arange(len(rows))):
             star = rows[batch]
-            still = labels.new_zeros(ROWS, 1, labels.shape[1])
+            still = labels.new_zeros(len(batch), 1, labels.shape[1])
             with torch.no_grad():
                 synthetic = self._synthetic(labels[batch], still, star)[:, 0]
                 shared = self.network.decode_shared(self.network.encode_synthetic(synthetic))
@@ -212,7 +213,14 @@ class StarnetModel:
 
 @torch.no_grad()
 def _in_parts(encode: Callable[[Tensor, Tensor], Tensor], prepared: Prepared) -> Tensor:
-    stars = len(prepared.flux)
-    rows = torch.arange(-(-stars // ROWS) * ROWS).clamp_max(stars - 1)
-    parts = [encode(prepared.flux[batch], prepared.good[batch]) for batch in torch.split(rows, ROWS)]
-    return torch.cat(parts)[:stars]
+    stars = torch.arange(len(prepared.flux))
+    batches = list(_whole_batches(stars)) or [stars]
+    parts = [encode(prepared.flux[batch], prepared.good[batch]) for batch in batches]
+    return torch.cat(parts)[: len(stars)]
+
+
+def _whole_batches(rows: Tensor) -> Iterator[Tensor]:
+    """Yield `rows` in batches of one size, the last row repeated."""
+    size = ROWS if rows.device.type == "cpu" else GPU_ROWS
+    for first in range(0, len(rows), size):
+        yield rows[torch.arange(first, first + size).clamp_max(len(rows) - 1)]

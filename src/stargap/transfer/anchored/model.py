@@ -95,6 +95,8 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
     own: Tensor
     limit: Tensor
     map_numbers: Tensor
+    exponents: Tensor
+    nuisance_scale: Tensor
     sequence: Tensor
 
     def __init__(
@@ -112,7 +114,7 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
         pixels = STARGAP.wavelength.size
         self.emulator, self.terms, self.alpha = emulator, terms, alpha
         self.alpha_slope, self.contrast = alpha_slope, contrast
-        self.exponents = torch.tensor(terms)
+        self.register_buffer("exponents", torch.tensor(terms), persistent=False)
         self.widths = (prior.logg_width, prior.m_h, prior.m_h_width)
         self.register_buffer("sequence", prior.sequence)
         self.register_buffer("coefficients", torch.zeros(len(terms), pixels))
@@ -125,7 +127,7 @@ class AnchoredTransfer(TrainedTransfer[AnchoredCard]):
         self.register_buffer("own", torch.zeros(3, dtype=torch.float64))
         self.register_buffer("limit", torch.tensor(torch.inf, dtype=torch.float64))
         self.register_buffer("map_numbers", torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0], dtype=torch.float64))
-        self.nuisance_scale = torch.zeros(0)
+        self.register_buffer("nuisance_scale", torch.zeros(0), persistent=False)
 
     @property
     def prior(self) -> LabelPrior:

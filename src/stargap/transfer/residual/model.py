@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stargap.devices import per_device
 from stargap.errors import ModelError
 from stargap.fit.forward import EmulatorModel
 from stargap.fit.polynomial import clamp_to_range, monomial_slopes, monomials
@@ -72,6 +73,7 @@ class LabelMap(nn.Module):
         [[3500.0, 4.75, 0.0]]
     """
 
+    exponents: Tensor
     centre: Tensor
     scale: Tensor
     low: Tensor
@@ -81,7 +83,7 @@ class LabelMap(nn.Module):
 
     def __init__(self, degree: int) -> None:
         super().__init__()
-        self.exponents = powers(degree)
+        self.register_buffer("exponents", powers(degree), persistent=False)
         count = len(self.exponents)
         self.register_buffer("centre", torch.tensor([3600.0, 4.8, 0.0], dtype=torch.float64))
         self.register_buffer("scale", torch.tensor([400.0, 0.25, 0.3], dtype=torch.float64))
@@ -161,6 +163,7 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
     prior = None
     chi2_limit = math.inf
     alpha_slope = 0.4
+    exponents: Tensor
     coefficients: Tensor
     floor: Tensor
     split_scale: Tensor
@@ -179,7 +182,7 @@ class ResidualTransfer(TrainedTransfer[ResidualCard]):
         pixels = STARGAP.wavelength.size
         self.emulator = emulator
         every = powers(degree)
-        self.exponents = every[every[:, LOGG] == 0]
+        self.register_buffer("exponents", every[every[:, LOGG] == 0], persistent=False)
         self.degree, self.map_degree = degree, map_degree
         self.alpha = alpha
         self.label_map = LabelMap(map_degree)
@@ -321,7 +324,7 @@ def _differences(spectra: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-@cache
+@per_device
 def _split_factors(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `_differences` are multiplied with, ``(pixel,)`` each: widths, their tilt, and the velocity."""
     wavelength = torch.as_tensor(STARGAP.wavelength, dtype=dtype)

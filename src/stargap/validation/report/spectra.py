@@ -204,7 +204,8 @@ def _measured_with(folder: Path) -> MeasureSettings:
     path = folder / "measured.parquet"
     recorded = json.loads(provenance_of(path).get("settings", "{}"))
     where = f"{path}: was made by another version of stargap"
-    return read_settings_as(MeasureSettings, recorded.get("measure", {}), where=where)
+    settings = read_settings_as(MeasureSettings, recorded.get("measure", {}), where=where)
+    return settings.model_copy(update={"device": "cpu"})  # a run may be looked at where there is no GPU
 
 
 def _batches(

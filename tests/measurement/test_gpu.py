@@ -1,0 +1,118 @@
+"""Spectra measured on a GPU: the processor's results, on a real one where there is one and on one that is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers.pretend_gpu import GPU, pretend_gpu
+from helpers.stars import mock_stars
+
+import stargap
+from stargap.devices import made_on, to_device
+from stargap.errors import UsageError
+from stargap.fit.linear import bounded_step, solve_small
+from stargap.measurement.models import load_model_named, placed
+from stargap.measurement.star import BATCH, GPU_BATCH, batch_size, measure_batch
+from stargap.settings import MeasureSettings
+from stargap.spectra.log_lambda import empty_batch
+from stargap.spectra.spectrum import Spectrum
+from stargap.theory.emulator import shipped_emulator
+
+LABELS = ("rv", "teff", "logg", "m_h")
+WAYS = {
+    "default": ("transfer-lamost", {}),
+    "exact": ("transfer-lamost", {"exact": True}),
+    "lbfgs": ("transfer-lamost", {"optimiser": "lbfgs", "max_iterations": 5}),
+    "nuisance": ("transfer-simulated", {}),
+    "alpha": ("emulator", {"free_alpha": True}),
+    "paper": ("emulator", {"preset": "paper"}),
+}
+
+
+def spectra(count):
+    stars = mock_stars(shipped_emulator(), count, seed=1, survey_noise=True)
+    return [Spectrum(stars.wavelength, flux, ivar) for flux, ivar in zip(stars.flux, stars.ivar, strict=True)]
+
+
+def measured(items, model, settings):
+    emulator, transfer = (model, None) if model is shipped_emulator() else (model.emulator, model)
+    return measure_batch(items, settings, emulator, transfer=transfer)
+
+
+def worst(one, other):
+    """Return the largest difference of labels in errors, at the 99th percentile and at all."""
+    pulls = np.concatenate([np.abs(one[name] - other[name]) / one[f"e_{name}"] for name in LABELS])
+    pulls = pulls[np.isfinite(pulls)]
+    assert pulls.size > len(one["teff"])
+    return np.quantile(pulls, 0.99), pulls.max()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_gpu_that_is_none_measures_what_the_processor_does(way):
+    name, options = WAYS[way]
+    model = load_model_named(name)
+    items = spectra(4)
+    here, _ = measured(items, model, MeasureSettings(**options))
+    with pretend_gpu():
+        there, fitted = measured(items, model, MeasureSettings(device="cuda", **options))
+    assert worst(here, there)[1] < 0.05
+    assert here["flags"].tolist() == there["flags"].tolist()
+    assert fitted.fit.labels.device.type == fitted.prepared.flux.device.type == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_gpu_measures_what_the_processor_does(way):
+    name, options = WAYS[way]
+    model = load_model_named(name)
+    items = spectra(BATCH)
+    here, _ = measured(items, model, MeasureSettings(**options))
+    there, _ = measured(items, model, MeasureSettings(device="cuda", **options))
+    assert worst(here, there)[0] < 0.05
+
+
+def test_tensors_of_two_devices_are_refused_where_there_is_no_gpu():
+    """What the other tests rest on."""
+    with pretend_gpu():
+        far = torch.ones(3).to(GPU)
+        with pytest.raises(RuntimeError, match="on the GPU and on the processor"):
+            far + torch.ones(3)
+        with pytest.raises(RuntimeError, match="numpy"):
+            far.numpy()
+        assert (far + 1).cpu().tolist() == [2.0, 2.0, 2.0]
+
+
+def test_small_systems_agree():
+    generator = torch.Generator().manual_seed(3)
+    root = torch.randn(5, 4, 4, generator=generator, dtype=torch.float64)
+    matrix = root @ root.transpose(1, 2) + torch.eye(4)
+    right = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    low, high = -torch.ones(5, 4).double(), torch.ones(5, 4).double()
+    expected = solve_small(matrix, right), bounded_step(matrix, right, low, high)
+    with pretend_gpu(), made_on(GPU):
+        found = solve_small(matrix.to(GPU), right.to(GPU)), bounded_step(*to_device((matrix, right, low, high), GPU))
+        back = [part.cpu() for part in found]
+    for one, other in zip(expected, back, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_what_is_there_already_is_not_copied():
+    batch, here = empty_batch(2), torch.device("cpu")
+    assert to_device(batch, here) is batch
+    assert placed(shipped_emulator(), here) is shipped_emulator()
+    with pretend_gpu():
+        far = placed(shipped_emulator(), GPU)
+        assert far is placed(shipped_emulator(), GPU)
+        assert far.mean.device == GPU
+    assert shipped_emulator().mean.device == here
+
+
+def test_a_gpu_measures_more_at_once():
+    assert batch_size(MeasureSettings()) == BATCH < GPU_BATCH == batch_size(MeasureSettings(device="cuda"))
+
+
+def test_a_gpu_that_is_not_there_is_an_error_before_anything_is_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="torch finds no GPU here; set device to cpu"):
+        stargap.measure([tmp_path / "missing.fits"], settings=MeasureSettings(device="cuda"))
