@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
@@ -176,7 +177,7 @@ def fit_domains(
         slots=slots,
         errors=False,
         compressed=None if quick is None else compressed_emulator(quick.emulator, prepared.grid),
-        near=NEAR / 2,
+        near=math.inf,
     )
     model = transfer.model(prepared)
     compressed = None if quick is None else compressed_transfer(quick)
