@@ -127,5 +127,5 @@ def test_an_empty_batch_has_every_column(settings, emulator, whole):
 def test_a_batch_has_a_largest_size(function, settings, emulator):
     items = [SpectrumError("a", "b")] * (BATCH + 1)
     given = items if function is measure_batch else native_batch(items)[0]
-    with pytest.raises(ValueError, match="129 spectra in a batch of 128"):
+    with pytest.raises(ValueError, match="257 spectra in a batch of 256"):
         function(given, settings, emulator)

@@ -407,8 +407,8 @@ def test_no_spectra_give_every_column_and_no_row(settings, emulator):
 
 
 def test_a_batch_has_a_largest_size(settings, emulator):
-    with pytest.raises(ValueError, match="129 spectra in a batch of 128"):
-        measure_batch([SpectrumError("a", "b")] * 129, settings, emulator)
+    with pytest.raises(ValueError, match="257 spectra in a batch of 256"):
+        measure_batch([SpectrumError("a", "b")] * (BATCH + 1), settings, emulator)
 
 
 def test_sentences_are_those_of_the_flags(whole):
@@ -484,7 +484,7 @@ def test_other_settings_give_valid_rows(options, numbered, emulator):
 
 def test_what_was_fitted_is_handed_over_row_by_row(batch):
     columns, fitted = batch
-    assert len(fitted.native) == BATCH
+    assert len(fitted.native) == 128
     np.testing.assert_array_equal(columns["teff"], fitted.fit.labels[:, 0])
     residual = (fitted.prepared.flux - fitted.fit.model) / torch.hypot(fitted.prepared.sigma, torch.tensor(0.015))
     used = fitted.prepared.good & torch.isfinite(fitted.fit.model)

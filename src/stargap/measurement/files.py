@@ -19,7 +19,7 @@ from stargap.measurement.jobs import Job, measure_items
 from stargap.measurement.measurements import Measurements
 from stargap.measurement.modelled import modelled_spectra
 from stargap.measurement.pictures import draw_fits, picture_folder
-from stargap.measurement.star import Columns, batch_size
+from stargap.measurement.star import Columns, batch_size, padded_size
 from stargap.pixels import grid_for
 from stargap.processor import cpu_capability
 from stargap.settings import MeasureSettings
@@ -160,10 +160,10 @@ def _measured(
     job: Job, items: list[str | Path | Spectrum], workers: int, advance: Callable[[int], Any], keep: bool | str | Path
 ) -> Iterator[Part]:
     """Yield what is measured, chunk by chunk, at least one."""
-    size = batch_size(job.settings)
+    size = min(batch_size(job.settings), padded_size(-(-len(items) // max(workers, 1))))
     starts = range(0, max(len(items), 1), size)
     jobs = [(job, first, items[first : first + size], keep is not False) for first in starts]
-    for part in each_result(_measure_chunk, jobs, max(1, min(workers, len(jobs))), rescue=_one_by_one):
+    for part in each_result(_measure_chunk, jobs, workers, rescue=_one_by_one):
         yield part
         advance(len(part[0]["spectrum_id"]))
 

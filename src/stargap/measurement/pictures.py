@@ -14,7 +14,6 @@ from stargap.errors import UsageError
 from stargap.files import replacing
 from stargap.measurement.jobs import Job, measure_items
 from stargap.measurement.modelled import modelled_spectra
-from stargap.measurement.star import BATCH
 from stargap.settings import MeasureSettings
 from stargap.spectra.address import split_address
 from stargap.spectra.reading import ReadSettings
@@ -24,6 +23,8 @@ from stargap.workers import each_alone, each_result
 __all__ = ["draw_fits", "picture_folder"]
 
 DPI = 120
+CHUNK = 64
+"""Pictures that one process draws before it takes others."""
 
 
 def picture_folder(path: str | Path) -> Path:
@@ -76,7 +77,7 @@ def draw_fits(
     """
     target, job = picture_folder(folder), Job.of(settings, model, read)
     rows = np.asarray(table["spectrum_id"])[np.isfinite(np.asarray(table["teff"], dtype=float))].tolist()
-    chunks = [rows[first : first + BATCH] for first in range(0, len(rows), BATCH)]
+    chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
     jobs = [(job, target, chunk, [spectra[row] for row in chunk]) for chunk in chunks]
     faults: list[str] = []
     for chunk, found in zip(

@@ -48,7 +48,7 @@ __all__ = [
     "padded_size",
 ]
 
-BATCH = 128
+BATCH = 256
 """Spectra in a micro-batch."""
 GPU_BATCH = 1024
 """Spectra in a micro-batch on a GPU."""
@@ -336,7 +336,7 @@ def batch_size(settings: MeasureSettings) -> int:
 
     Example:
         >>> batch_size(MeasureSettings())
-        128
+        256
     """
     return BATCH if settings.device == "cpu" else GPU_BATCH
 
