@@ -151,12 +151,9 @@ class Compressed:
         extra = round((STARGAP.support[0] - grid.wavelength[0]) / -grid.step)
         places = self.pixels + extra
         self.reader = emulator.at(places)
-        labels = _spread_labels(emulator, SPECTRA)
+        labels, flux, continuum, normal = _spread_spectra(emulator, grid)
         still = torch.zeros(len(labels), 0, labels.shape[1], dtype=torch.float64)
-        flux, _ = emulator.flux_and_tangents(labels, still)
-        flux = flux / flux[:, places].mean(dim=1, keepdim=True)
-        inner, continuum = _prepared_flux(flux, grid)
-        normal = torch.where(seen, inner / continuum, 1.0)
+        normal = torch.where(seen, normal, 1.0)
         if correct is not None:
             normal, _ = correct(normal, normal[:, None][:, :0], labels, still, slice(None))
         samples = flux[:, places]
@@ -175,7 +172,8 @@ class Compressed:
         self.to_coefficients = _linear_map((read - self.offset).double(), target).float()
 
         first, second = torch.triu_indices(COMPONENTS, COMPONENTS)
-        self.pairs = whole_lines(self.components[first] * self.components[second])
+        lines = whole_lines(self.components)
+        self.pairs = torch.cat([lines[k] * lines[k:] for k in range(COMPONENTS)])
         self.place = torch.full((WIDTH, WIDTH), len(first))
         self.place[first, second] = self.place[second, first] = torch.arange(len(first))
         self.twice = torch.where(first == second, 1.0, 2.0).double()
@@ -348,12 +346,21 @@ class Compressed:
         return Quadratic(chi2, gradient, hessian)
 
 
-def _spread_labels(emulator: Emulator, count: int) -> Labels:
-    """Return labels that fill the emulator's range evenly, ``(count, 4)``: a Sobol sequence, the same ones always."""
+@lru_cache(maxsize=1)
+def _spread_spectra(emulator: Emulator, grid: PixelGrid) -> tuple[Labels, Tensor, Spectra, Spectra]:
+    """Return labels that fill the emulator's range evenly ``(SPECTRA, 4)``, and its spectra there.
+
+    The labels are a Sobol sequence, the same ones always. Spectra are the flux ``(SPECTRA, support)``, about 1, its
+    pseudo-continuum and the normalised flux ``(SPECTRA, pixel)``.
+    """
     with torch.device("cpu"):
-        unit = torch.quasirandom.SobolEngine(len(emulator.card.labels)).draw(count).double()
-    unit = unit.to(emulator.mean.device)
-    return emulator.lower + (emulator.upper - emulator.lower) * unit
+        unit = torch.quasirandom.SobolEngine(len(emulator.card.labels)).draw(SPECTRA).double()
+    labels = emulator.lower + (emulator.upper - emulator.lower) * unit.to(emulator.mean.device)
+    still = torch.zeros(len(labels), 0, labels.shape[1], dtype=torch.float64)
+    flux, _ = emulator.flux_and_tangents(labels, still)
+    flux /= flux.mean(dim=1, keepdim=True)
+    inner, continuum = _prepared_flux(flux, grid)
+    return labels, flux, continuum, inner / continuum
 
 
 def _use(grid: PixelGrid) -> Tensor:

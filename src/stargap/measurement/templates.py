@@ -45,15 +45,24 @@ class Templates:
         Returns:
             flux ``(row, native)`` and d flux / d velocity (per km/s).
         """
+        index, t = self._places(velocity)
+        flux = self.flux[which]
+        parts = [flux.gather(1, index + k) for k in (-1, 0, 1, 2)]
+        slope = -1.0 / (np.log(10.0) * self.step) / (SPEED_OF_LIGHT + velocity.double())
+        return _combined(cubic_weights(t), parts), _combined(cubic_slopes(t), parts) * slope[:, None].float()
+
+    def all_at(self, velocity: Tensor) -> Tensor:
+        """Return all templates seen at one velocity (km/s, ``()``) on the log-lambda grid, ``(template, native)``."""
+        index, t = self._places(velocity[None])
+        return _combined(cubic_weights(t), [self.flux.index_select(1, index[0] + k) for k in (-1, 0, 1, 2)])
+
+    def _places(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the template pixel left of each native one ``(row, native)``, and the rest of the way ``(row, 1)``."""
         shift = torch.log10(1 + velocity.double() / SPEED_OF_LIGHT)
         begin = ((LOG_LAMBDA.step * LOG_LAMBDA.first - self.first - shift) / self.step)[:, None]
         left = begin.floor()
         every = round(LOG_LAMBDA.step / self.step) * torch.arange(LOG_LAMBDA.count)
-        index = (left.long() + every).clamp(1, self.flux.shape[1] - 3)
-        flux, t = self.flux[which], (begin - left).float()
-        parts = [flux.gather(1, index + k) for k in (-1, 0, 1, 2)]
-        slope = -1.0 / (np.log(10.0) * self.step) / (SPEED_OF_LIGHT + velocity.double())
-        return _combined(cubic_weights(t), parts), _combined(cubic_slopes(t), parts) * slope[:, None].float()
+        return (left.long() + every).clamp(1, self.flux.shape[1] - 3), (begin - left).float()
 
 
 def _combined(weights: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:

@@ -90,17 +90,16 @@ def _native_smoother() -> Smoother:
 def _search_table(templates: Templates) -> tuple[Tensor, Tensor, Tensor]:
     lags = int(np.ceil(RANGE / (LOG_LAMBDA.velocity_step * LAG)))
     velocity = SPEED_OF_LIGHT * (10.0 ** (LOG_LAMBDA.step * LAG * torch.arange(-lags, lags + 1).double()) - 1)
-    count = len(templates.flux)
     smooth, wave = _native_smoother(), LOG_LAMBDA.wavelength
-    rows = []
-    for v in velocity:
-        flux, _ = templates.at(torch.arange(count), v.expand(count))
-        rest = wave / (1 + float(v) / SPEED_OF_LIGHT)
-        use = torch.as_tensor((wave > COVERED[0]) & (wave < COVERED[1]) & ~STARGAP.window_mask(rest, "rest")).float()
-        kernel = smooth(use[None]).clamp_min(STARGAP.least_kernel_weight)
-        rows.append((flux / (smooth(flux * use) / kernel).clamp_min(1e-30) - 1) * use)
-    table = torch.stack(rows)
-    return velocity, table.flatten(0, 1).T.contiguous(), table.square().flatten(0, 1).T.contiguous()
+    rest = wave / (1 + velocity.cpu().numpy()[:, None] / SPEED_OF_LIGHT)
+    use = torch.as_tensor((wave > COVERED[0]) & (wave < COVERED[1]) & ~STARGAP.window_mask(rest, "rest")).float()
+    kernel = smooth(use).clamp_min(STARGAP.least_kernel_weight)
+    table = torch.empty(len(velocity), len(templates.flux), LOG_LAMBDA.count)
+    for row, v, used, weight in zip(table, velocity, use, kernel, strict=True):
+        flux = templates.all_at(v)
+        torch.mul(flux / (smooth(flux * used) / weight).clamp_min(1e-30) - 1, used, out=row)
+    table = table.flatten(0, 1)
+    return velocity, table, table.square()
 
 
 def measure_velocity(
@@ -338,13 +337,13 @@ class _Peaks(NamedTuple):
 def _search(normal: Tensor, ivar: Tensor, templates: Templates, only: Tensor | None) -> _Peaks:
     """Return the peaks of the cross-correlation: of the decrease of chi-square by a template of free amplitude."""
     velocity, table, squares = _search_table(templates)
-    shape = (-1, len(velocity), len(templates.flux))
-    cross = ((ivar * (normal - 1)) @ table).reshape(shape)
-    power = (ivar @ squares).reshape(shape).clamp_min(1e-12)
+    shape = (len(velocity), len(templates.flux), -1)
+    cross = (table @ (ivar * (normal - 1)).T).reshape(shape)
+    power = (squares @ ivar.T).reshape(shape).clamp_min(1e-12)
     gain = cross.clamp_min(0).square() / power
     if only is not None:
-        gain = gain.gather(2, only[:, None, None].expand(-1, len(velocity), 1))
-    curve, template = gain.max(dim=2)
+        gain = gain.gather(1, only.expand(len(velocity), 1, -1))
+    curve, template = (values.T.contiguous() for values in gain.max(dim=1))
     if only is not None:
         template = only[:, None].expand(-1, len(velocity))
 
