@@ -1,4 +1,4 @@
-"""Work spread over processes: results in order, deaths survived, Ctrl-C the parent's alone."""
+"""Work spread over processes, and a thread ahead: results in order, deaths survived, Ctrl-C the parent's alone."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from stargap.errors import UsageError
 
-__all__ = ["Workers", "alongside", "each_alone", "each_result"]
+__all__ = ["Workers", "alongside", "each_ahead", "each_alone", "each_result"]
 
 Result = TypeVar("Result")
 Job = tuple[Any, ...]
@@ -97,6 +97,22 @@ def each_result(
     todo = list(jobs)
     with Workers(max(1, min(workers, len(todo)))) as some:
         yield from some.each(function, todo, rescue=rescue)
+
+
+def each_ahead(items: Iterable[Result]) -> Iterator[Result]:
+    """Yield items, each of which a thread makes while the one before is used.
+
+    Example:
+        >>> list(each_ahead(n * n for n in range(4)))
+        [0, 1, 4, 9]
+    """
+    end = object()
+    making = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, making, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, making, end)
+            yield cast("Result", item)
 
 
 def each_alone(function: Callable[..., Result], jobs: Iterable[Job]) -> Iterator[Result | None]:

@@ -24,12 +24,13 @@ from stargap.tables.columns import CATALOGUE, INT_NULL, STARS, SURVEY
 from stargap.tables.crossmatch import match_ids
 from stargap.tables.nulls import equal_columns, numbers, plain_column, whole_ids
 from stargap.tables.parquet import open_parquet, provenance_of, read_columns, read_parts, write_parts
+from stargap.workers import each_ahead
 
 __all__ = ["Built", "CatalogueSettings", "build_catalogue"]
 
 Columns = dict[str, NDArray[Any]]
 
-_PART = 25_000
+_PART = 15_000
 _LABELS = ("rv", "teff", "logg", "m_h")
 _MADE = ("distance", "vb_flag", "cuts", "in_final_catalogue", "version")
 
@@ -166,13 +167,13 @@ def build_catalogue(
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "spectra.parquet"
-    write_parts(spectra(), path, schema=CATALOGUE, provenance=about)
+    write_parts(each_ahead(spectra()), path, schema=CATALOGUE, provenance=about)
     release_memory()
     stars = folder / "stars.parquet"
     combined = combine_stars(path, star, star_count, settings.combine, population=population)
     if stacks is not None:
         combined = (with_stacks(part, stacks) for part in combined)
-    write_parts(combined, stars, schema=STARS, provenance=about)
+    write_parts(each_ahead(combined), stars, schema=STARS, provenance=about)
     _write_cuts(folder, cuts)
     return Built(path, stars, cuts, star_count)
 

@@ -49,6 +49,8 @@ LENGTH = 500.0
 """Scale (pc) of the distance prior."""
 _FLOORS = np.array([0.003, 0.005, 0.005, 0.01])
 _KS_ERROR = 0.03
+_TOGETHER = 1_000
+"""Stars whose distances are integrated together: their arrays fit the caches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,18 +159,27 @@ def distance_modulus(
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         snr = np.where(sigma > 0, value / sigma, np.nan)
         good = np.isfinite(snr) & (snr >= least_snr)
-    value, sigma = np.where(good, value, 100.0), np.where(good, sigma, 1.0)
-    nodes = np.linspace(-5.0, 5.0, 81)
-    true = np.maximum(value[:, None] + sigma[:, None] * nodes, value[:, None] / 100)
+    mean, spread = np.full((2, *snr.shape), np.nan)
+    rows = np.flatnonzero(good)
+    for first in range(0, len(rows), _TOGETHER):
+        some = rows[first : first + _TOGETHER]
+        mean[some], spread[some] = _modulus_moments(value[some], sigma[some], length)
+    return mean, spread, snr
+
+
+def _modulus_moments(value: _Floats, sigma: _Floats, length: float) -> tuple[_Floats, _Floats]:
+    """Return mean and standard deviation of the distance modulus, ``(star,)`` each."""
+    value, sigma = value[:, None], sigma[:, None]
+    true = np.maximum(value + sigma * np.linspace(-5.0, 5.0, 81), value / 100)
     distance = 1000 / true
+    log_distance = np.log(distance)
     # the density in parallax: that in distance times |dd / dparallax|
-    log_weight = -0.5 * ((true - value[:, None]) / sigma[:, None]) ** 2 + 4 * np.log(distance) - distance / length
+    log_weight = -0.5 * ((true - value) / sigma) ** 2 + 4 * log_distance - distance / length
     weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
     weight /= weight.sum(axis=1, keepdims=True)
-    moduli = 5 * np.log10(distance / 10)
+    moduli = 5 / np.log(10) * log_distance - 5
     mean = (weight * moduli).sum(axis=1)
-    spread = np.sqrt((weight * (moduli - mean[:, None]) ** 2).sum(axis=1))
-    return np.where(good, mean, np.nan), np.where(good, spread, np.nan), snr
+    return mean, np.sqrt((weight * (moduli - mean[:, None]) ** 2).sum(axis=1))
 
 
 def _columns(table: Mapping[str, ArrayLike]) -> dict[str, _Floats]:

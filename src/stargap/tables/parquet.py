@@ -20,6 +20,7 @@ from stargap.tables.columns import MEASURED, SURVEY, Column
 from stargap.tables.conform import conform
 from stargap.tables.source import Field, Parts, Source
 from stargap.tables.votable import votable_header
+from stargap.workers import each_ahead
 
 __all__ = ["open_parquet", "parquet_sources", "parquet_writer", "provenance_of", "read_columns", "read_parts",
            "read_row_group", "write_columns", "write_parquet", "write_parts"]  # fmt: skip
@@ -149,19 +150,11 @@ def read_parts(path: str | Path, columns: Sequence[str], *, rows: int = 100_000)
         >>> [part["obsid"].tolist() for part in read_parts(file, ["obsid"], rows=2)]
         [[1, -9999], [3]]
     """
-    with open_parquet(path) as file, ThreadPoolExecutor(1) as thread:
+    with open_parquet(path) as file:
         batches = file.iter_batches(rows, columns=list(columns))
-
-        def read() -> dict[str, AnyColumn] | None:
-            batch = next(batches, None)
-            if batch is None:
-                return None
-            return {name: _checked(path, name, product_column(batch[name])) for name in columns}
-
-        coming = thread.submit(read)
-        while (part := coming.result()) is not None:
-            coming = thread.submit(read)
-            yield part
+        yield from each_ahead(
+            {name: _checked(path, name, product_column(batch[name])) for name in columns} for batch in batches
+        )
 
 
 def read_row_group(path: str | Path, number: int) -> Any:
