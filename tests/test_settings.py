@@ -58,6 +58,7 @@ lamost_noise_factor = 1.2
 lamost_rv_floor = 0
 optimiser = "lbfgs"
 exact = true
+device = "cpu"
 
 [fixed]
 logg = 4.8

@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from functools import partial
 
 import pytest
 
 from stargap.errors import UsageError
-from stargap.workers import alongside, each_alone, each_result
+from stargap.workers import alongside, each_ahead, each_alone, each_result
 
 DIE = "__import__('os')._exit(3)"
 
@@ -118,3 +119,29 @@ def test_alongside_work_is_this_processs_in_one_that_may_have_no_others(tmp_path
     with alongside(write_process, tmp_path / "not asked"):
         pass
     assert [(tmp_path / name).read_text().split() for name in ("asked", "not asked")] == [[str(os.getpid())]] * 2
+
+
+def test_one_item_is_made_ahead_and_no_more():
+    made, going_on = [], threading.Event()
+
+    def items():
+        for number in range(4):
+            made.append(number)
+            if number == 1:
+                going_on.set()
+            yield number
+
+    ahead = each_ahead(items())
+    assert next(ahead) == 0
+    assert going_on.wait(10)
+    assert made == [0, 1]
+    assert list(ahead) == [1, 2, 3]
+
+
+def test_an_error_while_an_item_is_made_ahead_comes_in_its_turn():
+    ahead = each_ahead(6 // number for number in (1, 2, 0, 3))
+    assert [next(ahead), next(ahead)] == [6, 3]
+    with pytest.raises(ZeroDivisionError):
+        next(ahead)
+    assert list(each_ahead([])) == []
+    assert list(each_ahead([None, False])) == [None, False]

@@ -28,11 +28,13 @@ def device_named(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
         >>> device_named("cpu")
         device(type='cpu')
     """
+    if name == "cpu":
+        return torch.device("cpu")
     found = torch.cuda.is_available()
     if name == "cuda" and not found:
         message = "device is cuda, and torch finds no GPU here; set device to cpu, or install torch's build for CUDA"
         raise UsageError(message)
-    return torch.device("cuda", torch.cuda.current_device()) if found and name != "cpu" else torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if found else torch.device("cpu")
 
 
 def made_on(device: torch.device) -> AbstractContextManager[Any]:
@@ -60,7 +62,8 @@ def to_device(value: Held, device: torch.device) -> Held:
     if isinstance(value, torch.Tensor):
         moved = value.to(device)
     elif isinstance(value, tuple):
-        moved = tuple(to_device(part, device) for part in value)
+        each = tuple(to_device(part, device) for part in value)
+        moved = value if all(new is part for new, part in zip(each, value, strict=True)) else each
     elif is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
         new = {name: to_device(part, device) for name, part in parts.items()}

@@ -20,8 +20,10 @@ from stargap.errors import UsageError
 from stargap.files import read_text
 from stargap.labels import LABELS
 
-__all__ = ["MeasureSettings", "Settings", "example_toml", "nearest", "read_settings", "read_settings_as"]
+__all__ = ["GPU_WORKERS", "MeasureSettings", "Settings", "example_toml", "nearest", "read_settings", "read_settings_as"]
 
+GPU_WORKERS = 4
+"""Processes that share a GPU unless more are asked for: each keeps some hundred MB there."""
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 Label = Literal["teff", "logg", "m_h", "a_m"]
 
@@ -60,11 +62,11 @@ class MeasureSettings(Settings):
     several times slower (section 3.5)."""
     exact: bool = False
     """Fit every star with the whole model from the start on. Otherwise fits begin in a few numbers (principal
-    components) and end with the whole model: several times faster, with the same labels to a small fraction of their
-    errors (docs/results/speed.md)."""
+    components), and those of published labels end with the whole model: several times faster, with the same labels to a
+    small fraction of their errors (docs/results/speed-fits.md)."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """What fits: the processor, or a GPU (`cuda`), many stars at once. Results of a GPU agree with those of the
-    processor to a small fraction of their errors, but not bit for bit (docs/decisions/025-gpu.md)."""
+    """What fits: the processor, or a GPU (`cuda`), many stars at once; its results are not the processor's bit for bit
+    (docs/decisions/025-gpu.md)."""
     max_iterations: Annotated[int, Field(ge=1, le=1000)] = 40
     """Largest number of model evaluations from each start."""
     least_snr: Annotated[float, Field(ge=0)] = 5.0

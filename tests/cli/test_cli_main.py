@@ -108,6 +108,7 @@ def test_one_row_a_file_in_order_and_exit_code_0(folder, tmp_path):
         (["measure", "x.fits", "-o", "labels.xls"], ".parquet"),
         (["measure", "x.fits", "-o", "no/such/folder/labels.fits"], "does not exist"),
         (["measure", "x.fits", "--workers", "0"], "--workers is 0"),
+        (["measure", "x.fits", "--device", "cuda"], "torch finds no GPU here; set device to cpu"),
         (["measure", "x.fits", "--model", "nowhere"], "emulator.json"),
         (["measure", "x.fits", "--settings", "nowhere.toml"], "cannot be read"),
         (["measure", "x.fits", "--zero-points", "nowhere.csv"], "cannot be read"),
@@ -125,6 +126,7 @@ def test_one_row_a_file_in_order_and_exit_code_0(folder, tmp_path):
 )
 def test_wrong_use_is_one_line_and_exit_code_2(arguments, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "x.fits").write_bytes(b"")
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -138,6 +139,14 @@ def test_labels_are_those_of_exact_fits(quick, exact):
     assert distance.max() < 0.2
     torch.testing.assert_close(quick.errors[known][:, :3], exact.errors[known][:, :3], rtol=0.05, atol=1e-4)
     assert torch.equal(quick.flags, exact.flags)
+
+
+def test_labels_of_few_numbers_alone_are_near_those_of_exact_fits(fit, prepared, plain, exact):
+    alone = fit(prepared, plain, near=math.inf)
+    known = torch.isfinite(exact.labels).all(dim=1)
+    distance = ((alone.labels - exact.labels).abs() / exact.errors)[known][:, :3]
+    assert 0.01 < distance.median() < 0.2
+    assert distance.max() < 2.0
 
 
 def test_the_objective_is_not_higher(quick, exact, fit, prepared):

@@ -1,4 +1,4 @@
-"""A GPU that is none: tensors that say they are on ``cuda:0``, and are refused beside those that are not.
+"""A stand-in for a GPU: tensors that say they are on ``cuda:99``, and are refused beside those that are not.
 
 What it computes, the processor computes; what it tests is that tensors are where they are used, and come back before
 numpy sees them. torch has no public way to do so: the mode takes the place of its own fake tensors.
@@ -15,14 +15,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-GPU = torch.device("cuda", 0)
+GPU = torch.device("cuda", 99)
+"""One that no machine has: what is kept for it serves no other."""
 _MOVES = ("aten::_to_copy", "aten::copy_")
 _INDEXING = ("aten::index", "aten::index_put_")
 """These take indices from the processor as well."""
 
 
 class Far(torch.Tensor):
-    """A tensor on the GPU that is none; ``inner`` holds its values."""
+    """A tensor on the stand-in; ``inner`` holds its values."""
 
     inner: torch.Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -95,7 +96,7 @@ def pretend_gpu() -> Iterator[None]:
     """Let torch find a GPU within the ``with`` block."""
     lifted = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
-    found = {"is_available": lambda: True, "current_device": lambda: 0}
+    found = {"is_available": lambda: True, "current_device": lambda: GPU.index}
     try:
         with _Mode(), patch.multiple(torch.cuda, **found):
             yield

@@ -1,6 +1,8 @@
-"""Spectra measured on a GPU: the processor's results, on a real one where there is one and on one that is none."""
+"""Spectra measured on a GPU: the processor's results, on a real one where there is one, and on a stand-in."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ from helpers.stars import mock_stars
 
 import stargap
 from stargap.devices import made_on, to_device
-from stargap.errors import UsageError
+from stargap.errors import SpectrumError, UsageError
 from stargap.fit.linear import bounded_step, solve_small
 from stargap.measurement.models import load_model_named, placed
 from stargap.measurement.star import BATCH, GPU_BATCH, batch_size, measure_batch
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import empty_batch
+from stargap.spectra.prepare import prepare
 from stargap.spectra.spectrum import Spectrum
 from stargap.theory.emulator import shipped_emulator
 
@@ -35,6 +38,15 @@ def spectra(count):
     return [Spectrum(stars.wavelength, flux, ivar) for flux, ivar in zip(stars.flux, stars.ivar, strict=True)]
 
 
+def odd_spectra():
+    """A file that could not be read, a spectrum half of which is bad, one of low resolution, and one of noise alone."""
+    whole, half, dull, noise = spectra(4)
+    half.ivar[: half.ivar.size * 2 // 3] = 0.0
+    noise.flux[:] = np.random.default_rng(4).normal(size=noise.flux.size)
+    low = replace(dull, resolution=np.full(dull.wavelength.size, 900.0))
+    return [whole, SpectrumError("a.fits", "the file is empty"), half, low, noise]
+
+
 def measured(items, model, settings):
     emulator, transfer = (model, None) if model is shipped_emulator() else (model.emulator, model)
     return measure_batch(items, settings, emulator, transfer=transfer)
@@ -49,7 +61,7 @@ def worst(one, other):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_gpu_that_is_none_measures_what_the_processor_does(way):
+def test_a_stand_in_measures_what_the_processor_does(way):
     name, options = WAYS[way]
     model = load_model_named(name)
     items = spectra(4)
@@ -70,6 +82,16 @@ def test_a_gpu_measures_what_the_processor_does(way):
     here, _ = measured(items, model, MeasureSettings(**options))
     there, _ = measured(items, model, MeasureSettings(device="cuda", **options))
     assert worst(here, there)[0] < 0.05
+
+
+def test_a_stand_in_measures_what_is_odd():
+    model = load_model_named("transfer-lamost")
+    here, _ = measured(odd_spectra(), model, MeasureSettings())
+    with pretend_gpu():
+        there, _ = measured(odd_spectra(), model, MeasureSettings(device="cuda"))
+    assert worst(here, there)[1] < 0.05
+    assert here["flags"].tolist() == there["flags"].tolist()
+    assert np.isfinite(here["teff"]).tolist()[:4] == [True, False, True, True]
 
 
 def test_tensors_of_two_devices_are_refused_where_there_is_no_gpu():
@@ -99,12 +121,16 @@ def test_small_systems_agree():
 
 def test_what_is_there_already_is_not_copied():
     batch, here = empty_batch(2), torch.device("cpu")
+    prepared = prepare(batch, torch.zeros(2))
+    assert to_device((batch, prepared), here)[1] is prepared
     assert to_device(batch, here) is batch
     assert placed(shipped_emulator(), here) is shipped_emulator()
     with pretend_gpu():
         far = placed(shipped_emulator(), GPU)
         assert far is placed(shipped_emulator(), GPU)
         assert far.mean.device == GPU
+        model = load_model_named("transfer-lamost")
+        assert placed(model, GPU).emulator is placed(model.emulator, GPU)
     assert shipped_emulator().mean.device == here
 
 

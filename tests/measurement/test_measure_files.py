@@ -154,7 +154,7 @@ def test_provenance_names_version_settings_and_model(table, emulator):
 
 @pytest.mark.slow
 def test_worker_processes_change_nothing(folder, simulate, spectra, differences):
-    """Two chunks of 128 rows, files and spectra mixed, so that both processes have work."""
+    """Two chunks, files and spectra mixed, so that both processes have work."""
     stars = simulate(130, seed=42)
     items = [*spectra(stars), *sorted(folder.rglob("*.fits*")), folder / "missing.fits"]
     one, two = (measure(items, workers=workers) for workers in (1, 2))

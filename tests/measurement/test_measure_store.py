@@ -104,6 +104,20 @@ def test_rows_do_not_depend_on_how_the_store_is_cut(numbered, whole, settings, e
     assert differences(joined(parts), whole) == []
 
 
+def test_rows_do_not_depend_on_the_size_of_their_batch(numbered, settings, emulator, differences):
+    """The largest batch by 1, 40 and the others."""
+    items = [*numbered, *reversed(numbered)]
+    native, facts, failure = native_batch(items)
+    assert len(items) == BATCH
+
+    def measured(rows):
+        options = {"failure": failure[rows], "spectrum_id": np.arange(BATCH)[rows]}
+        return measure_native(native[rows], facts[rows], settings, emulator, **options)[0]
+
+    parts = [measured(rows) for rows in (slice(0, 1), slice(1, 41), slice(41, BATCH))]
+    assert differences(joined(parts), measured(slice(None))) == []
+
+
 def test_a_velocity_that_is_null_leaves_labels_null(numbered, settings, emulator):
     native, facts, failure = native_batch([*numbered[:3], SpectrumError("a.fits", "the file is empty")])
     velocity = batch_velocity(native, settings, emulator)

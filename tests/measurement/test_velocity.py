@@ -139,6 +139,12 @@ def test_refining_stays_within_200_km_s(simulate, spectra, templates, emulator):
 # --- templates --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("velocity", [-1100.0, 0.0, 37.25, 1100.0])
+def test_all_templates_at_one_velocity_are_each_at_it(templates, velocity):
+    each, _ = templates.at(torch.arange(len(templates.flux)), torch.full((len(templates.flux),), velocity))
+    torch.testing.assert_close(templates.all_at(torch.tensor(velocity)), each, rtol=0, atol=0)
+
+
 def lines(seed):
     """A spectrum of 60 absorption lines on the fine grid of templates."""
     rng = np.random.default_rng(seed)

@@ -42,6 +42,16 @@ def test_modulus_needs_a_parallax():
     assert np.isnan(spread).all()
 
 
+def test_a_distance_does_not_depend_on_the_other_stars():
+    parallax = np.random.default_rng(2).uniform(-1.0, 60.0, 2_500)
+    error = np.full(2_500, 0.3)
+    some = [0, 999, 1_000, 2_499]
+    for whole, part in zip(
+        distance_modulus(parallax, error), distance_modulus(parallax[some], error[some]), strict=True
+    ):
+        np.testing.assert_array_equal(whole[some], part)
+
+
 @pytest.mark.parametrize(
     ("changes", "flag"),
     [

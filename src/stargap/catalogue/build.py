@@ -31,6 +31,7 @@ __all__ = ["Built", "CatalogueSettings", "build_catalogue"]
 Columns = dict[str, NDArray[Any]]
 
 _PART = 15_000
+"""Rows of a part: one is written, one made and one read at a time, 12 MB each with all columns."""
 _LABELS = ("rv", "teff", "logg", "m_h")
 _MADE = ("distance", "vb_flag", "cuts", "in_final_catalogue", "version")
 

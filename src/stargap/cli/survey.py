@@ -70,7 +70,8 @@ def run(
     gather
         Only the stages that need every shard: the clusters, a training, the table, stacked spectra.
     workers
-        Processes; by default as many as there are cores and memory for. Results are the same for any number.
+        Processes; by default as many as there are cores and memory for, at most four that share a GPU. Results are the
+        same for any number.
     dask
         Let the workers of this Dask scheduler do the shards (tcp://host:port), or those of a new local cluster (local).
     timeout
@@ -95,7 +96,7 @@ def run(
     if not timeout > 0:
         message = f"--timeout is {timeout:g}; it must be above 0"
         raise UsageError(message)
-    count = default_workers() if workers is None else worker_count(workers)
+    count = default_workers(chosen.measure.device) if workers is None else worker_count(workers)
     with sigterm_as_ctrl_c(), ExitStack() as stack:
         client = None if dask is None else stack.enter_context(_client(dask, count))
         report = stack.enter_context(bars())
@@ -130,7 +131,7 @@ def stage(name: str, survey: Path, /, *, workers: int | None = None) -> None:
     from stargap.pipeline.engine import default_workers, run_survey
 
     chosen = read_survey(survey)
-    count = default_workers() if workers is None else worker_count(workers)
+    count = default_workers(chosen.measure.device) if workers is None else worker_count(workers)
     with sigterm_as_ctrl_c(), bars() as report:
         states = run_survey(chosen, only=name, workers=count, progress=report)
     report_states([state for state in states if state.stage == name], chosen, complete=True)

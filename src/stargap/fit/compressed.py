@@ -47,7 +47,7 @@ RIDGE = 1e-8
 TOLERANCE = 0.1
 """Of the fits (see `levenberg_marquardt`); the step that is left is taken."""
 MOST_EVALUATIONS = 20
-"""After so many from each start the exact model goes on: a few stragglers would hold up all others."""
+"""After so many from each start a fit ends, or the exact model goes on: a few stragglers would hold up all others."""
 SLOTS = 64
 """Fits that are made together."""
 

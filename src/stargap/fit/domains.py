@@ -158,7 +158,8 @@ def fit_domains(
         slots: see `levenberg_marquardt`; labels do not depend on it.
         optimiser: optimiser in the observed domain: Levenberg-Marquardt, or the paper's L-BFGS (`fit_lbfgs`).
         exact: fit with the whole model from the start on; otherwise in a few numbers first, where the transfer corrects
-            spectra pixel by pixel (`stargap.fit.compressed`). Neither it nor its emulator may change afterwards.
+            spectra pixel by pixel (`stargap.fit.compressed`), and in the synthetic domain in these alone. Neither it
+            nor its emulator may change afterwards.
     """
     prepared = replace(prepared, flux=torch.where(prepared.good, prepared.flux, 0.0))
     parameters = replace(parameters, alpha_slope=transfer.alpha_slope)

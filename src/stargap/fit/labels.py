@@ -112,7 +112,8 @@ def fit_labels(
         errors: work out errors, covariances and models, which take a model evaluation more; otherwise they are NaN.
         compressed: the same model in a few numbers (`stargap.fit.compressed`), in which stars that have half of their
             pixels, at the emulator's resolution, are fitted first; without it, `model` does everything.
-        near: tolerance with which `model` goes on from there, its last step taken; infinite: it does not.
+        near: tolerance with which `model` goes on from there, its last step taken; infinite: it does so only where two
+            minima are about as deep.
     """
     weight = pixel_weights(prepared, error_floor)
     problem = _Problem(prepared, model, parameters, weight, prior, slots, max_iterations)

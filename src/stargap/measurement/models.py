@@ -89,7 +89,9 @@ def placed(model: Placed, device: torch.device) -> Placed:
 
 @lru_cache(maxsize=4)
 def _copied(model: Any, device: torch.device) -> Any:
-    return copy.deepcopy(model).to(device)
+    inner = getattr(model, "emulator", None)
+    known = {} if inner is None else {id(inner): placed(inner, device)}  # one copy of an emulator serves all
+    return copy.deepcopy(model, known).to(device)
 
 
 def settings_for(transfer: AnyTransfer | None, settings: MeasureSettings) -> MeasureSettings:

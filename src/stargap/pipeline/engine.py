@@ -28,7 +28,7 @@ from stargap.pipeline.report import check_report_files
 from stargap.pipeline.settings import SurveySettings
 from stargap.pipeline.stages import Stage
 from stargap.processor import cores
-from stargap.settings import example_toml, nearest
+from stargap.settings import GPU_WORKERS, example_toml, nearest
 from stargap.workers import Workers, each_alone
 
 __all__ = ["Outcome", "Progress", "StageState", "default_workers", "run_survey", "stage_states"]
@@ -45,9 +45,9 @@ REPAIRS = 2
 """How often a run goes back to make again what was found damaged."""
 
 
-def default_workers() -> int:
-    """Return as many workers as there are cores, or as memory allows if that is fewer."""
-    count = cores()
+def default_workers(device: str = "cpu") -> int:
+    """Return as many workers as there are cores, or as memory, or a GPU, allows if that is fewer."""
+    count = cores() if device == "cpu" else min(cores(), GPU_WORKERS)
     try:
         memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = 1024 * int(memory["MemAvailable"].split()[0])

@@ -56,6 +56,6 @@ def run(
             settings,
             until=until,
             since=since,
-            workers=default_workers() if workers is None else workers,
+            workers=default_workers(settings.measure.device) if workers is None else workers,
             progress=report,
         )

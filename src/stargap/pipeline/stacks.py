@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stargap.errors import SpectrumError
 from stargap.measurement.models import settings_for
 from stargap.measurement.stack import co_added
-from stargap.measurement.star import BATCH, measure_batch
+from stargap.measurement.star import batch_size, measure_batch
 from stargap.pipeline.folder import Columns, Made, Run
 from stargap.pixels import LOG_LAMBDA, MODEL_RESOLUTION
 from stargap.processor import single_thread
@@ -34,7 +34,8 @@ def make_stacks(run: Run, unit: int | None) -> Made:
     wanted = run.settings.fit.stacks and len(first)
     stars = np.split(np.arange(len(table["spectrum_id"])), first[1:]) if wanted else []
     parts = [{name: np.empty(0, dtype=kind) for name, kind in _TYPES.items()}]
-    parts += [_fitted(run, table, stars[begin : begin + BATCH]) for begin in range(0, len(stars), BATCH)]
+    size = batch_size(run.settings.measure)
+    parts += [_fitted(run, table, stars[begin : begin + size]) for begin in range(0, len(stars), size)]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     path = run.part("stack", unit)
     write_columns(path, columns)
@@ -45,7 +46,7 @@ _TYPES: dict[str, str] = {"gaia_source_id": "int64", **{column.name: column.dtyp
 
 
 def _fitted(run: Run, table: Columns, stars: list[NDArray[np.int64]]) -> Columns:
-    """Return the columns of the stacks of some stars, at most ``BATCH``."""
+    """Return the columns of the stacks of some stars, at most `batch_size`."""
     spectra = _read(run, table["spectrum_id"][np.concatenate(stars)])
     ends = np.cumsum([len(rows) for rows in stars])
     stacks = [
