@@ -58,7 +58,7 @@ lamost_noise_factor = 1.2
 lamost_rv_floor = 0
 optimiser = "lbfgs"
 exact = true
-device = "cpu"
+device = "cuda"
 
 [fixed]
 logg = 4.8
@@ -104,6 +104,7 @@ def test_every_setting_can_be_read_from_a_file(tmp_path):
         "lamost_rv_floor": 0.0,
         "optimiser": "lbfgs",
         "exact": True,
+        "device": "cuda",
     }
     assert set(chosen.model_dump()) == set(KEYS)
     assert read_settings(chosen.model_dump()) == chosen
