@@ -169,6 +169,13 @@ def test_a_transfer_is_trained_on_the_survey_itself(asked, tmp_path):
 # ---- again
 
 
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match="torch finds no GPU here; set device to cpu"):
+        run_survey(asked(tmp_path / "run", measure={"device": "cuda"}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_second_run_makes_nothing(whole, asked, tmp_path):
     folder = copied(whole, tmp_path / "run")
     before = touched(folder)

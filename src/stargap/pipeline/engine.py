@@ -92,8 +92,9 @@ def run_survey(
         progress: called as ``progress(stage, rows done, rows in all)``.
 
     Raises:
-        UsageError: unknown stages; settings, model or version are not those that products were made with; the folder
-            holds files that are not a run's, or another process works in it with other settings.
+        UsageError: unknown stages; settings, model or version are not those that products were made with; a GPU where
+            there is none; the folder holds files that are not a run's, or another process works in it with other
+            settings.
         OSError: the disk is full or cannot be written.
     """
     chosen = _chosen_stages(until, since, only, part, gather)
@@ -103,6 +104,10 @@ def run_survey(
     refuse_other_settings(run, again)
     if stages.STAGES[-1] in chosen:
         check_report_files(settings.report)
+    if settings.measure.device != "cpu" and client is None:  # workers of Dask may have what this machine lacks
+        from stargap.devices import device_named
+
+        device_named(settings.measure.device)
     text = example_toml(settings).encode()
     claim_folder(run.folder, "run", known=("store",) if run.shards() else ())
     with owned(run.folder, run.digest):
