@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from helpers.stars import mock_stars
 
 from stargap.devices import device_named
+from stargap.fit.optimise import ON_GPU
 from stargap.measurement.models import load_model_named, settings_for
-from stargap.measurement.star import GPU_BATCH, batch_size, measure_native
+from stargap.measurement.star import batch_size, measure_native
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import native_batch
 from stargap.spectra.spectrum import Spectrum
@@ -54,8 +55,8 @@ def main():
     parser.add_argument("--model", default="transfer-lamost", help="as for stargap measure")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what is compared with the processor")
     args = parser.parse_args()
-    if args.stars <= GPU_BATCH:
-        parser.error(f"--stars is {args.stars}; more than {GPU_BATCH} are needed, which is the first batch")
+    if args.stars <= ON_GPU:
+        parser.error(f"--stars is {args.stars}; more than {ON_GPU} are needed, which is the first batch")
     device_named(args.device)
     torch.set_num_threads(1)
     stars = mock_stars(shipped_emulator(), args.stars, seed=1, survey_noise=True)

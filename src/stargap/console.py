@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stargap.errors import UsageError
-from stargap.processor import cores
+from stargap.processor import usual_workers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,8 +121,8 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def worker_count(given: int | None) -> int:
-    """Return the number of workers that was given, by default one per core.
+def worker_count(given: int | None, device: str = "cpu") -> int:
+    """Return the number of workers that was given, by default as many as `usual_workers` says for a device.
 
     Raises:
         UsageError: it is not positive.
@@ -130,4 +130,4 @@ def worker_count(given: int | None) -> int:
     if given is not None and given < 1:
         message = f"--workers is {given}; it must be 1 or more"
         raise UsageError(message)
-    return given or cores()
+    return given or usual_workers(device)

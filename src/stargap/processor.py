@@ -7,7 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["cores", "cpu_capability", "fast_bfloat16", "single_thread"]
+__all__ = ["cores", "cpu_capability", "fast_bfloat16", "single_thread", "usual_workers"]
+
+GPU_WORKERS = 4
+"""Processes that share a GPU unless more are asked for: each keeps some hundred MB there."""
 
 
 @contextmanager
@@ -44,6 +47,16 @@ def cores() -> int:
         True
     """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usual_workers(device: str = "cpu") -> int:
+    """Return how many processes do the work where nobody says: one per core, at most four where they share a GPU.
+
+    Example:
+        >>> usual_workers() == cores(), usual_workers("cuda") <= 4
+        (True, True)
+    """
+    return cores() if device == "cpu" else min(cores(), GPU_WORKERS)
 
 
 def cpu_capability() -> str:

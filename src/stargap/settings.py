@@ -20,10 +20,8 @@ from stargap.errors import UsageError
 from stargap.files import read_text
 from stargap.labels import LABELS
 
-__all__ = ["GPU_WORKERS", "MeasureSettings", "Settings", "example_toml", "nearest", "read_settings", "read_settings_as"]
+__all__ = ["MeasureSettings", "Settings", "example_toml", "nearest", "read_settings", "read_settings_as"]
 
-GPU_WORKERS = 4
-"""Processes that share a GPU unless more are asked for: each keeps some hundred MB there."""
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 Label = Literal["teff", "logg", "m_h", "a_m"]
 

@@ -14,8 +14,9 @@ import stargap
 from stargap.devices import made_on, to_device
 from stargap.errors import SpectrumError, UsageError
 from stargap.fit.linear import bounded_step, solve_small
+from stargap.fit.optimise import ON_GPU
 from stargap.measurement.models import load_model_named, placed
-from stargap.measurement.star import BATCH, GPU_BATCH, batch_size, measure_batch
+from stargap.measurement.star import BATCH, batch_size, measure_batch
 from stargap.settings import MeasureSettings
 from stargap.spectra.log_lambda import empty_batch
 from stargap.spectra.prepare import prepare
@@ -135,7 +136,7 @@ def test_what_is_there_already_is_not_copied():
 
 
 def test_a_gpu_measures_more_at_once():
-    assert batch_size(MeasureSettings()) == BATCH < GPU_BATCH == batch_size(MeasureSettings(device="cuda"))
+    assert batch_size(MeasureSettings()) == BATCH < ON_GPU == batch_size(MeasureSettings(device="cuda"))
 
 
 def test_a_gpu_that_is_not_there_is_an_error_before_anything_is_read(monkeypatch, tmp_path):

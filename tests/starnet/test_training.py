@@ -412,7 +412,7 @@ def test_impossible_settings(changes):
 
 def test_a_gpu_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match="no GPU here; set device to cpu"):
+    with pytest.raises(UsageError, match="no GPU here; set device to cpu, or install torch's build for CUDA"):
         run(tmp_path, device="cuda")
 
 

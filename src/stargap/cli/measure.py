@@ -176,13 +176,11 @@ def measure(
     with long_imports():
         from stargap.measurement.files import measure as run
         from stargap.measurement.inputs import read_zero_points
-        from stargap.settings import GPU_WORKERS
         from stargap.spectra.inputs import find_spectra
         from stargap.survey.gaia.join import read_gaia
 
-    settings, read, processes = fitting.chosen(), reading.settings(), worker_count(workers)
-    if workers is None and settings.device == "cuda":
-        processes = min(processes, GPU_WORKERS)
+    settings, read = fitting.chosen(), reading.settings()
+    processes = worker_count(workers, settings.device)
     outputs.check()
     offsets = None if zero_points is None else read_zero_points(zero_points)
     sources = None if gaia is None else read_gaia(gaia)

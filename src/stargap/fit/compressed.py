@@ -353,8 +353,7 @@ def _spread_spectra(emulator: Emulator, grid: PixelGrid) -> tuple[Labels, Tensor
     The labels are a Sobol sequence, the same ones always. Spectra are the flux ``(SPECTRA, support)``, about 1, its
     pseudo-continuum and the normalised flux ``(SPECTRA, pixel)``.
     """
-    with torch.device("cpu"):
-        unit = torch.quasirandom.SobolEngine(len(emulator.card.labels)).draw(SPECTRA).double()
+    unit = torch.quasirandom.SobolEngine(len(emulator.card.labels)).draw(SPECTRA).double()  # on the processor always
     labels = emulator.lower + (emulator.upper - emulator.lower) * unit.to(emulator.mean.device)
     still = torch.zeros(len(labels), 0, labels.shape[1], dtype=torch.float64)
     flux, _ = emulator.flux_and_tangents(labels, still)

@@ -25,7 +25,7 @@ from stargap.arrays import (
 from stargap.devices import to_device
 from stargap.fit.linear import best_steps, gram, times
 
-__all__ = ["LeastSquares", "Quadratic", "Status", "full_chunks", "levenberg_marquardt", "minimise"]
+__all__ = ["ON_GPU", "LeastSquares", "Quadratic", "Status", "full_chunks", "levenberg_marquardt", "minimise"]
 
 Floats = NDArray[np.floating]
 Flags = NDArray[np.bool_]
@@ -115,8 +115,10 @@ class LeastSquares:
             mine[rows[better]] = deeper
 
 
-def full_chunks(rows: RowNumbers, size: int) -> Iterator[RowNumbers]:
+def full_chunks(rows: RowNumbers, size: int, on_gpu: int = ON_GPU) -> Iterator[RowNumbers]:
     """Yield positions in `rows` in chunks of exactly `size`; the last chunk repeats the last position.
+
+    On a GPU they are of `on_gpu`, or all where there are fewer.
 
     Batches of one shape round alike, so that results depend neither on neighbours nor on the number of rows.
 
@@ -124,7 +126,7 @@ def full_chunks(rows: RowNumbers, size: int) -> Iterator[RowNumbers]:
         >>> [chunk.tolist() for chunk in full_chunks(torch.tensor([5, 6, 9]), 2)]
         [[0, 1], [2, 2]]
     """
-    size = _together(rows, size)
+    size = _together(rows, size, on_gpu)
     for first in range(0, len(rows), size):
         yield torch.arange(first, first + size).clamp_max(len(rows) - 1)
 
@@ -256,9 +258,9 @@ def minimise(
     return to_device(result, start.device)
 
 
-def _together(problems: Tensor, size: int) -> int:
-    """Return how many problems are evaluated together: `size` always, on a GPU as many as there are up to `ON_GPU`."""
-    return size if problems.device.type == "cpu" else max(1, min(len(problems), ON_GPU))
+def _together(problems: Tensor, size: int, on_gpu: int = ON_GPU) -> int:
+    """Return how many problems are evaluated together: `size`, or on a GPU as many as there are up to `on_gpu`."""
+    return size if problems.device.type == "cpu" else max(1, min(len(problems), on_gpu))
 
 
 class _Slots:

@@ -13,6 +13,7 @@ from stargap.arrays import Labels, PerStar, StarFlags
 from stargap.devices import device_named, made_on, to_device
 from stargap.errors import SpectrumError
 from stargap.fit.domains import Transfer
+from stargap.fit.optimise import ON_GPU
 from stargap.flags import Flag
 from stargap.labels import LABELS, TEFF
 from stargap.marks import with_marks
@@ -49,9 +50,7 @@ __all__ = [
 ]
 
 BATCH = 256
-"""Spectra in a micro-batch."""
-GPU_BATCH = 1024
-"""Spectra in a micro-batch on a GPU."""
+"""Spectra in a micro-batch on the processor; on a GPU they are `ON_GPU`."""
 BLOCK = 32
 """Micro-batches are padded to a multiple of it, so that results do not depend on how many spectra there are."""
 
@@ -338,7 +337,7 @@ def batch_size(settings: MeasureSettings) -> int:
         >>> batch_size(MeasureSettings())
         256
     """
-    return BATCH if settings.device == "cpu" else GPU_BATCH
+    return BATCH if settings.device == "cpu" else ON_GPU
 
 
 def padded_size(count: int) -> int:

@@ -27,8 +27,8 @@ from stargap.pipeline.perform import Job, Outcome, opened, perform
 from stargap.pipeline.report import check_report_files
 from stargap.pipeline.settings import SurveySettings
 from stargap.pipeline.stages import Stage
-from stargap.processor import cores
-from stargap.settings import GPU_WORKERS, example_toml, nearest
+from stargap.processor import usual_workers
+from stargap.settings import example_toml, nearest
 from stargap.workers import Workers, each_alone
 
 __all__ = ["Outcome", "Progress", "StageState", "default_workers", "run_survey", "stage_states"]
@@ -47,7 +47,7 @@ REPAIRS = 2
 
 def default_workers(device: str = "cpu") -> int:
     """Return as many workers as there are cores, or as memory, or a GPU, allows if that is fewer."""
-    count = cores() if device == "cpu" else min(cores(), GPU_WORKERS)
+    count = usual_workers(device)
     try:
         memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = 1024 * int(memory["MemAvailable"].split()[0])

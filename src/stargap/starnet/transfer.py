@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stargap.errors import ModelError
 from stargap.fit.forward import EmulatorModel
+from stargap.fit.optimise import full_chunks
 from stargap.labels import A_M
 from stargap.pixels import PAPER, STARGAP, PixelGrid
 from stargap.processor import fast_bfloat16
@@ -170,7 +171,8 @@ class StarnetModel:
         first = (same | (place[:, None] == place)).int().argmax(dim=1)
         answers = self.last_spectra[rows]
         new = place[(first == place) & (self.last_labels[rows] != question).any(dim=1)]
-        for batch in _whole_batches(new):
+        for chunk in full_chunks(new, ROWS, GPU_ROWS):
+            batch = new[chunk]
             answers[batch] = self._compute(labels[batch], directions[batch], rows[batch])
         answers = answers[first]
         kept = place[same_star.int().argmax(dim=1) == place]
@@ -180,7 +182,7 @@ class StarnetModel:
     def pull_back(self, labels: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
         """Return v^T (d model / d observed flux) through z_sp (see `DataDependentModel`)."""
         result = torch.zeros_like(vectors)
-        for batch in _whole_batches(torch.arange(len(rows))):
+        for batch in full_chunks(rows, ROWS, GPU_ROWS):
             star = rows[batch]
             still = labels.new_zeros(len(batch), 1, labels.shape[1])
             with torch.no_grad():
@@ -214,13 +216,6 @@ class StarnetModel:
 @torch.no_grad()
 def _in_parts(encode: Callable[[Tensor, Tensor], Tensor], prepared: Prepared) -> Tensor:
     stars = torch.arange(len(prepared.flux))
-    batches = list(_whole_batches(stars)) or [stars]
+    batches = list(full_chunks(stars, ROWS, GPU_ROWS)) or [stars]
     parts = [encode(prepared.flux[batch], prepared.good[batch]) for batch in batches]
     return torch.cat(parts)[: len(stars)]
-
-
-def _whole_batches(rows: Tensor) -> Iterator[Tensor]:
-    """Yield `rows` in batches of one size, the last row repeated."""
-    size = ROWS if rows.device.type == "cpu" else GPU_ROWS
-    for first in range(0, len(rows), size):
-        yield rows[torch.arange(first, first + size).clamp_max(len(rows) - 1)]
